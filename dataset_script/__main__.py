@@ -1,0 +1,146 @@
+"""`python -m dataset_script draw|build|push`: see `python -m dataset_script COMMAND --help`."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+from dataset_script.build import Options, Summary, build
+from dataset_script.drawn_cells import draw_folder
+from dataset_script.source import BuildError, shown
+from dataset_script.splits import SPLITS
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m dataset_script", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+
+    draw = commands.add_parser(
+        "draw", help="write drawn cells of the seven classes as OUT/CLASS/CLASS_NNNNN.jpg"
+    )
+    draw.add_argument("out", type=Path)
+    draw.add_argument("--per_class", type=_positive, default=40)
+    draw.add_argument("--seed", type=int, default=0)
+
+    make = commands.add_parser("build", help="make a data set folder of raw images")
+    make.add_argument(
+        "raw", help="folder (one folder a class, files at any depth), zip, or kaggle:OWNER/DATASET"
+    )
+    make.add_argument("out", type=Path)
+    make.add_argument(
+        "--classes", type=lambda text: tuple(filter(None, text.split(","))), default=(), metavar="A,B"
+    )
+    make.add_argument(
+        "--per_class", type=_positive, metavar="N", help="at most N images a class, drawn by seed"
+    )
+    make.add_argument("--seed", type=int, default=0, help="of the splits and of --per_class")
+    make.add_argument(
+        "--test_names", type=Path, metavar="FILE", help="published test list: text or CSV of file names"
+    )
+    make.add_argument("--strict", action="store_true", help="exit 1 when any file was rejected")
+    make.add_argument("--overwrite", action="store_true", help="replace OUT if it is there and not empty")
+    make.add_argument(
+        "--card", choices=("auto", "matek", "drawn", "own"), default="auto",
+        help="what the card says about origin; auto: drawn if every image says so in its JPEG comment, matek if the files "
+        "have the names and form of the published set, own otherwise",
+    )  # fmt: skip
+    make.add_argument("--shard_mb", type=_positive, default=250, help="images in one Parquet file, at most")
+    make.add_argument("--workers", type=_positive, help="processes that decode (default: one a core)")
+
+    send = commands.add_parser("push", help="publish a built folder as a data set repo, in one commit")
+    send.add_argument("out", type=Path)
+    send.add_argument("repo_id", metavar="OWNER/NAME")
+    send.add_argument("--private", action="store_true")
+    send.add_argument("--revision", help="branch (made where it is missing)")
+    return top
+
+
+def print_summary(summary: Summary) -> None:
+    """Print what was seen, kept and rejected, and where it went."""
+    counts = Counter((row.split, row.label) for row in summary.rows)
+    print(f"{summary.seen:,} files seen, {len(summary.rows):,} kept, {len(summary.rejected):,} rejected"
+          + (f", {summary.left_out:,} of other classes left out" if summary.left_out else "")
+          + (f", {summary.spare:,} more than --per_class left out" if summary.spare else ""))  # fmt: skip
+    for reason, number in sorted(summary.quarantined.items()):
+        print(f"  {number:7,}  {reason}")
+    width = max(len(name) for name in ("all", *summary.classes))
+    print(" " * width + "".join(f"{split:>12}" for split in SPLITS))
+    for label, name in enumerate(summary.classes):
+        print(f"{name:<{width}}" + "".join(f"{counts[split, label]:12,}" for split in SPLITS))
+    print(
+        f"{'all':<{width}}"
+        + "".join(f"{sum(r.split == split for r in summary.rows):12,}" for split in SPLITS)
+    )
+    sizes = Counter(row.group for row in summary.rows)
+    shared = [n for n in sizes.values() if n > 1]
+    print(
+        f"{len(shared):,} groups of images that show the same place ({sum(shared):,} images); {summary.compared:,} pairs compared"
+    )
+    if summary.listed is not None:
+        listed = sum(row.listed for row in summary.rows)
+        print(f"test list: {summary.listed:,} names, {listed:,} of them here, {summary.listed - listed:,} absent; "
+              f"{summary.moved_to_test:,} more in test because they overlap a listed image")  # fmt: skip
+        bare = [name for label, name in enumerate(summary.classes) if not counts["test", label]]
+        if bare:
+            print(f"no test image of {', '.join(bare)}: the list names none")
+    print(
+        f"card: {summary.kind}; {summary.out} is ready, publish it with: python -m dataset_script push {summary.out} OWNER/NAME"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.command == "draw":
+        draw_folder(args.out, args.per_class, args.seed)
+        return 0
+    if args.command == "push":
+        from dataset_script.push import push
+
+        url, changed = push(args.out, args.repo_id, private=args.private, revision=args.revision)
+        print(f"{url}: {'published in one commit' if changed else 'has exactly this already, nothing to do'}")
+        return 0
+    options = {name: value for name, value in vars(args).items() if name not in ("command", "raw", "out")}
+    options["workers"] = args.workers or len(os.sched_getaffinity(0))
+    summary = build(args.raw, args.out, Options(**options))
+    print_summary(summary)
+    if args.strict and summary.refused:
+        print(
+            f"--strict: {summary.refused:,} files were rejected, see {args.out}/quarantine.csv",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        return run(args)
+    except BuildError as error:
+        message = str(error)
+    except FileExistsError as error:
+        message = f"{error.filename} is there already: choose another folder"
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        message = (
+            "the disk is full: nothing was written"
+            if full
+            else f"{error.strerror or error}: {error.filename or ''}"
+        )
+    except KeyboardInterrupt:
+        message = "stopped; nothing was written"
+    print(f"dataset_script {args.command}: {shown(message)}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

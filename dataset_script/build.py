@@ -1,0 +1,386 @@
+"""RAW in, a data set repo as a folder out: `data/*.parquet`, `README.md`, `figures/`, `splits.csv`, `quarantine.csv`.
+
+Two passes over the files: the first decodes and fingerprints each one (in worker processes), the second writes the accepted
+ones as they are. In between there are only small records, a few hundred bytes an image. The folder is built beside OUT and
+put in its place at the end: a reader sees all of it or nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from dataset_script.check import Accepted, check_batch, luminance
+from dataset_script.labels import looks_published
+from dataset_script.layout import DOCUMENTS, Layout, Rejected, arrange
+from dataset_script.overlaps import PointStore, link
+from dataset_script.parquet import Row, shards, write_shard
+from dataset_script.source import BuildError, base_name, open_source, shown
+from dataset_script.splits import SPLITS, assign_splits, rank
+from dataset_script.tables import read_test_names, write_csv
+
+BATCH_FILES, BATCH_BYTES = 32, 8 * 2**20
+
+
+@dataclass
+class Options:
+    """What a build can be told; see `python -m dataset_script build --help`."""
+
+    classes: Sequence[str] = ()
+    per_class: int | None = None
+    seed: int = 0
+    test_names: Path | None = None
+    strict: bool = False
+    overwrite: bool = False
+    card: str = "auto"
+    shard_mb: int = 250
+    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+
+
+@dataclass
+class Survey:
+    """What the first pass found."""
+
+    rows: list[Row] = field(default_factory=list)
+    nodes: list[int] = field(default_factory=list)  # for each row, which picture it shows
+    pictures: dict[bytes, int] = field(default_factory=dict)  # digest of the pixels -> node
+    paths: list[str] = field(default_factory=list)  # for each node, a file that shows it
+    rejected: list[Rejected] = field(default_factory=list)
+    contradicted: set[bytes] = field(default_factory=set)  # SHA-256 of files found under several labels
+
+
+@dataclass
+class Summary:
+    """What a build did, for the screen and the card."""
+
+    out: Path
+    classes: list[str]
+    seen: int
+    rows: list[Row]
+    rejected: list[Rejected]
+    left_out: int
+    spare: int
+    pictures: int
+    compared: int
+    same: int
+    kind: str  # matek, drawn or own
+    drawings: int
+    seed: int
+    listed: int | None = None  # names on the published test list, None without one
+    moved_to_test: int = 0
+
+    @property
+    def quarantined(self) -> Counter:
+        return Counter(item.reason for item in self.rejected)
+
+    @property
+    def refused(self) -> int:
+        """Rejections that matter to --strict: all but the documents beside the class folders."""
+        return sum(1 for item in self.rejected if not is_document(item))
+
+
+def is_document(item: Rejected) -> bool:
+    return item.reason == "outside the class folders" and base_name(item.path).lower() in DOCUMENTS
+
+
+def _batches(source, paths: Iterable[str]) -> Iterator[list[tuple[str, bytes] | Rejected]]:
+    """Read files and yield them in batches of bounded size; a file that cannot be read is a `Rejected`."""
+    batch, filled = [], 0
+    for path in paths:
+        try:
+            data = source.read(path)
+        except OSError as error:
+            reason = "damaged" if "damaged" in str(error) else "cannot be read"
+            batch.append(Rejected(path, reason, error.strerror or str(error)))
+            data = b""
+        else:
+            batch.append((path, data))
+        filled += len(data)
+        if len(batch) >= BATCH_FILES or filled >= BATCH_BYTES:
+            yield batch
+            batch, filled = [], 0
+    if batch:
+        yield batch
+
+
+def examine(source, paths: Sequence[str], workers: int, bar: tqdm) -> Iterator[Accepted | Rejected]:
+    """Yield the verdict on each file, in the order of `paths`; a few batches are in flight, never more.
+
+    Raises:
+        BuildError: a worker process died.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dataset_script.check"])
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        waiting: deque = deque()
+
+        def finish() -> Iterator[Accepted | Rejected]:
+            batch, future = waiting.popleft()
+            verdicts = iter(future.result())
+            for item in batch:
+                bar.update()
+                yield item if isinstance(item, Rejected) else next(verdicts)
+
+        try:
+            for batch in _batches(source, paths):
+                future = pool.submit(check_batch, [item for item in batch if not isinstance(item, Rejected)])
+                waiting.append(([item if isinstance(item, Rejected) else None for item in batch], future))
+                if len(waiting) > 2 * workers:
+                    yield from finish()
+            while waiting:
+                yield from finish()
+        except BrokenProcessPool as error:
+            raise BuildError(
+                "a worker process died while decoding (out of memory?): nothing was written"
+            ) from error
+
+
+def survey(
+    source, layout: Layout, options: Options, listed: set[str], store: PointStore
+) -> tuple[Survey, int]:
+    """First pass: check files until each class has `per_class` good ones, or all. Returns it and how many were not needed."""
+    found = Survey(rejected=list(layout.rejected))
+    label_of = {name: label for label, name in enumerate(layout.files)}
+    queues = {}
+    for name, paths in layout.files.items():
+        if options.per_class is not None:
+            paths = sorted(paths, key=lambda path: rank(shown(path), options.seed))
+        queues[name] = deque(paths)
+    total = sum(min(len(paths), options.per_class or len(paths)) for paths in layout.files.values())
+    with tqdm(total=total, desc="checking", unit="image", disable=None) as bar:
+        while True:
+            wanted = []
+            kept = Counter(row.label for row in found.rows)
+            for name, queue in queues.items():
+                need = len(queue) if options.per_class is None else options.per_class - kept[label_of[name]]
+                wanted += [(queue.popleft(), name) for _ in range(min(max(need, 0), len(queue)))]
+            if not wanted:
+                return found, sum(map(len, queues.values()))
+            names = iter([name for _, name in wanted])
+            for verdict in examine(source, [path for path, _ in wanted], options.workers, bar):
+                _take(found, verdict, next(names), label_of, store)
+            _settle_duplicates(found, listed)
+
+
+def _take(
+    found: Survey, verdict: Accepted | Rejected, name: str, label_of: dict[str, int], store: PointStore
+) -> None:
+    if isinstance(verdict, Rejected):
+        found.rejected.append(verdict)
+        return
+    node = found.pictures.setdefault(verdict.pixels, len(found.pictures))
+    if node == len(found.paths):
+        found.paths.append(verdict.path)
+        store.add(node, verdict.points)
+    published = looks_published(name, base_name(verdict.path), verdict.size, verdict.format)
+    row = Row(verdict.path, verdict.sha256, verdict.length, label_of[name], verdict.drawn, published)
+    found.rows.append(row)
+    found.nodes.append(node)
+
+
+def _settle_duplicates(found: Survey, listed: set[str]) -> None:
+    """Keep one of byte-identical files (one that the test list names, if any), and none where their labels differ."""
+    copies: dict[bytes, list[int]] = defaultdict(list)
+    for index, row in enumerate(found.rows):
+        copies[row.sha256].append(index)
+    dropped = set()
+    for sha256, indices in copies.items():
+        if len(indices) > 1 or sha256 in found.contradicted:
+            indices.sort(
+                key=lambda index: (base_name(found.rows[index].path) not in listed, found.rows[index].path)
+            )
+            paths = [found.rows[index].path for index in indices]
+            if len({found.rows[index].label for index in indices}) > 1 or sha256 in found.contradicted:
+                found.contradicted.add(sha256)
+                dropped.update(indices)
+                for path in paths:
+                    others = ", ".join(other for other in paths if other != path)
+                    detail = f"also {others}" if others else "also an earlier file"
+                    found.rejected.append(Rejected(path, "same bytes under different labels", detail))
+            else:
+                dropped.update(indices[1:])
+                found.rejected += [
+                    Rejected(path, "duplicate", f"same bytes as {paths[0]}") for path in paths[1:]
+                ]
+    if dropped:
+        found.nodes = [node for index, node in enumerate(found.nodes) if index not in dropped]
+        found.rows = [row for index, row in enumerate(found.rows) if index not in dropped]
+
+
+def name_rows(rows: Sequence[Row]) -> None:
+    """Give each row its file name; where several kept files have one name, their paths instead."""
+    names = Counter(base_name(row.path) for row in rows)
+    for row in rows:
+        name = base_name(row.path)
+        row.file_name = shown(name if names[name] == 1 else row.path)
+
+
+def group_rows(found: Survey, source, store: PointStore) -> tuple[int, int]:
+    """Give each row its group: the smallest SHA-256 among the images that show the same place. Returns (compared, same)."""
+
+    def gray(node: int) -> np.ndarray:
+        with Image.open(io.BytesIO(source.read(found.paths[node]))) as image:
+            return luminance(image)
+
+    sets, compared, same = link(store, len(found.paths), gray)
+    roots = [sets.find(node) for node in found.nodes]
+    first: dict[int, bytes] = {}
+    for root, row in zip(roots, found.rows, strict=True):
+        first[root] = min(first.get(root, row.sha256), row.sha256)
+    for root, row in zip(roots, found.rows, strict=True):
+        row.group = first[root].hex()
+    return compared, same
+
+
+def split_rows(rows: Sequence[Row], classes: Sequence[str], listed: set[str] | None, seed: int) -> int:
+    """Give each row its split. Returns how many images follow a listed one of their group into `test`.
+
+    Raises:
+        BuildError: a class has too few images, or the list names none of the images.
+    """
+    test_groups = None
+    if listed is not None:
+        for row in rows:
+            row.listed = base_name(row.path) in listed
+        test_groups = {row.group for row in rows if row.listed}
+        if not test_groups:
+            raise BuildError(
+                f"none of the {len(listed)} names of the test list is among the {len(rows)} images"
+            )
+    places = assign_splits([row.group for row in rows], [row.label for row in rows], seed, test_groups)
+    for row in rows:
+        row.split = places[row.group]
+    counts = Counter((row.split, row.label) for row in rows)
+    needed = SPLITS if test_groups is None else SPLITS[:2]
+    poor = [label for label in range(len(classes)) if any(not counts[split, label] for split in needed)]
+    if poor:
+        images = Counter(row.label for row in rows)
+        named = ", ".join(f"{shown(classes[label])} ({images[label]} images)" for label in poor)
+        raise BuildError(
+            f"too few good images for the splits {', '.join(needed)} in class {named}: add images that show "
+            "different places, or leave the class out with --classes"
+        )
+    return 0 if listed is None else sum(row.split == "test" and not row.listed for row in rows)
+
+
+def decide_kind(rows: Sequence[Row], wanted: str) -> str:
+    """Return matek, drawn or own: what the card may say about the images' origin."""
+    if wanted != "auto":
+        return wanted
+    drawn, published = (sum(getattr(row, flag) for row in rows) for flag in ("drawn", "published"))
+    if drawn == len(rows):
+        return "drawn"
+    return "matek" if not drawn and published >= 0.9 * len(rows) else "own"
+
+
+@contextlib.contextmanager
+def replaced_at_the_end(out: Path, overwrite: bool) -> Iterator[Path]:
+    """Give a temporary folder beside `out` that takes its place when the block ends well, and goes when it does not."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
+        raise BuildError(
+            f"{out} is there and not empty: choose another folder, or pass --overwrite to replace it"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    try:
+        yield building
+        building.chmod(0o755)
+        old = building.with_suffix(".old")
+        if out.exists():
+            out.rename(old)
+        building.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def write_rows(folder: Path, rows: Sequence[Row], classes: Sequence[str], source, max_bytes: int) -> None:
+    """Second pass: write the shards of every split."""
+    from dataset_script.card import (
+        features,
+    )  # imports `datasets`: not needed before a build has succeeded so far
+
+    (folder / "data").mkdir()
+    schema = features(classes).arrow_schema
+
+    with tqdm(total=len(rows), desc="writing", unit="image", disable=None) as bar:
+
+        def read(row: Row) -> bytes:
+            data = source.read(row.path)
+            if hashlib.sha256(data).digest() != row.sha256:
+                raise BuildError(f"{shown(row.path)} changed while the data set was being built: build again")
+            bar.update()
+            return data
+
+        for split in SPLITS:
+            parts = shards([row for row in rows if row.split == split], max_bytes)
+            for number, part in enumerate(parts):
+                name = f"{split}-{number:05d}-of-{len(parts):05d}.parquet"
+                write_shard(folder / "data" / name, part, schema, read)
+
+
+def build(raw: str, out: Path, options: Options) -> Summary:
+    """Build the data set folder `out` from RAW.
+
+    Raises:
+        BuildError: the input does not make a data set, or `out` is in the way.
+        OSError: a file cannot be written (disk full).
+    """
+    source = open_source(raw)
+    raw_place, out_place = source.place, out.resolve()
+    if out_place.is_relative_to(raw_place) or raw_place.is_relative_to(out_place):
+        raise BuildError(
+            f"{out} and the raw data lie one inside the other: choose another place for the data set"
+        )
+    listed = None if options.test_names is None else read_test_names(options.test_names)
+    with replaced_at_the_end(out, options.overwrite) as folder:
+        layout = arrange(source.listing(), options.classes)
+        classes = [shown(name) for name in layout.files]
+        store = PointStore(folder)
+        found, spare = survey(source, layout, options, listed or set(), store)
+        if not found.rows:
+            raise BuildError(
+                "none of the files is a whole image: see the layout that is expected in the README"
+            )
+        compared, same = group_rows(found, source, store)
+        store.close()
+        name_rows(found.rows)
+        moved = split_rows(found.rows, classes, listed, options.seed)
+        rows = sorted(found.rows, key=lambda row: hashlib.sha256(b"order:" + row.sha256).digest())
+        rejected = sorted(found.rejected, key=lambda item: item.path)
+        summary = Summary(
+            out, classes, layout.seen, rows, rejected, layout.left_out, spare, len(found.paths), compared, same,
+            decide_kind(rows, options.card), sum(row.drawn for row in rows), options.seed,
+            None if listed is None else len(listed), moved,
+        )  # fmt: skip
+        write_rows(folder, rows, classes, source, options.shard_mb * 2**20)
+        header = ("file_name", "label", "split", "group", "sha256", "on_test_list")
+        write_csv(
+            folder / "splits.csv",
+            header,
+            ((r.file_name, classes[r.label], r.split, r.group, r.sha256.hex(), int(r.listed)) for r in rows),
+        )
+        write_csv(
+            folder / "quarantine.csv",
+            ("path", "reason", "detail"),
+            ((i.path, i.reason, i.detail) for i in rejected),
+        )
+        from dataset_script.card import write_card
+
+        write_card(folder, summary)
+    return summary

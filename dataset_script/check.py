@@ -1,0 +1,118 @@
+"""Is this file a whole image? Bytes in; an `Accepted` (with what grouping needs) or a `Rejected` with its reason out.
+
+Every image is decoded to the last pixel. The header is judged first: what would take absurdly much memory is refused
+without being decoded. The bytes themselves are never changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from dataset_script.drawn_cells import COMMENT
+from dataset_script.layout import IMAGE_SUFFIXES, Rejected, suffix
+from dataset_script.overlaps import fingerprint
+from dataset_script.source import MAX_FILE_BYTES
+
+MAX_PIXELS = 24_000_000  # a photograph of a large camera; 96 MB decoded at most
+MAX_SIDE = 16_384
+MIN_SIDE = 8
+FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "BMP", "GIF", "WEBP")
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8", b"RIFF", b"BM")
+ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB`\x82", b"GIF8": b"\x3b"}  # first bytes -> last mark
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A whole image."""
+
+    path: str
+    sha256: bytes  # of the file, 32 bytes
+    pixels: bytes  # digest of the decoded picture, 16 bytes: equal for a copy with other metadata
+    size: tuple[int, int]  # width, height
+    format: str
+    length: int  # bytes of the file
+    drawn: bool
+    points: np.ndarray  # see overlaps.POINT
+
+
+def luminance(image: Image.Image) -> np.ndarray:
+    """Return a decoded image of any mode as luminance, float32 [H, W] in 0…255; transparency over white."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image, dtype=np.float32)
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        return np.nan_to_num((values - low) * (255 / max(high - low, 1e-6)))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("L"), dtype=np.float32)
+
+
+def _cut_short(data: bytes) -> bool:
+    """Whether the file starts as an image but lacks the mark that its format ends with."""
+    end = next((end for magic, end in ENDS.items() if data.startswith(magic)), b"")
+    return end not in data[-65536:]
+
+
+def _judge_header(path: str, image: Image.Image) -> Rejected | None:
+    width, height = image.size
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE or min(width, height) < MIN_SIDE:
+        return Rejected(path, "absurd dimensions", f"{width}x{height} pixels")
+    kind = "JPEG" if image.format == "MPO" else image.format
+    if IMAGE_SUFFIXES.get(suffix(path)) != kind:
+        return Rejected(path, "wrong extension", f"content is {kind}")
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        return Rejected(path, "several pages", f"{image.n_frames} frames or pages in one file")
+    return None
+
+
+def _judge_error(path: str, data: bytes, error: Exception) -> Rejected:
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    if "bytes>" in text:  # Pillow names the buffer by its address: of no use, and different each time
+        text = type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):
+        return Rejected(path, "absurd dimensions", text.split(",")[0])
+    if "truncated" in text.lower() or _cut_short(data):
+        return Rejected(path, "truncated", text)
+    if isinstance(error, UnidentifiedImageError) and not data.startswith(MAGIC):
+        return Rejected(path, "not an image")
+    return Rejected(path, "damaged", text)
+
+
+def check(path: str, data: bytes) -> Accepted | Rejected:
+    """Decode one file completely; see the module for what is refused. Never raises for what is in the file."""
+    if not data:
+        return Rejected(path, "zero bytes")
+    if len(data) > MAX_FILE_BYTES:
+        return Rejected(path, "absurd file size", f"more than {MAX_FILE_BYTES >> 20} MB")
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have set it: a half image is no image
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            refused = _judge_header(path, image)
+            if refused:
+                return refused
+            image.load()
+            if _cut_short(data):
+                return Rejected(path, "truncated", "the mark at the end of the file is missing")
+            gray = luminance(image)
+            digest = hashlib.blake2b(
+                repr((image.mode, image.size, image.getpalette())).encode(), digest_size=16
+            )
+            digest.update(image.tobytes())
+            comment = image.info.get("comment")
+            return Accepted(
+                path, hashlib.sha256(data).digest(), digest.digest(), image.size, image.format, len(data),
+                comment == COMMENT, fingerprint(gray),
+            )  # fmt: skip
+    except Exception as error:  # whatever a decoder raises on bytes made to break it: it is this file's fault
+        return _judge_error(path, data, error)
+
+
+def check_batch(batch: list[tuple[str, bytes]]) -> list[Accepted | Rejected]:
+    """Check several files: what a worker process is given at a time."""
+    return [check(path, data) for path, data in batch]

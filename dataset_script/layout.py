@@ -1,0 +1,103 @@
+"""Which file belongs to which class: a source's listing in, candidate files by class and rejected files out.
+
+The layout is one folder a class, files at any depth below it, the class folders at the top or below folders that hold
+nothing else (an archive often wraps them once more).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from dataset_script.labels import CLASSES
+from dataset_script.source import BuildError, shown
+
+IMAGE_SUFFIXES = {
+    "jpg": "JPEG", "jpeg": "JPEG", "jpe": "JPEG", "jfif": "JPEG", "png": "PNG", "tif": "TIFF", "tiff": "TIFF",
+    "bmp": "BMP", "gif": "GIF", "webp": "WEBP",
+}  # fmt: skip
+# beside the class folders these describe the set: listed, but no reason for --strict to fail
+DOCUMENTS = {"sha256sums", "readme", "readme.md", "readme.txt", "license", "license.txt", "citation.cff"}
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file that is not part of the data set, and why."""
+
+    path: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass
+class Layout:
+    """The class folders of a source."""
+
+    files: dict[str, list[str]] = field(default_factory=dict)  # class -> sorted paths
+    rejected: list[Rejected] = field(default_factory=list)
+    left_out: int = 0  # files of classes that --classes does not name
+    seen: int = 0  # all entries
+
+
+def suffix(path: str) -> str:
+    name = path.rsplit("/", 1)[-1]
+    return name.rsplit(".", 1)[-1].lower() if "." in name else ""
+
+
+def _class_level(paths: Sequence[str], wanted: Sequence[str]) -> int:
+    """Return how many leading folders all class folders are below: past folders that stand alone."""
+    level = 0
+    while True:
+        deeper = [path for path in paths if path.count("/") > level]
+        folders = {path.split("/")[level] for path in deeper}
+        if len(folders) != 1 or folders & (set(CLASSES) | set(wanted)):
+            return level
+        if not any(path.count("/") > level + 1 for path in deeper):  # its files are images: a class after all
+            return level
+        level += 1
+
+
+def arrange(listing: Iterable[tuple[str, str]], wanted: Sequence[str] = ()) -> Layout:
+    """Sort a source's listing into classes.
+
+    A folder is an unknown class where it holds no file with the ending of an image, or where most folders carry codes of
+    the published 21 classes and it does not. `wanted` picks classes; the others are left out, which is no rejection.
+
+    Raises:
+        BuildError: no class folder, only one, or not those that are wanted.
+    """
+    layout, plain = Layout(), []
+    for path, reason in listing:
+        layout.seen += 1
+        if reason:
+            layout.rejected.append(Rejected(path, *reason.split(": ", 1)))
+        else:
+            plain.append(path)
+    level = _class_level(plain, wanted)
+    folders: dict[str, list[str]] = defaultdict(list)
+    for path in plain:
+        if path.count("/") > level:
+            folders[path.split("/")[level]].append(path)
+        else:
+            layout.rejected.append(Rejected(path, "outside the class folders"))
+    with_images = {name for name, paths in folders.items() if any(suffix(p) in IMAGE_SUFFIXES for p in paths)}
+    published = with_images & set(CLASSES)
+    known = published if 2 * len(published) > len(with_images) else with_images
+    known = known | (set(wanted) & set(folders))
+    missing = [name for name in wanted if name not in folders]
+    if missing:
+        raise BuildError(
+            f"no class folder {', '.join(missing)}; there are: {shown(', '.join(sorted(known))) or 'none'}"
+        )
+    for name in sorted(folders):
+        if name not in known:
+            layout.rejected += [Rejected(path, "unknown class folder") for path in folders[name]]
+        elif wanted and name not in wanted:
+            layout.left_out += len(folders[name])
+        else:
+            layout.files[name] = folders[name]
+    if len(layout.files) < 2:
+        found = ", ".join(shown(name) for name in layout.files) or "none"
+        raise BuildError(f"a data set needs two class folders with images or more; found: {found}")
+    return layout

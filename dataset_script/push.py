@@ -1,0 +1,139 @@
+"""A built data set folder in, one commit on the Hub out; nothing where the repo has that content already.
+
+Speaks to whatever `HF_ENDPOINT` names, through `huggingface_hub` alone.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub import DatasetCard, HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from dataset_script.source import BuildError
+from dataset_script.splits import SPLITS
+
+COLUMNS = ("image", "label", "file_name", "sha256", "group")
+PARTS = ("README.md", "splits.csv", "quarantine.csv", "figures/classes_bar.png", "figures/classes_pie.png")
+
+
+def check_contract(folder: Path) -> None:
+    """Check that a folder is a whole data set as `build` makes it.
+
+    Raises:
+        BuildError: what breaks the contract, by file.
+    """
+    if not folder.is_dir():
+        raise BuildError(
+            f"{folder} is no folder: build one with `python -m dataset_script build RAW {folder}`"
+        )
+    missing = [name for name in PARTS if not (folder / name).is_file()]
+    if missing:
+        raise BuildError(f"{folder} breaks the contract of a data set repo: {', '.join(missing)} is missing")
+    odd = [
+        p
+        for p in sorted(folder.rglob("*"))
+        if p.is_symlink() or (p.is_file() and _stranger(p.relative_to(folder)))
+    ]
+    if odd:
+        raise BuildError(f"{odd[0]} does not belong in a data set repo: remove it, or build the folder again")
+    groups, counts = {}, Counter()
+    for split in SPLITS:
+        for path in sorted((folder / "data").glob(f"{split}-*-of-*.parquet")):
+            for group in _groups_of(path):
+                counts[split] += 1
+                if groups.setdefault(group, split) != split:
+                    raise BuildError(
+                        f"{path}: group {group} is in {groups[group]} and in {split}; build the folder again"
+                    )
+    empty = [split for split in SPLITS if not counts[split]]
+    if empty:
+        raise BuildError(f"{folder}/data has no images for the split {', '.join(empty)}")
+    with (folder / "splits.csv").open(newline="", encoding="utf-8") as file:
+        told = Counter(row.get("split") for row in csv.DictReader(file))
+    card = DatasetCard.load(folder / "README.md").data
+    infos = card.get("dataset_info") or {}
+    written = {item["name"]: item["num_examples"] for item in infos.get("splits", ())}
+    for name, numbers in (("splits.csv", dict(told)), ("README.md", written)):
+        if numbers != dict(counts):
+            raise BuildError(
+                f"{folder}/{name} counts {numbers}, the Parquet files hold {dict(counts)}: build the folder again"
+            )
+
+
+def _stranger(path: Path) -> bool:
+    if path.parts[0] in ("data", "figures"):
+        return path.suffix not in (".parquet", ".png")
+    return path.as_posix() not in (*PARTS, "suspects.csv")
+
+
+def _groups_of(path: Path) -> list[str]:
+    try:
+        with pq.ParquetFile(path) as file:
+            absent = [name for name in COLUMNS if name not in file.schema_arrow.names]
+            if absent:
+                raise BuildError(f"{path} breaks the contract: it has no column {', '.join(absent)}")
+            return file.read(columns=["group"])["group"].to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise BuildError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+
+
+def push(
+    folder: Path, repo_id: str, *, private: bool = False, revision: str | None = None
+) -> tuple[str, bool]:
+    """Publish a data set folder as one commit that makes the repo equal to it.
+
+    Returns:
+        The repo's URL and whether a commit was made (False: it held exactly this already).
+
+    Raises:
+        BuildError: the folder breaks the contract, the name is no repo id, or the Hub cannot be reached or refuses.
+    """
+    check_contract(folder)
+    api = HfApi()
+    try:
+        validate_repo_id(repo_id)
+        if repo_id.count("/") != 1:
+            raise HFValidationError(f"{repo_id!r} should look like OWNER/NAME")
+        url = api.create_repo(repo_id, repo_type="dataset", private=private or None, exist_ok=True)
+        if revision:
+            api.create_branch(repo_id, repo_type="dataset", branch=revision, exist_ok=True)
+        parent = api.repo_info(repo_id, repo_type="dataset", revision=revision).sha
+        info = api.upload_folder(
+            repo_id=repo_id,
+            repo_type="dataset",
+            folder_path=folder,
+            revision=revision,
+            parent_commit=parent,  # someone else's commit in between is refused, not overwritten
+            delete_patterns=["data/*", "figures/*", "*.csv"],
+            commit_message="Publish the data set",
+        )
+        return str(url), info.oid != parent
+    except HFValidationError as error:
+        raise BuildError(f"{repo_id} is no repo id: {error}") from error
+    except LocalTokenNotFoundError as error:
+        raise BuildError("no Hub token: run `hf auth login`, or set HF_TOKEN") from error
+    except HfHubHTTPError as error:
+        raise BuildError(_refusal(repo_id, error)) from error
+    except (httpx.HTTPError, OSError) as error:
+        raise BuildError(
+            f"the Hub at {constants.ENDPOINT} cannot be reached ({type(error).__name__}): check the network and HF_ENDPOINT, "
+            "then push again; what has arrived is not sent twice"
+        ) from error
+
+
+def _refusal(repo_id: str, error: HfHubHTTPError) -> str:
+    status = error.response.status_code
+    if status == 401:
+        return f"the Hub at {constants.ENDPOINT} does not know you: run `hf auth login`, or set HF_TOKEN"
+    if status == 403:
+        return f"the token may not write to {repo_id}: use one with write access"
+    if status == 412:
+        return f"someone else has changed {repo_id} meanwhile: look at it, then push again"
+    return f"the Hub refused {repo_id} with status {status}: {(error.server_message or '').splitlines()[:1]}"

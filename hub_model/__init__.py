@@ -1,0 +1,1 @@
+"""Run folder in, model repo out: metrics, calibration, figures, card, ONNX export, push and verification."""

@@ -1,0 +1,87 @@
+"""`python -m hub_model`: build, check, push and verify a model repo, and measure how far a model can be trusted."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from hub_model.build import build, check
+from hub_model.calibration import CalibrationError
+from hub_model.contract import ContractError
+from hub_model.publish import push, verify
+from hub_model.trust_commands import add_commands
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the command's arguments; `run(arguments)` carries it out and returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m hub_model", description=__doc__.partition(": ")[2])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    made = commands.add_parser("build", help="make a model repo folder of a run folder")
+    made.add_argument("run_folder", type=Path, metavar="RUN")
+    made.add_argument("out", type=Path, metavar="OUT")
+    made.add_argument("--overwrite", action="store_true")
+    made.set_defaults(run=run_build)
+    checked = commands.add_parser("check", help="compute the figures of a model repo folder anew")
+    checked.add_argument("folder", type=Path)
+    checked.set_defaults(run=run_check)
+    pushed = commands.add_parser("push", help="publish a model repo folder, in one commit")
+    pushed.add_argument("folder", type=Path)
+    pushed.add_argument("repo", metavar="OWNER/NAME")
+    pushed.add_argument("--private", action="store_true")
+    pushed.set_defaults(run=run_push)
+    verified = commands.add_parser("verify", help="load a repo back in a fresh process, and compare")
+    verified.add_argument("repo", metavar="OWNER/NAME")
+    verified.add_argument(
+        "--against", type=Path, help="folder to compare with (default: the repo's own files)"
+    )
+    verified.set_defaults(run=run_verify)
+    add_commands(commands)
+    return parser.parse_args(argv)
+
+
+def run_build(arguments: argparse.Namespace) -> int:
+    metrics = build(arguments.run_folder, arguments.out, arguments.overwrite)
+    for split, part in metrics["splits"].items():
+        print(
+            f"{split}: accuracy {part['accuracy']:.4f}, macro-F1 {part['macro_f1']:.4f}, images {part['images']}"
+        )
+    print(f"{arguments.out} is ready, publish it with: python -m hub_model push {arguments.out} OWNER/NAME")
+    return 0
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    problems = check(arguments.folder)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if not problems:
+        print(f"{arguments.folder}: every figure agrees with the logits")
+    return 1 if problems else 0
+
+
+def run_push(arguments: argparse.Namespace) -> int:
+    print(f"published: {push(arguments.folder, arguments.repo, arguments.private)}")
+    return 0
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    found = verify(arguments.repo, arguments.against)
+    print(
+        f"{arguments.repo} loads in timm and transformers with the classes {', '.join(found['timm_names'])}"
+    )
+    print("logits are bit-identical to the folder's")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Carry a command out; expected failures end with one sentence and exit code 1."""
+    arguments = parse(argv)
+    try:
+        return arguments.run(arguments)
+    except (ContractError, CalibrationError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

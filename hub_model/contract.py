@@ -1,0 +1,207 @@
+"""What a model repo must hold, and the readers of its files: a folder in, what breaks the contract out.
+
+The contract is that of `config.json` (timm's schema with label names), `model.safetensors`, `README.md`, `metrics.json`,
+`history.jsonl`, `onnx/model.onnx`, `figures/` and the logits of every measured split. Nothing in it is a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+
+CONFIG, WEIGHTS, CARD, METRICS = "config.json", "model.safetensors", "README.md", "metrics.json"
+HISTORY, ONNX, CALIBRATION = "history.jsonl", "onnx/model.onnx", "calibration.json"
+REQUIRED = (CONFIG, WEIGHTS, CARD, METRICS, HISTORY, ONNX, "logits_validation.parquet")
+PICKLES = {
+    ".bin",
+    ".pt",
+    ".pth",
+    ".tar",
+    ".pkl",
+    ".pickle",
+    ".ckpt",
+    ".joblib",
+    ".dill",
+    ".mar",
+    ".npy",
+    ".npz",
+}
+SPLITS = ("validation", "test")
+LOGITS_SCHEMA = {"file_name": pa.string(), "label": pa.int64(), "logits": pa.list_(pa.float32())}
+
+
+class ContractError(ValueError):
+    """A run or model folder is not what it should be; the text is one sentence for a person."""
+
+
+@dataclass(frozen=True)
+class Logits:
+    """What a model said of a split: file_names [N], labels int64 [N], values float32 [N, C]."""
+
+    file_names: list[str]
+    labels: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A checked `config.json`; `raw` is the whole of it."""
+
+    architecture: str
+    label_names: list[str]
+    label_descriptions: dict[str, str]
+    input_size: tuple[int, int, int]
+    raw: dict[str, Any]
+
+
+def read_json(path: Path) -> dict:
+    """The JSON object in a file; `ContractError` names the file that has none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ContractError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise ContractError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ContractError(f"{path} holds a {type(found).__name__}, not a JSON object")
+    return found
+
+
+def read_config(path: Path) -> ModelConfig:
+    """A `config.json` that both timm and transformers read with the right labels; else `ContractError`."""
+    raw = read_json(path)
+    names, descriptions = raw.get("label_names"), raw.get("label_descriptions", {})
+    if not isinstance(raw.get("architecture"), str) or not timm.is_model(raw["architecture"]):
+        raise ContractError(f"{path}: timm has no architecture {raw.get('architecture')!r}")
+    if not isinstance(names, list) or len(names) < 2 or len({str(name) for name in names}) != len(names):
+        raise ContractError(f"{path}: label_names must be a list of 2 or more different names, not {names!r}")
+    if raw.get("num_classes") != len(names):
+        raise ContractError(
+            f"{path}: num_classes is {raw.get('num_classes')}, but there are {len(names)} label_names"
+        )
+    if not isinstance(descriptions, dict) or not set(descriptions) <= set(names):
+        raise ContractError(f"{path}: label_descriptions must go from names in label_names to texts")
+    if "num_classes" in raw.get("model_args", {}):
+        raise ContractError(f"{path}: model_args.num_classes must go, transformers fails on it")
+    size = raw.get("pretrained_cfg", {}).get("input_size")
+    if not isinstance(size, list) or len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
+        raise ContractError(
+            f"{path}: pretrained_cfg.input_size must be [channels, height, width], not {size!r}"
+        )
+    return ModelConfig(raw["architecture"], names, descriptions, tuple(size), raw)
+
+
+def read_logits(path: Path, classes: int) -> Logits:
+    """A table of file_name, label and logits, one row an image; `ContractError` says what is wrong with it."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        reason = "it is missing" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
+        raise ContractError(f"{path} cannot be read: {reason}") from None
+    found = {field.name: field.type for field in table.schema}
+    if found != LOGITS_SCHEMA:
+        raise ContractError(f"{path} must have the columns {columns(LOGITS_SCHEMA)}, not {columns(found)}")
+    if table.num_rows == 0 or any(column.null_count for column in table.columns):
+        raise ContractError(f"{path} is empty or has a row without a value")
+    labels, lengths = table["label"].to_numpy(), table["logits"].combine_chunks().value_lengths().to_numpy()
+    if (lengths != classes).any():
+        raise ContractError(
+            f"{path} has rows of {lengths[lengths != classes][0]} logits for {classes} classes"
+        )
+    values = table["logits"].combine_chunks().flatten().to_numpy().reshape(-1, classes)
+    if not np.isfinite(values).all():
+        raise ContractError(f"{path} holds a logit that is not finite")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ContractError(
+            f"{path} has labels from {labels.min()} to {labels.max()}, outside 0 to {classes - 1}"
+        )
+    return Logits(table["file_name"].to_pylist(), labels, values)
+
+
+def columns(schema: dict) -> str:
+    """Names and types of columns as a text."""
+    return ", ".join(f"{name}: {kind}" for name, kind in schema.items())
+
+
+def read_history(path: Path) -> list[dict]:
+    """The epochs of `history.jsonl`, oldest first; none where no epoch was trained."""
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except FileNotFoundError:
+        raise ContractError(f"{path} is missing") from None
+    except ValueError as error:
+        raise ContractError(f"{path} is not JSON lines: {error}") from None
+
+
+def read_all_logits(folder: Path, classes: int) -> dict[str, Logits]:
+    """Logits by split; validation must be there, test may be missing when the data set has none."""
+    paths = {split: folder / f"logits_{split}.parquet" for split in SPLITS}
+    return {
+        split: read_logits(path, classes)
+        for split, path in paths.items()
+        if split == "validation" or path.exists()
+    }
+
+
+def check_weights(path: Path, config: ModelConfig) -> None:
+    """Compare names and shapes in the safetensors file with the architecture; `ContractError` at the first misfit."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ContractError(f"{path} is not a readable safetensors file: {error}") from None
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(
+                config.architecture, num_classes=len(config.label_names), **config.raw.get("model_args", {})
+            )
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ContractError(
+            f"{path.parent / CONFIG} describes no model that timm can build: {error}"
+        ) from None
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in sorted(wanted | found):
+        if wanted.get(name) != found.get(name):
+            raise ContractError(
+                f"{path} does not fit {CONFIG}: {name} has shape {found.get(name, 'none')}, "
+                f"{config.architecture} needs {wanted.get(name, 'none')}"
+            )
+
+
+def files_of(folder: Path) -> list[str]:
+    """Paths of all files below a folder, relative, with forward slashes, sorted."""
+    return sorted(
+        (Path(root) / name).relative_to(folder).as_posix()
+        for root, _, names in os.walk(folder)
+        for name in names
+    )
+
+
+def check_files(folder: Path) -> list[str]:
+    """What is missing from a model folder and what does not belong there, a sentence each."""
+    if not folder.is_dir():
+        return [f"{folder} is not a folder"]
+    files = files_of(folder)
+    problems = [f"{name} is missing" for name in REQUIRED if name not in files]
+    if not any(name.startswith("figures/") for name in files):
+        problems.append("figures/ is missing")
+    for name in files:
+        if Path(name).suffix.lower() in PICKLES:
+            problems.append(f"{name} can hold a pickle: only safetensors are published")
+        if (folder / name).is_symlink():
+            problems.append(f"{name} is a link: a repo holds files")
+        if any(part.startswith(".") for part in Path(name).parts) and name != ".gitattributes":
+            problems.append(f"{name} is a hidden file, which does not belong in a model repo")
+        if name.startswith("checkpoints/"):
+            problems.append(f"{name} belongs to a run folder, not to a model repo")
+    return problems

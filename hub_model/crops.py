@@ -1,0 +1,133 @@
+"""Crops in, logits and features out: the data set repo and the model that a measurement runs on.
+
+In: a data set repo (`OWNER/NAME` or its folder; columns image, label, file_name) and a run folder or model repo. Images
+stay encoded on disk (Arrow, memory-mapped) until they are looked at, so memory does not grow with the data set.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+from PIL import Image
+
+from hub_model.calibration import CalibrationError
+from space.classifier import Classifier, to_rgb
+
+COLUMNS = ("image", "label", "file_name")
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Images of one or several splits. `images` has the columns of `COLUMNS`, the images undecoded."""
+
+    images: datasets.Dataset
+    label_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """True classes, int64 [N]."""
+        return np.asarray(self.images["label"], dtype=np.int64)
+
+    @property
+    def file_names(self) -> list[str]:
+        return list(self.images["file_name"])
+
+    def pixels(self, index: int) -> np.ndarray:
+        """One crop as uint8 RGB [H, W, 3]. Raises CalibrationError naming the file when it cannot be decoded."""
+        row = self.images[int(index)]
+        stored = row["image"]
+        try:
+            data = stored["bytes"] or Path(stored["path"]).read_bytes()
+            return np.asarray(to_rgb(Image.open(io.BytesIO(data))))
+        except (OSError, TypeError) as error:
+            raise CalibrationError(f"{row['file_name']} cannot be decoded: {error}") from None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self.pixels(index) for index in range(len(self)))
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> Crops:
+        """The crops with these indices."""
+        return Crops(self.images.select([int(i) for i in indices]), self.label_names)
+
+    def sample(self, images: int | None, seed: int = 0) -> Crops:
+        """At most so many crops, drawn evenly over the classes by seed, in their old order; all for None."""
+        if images is None or images >= len(self):
+            return self
+        order = np.random.default_rng(seed).permutation(len(self))
+        labels = self.labels[order]
+        place = np.empty(len(self), dtype=np.int64)  # of each crop within its class
+        for label in np.unique(labels):
+            place[labels == label] = np.arange((labels == label).sum())
+        return self.take(np.sort(order[np.argsort(place, kind="stable")[:images]]))
+
+
+def read_crops(dataset: str, *splits: str, revision: str | None = None) -> Crops:
+    """Read splits of a data set repo, by id or folder.
+
+    Raises CalibrationError: it is not there, or lacks a split, a column or label names.
+    """
+    try:
+        parts = [datasets.load_dataset(dataset, split=split, revision=revision) for split in splits]
+    except (OSError, ValueError) as error:  # huggingface_hub's and datasets' errors are among them
+        reason = str(error).strip().splitlines()[0]
+        raise CalibrationError(
+            f"the data set {dataset} has no readable {' and '.join(splits)}: {reason}"
+        ) from None
+    found = parts[0].column_names
+    if missing := [name for name in COLUMNS if name not in found]:
+        raise CalibrationError(
+            f"the data set {dataset} has no column {', '.join(missing)} (it has: {', '.join(found)})"
+        )
+    label = parts[0].features["label"]
+    if not isinstance(label, datasets.ClassLabel):
+        raise CalibrationError(
+            f"the column 'label' of {dataset} is no ClassLabel, so its classes have no names"
+        )
+    parts = [
+        part.select_columns(list(COLUMNS)).cast_column("image", datasets.Image(decode=False))
+        for part in parts
+    ]
+    return Crops(datasets.concatenate_datasets(parts), tuple(label.names))
+
+
+def open_classifier(model: str | Path) -> Classifier:
+    """The model of a run folder, a model repo folder or a Hub id.
+
+    Only `config.json` and `model.safetensors` of a run folder are looked at: its checkpoints are pickles, which a model
+    repo must not hold.
+    """
+    folder = Path(model)
+    if not (folder / "checkpoints").is_dir():
+        return Classifier.from_hub(model)
+    with tempfile.TemporaryDirectory() as clean:
+        for name in ("config.json", "model.safetensors"):
+            (Path(clean) / name).symlink_to((folder / name).resolve())
+        classifier = Classifier.from_hub(clean)
+        _ = classifier.model  # loads the weights while they are there
+        return classifier
+
+
+def check_classes(classifier: Classifier, crops: Crops) -> None:
+    """Raise CalibrationError when model and data set do not mean the same by a label."""
+    if tuple(classifier.label_names) != crops.label_names:
+        raise CalibrationError(
+            f"the model's classes ({', '.join(classifier.label_names)}) are not those of the data set "
+            f"({', '.join(crops.label_names)})"
+        )
+
+
+def altered(
+    crops: Crops, change: Callable[[np.ndarray, np.random.Generator], np.ndarray], seed: int = 0
+) -> Iterator[np.ndarray]:
+    """Each crop after `change`, with a generator of its own from (seed, place): the same crop, the same change."""
+    for index, image in enumerate(crops):
+        yield change(image, np.random.default_rng((seed, index)))

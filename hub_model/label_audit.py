@@ -1,0 +1,106 @@
+"""Labels that look wrong: every image judged by small models that did not train on it.
+
+In: crops of `train` and `validation` (the test labels stay as they were published). Out: `suspects.csv` for the data set
+repo, and on request a contact sheet for a person to look at, which holds real images and stays out of every repo.
+
+How to read `suspects.csv`: a row is an image whose given label is less likely than chance would have it, by confident
+learning (Northcutt, Jiang & Chuang 2021, arXiv:1911.00068; `cleanlab`). `score` is cleanlab's normalised margin between
+given and suggested label, 0 = most suspect. A suspect is a question to an expert, not an error: the model that asks is a
+weak one, and cells between two stages of ripening have no label that all experts share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from sklearn.model_selection import StratifiedKFold
+
+from hub_model.evaluation import SEED
+from hub_model.frozen_features import out_of_fold
+
+FOLDS, REPEATS = 5, 5
+COLUMNS = ("file_name", "label", "suggested", "score", "given_probability", "suggested_probability")
+TILE, CAPTION, ACROSS = 200, 36, 8  # pixels, pixels, images in a row of the contact sheet
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A row of `suspects.csv`; `index` is the image's place among the crops that were audited."""
+
+    index: int
+    file_name: str
+    label: str
+    suggested: str
+    score: float
+    given_probability: float
+    suggested_probability: float
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    parser.add_argument("out", type=Path, help="where suspects.csv goes (a data set repo folder)")
+    parser.add_argument(
+        "--contact_sheet", type=Path, help="draw the top of the list here; keep it out of the repo"
+    )
+    parser.add_argument("--top", type=int, default=40, help="images on the contact sheet")
+    parser.add_argument("--seed", type=int, default=SEED)
+
+
+def judge(features: np.ndarray, labels: np.ndarray, classes: int, seed: int = SEED) -> np.ndarray:
+    """Out-of-fold probabilities [N, C], averaged over `REPEATS` random 5-fold partitions."""
+    repeats = []
+    for repeat in range(seed, seed + REPEATS):
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=repeat).split(features, labels)
+        repeats.append(out_of_fold(features, labels, folds, classes))
+    return np.mean(repeats, axis=0)
+
+
+def find_suspects(
+    probabilities: np.ndarray, labels: np.ndarray, file_names: Sequence[str], label_names: Sequence[str]
+) -> list[Suspect]:
+    """Images whose given label confident learning takes for wrong, most suspect first.
+
+    probabilities: out of fold, [N, C]; labels: int [N], the given ones.
+    """
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    issues = find_label_issues(labels, probabilities, filter_by="prune_by_noise_rate", n_jobs=1)
+    scores = get_label_quality_scores(labels, probabilities, method="normalized_margin")
+    suggested = probabilities.argmax(axis=1)
+    found = [i for i in np.flatnonzero(issues) if suggested[i] != labels[i]]
+    return [
+        Suspect(
+            int(i), file_names[i], label_names[labels[i]], label_names[suggested[i]], float(scores[i]),
+            float(probabilities[i, labels[i]]), float(probabilities[i, suggested[i]]),
+        )
+        for i in sorted(found, key=lambda i: (scores[i], file_names[i]))
+    ]  # fmt: skip
+
+
+def write_suspects(path: Path, suspects: Sequence[Suspect]) -> None:
+    """Write `suspects.csv` with the columns of `COLUMNS`, figures to four decimals."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for suspect in suspects:
+            values = (getattr(suspect, column) for column in COLUMNS)
+            writer.writerow([f"{v:.4f}" if isinstance(v, float) else v for v in values])
+
+
+def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], across: int = ACROSS) -> Image.Image:
+    """The images in rows, a caption of up to two lines under each."""
+    rows = -(-len(images) // across)
+    sheet = Image.new("RGB", (across * TILE, rows * (TILE + CAPTION)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left, top = number % across * TILE, number // across * (TILE + CAPTION)
+        sheet.paste(Image.fromarray(image).resize((TILE - 4, TILE - 4)), (left + 2, top + 2))
+        draw.text((left + 4, top + TILE), caption, fill="black", font=font)
+    return sheet

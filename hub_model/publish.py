@@ -1,0 +1,105 @@
+"""Model repo folder in, repo on a Hub out; and back, to see that it is the same. `HF_ENDPOINT` says which Hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import httpx
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+)
+
+from hub_model.build import check
+from hub_model.contract import ContractError
+
+UNREACHABLE = (
+    httpx.HTTPError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    HFValidationError,
+    LocalTokenNotFoundError,
+    OSError,
+    RuntimeError,
+)
+
+# Runs in a process of its own with an empty cache: the same images through the Hub and from the folder.
+COMPARE = """
+import json, sys, timm, torch
+repo, folder = sys.argv[1:]
+hub = timm.create_model(f"hf-hub:{repo}", pretrained=True).eval()
+here = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+images = torch.randn(4, *hub.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0))
+from transformers import AutoModelForImageClassification
+other = AutoModelForImageClassification.from_pretrained(repo).eval()
+with torch.inference_mode():
+    ours, local, theirs = hub(images), here(images), other(pixel_values=images).logits
+names = [other.config.id2label[i] for i in range(len(other.config.id2label))]
+print(json.dumps({
+    "identical": torch.equal(ours, local),
+    "difference": (ours - theirs).abs().max().item(),
+    "timm_names": list(hub.pretrained_cfg["label_names"]),
+    "transformers_names": names,
+}))
+"""
+
+
+def push(folder: Path, repo: str, private: bool = False) -> str:
+    """Publish a model repo folder in one commit and return its address; the same content makes no commit.
+
+    Raises:
+        ContractError: the folder breaks the contract, or the Hub does not take it.
+    """
+    if problems := check(folder):
+        raise ContractError(f"{folder} is not published: {problems[0]}")
+    api = HfApi()
+    try:
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        done = api.upload_folder(
+            repo_id=repo, folder_path=folder, commit_message="Publish the model", delete_patterns="*"
+        )
+    except UNREACHABLE as error:
+        raise ContractError(f"{repo} cannot be published: {reason(error)}") from error
+    return done.commit_url
+
+
+def verify(repo: str, against: Path | None = None) -> dict:
+    """Load a repo in a fresh process with an empty cache, compare it with a folder, and return what was found.
+
+    Raises:
+        ContractError: it cannot be loaded, or is not the same.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            folder = against or Path(snapshot_download(repo, cache_dir=Path(cache) / "reference"))
+        except UNREACHABLE as error:
+            raise ContractError(f"{repo} cannot be read: {reason(error)}") from error
+        environment = os.environ | {"HF_HOME": str(Path(cache) / "fresh")}
+        environment.pop("HF_HUB_CACHE", None)
+        command = [sys.executable, "-c", COMPARE, repo, str(folder)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise ContractError(
+            f"{repo} does not load: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+        )
+    found = json.loads(done.stdout.splitlines()[-1])
+    if not found["identical"]:
+        raise ContractError(f"{repo} gives other logits than {folder}")
+    if found["difference"] > 1e-4 or found["timm_names"] != found["transformers_names"]:
+        raise ContractError(f"timm and transformers read {repo} differently")
+    return found
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of the innermost cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

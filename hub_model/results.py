@@ -1,0 +1,78 @@
+"""`metrics.json`: what is measured on a run or model folder, as one dict from which every text takes its numbers.
+
+`measure_splits` makes the part that follows from logits alone; `build` writes it and `check` makes it again.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from hub_model.contract import Logits, ModelConfig
+from hub_model.evaluation import RESAMPLES, SEED, evaluate_split
+
+SCHEMA = 1
+TOLERANCE = 1e-9
+
+
+def measure_splits(
+    logits: dict[str, Logits],
+    label_names: list[str],
+    calibration: dict | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> dict[str, dict]:
+    """Everything about each split that its logits say, with bootstrap intervals."""
+    return {
+        split: evaluate_split(table.values, table.labels, label_names, resamples, seed)
+        for split, table in logits.items()
+    }
+
+
+def measure_model(config: ModelConfig) -> dict:
+    """Size and cost of the architecture: parameters, and multiply-adds of one image in units of 1e9."""
+    with torch.device("meta"):
+        model = timm.create_model(
+            config.architecture, num_classes=len(config.label_names), **config.raw.get("model_args", {})
+        ).eval()
+        image = torch.empty(1, *config.input_size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(image)
+    return {
+        "architecture": config.architecture,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "gmacs": round(counter.get_total_flops() / 2e9, 4),
+        "input_size": list(config.input_size),
+    }
+
+
+def differences(found: object, expected: object, where: str = "") -> list[str]:
+    """Where two JSON values differ (numbers by more than 1e-9, relatively or absolutely), a text each."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        return [
+            text
+            for key in sorted(found.keys() | expected.keys())
+            for text in (
+                differences(found[key], expected[key], f"{where}.{key}" if where else key)
+                if key in found and key in expected
+                else [f"{where}.{key} is in {'the file' if key in found else 'the recomputation'} only"]
+            )
+        ]
+    if isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        pairs = enumerate(zip(found, expected, strict=True))
+        return [text for index, pair in pairs for text in differences(*pair, f"{where}[{index}]")]
+    numbers = all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) for value in (found, expected)
+    )
+    if numbers and math.isclose(found, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+        return []
+    return [] if found == expected else [f"{where} is {found!r}, recomputed {expected!r}"]
+
+
+def weights_megabytes(path: Path) -> float:
+    """Size of a file in 1e6 bytes, one decimal."""
+    return round(path.stat().st_size / 1e6, 1)

@@ -1,0 +1,145 @@
+"""The run folder that `train_accelerate.py` leaves behind: a path in, its checked content out."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from hub_model.contract import (
+    CONFIG,
+    HISTORY,
+    WEIGHTS,
+    ContractError,
+    Logits,
+    ModelConfig,
+    check_weights,
+    read_all_logits,
+    read_config,
+    read_history,
+    read_json,
+)
+
+MEASUREMENTS = "measurements"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HISTORY_KEYS = (
+    "epoch",
+    *(f"{s}_{k}" for s in ("train", "validation") for k in ("loss", "accuracy", "macro_f1")),
+)
+RECIPE = (
+    "epochs", "batch_size", "gradient_accumulation_steps", "optimizer", "learning_rate", "weight_decay", "warmup",
+    "layer_decay", "freeze_backbone", "ema_decay", "label_smoothing", "mixup", "cutmix", "drop_rate",
+    "drop_path_rate", "class_weights", "scale", "stain", "light", "blur", "size_schedule", "mixed_precision",
+    "teacher_weight", "teacher_temperature", "feature_weight", "seed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """A checked run folder.
+
+    `history` has an entry an epoch; `logits` go by split; `measurements` by name hold what else was measured
+    on this run's weights (`measurements/NAME.json`, each becomes the key NAME of `metrics.json`).
+    """
+
+    folder: Path
+    config: ModelConfig
+    history: list[dict]
+    logits: dict[str, Logits]
+    args: dict
+    environment: dict
+    measurements: dict[str, dict | list]
+
+    @property
+    def dataset(self) -> dict:
+        """`id`, `revision` and `splits` of the data set, the id None when it was a folder of someone's machine."""
+        found = self.environment["dataset"]
+        return {
+            "id": public_id(found["id"]),
+            "revision": found.get("revision"),
+            "splits": found["splits"],
+        }
+
+    @property
+    def training(self) -> dict:
+        """The recipe, without paths of the machine that it ran on."""
+        origin = self.environment.get("model", {})
+        recipe = {key: self.args[key] for key in RECIPE if self.args.get(key) not in (None, [], False)}
+        return {
+            "epochs_trained": len(self.history),
+            "minutes": origin.get("minutes"),
+            "pretrained": origin.get("pretrained"),
+            "init_from": public_name(origin.get("init_from") or self.args.get("init_from")),
+            "teachers": [
+                public_name(name) for name in origin.get("teachers") or self.args.get("teacher") or []
+            ],
+            "recipe": recipe,
+            "versions": self.environment.get("versions", {}),
+            "hardware": self.environment.get("hardware", {}),
+        }
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch whose weights were kept: as the trainer says, else the best by validation macro-F1."""
+        named = self.environment.get("model", {}).get("best_epoch")
+        if not self.history:
+            return None
+        return (
+            named if named is not None else max(self.history, key=lambda e: e["validation_macro_f1"])["epoch"]
+        )
+
+
+def public_id(name: str) -> str | None:
+    """`OWNER/NAME` when `name` is a Hub id (`hf-hub:` and `@revision` aside), None for a folder or anything else."""
+    plain = str(name).removeprefix("hf-hub:").partition("@")[0]
+    return (
+        plain
+        if HUB_ID.fullmatch(plain) and (str(name).startswith("hf-hub:") or not Path(name).exists())
+        else None
+    )
+
+
+def public_name(name: str | None) -> str | None:
+    """A Hub id as it is; of a path only its last part, so that no card tells where someone keeps things."""
+    return None if name is None else public_id(name) or os.path.basename(str(name).rstrip("/"))
+
+
+def read_run(folder: Path) -> Run:
+    """Read and check a run folder; `ContractError` is one sentence about the first thing that is wrong."""
+    if not folder.is_dir():
+        raise ContractError(f"there is no run folder {folder}: name the --output_dir of train_accelerate.py")
+    if not (folder / CONFIG).exists() and (folder / "checkpoints").is_dir():
+        raise ContractError(f"the run in {folder} is not finished: go on with train_accelerate.py --resume")
+    config = read_config(folder / CONFIG)
+    if not (folder / WEIGHTS).exists():
+        raise ContractError(f"{folder / WEIGHTS} is missing")
+    check_weights(folder / WEIGHTS, config)
+    history = read_history(folder / HISTORY)
+    for line, entry in enumerate(history, start=1):
+        if missing := [key for key in HISTORY_KEYS if not isinstance(entry.get(key), (int, float))]:
+            raise ContractError(f"{folder / HISTORY}, line {line}, has no number under {missing[0]!r}")
+    environment = read_json(folder / "environment.json")
+    dataset = environment.get("dataset", {})
+    if not {"id", "splits"} <= set(dataset):
+        raise ContractError(
+            f"{folder / 'environment.json'} must name the data set: dataset.id and dataset.splits"
+        )
+    logits = read_all_logits(folder, len(config.label_names))
+    for split, table in logits.items():
+        if (images := dataset["splits"].get(split)) != len(table.labels):
+            raise ContractError(
+                f"{folder}: logits_{split}.parquet has {len(table.labels)} rows, but environment.json counts "
+                f"{images} images in {split}"
+            )
+    measurements = {
+        path.stem: read_measurement(path) for path in sorted((folder / MEASUREMENTS).glob("*.json"))
+    }
+    args = read_json(folder / "args.json")
+    return Run(folder, config, history, logits, args, environment, measurements)
+
+
+def read_measurement(path: Path) -> dict | list:
+    """A measurement's JSON; a list of rows is written as an object with the one key `rows`."""
+    found = read_json(path)
+    return found["rows"] if set(found) == {"rows"} else found

@@ -1,0 +1,150 @@
+"""Inputs that are no cell of the known kind, seeded: kind and seed in, uint8 RGB [250, 250, 3] out.
+
+The photographs and microscope pictures are those that the scikit-image and scikit-learn wheels carry; they are read from
+there, none is copied here. Every kind has two disjoint halves: `choosing` (to pick a score) and `reporting`: other
+pictures, other random numbers, other classes of drawings.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import gaussian_filter
+
+from hub_model.crops import Crops
+from hub_model.perturbations import STAINED, background_colour, to_bytes
+
+SIZE = 250  # pixels a side, the frame of the real crops
+HALVES = ("choosing", "reporting")
+Half = Literal["choosing", "reporting"]
+Maker = Callable[[np.random.Generator, Half], np.ndarray]
+PHOTOGRAPHS: dict[Half, Sequence[str]] = {
+    "choosing": ("skimage/astronaut.png", "skimage/brick.png", "skimage/camera.png", "skimage/coins.png",
+                 "skimage/grass.png", "skimage/motorcycle_left.png", "sklearn/china.jpg"),
+    "reporting": ("skimage/chelsea.png", "skimage/coffee.png", "skimage/gravel.png", "skimage/rocket.jpg",
+                  "skimage/moon.png", "skimage/page.png", "sklearn/flower.jpg"),
+}  # fmt: skip
+MICROSCOPY: dict[Half, Sequence[str]] = {
+    "choosing": ("skimage/ihc.png", "skimage/microaneurysms.png"),
+    "reporting": ("skimage/retina.jpg", "skimage/cell.png", "skimage/hubble_deep_field.jpg"),
+}
+DRAWINGS: dict[Half, Sequence[str]] = {
+    "choosing": ("BLA", "LYT", "NGS"),
+    "reporting": ("EOS", "MON", "NIF", "PMO"),
+}
+PACKAGES = {"skimage": "skimage.data", "sklearn": "sklearn.datasets.images"}
+
+
+@cache
+def _picture(name: str) -> Image.Image:
+    package, _, file = name.partition("/")
+    with (files(PACKAGES[package]) / file).open("rb") as stream:
+        return Image.open(stream).convert("RGB")
+
+
+def _cutting(names: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+    """A random square of a random picture, a third of it to all of it."""
+    picture = _picture(names[rng.integers(len(names))])
+    side = int(min(picture.size) * rng.uniform(1 / 3, 1))
+    left, top = (int(rng.integers(0, length - side + 1)) for length in picture.size)
+    box = (left, top, left + side, top + side)
+    return np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box))
+
+
+def photograph(rng: np.random.Generator, half: Half) -> np.ndarray:
+    """Part of a photograph of people, animals, things, a text page or a texture."""
+    return _cutting(PHOTOGRAPHS[half], rng)
+
+
+def microscopy(rng: np.random.Generator, half: Half) -> np.ndarray:
+    """Part of another scientific picture: stained tissue, an eye's retina, a phase-contrast cell, stars."""
+    return _cutting(MICROSCOPY[half], rng)
+
+
+def noise(rng: np.random.Generator, half: Half) -> np.ndarray:
+    """Uniform, normal or cloudy noise, grey or coloured; in the reporting half coarser clouds."""
+    channels = 3 if rng.random() < 0.5 else 1
+    style = rng.integers(3)
+    values = rng.random((SIZE, SIZE, channels)) if style == 0 else rng.standard_normal((SIZE, SIZE, channels))
+    if style == 2:
+        grain = rng.uniform(1, 6) if half == "choosing" else rng.uniform(6, 25)
+        values = gaussian_filter(values, (grain, grain, 0))
+    if style:
+        values = rng.uniform(0.3, 0.7) + rng.uniform(0.1, 0.3) * values / values.std()
+    return np.broadcast_to(to_bytes(values), (SIZE, SIZE, 3)).copy()
+
+
+def blank(rng: np.random.Generator, half: Half) -> np.ndarray:
+    """An empty field: one colour with a slight slope of light and grain of the camera."""
+    colour = rng.uniform(0, 1) if rng.random() < 0.3 else rng.uniform(0.65, 1)
+    tint = colour * rng.uniform(0.85, 1, 3)
+    slope = np.linspace(-1, 1, SIZE)[:, None] * rng.uniform(-0.05, 0.05) + np.linspace(
+        -1, 1, SIZE
+    ) * rng.uniform(-0.05, 0.05)
+    grain = rng.uniform(0, 0.02) * rng.standard_normal((SIZE, SIZE, 3))
+    return to_bytes(tint + slope[..., None] + grain)
+
+
+def drawing(rng: np.random.Generator, half: Half) -> np.ndarray:
+    """A drawn cell of the embedded sample: looks like a cell, is none."""
+    from dataset_script.drawn_cells import draw_cell
+
+    label = DRAWINGS[half][rng.integers(len(DRAWINGS[half]))]
+    return np.asarray(draw_cell(label, int(rng.integers(2**31))))
+
+
+def text(rng: np.random.Generator, half: Half) -> np.ndarray:
+    """Lines of random words, dark on light or light on dark."""
+    paper = int(rng.integers(200, 256))
+    ink = tuple(int(v) for v in rng.integers(0, 110, 3))
+    image = Image.new("RGB", (SIZE, SIZE), (paper, paper, paper))
+    draw, size = ImageDraw.Draw(image), float(rng.uniform(10, 40))
+    letters = string.ascii_lowercase if half == "choosing" else string.ascii_uppercase + string.digits
+    for line in range(int(SIZE / size / 1.2) + 1):
+        words = ("".join(rng.choice(list(letters), rng.integers(2, 10))) for _ in range(12))
+        draw.text((4, 1.2 * size * line), " ".join(words), fill=ink, font=ImageFont.load_default(size))
+    values = np.asarray(image)
+    return 255 - values if rng.random() < 0.3 else values.copy()
+
+
+MAKERS: dict[str, Maker] = {
+    "photographs": photograph,
+    "other scientific pictures": microscopy,
+    "noise": noise,
+    "blank fields": blank,
+    "drawn cells": drawing,
+    "rendered text": text,
+}
+
+
+def make_strangers(kind: str, images: int, half: Half, seed: int = 0) -> list[np.ndarray]:
+    """So many inputs of a kind of `MAKERS`, uint8 RGB [250, 250, 3] each."""
+    place = [seed, HALVES.index(half), list(MAKERS).index(kind)]
+    return [MAKERS[kind](np.random.default_rng([*place, number]), half) for number in range(images)]
+
+
+def background_patches(crops: Crops, images: int) -> list[np.ndarray]:
+    """Fields without a nucleated cell, from real crops: the corner with the least stained matter, if it has nearly none.
+
+    The corner, a quarter of the crop, is continued by reflection to the whole frame, its scale unchanged. Fewer than
+    `images` come back when fewer crops have an empty corner.
+    """
+    found: list[np.ndarray] = []
+    for image in crops:
+        height, width = image.shape[0] // 2, image.shape[1] // 2
+        stained = image[..., 1] < STAINED * background_colour(image)[1]
+        corners = [(rows, columns) for rows in (0, height) for columns in (0, width)]
+        share = [stained[r : r + height, c : c + width].mean() for r, c in corners]
+        if min(share) < 0.01:
+            r, c = corners[int(np.argmin(share))]
+            patch = image[r : r + height, c : c + width]
+            found.append(np.pad(patch, [(0, height - 1), (0, width - 1), (0, 0)], mode="reflect"))
+        if len(found) == images:
+            break
+    return found

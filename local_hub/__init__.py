@@ -1,0 +1,17 @@
+"""A small Hugging Face Hub for one machine: the HTTP API of the real one, over plain files, on 127.0.0.1.
+
+In: a folder. Out: an endpoint for `HF_ENDPOINT` at which `huggingface_hub`, `datasets`, `timm` and
+`transformers` create, push to and read repos, without an account or a network.
+`python -m local_hub --root DIR` serves it; tests and scripts write
+
+    with LocalHub("folder") as hub:
+        subprocess.run([...], env={**os.environ, **hub.environment})
+
+Nothing here imports a Hugging Face library: they read `HF_ENDPOINT` when they are imported, so the Hub comes
+first. Not here: Xet storage (clients need `HF_HUB_DISABLE_XET=1`), the git protocol, discussions, gated repos.
+"""
+
+from local_hub.server import LocalHub
+from local_hub.storage import HubError
+
+__all__ = ["HubError", "LocalHub"]

@@ -1,0 +1,83 @@
+"""The YAML front matter of a README.md: read for repo information, and checked before a push as the Hub does.
+
+In: the text of a README.md. Out: its metadata, or what the Hub would refuse, one sentence each. Rules:
+https://huggingface.co/docs/hub/model-cards, https://huggingface.co/docs/hub/spaces-config-reference.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
+COLORS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
+SPACE_CHOICES = {"sdk": ("gradio", "docker", "static", "streamlit"), "colorFrom": COLORS, "colorTo": COLORS}
+RESULT_FIELDS = {"task": ("type",), "dataset": ("type", "name"), "metrics": ("type", "value")}
+TEXT_FIELDS = ("tags", "datasets", "metrics", "base_model", "license", "language")
+
+
+def read_metadata(text: str) -> dict[str, Any]:
+    """Metadata of a card; empty when there is none or it cannot be read."""
+    match = FRONT_MATTER.match(text)
+    try:
+        data = yaml.safe_load(match[1]) if match else None
+    except yaml.YAMLError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def tags(metadata: dict[str, Any]) -> list[str]:
+    """The tags that the Hub derives from a card, by which repos are found."""
+    found = [*as_list(metadata.get("tags")), metadata.get("library_name"), metadata.get("pipeline_tag")]
+    for key, prefix in (("license", "license"), ("datasets", "dataset"), ("base_model", "base_model")):
+        found += [f"{prefix}:{value}" for value in as_list(metadata.get(key))]
+    return list(dict.fromkeys(str(tag) for tag in found if tag))
+
+
+def check(text: str, repo_type: str) -> tuple[list[str], list[str]]:
+    """(errors, warnings) for the card of a `model`, `dataset` or `space`."""
+    match = FRONT_MATTER.match(text)
+    try:
+        data = yaml.safe_load(match[1]) if match else None
+    except yaml.YAMLError as error:
+        return [f"the metadata is not YAML: {error}"], []
+    if data is None:
+        return [], ["empty or missing yaml metadata in repo card"]
+    if not isinstance(data, dict):
+        return ["the metadata must be a mapping of names to values"], []
+    wrong = [key for key in TEXT_FIELDS if not all(isinstance(item, str) for item in as_list(data.get(key)))]
+    errors = [f'"{key}" must be a string or a list of strings' for key in wrong]
+    if repo_type == "space":
+        wrong = [
+            key
+            for key in SPACE_CHOICES
+            if data.get(key, "" if key == "sdk" else "red") not in SPACE_CHOICES[key]
+        ]
+        errors += [f'"{key}" must be one of {", ".join(SPACE_CHOICES[key])}' for key in wrong]
+        if len(str(data.get("short_description", ""))) > 60:
+            errors.append('"short_description" must be at most 60 characters long')
+    return errors + check_model_index(data.get("model-index")), []
+
+
+def check_model_index(index: Any) -> list[str]:
+    """`model-index`: [{name, results: [{task: {type}, dataset: {type, name}, metrics: [{type, value}]}]}]."""
+    errors = []
+    for model in as_list(index):
+        if not isinstance(model, dict) or "name" not in model or not isinstance(model.get("results"), list):
+            return ['"model-index" must be a list of models, each with a "name" and a list of "results"']
+        for number, result in enumerate(model["results"]):
+            for part, keys in RESULT_FIELDS.items():
+                items = as_list(result.get(part) if isinstance(result, dict) else None) or [None]
+                complete = all(
+                    isinstance(item, dict) and all(item.get(key) is not None for key in keys)
+                    for item in items
+                )
+                if not complete:
+                    errors.append(f'"model-index" result {number}: "{part}" needs {" and ".join(keys)}')
+    return errors

@@ -1,0 +1,177 @@
+"""The local Hub as a server: its routes, a lock on its folder, and a context manager that runs it in a thread.
+
+In: a folder and the tokens that open it. Out: an HTTP server on 127.0.0.1, and the environment for its clients.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import secrets
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import TextIO
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from local_hub import api, files, uploads
+from local_hub.call import endpoint, error_response
+from local_hub.storage import KINDS, HubError, Storage
+
+ADDRESS = "127.0.0.1"  # never another interface: tokens travel unencrypted
+DEFAULT_TOKENS = {"hf_localdev": "localdev"}
+
+
+class Hub:
+    """What all requests share: the repos, whose token is whose, and the key that signs upload addresses."""
+
+    def __init__(self, storage: Storage, tokens: dict[str, str]):
+        self.storage, self.tokens, self.secret = storage, tokens, secrets.token_bytes(32)
+
+
+class RawPath:
+    """Let routes match the path as it was sent: in `tree/refs%2Fpr%2F1` the revision is one part."""
+
+    def __init__(self, app: Starlette):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app({**scope, "path": scope["raw_path"].decode("ascii", "replace")}, receive, send)
+
+
+def routes(kind: str) -> list[Route]:
+    """The endpoints for the repos of a kind. Without a word for the kind, a path means a model: /OWNER/NAME/…"""
+    repo = f"/api/{kind}/{{owner}}/{{name}}"
+    page = ("" if kind == "models" else f"/{kind}") + "/{owner}/{name}"
+    lfs = f"/lfs-objects/{kind}/{{owner}}/{{name}}/{{sha256}}"
+    table = [
+        ("GET", f"/api/{kind}", api.list_repos),
+        ("GET", repo, api.info),
+        ("GET", repo + "/revision/{revision}", api.info),
+        ("GET", repo + "/tree/{rest:path}", files.tree),
+        ("POST", repo + "/paths-info/{revision}", files.paths_info),
+        ("GET", repo + "/refs", api.refs),
+        ("GET", repo + "/commits/{revision}", api.commits),
+        ("POST DELETE", repo + "/branch/{branch}", api.branch),
+        ("POST DELETE", repo + "/tag/{revision}", api.tag),
+        ("PUT", repo + "/settings", api.settings),
+        ("GET", repo + "/auth-check", api.auth_check),
+        ("POST", repo + "/preupload/{revision}", uploads.preupload),
+        ("POST", repo + "/commit/{revision}", uploads.commit),
+        ("POST", page + ".git/info/lfs/objects/batch", uploads.lfs_batch),
+        ("POST", lfs + "/verify", uploads.lfs_verify),
+        ("GET", page + "/resolve/{rest:path}", files.resolve),
+    ]
+    found = [
+        Route(path, endpoint(function, kind), methods=methods.split()) for methods, path, function in table
+    ]
+    return [*found, Route(lfs, uploads.lfs_put(kind), methods=["PUT"])]
+
+
+async def no_such_endpoint(request: Request, _: Exception) -> Response:
+    return error_response(HubError(404, None, "this local hub has no such page or endpoint"))
+
+
+def make_app(storage: Storage, tokens: dict[str, str]) -> RawPath:
+    table = [
+        ("GET", "/api/whoami-v2", api.whoami),
+        ("POST", "/api/validate-yaml", api.validate_yaml),
+        ("POST", "/api/repos/create", api.create_repo),
+        ("DELETE", "/api/repos/delete", api.delete_repo),
+    ]
+    found = [Route(path, endpoint(function, "models"), methods=[method]) for method, path, function in table]
+    for kind in reversed(KINDS):  # models last, for their paths have no word in front
+        found += routes(kind)
+    app = Starlette(routes=found, exception_handlers={404: no_such_endpoint})
+    app.router.redirect_slashes = False
+    app.state.hub = Hub(storage, tokens)
+    return RawPath(app)
+
+
+class LocalHub:
+    """A Hub over the folder `root`, served while the `with` block runs.
+
+    `port` 0 picks a free one; `tokens` maps each token to its user. After entering: `endpoint`, `token`, `root`, and
+    `environment`, what a client process needs in its own. HubError when the folder or the port cannot be used.
+    """
+
+    def __init__(self, root: str | Path, port: int = 0, tokens: dict[str, str] | None = None):
+        self.root, self.port = Path(root).absolute(), port
+        self.tokens = dict(tokens or DEFAULT_TOKENS)
+        self.token = next(iter(self.tokens))
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://{ADDRESS}:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "HF_ENDPOINT": self.endpoint,
+            "HF_TOKEN": self.token,
+            "HF_HOME": str(
+                self.root / ".hf_home"
+            ),  # a cache apart: the real Hub may have a repo of the same name
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+            "GRADIO_ANALYTICS_ENABLED": "False",
+        }
+
+    def __enter__(self) -> LocalHub:
+        self._lock = lock_folder(self.root)
+        try:
+            listener = listen(self.port)
+        except HubError:
+            self._lock.close()
+            raise
+        self.port = listener.getsockname()[1]
+        app = make_app(Storage(self.root), self.tokens)
+        # clients drop an idle connection after 5 s; a server that does so, too, sometimes cuts a request off
+        waits = {"timeout_keep_alive": 60, "timeout_graceful_shutdown": 2}
+        config = uvicorn.Config(app, log_level="error", lifespan="off", **waits)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
+        self._thread.start()
+        while not self._server.started and self._thread.is_alive():
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._lock.close()
+
+
+def lock_folder(root: Path) -> TextIO:
+    """Hold `root` for this process until the file is closed: of two servers, one would lose the other's commits."""
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = open(root / ".lock", "w")  # noqa: SIM115 (open as long as the server runs)
+    except OSError as error:
+        raise HubError(500, None, f"the folder {root} cannot be used: {error.strerror}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise HubError(409, None, f"another local hub already serves {root}") from None
+    return file
+
+
+def listen(port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((ADDRESS, port))
+        listener.listen(256)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or error
+        raise HubError(409, None, f"port {port} cannot be used: {reason}; port 0 picks a free one") from None
+    return listener

@@ -1,0 +1,284 @@
+"""Repos as plain files: what a request reads from, and what it commits to.
+
+    ROOT/{models,datasets,spaces}/OWNER/NAME/
+        repo.json            {"private", "sdk", "createdAt"}
+        refs.json            {"heads/main": commit, "tags/v1": commit, "pr/1": commit}
+        commits/SHA1.json    {"parent", "date", "author", "title", "message", "files": {path: {"oid", "size", "sha256"}}}
+        blobs/GIT_SHA1       contents of regular files
+        lfs/SHA256           contents of large files
+    ROOT/.incoming/          half-written files, emptied at start
+
+A commit writes contents, then `commits/SHA1.json`, then replaces `refs.json`, each by renaming a synced file:
+whenever the process dies, a reader finds the commit before or the commit after. A path inside a repo is a key in
+a JSON file and never a path on this disk, so it has nothing to climb out of; it is checked all the same, for the
+sake of those who download it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+KINDS = ("models", "datasets", "spaces")
+NAME = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?(?<!\.git)")
+REF_NAME = re.compile(r"(?!.*(?:\.\.|//|@\{))(?![/.-])[^\s~^:?*\[\\\x00-\x20\x7f]+(?<![/.])")
+# what a new repo on the Hub has in its .gitattributes
+LARGE_FILES = """7z arrow avro bin bz2 ckpt ftz gz h5 joblib lz4 mds mlmodel model msgpack npy npz onnx ot parquet pb
+    pickle pkl pt pth rar safetensors tar tflite tgz wasm xz zip zst""".split()  # noqa: SIM905
+GITATTRIBUTES = "".join(f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LARGE_FILES)
+
+
+class HubError(Exception):
+    """An answer that is no success: HTTP `status`, the Hub's `X-Error-Code` (or None) and one sentence."""
+
+    def __init__(self, status: int, code: str | None, message: str, commit: str | None = None):
+        super().__init__(message)
+        self.status, self.code, self.message, self.commit = status, code, message, commit
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a commit. `oid`: git's SHA-1 of it, or of its LFS pointer when it is large and has a `sha256`."""
+
+    oid: str
+    size: int
+    sha256: str | None = None
+
+    @property
+    def etag(self) -> str:
+        return self.sha256 or self.oid
+
+
+@dataclass(frozen=True)
+class Commit:
+    parent: str | None
+    date: str
+    author: str
+    title: str
+    message: str
+    files: dict[str, File]
+
+
+def timestamp() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def git_oid(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def lfs_pointer(sha256: str, size: int) -> bytes:
+    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
+
+
+def checked_path(path: str) -> str:
+    """A path inside a repo; HubError 400 when absolute, with `.`, `..`, `.git`, backslashes or control characters."""
+    parts = path.split("/")
+    if any(part in ("", ".", "..", ".git") for part in parts) or re.search(r"[\\\x00-\x1f\x7f]", path):
+        raise HubError(400, None, f"invalid path in repo: {path!r}")
+    return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Incoming:
+    """A new file: written apart, synced, then renamed to where it belongs; gone if that never happens."""
+
+    def __init__(self, folder: Path):
+        descriptor, name = tempfile.mkstemp(dir=folder)
+        self.path, self.file = Path(name), os.fdopen(descriptor, "wb")
+
+    def __enter__(self) -> Incoming:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.path.unlink(missing_ok=True)
+        self.file.close()
+
+    def move_to(self, target: Path) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(self.path, target)
+        sync_folder(target.parent)
+
+
+class Storage:
+    """All repos below `root`. One process at a time may open a root; `LocalHub` sees to that."""
+
+    def __init__(self, root: Path):
+        self.root, self.incoming, self.lock = root, root / ".incoming", threading.RLock()
+        shutil.rmtree(self.incoming, ignore_errors=True)
+        self.incoming.mkdir(parents=True)
+
+    def write(self, target: Path, data: bytes) -> None:
+        with Incoming(self.incoming) as new:
+            new.file.write(data)
+            new.move_to(target)
+
+    def repositories(self, kind: str) -> list[Repository]:
+        folders = sorted(path.parent for path in (self.root / kind).glob("*/*/repo.json"))
+        return [Repository(self, kind, f"{folder.parent.name}/{folder.name}") for folder in folders]
+
+    def repository(self, kind: str, owner: str, name: str) -> Repository:
+        """The repo, which may not exist yet (`.exists()`); HubError 400 for a name that the Hub would refuse."""
+        reserved = owner in (*KINDS, "api")  # in URLs these first words mean something else
+        if kind not in KINDS or reserved or not (NAME.fullmatch(owner) and NAME.fullmatch(name)):
+            raise HubError(400, None, f"invalid repository type or name: {kind} {owner}/{name}")
+        return Repository(self, kind, f"{owner}/{name}")
+
+    def create(self, repo: Repository, settings: dict[str, Any], author: str) -> None:
+        """Put a new repo with its first commit in place with one rename, or HubError 409."""
+        with self.lock:
+            if repo.exists():
+                raise HubError(409, None, f"You already created this {repo.kind[:-1]} repo: {repo.id}")
+            draft = Repository(self, repo.kind, repo.id, Path(tempfile.mkdtemp(dir=self.incoming)))
+            self.write(
+                draft.folder / "repo.json", json.dumps({**settings, "createdAt": timestamp()}).encode()
+            )
+            files = {".gitattributes": draft.add_blob(GITATTRIBUTES.encode())}
+            first = draft.add_commit(Commit(None, timestamp(), author, "initial commit", "", files))
+            draft.write_refs({"heads/main": first})
+            repo.folder.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(draft.folder, repo.folder)
+            sync_folder(repo.folder.parent)
+
+    def delete(self, repo: Repository) -> None:
+        """Take a repo away with one rename, or HubError 404."""
+        with self.lock:
+            if not repo.exists():
+                raise HubError(404, "RepoNotFound", "Repository not found")
+            grave = Path(tempfile.mkdtemp(dir=self.incoming))
+            os.rename(repo.folder, grave / "repo")
+            sync_folder(repo.folder.parent)
+        shutil.rmtree(grave)
+
+
+class Repository:
+    def __init__(self, storage: Storage, kind: str, repo_id: str, folder: Path | None = None):
+        self.storage, self.kind, self.id = storage, kind, repo_id
+        self.folder = folder or storage.root / kind / repo_id
+
+    @property
+    def owner(self) -> str:
+        return self.id.split("/")[0]
+
+    @property
+    def url_path(self) -> str:
+        return self.id if self.kind == "models" else f"{self.kind}/{self.id}"
+
+    def exists(self) -> bool:
+        return (self.folder / "repo.json").is_file()
+
+    def settings(self) -> dict[str, Any]:
+        return json.loads((self.folder / "repo.json").read_bytes())
+
+    def update_settings(self, **changes: Any) -> None:
+        with self.storage.lock:
+            self.storage.write(self.folder / "repo.json", json.dumps({**self.settings(), **changes}).encode())
+
+    # ---- references
+    def refs(self) -> dict[str, str]:
+        return json.loads((self.folder / "refs.json").read_bytes())
+
+    def write_refs(self, refs: dict[str, str]) -> None:
+        self.storage.write(self.folder / "refs.json", json.dumps(refs, sort_keys=True).encode())
+
+    def find_ref(self, refs: dict[str, str], revision: str, groups: tuple[str, ...]) -> str | None:
+        """The key of `refs` that `revision` means: `main`, `v1`, `refs/pr/1` or `refs/heads/main`."""
+        full = [revision.removeprefix("refs/")] if revision.startswith("refs/") else []
+        return next((ref for ref in full + [f"{group}/{revision}" for group in groups] if ref in refs), None)
+
+    def resolve(self, revision: str) -> str:
+        """The commit that a branch, tag, pull request or (shortened) commit id means, or HubError 404."""
+        refs = self.refs()
+        if ref := self.find_ref(refs, revision, ("heads", "tags")):
+            return refs[ref]
+        if re.fullmatch(r"[0-9a-f]{7,40}", revision):
+            found = list((self.folder / "commits").glob(f"{revision}*.json"))
+            if len(found) == 1:
+                return found[0].stem
+        raise HubError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+
+    def create_ref(self, ref: str, commit: str) -> None:
+        if not REF_NAME.fullmatch(ref.split("/", 1)[1]):
+            raise HubError(400, None, f"invalid name for a branch or tag: {ref.split('/', 1)[1]!r}")
+        with self.storage.lock:
+            if ref in (refs := self.refs()):
+                raise HubError(409, None, f"Reference refs/{ref} already exists")
+            self.write_refs({**refs, ref: commit})
+
+    def delete_ref(self, ref: str) -> None:
+        if ref == "heads/main":
+            raise HubError(403, None, "the branch 'main' cannot be deleted")
+        with self.storage.lock:
+            refs = self.refs()
+            if refs.pop(ref, None) is None:
+                raise HubError(404, "RevisionNotFound", f"no reference refs/{ref}")
+            self.write_refs(refs)
+
+    # ---- commits
+    def commit(self, sha: str) -> Commit:
+        data = json.loads((self.folder / "commits" / f"{sha}.json").read_bytes())
+        return Commit(**{**data, "files": {path: File(**file) for path, file in data["files"].items()}})
+
+    def history(self, sha: str | None) -> Iterator[tuple[str, Commit]]:
+        """(commit id, commit) from `sha` back to the first."""
+        while sha:
+            commit = self.commit(sha)
+            yield sha, commit
+            sha = commit.parent
+
+    def last_changes(self, sha: str) -> dict[str, tuple[str, Commit]]:
+        """For each file of the commit: the commit that gave it its present content."""
+        unchanged, changes = self.commit(sha).files, {}
+        for current in self.history(sha):
+            unchanged = {path: file for path, file in unchanged.items() if current[1].files.get(path) == file}
+            changes |= dict.fromkeys(unchanged, current)
+        return changes
+
+    def add_commit(self, commit: Commit) -> str:
+        data = json.dumps(asdict(commit), sort_keys=True).encode()
+        sha = hashlib.sha1(data).hexdigest()
+        self.storage.write(self.folder / "commits" / f"{sha}.json", data)
+        return sha
+
+    # ---- contents
+    def add_blob(self, data: bytes) -> File:
+        file = File(git_oid(data), len(data))
+        if not self.content(file).exists():
+            self.storage.write(self.content(file), data)
+        return file
+
+    def large_file(self, sha256: str) -> File | None:
+        """The uploaded LFS object, or None when it was never uploaded completely."""
+        stored = self.folder / "lfs" / sha256
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256) or not stored.is_file():
+            return None
+        size = stored.stat().st_size
+        return File(git_oid(lfs_pointer(sha256, size)), size, sha256)
+
+    def content(self, file: File) -> Path:
+        return self.folder / "lfs" / file.sha256 if file.sha256 else self.folder / "blobs" / file.oid
+
+    def read(self, commit: Commit, path: str) -> str:
+        """A text file of a commit; empty when it is not there."""
+        file = commit.files.get(path)
+        return self.content(file).read_text("utf-8", "replace") if file else ""

@@ -1,0 +1,50 @@
+"""The Space's entry: `python app.py`, which is what a Space runs; also `python -m space` from the project.
+
+In: MODEL_ID, DATASET_ID, MODEL_REVISION of the environment (else the README's front matter), HF_ENDPOINT for
+another Hub. Out: the app on GRADIO_SERVER_NAME:GRADIO_SERVER_PORT, 127.0.0.1:7860 unless a Space sets them.
+"""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+if (
+    "space" not in sys.modules
+):  # the files lie at the top of a Space repo: make their folder the package `space`
+    here = Path(__file__).resolve().parent
+    spec = importlib.util.spec_from_file_location(
+        "space", here / "__init__.py", submodule_search_locations=[str(here)]
+    )
+    sys.modules["space"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["space"])
+
+from space.model_repo import ModelRepoError
+from space.page import build_error_page, build_page, launch_arguments
+from space.resources import chosen_repos, load_resources
+
+WAITING = 200  # events in the queue; past that a visitor is told that the Space is busy
+
+
+def start(model_id: str, dataset_id: str, revision: str | None = None, **launch: object) -> object:
+    """Build and launch the app; a model repo that cannot be used gives a page that says so."""
+    try:
+        page, i18n = build_page(load_resources(model_id, dataset_id, revision))
+    except ModelRepoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        page, i18n = build_error_page(str(error))
+    page.queue(max_size=WAITING, default_concurrency_limit=8)
+    page.launch(**launch_arguments(i18n), **launch)
+    return page
+
+
+def main() -> None:
+    model_id, dataset_id = chosen_repos()
+    start(model_id, dataset_id, os.environ.get("MODEL_REVISION") or None)
+
+
+if __name__ == "__main__":
+    main()

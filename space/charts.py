@@ -1,0 +1,234 @@
+"""The interactive plots, from `metrics.json`, `history.jsonl` and counts. Values in, plotly figures out.
+
+Colours are the Okabe-Ito set (told apart by everyone); text and grid are mid-tones that read on light and
+dark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from space.counts import Count
+from space.texts import say
+
+COLOURS = ("#7b5bd6", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8a8a8a", "#d55e00", "#0072b2")
+TEXT, GRID = "#85809a", "rgba(133,128,154,0.22)"
+SPLITS = {"train": COLOURS[0], "validation": COLOURS[1], "test": COLOURS[2]}
+
+
+def _figure(*traces: Any, x: str = "", y: str = "", height: int = 320, **layout: Any) -> go.Figure:
+    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "fixedrange": True, "automargin": True}
+    figure = go.Figure(traces)
+    figure.update_layout(
+        template="none",
+        height=height,
+        margin={"l": 48, "r": 12, "t": 30, "b": 44},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": TEXT, "family": "system-ui, sans-serif", "size": 13},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
+        xaxis={"title": {"text": x, "font": {"size": 13}}, "tickangle": 0, **axis},
+        yaxis={"title": {"text": y, "font": {"size": 13}}, **axis},
+        hoverlabel={"font": {"family": "system-ui, sans-serif"}},
+    )
+    return figure.update_layout(**layout)
+
+
+def count_chart(counts: Sequence[Count], language: str) -> go.Figure:
+    """Differential count: flat and corrected bars side by side with their intervals."""
+
+    def bars(key: str, colour: str, shares: list[float], intervals: list[tuple[float, float]]) -> go.Bar:
+        return go.Bar(
+            x=[c.label for c in counts],
+            y=[100 * s for s in shares],
+            name=say(language, key),
+            marker_color=colour,
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [100 * (high - s) for s, (_, high) in zip(shares, intervals, strict=True)],
+                "arrayminus": [100 * (s - low) for s, (low, _) in zip(shares, intervals, strict=True)],
+                "color": TEXT,
+                "thickness": 1.3,
+                "width": 3,
+            },
+            hovertemplate="%{x}: %{y:.1f}%<extra>%{fullData.name}</extra>",
+        )
+
+    return _figure(
+        bars("count_flat", COLOURS[0], [c.share for c in counts], [c.share_interval for c in counts]),
+        bars(
+            "count_corrected",
+            COLOURS[1],
+            [c.corrected for c in counts],
+            [c.corrected_interval for c in counts],
+        ),
+        y="%",
+        barmode="group",
+        yaxis_rangemode="tozero",
+    )
+
+
+def history_chart(history: Sequence[dict[str, Any]], measure: str, language: str) -> go.Figure:
+    """One measure ("loss", "accuracy", "macro_f1") over the epochs, train and validation."""
+    lines = [
+        go.Scatter(
+            x=[row["epoch"] for row in history],
+            y=[row.get(f"{split}_{measure}") for row in history],
+            name=say(language, f"model_{split}"),
+            mode="lines",
+            line={"color": SPLITS[split], "width": 2},
+        )
+        for split in ("train", "validation")
+    ]
+    return _figure(*lines, x=say(language, "model_epoch"), hovermode="x unified", height=280)
+
+
+def confusion_chart(matrix: Sequence[Sequence[int]], labels: Sequence[str], language: str) -> go.Figure:
+    """Rows are the true class; colour is the share of the row, the number the count."""
+    shares = [[cell / max(1, sum(row)) for cell in row] for row in matrix]
+    heat = go.Heatmap(
+        z=shares,
+        x=list(labels),
+        y=list(labels),
+        zmin=0,
+        zmax=1,
+        showscale=False,
+        xgap=2,
+        ygap=2,
+        colorscale=[[0, "rgba(123,91,214,0.08)"], [0.35, "rgba(123,91,214,0.45)"], [1, "#5534b0"]],
+        customdata=[[str(cell) for cell in row] for row in matrix],
+        hovertemplate="%{y} → %{x}: %{customdata} (%{z:.0%})<extra></extra>",
+    )
+    numbers = [
+        {
+            "x": labels[j],
+            "y": labels[i],
+            "text": str(cell),
+            "showarrow": False,
+            "font": {"color": "#ffffff" if shares[i][j] > 0.35 else "#8570d8"},
+        }
+        for i, row in enumerate(matrix)
+        for j, cell in enumerate(row)
+        if cell
+    ]
+    return _figure(
+        heat,
+        x=say(language, "model_answer"),
+        y=say(language, "model_true"),
+        height=400,
+        annotations=numbers,
+        yaxis_autorange="reversed",
+    )
+
+
+def per_class_chart(per_class: dict[str, dict[str, float]], language: str) -> go.Figure:
+    """Precision, recall and F1 of each class."""
+    bars = [
+        go.Bar(
+            x=list(per_class),
+            y=[row[key] for row in per_class.values()],
+            name=say(language, f"model_{key}"),
+            marker_color=COLOURS[i],
+            hovertemplate="%{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
+        )
+        for i, key in enumerate(("precision", "recall", "f1"))
+    ]
+    return _figure(*bars, barmode="group", yaxis_range=[0, 1.01], height=400)
+
+
+def reliability_chart(bins: Sequence[dict[str, float]], language: str) -> go.Figure:
+    """Share that was right against the probability that was given, with the ideal diagonal."""
+    return _figure(
+        _ideal([0, 1], [0, 1], language),
+        go.Scatter(
+            x=[b["confidence"] for b in bins],
+            y=[b["accuracy"] for b in bins],
+            customdata=[b["images"] for b in bins],
+            mode="lines+markers",
+            name=say(language, "tab_model"),
+            line={"color": COLOURS[0], "width": 2},
+            hovertemplate="%{x:.0%} → %{y:.0%} (%{customdata})<extra></extra>",
+        ),
+        x=say(language, "model_confidence"),
+        y=say(language, "model_accuracy"),
+        xaxis_range=[0, 1.02],
+        yaxis_range=[0, 1.02],
+    )
+
+
+def coverage_chart(points: Sequence[dict[str, float]], language: str) -> go.Figure:
+    """Accuracy among the answered when only the surest are answered."""
+    points = sorted(points, key=lambda point: point["coverage"])
+    return _figure(
+        go.Scatter(
+            x=[point["coverage"] for point in points],
+            y=[point["accuracy"] for point in points],
+            mode="lines+markers",
+            line={"color": COLOURS[2], "width": 2},
+            hovertemplate="%{x:.0%} → %{y:.1%}<extra></extra>",
+        ),
+        x=say(language, "model_covered"),
+        y=say(language, "model_accuracy"),
+        xaxis_range=[0, 1.02],
+    )
+
+
+def _ideal(x: list[float], y: list[float], language: str) -> go.Scatter:
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode="lines",
+        name=say(language, "model_ideal"),
+        line={"color": TEXT, "dash": "dot"},
+        hoverinfo="skip",
+    )
+
+
+def class_bars(counts: dict[str, list[int]], labels: Sequence[str], language: str) -> go.Figure:
+    """Images of each class, stacked by split."""
+    bars = [
+        go.Bar(
+            x=list(labels),
+            y=values,
+            name=say(language, f"model_{split}"),
+            marker_color=SPLITS[split],
+            hovertemplate="%{x}: %{y}<extra>%{fullData.name}</extra>",
+        )
+        for split, values in counts.items()
+    ]
+    return _figure(*bars, barmode="stack", y=say(language, "data_images"), yaxis_rangemode="tozero")
+
+
+def class_pie(counts: dict[str, list[int]], labels: Sequence[str]) -> go.Figure:
+    """Share of each class over all splits."""
+    totals = [sum(values) for values in zip(*counts.values(), strict=True)]
+    pie = go.Pie(
+        labels=list(labels),
+        values=totals,
+        sort=False,
+        hole=0.45,
+        marker={"colors": [COLOURS[i % len(COLOURS)] for i in range(len(labels))]},
+        textinfo="label+percent",
+        hovertemplate="%{label}: %{value} (%{percent})<extra></extra>",
+    )
+    return _figure(pie, showlegend=False)
+
+
+def split_bars(counts: dict[str, list[int]], language: str) -> go.Figure:
+    """Sizes of the splits."""
+    bar = go.Bar(
+        y=[say(language, f"model_{split}") for split in counts],
+        x=[sum(values) for values in counts.values()],
+        orientation="h",
+        marker_color=[SPLITS[split] for split in counts],
+        text=[str(sum(values)) for values in counts.values()],
+        textposition="auto",
+        hoverinfo="skip",
+    )
+    return _figure(
+        bar, x=say(language, "data_images"), height=220, yaxis_autorange="reversed", showlegend=False
+    )

@@ -1,0 +1,243 @@
+"""The one public way from images to answers: `Classifier.from_hub(model_id).predict(images)`.
+
+In: a model repo of the Hub (or its folder) and images in any form. Out: `Predictions`. ONNX Runtime computes
+when it is installed and the repo has `onnx/model.onnx`, else timm; preprocessing is timm's own evaluation
+transform of the repo's `config.json` in both, so the answers are the same.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from space.model_repo import ModelRepo, ModelRepoError, open_model_repo
+from space.trust import Trust, Verdict
+
+BATCH_SIZE = 32
+Backend = Literal["auto", "onnx", "timm"]
+ImageLike = Image.Image | str | os.PathLike | bytes | np.ndarray
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Answers for N images over C classes; row i belongs to image i.
+
+    `logits` and `features` are float32 [N, C] and [N, D]; `probabilities` float64 [N, C], temperature-scaled;
+    `sets` boolean [N, C] by conformal level ("0.90", …), empty without calibration; `strangeness` float64
+    [N] or None.
+    """
+
+    label_names: tuple[str, ...]
+    logits: np.ndarray
+    features: np.ndarray
+    probabilities: np.ndarray
+    sets: dict[str, np.ndarray]
+    strangeness: np.ndarray | None
+    verdicts: list[Verdict]
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @property
+    def labels(self) -> list[str]:
+        """The likeliest class of every image."""
+        return [self.label_names[i] for i in self.logits.argmax(axis=1)]
+
+    @property
+    def confidences(self) -> np.ndarray:
+        """The calibrated probability of that class, [N]."""
+        return self.probabilities.max(axis=1)
+
+    def top(self, row: int, k: int = 3) -> list[tuple[str, float]]:
+        """The k likeliest classes of one image with their probabilities, likeliest first."""
+        order = np.argsort(-self.probabilities[row], kind="stable")[:k]
+        return [(self.label_names[i], float(self.probabilities[row, i])) for i in order]
+
+
+def to_rgb(image: ImageLike) -> Image.Image:
+    """Any image as upright 8-bit RGB: EXIF orientation applied, 16 bits scaled to 8, transparency laid on
+    white.
+
+    Raises OSError (PIL.UnidentifiedImageError is one) for what cannot be decoded.
+    """
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    elif isinstance(image, bytes):
+        image = Image.open(io.BytesIO(image))
+    elif not isinstance(image, Image.Image):
+        image = Image.open(image)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float64)
+        scale = 257.0 if values.max(initial=0) > 255 else 1.0
+        image = Image.fromarray(np.clip(np.round(values / scale), 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+class Preprocessing:
+    """timm's evaluation transform for a repo's `pretrained_cfg`, the normalisation done on the batch.
+
+    The table holds (v / 255 - mean) / std for the 256 values of each channel, computed in float32 step by
+    step as torchvision does, so the tensors are bit-identical to those of `timm.data.create_transform`.
+    """
+
+    def __init__(self, pretrained_cfg: dict[str, Any]) -> None:
+        from timm.data import create_transform, resolve_data_config
+
+        self.config = resolve_data_config(pretrained_cfg={"input_size": (3, 224, 224), **pretrained_cfg})
+        self._resize_and_crop = create_transform(**self.config, is_training=False, use_prefetcher=True)
+        mean, std = (np.array(self.config[key], dtype=np.float32)[:, None] for key in ("mean", "std"))
+        self._table = (np.arange(256, dtype=np.float32)[None] / np.float32(255) - mean) / std
+
+    def __call__(self, images: Sequence[ImageLike]) -> np.ndarray:
+        """float32 [N, 3, H, W], normalised."""
+        crops = np.stack([self._resize_and_crop(to_rgb(image)).numpy() for image in images])
+        out = np.empty(crops.shape, dtype=np.float32)
+        for channel, table in enumerate(self._table):
+            np.take(table, crops[:, channel], out=out[:, channel])
+        return out
+
+    def seen(self, image: ImageLike) -> Image.Image:
+        """The picture that the model looks at: resized and cropped, not yet normalised."""
+        return Image.fromarray(self._resize_and_crop(to_rgb(image)).numpy().transpose(1, 2, 0))
+
+
+class Classifier:
+    """A model repo, ready to answer. Safe to share between threads."""
+
+    def __init__(self, repo: ModelRepo, backend: Backend = "auto", threads: int | None = None) -> None:
+        self.repo = repo
+        self.label_names = repo.label_names
+        self.label_descriptions = repo.label_descriptions
+        self.trust = Trust.from_repo(repo)
+        self.preprocess = Preprocessing(repo.pretrained_cfg)
+        self.threads = threads
+        self.backend = _choose_backend(repo, backend)
+        self.forward = self._onnx_forward() if self.backend == "onnx" else self._timm_forward
+
+    @classmethod
+    def from_hub(
+        cls,
+        model_id: str | os.PathLike[str],
+        revision: str | None = None,
+        backend: Backend = "auto",
+        threads: int | None = None,
+    ) -> Classifier:
+        """Load a model repo by Hub id (`owner/name`) or folder.
+
+        `backend`: "onnx", "timm", or "auto" for the first that is there. `threads`: CPU threads of one
+        batch, all by default. Raises ModelRepoError with one sentence when the repo is missing, unsafe or
+        breaks the contract.
+        """
+        return cls(open_model_repo(model_id, revision), backend, threads)
+
+    def predict(self, images: ImageLike | Iterable[ImageLike], batch_size: int = BATCH_SIZE) -> Predictions:
+        """Answer for one image or many: PIL images, paths, encoded bytes, or uint8 arrays [H, W(, 3)].
+
+        Memory holds one batch of pixels at a time, so an iterator over any number of files is fine. Raises
+        OSError for a file that is no image (check uploads with `space.uploads` first).
+        """
+        if isinstance(images, ImageLike):
+            images = [images]
+        logits, features, batch = [], [], []
+        for image in images:
+            batch.append(image)
+            if len(batch) == batch_size:
+                self._answer(batch, logits, features)
+                batch = []
+        if batch or not logits:
+            self._answer(batch, logits, features)
+        return self.interpret(np.concatenate(logits), np.concatenate(features))
+
+    def _answer(self, batch: list[ImageLike], logits: list[np.ndarray], features: list[np.ndarray]) -> None:
+        if not batch:
+            logits.append(np.zeros((0, len(self.label_names)), np.float32))
+            features.append(np.zeros((0, 0), np.float32))
+            return
+        batch_logits, batch_features = self.forward(self.preprocess(batch))
+        logits.append(batch_logits)
+        features.append(batch_features)
+
+    def interpret(self, logits: np.ndarray, features: np.ndarray) -> Predictions:
+        """Predictions from logits [N, C] and features [N, D] that were computed before."""
+        probabilities = self.trust.probabilities(logits)
+        strangeness = self.trust.strangeness(logits, features) if len(logits) else None
+        return Predictions(
+            label_names=self.label_names,
+            logits=logits,
+            features=features,
+            probabilities=probabilities,
+            sets=self.trust.sets(probabilities),
+            strangeness=strangeness,
+            verdicts=self.trust.verdicts(probabilities, strangeness),
+        )
+
+    @cached_property
+    def model(self) -> Any:
+        """The timm model in evaluation mode: what `timm.create_model("hf-hub:…", pretrained=True)` gives."""
+        return load_timm_model(self.repo)
+
+    def _timm_forward(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        import torch
+
+        with torch.inference_mode():
+            spatial = self.model.forward_features(torch.from_numpy(pixels))
+            features = self.model.forward_head(spatial, pre_logits=True)
+            return self.model.forward_head(spatial).numpy(), features.numpy()
+
+    def _onnx_forward(self) -> Any:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads or len(os.sched_getaffinity(0))
+        options.log_severity_level = 3
+        try:
+            session = ort.InferenceSession(self.repo.onnx, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            raise ModelRepoError(f"{self.repo.name}: onnx/model.onnx cannot be loaded ({error})") from None
+        outputs = {output.name for output in session.get_outputs()}
+        if not {"logits", "features"} <= outputs:
+            raise ModelRepoError(f"{self.repo.name}: onnx/model.onnx has no outputs 'logits' and 'features'")
+        return lambda pixels: tuple(session.run(["logits", "features"], {"pixel_values": pixels}))
+
+
+def _choose_backend(repo: ModelRepo, backend: Backend) -> Literal["onnx", "timm"]:
+    if backend == "onnx" and not repo.onnx:
+        raise ModelRepoError(f"{repo.name} has no onnx/model.onnx")
+    if backend == "auto":
+        return "onnx" if repo.onnx and find_spec("onnxruntime") else "timm"
+    return backend
+
+
+def load_timm_model(repo: ModelRepo) -> Any:
+    """Build the architecture that `config.json` names and fill it from `model.safetensors`, strictly."""
+    import timm
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not timm.is_model(repo.architecture):
+        raise ModelRepoError(
+            f"{repo.name} breaks the contract: timm has no architecture {repo.architecture!r}"
+        )
+    try:
+        model = timm.create_model(repo.architecture, num_classes=len(repo.label_names), **repo.model_args)
+        weights = load_file(Path(repo.weights))
+        model.load_state_dict({key: value.float() for key, value in weights.items()}, strict=True)
+    except (SafetensorError, RuntimeError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelRepoError(
+            f"{repo.name} breaks the contract: model.safetensors does not fit ({reason})"
+        ) from None
+    return model.eval()

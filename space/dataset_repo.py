@@ -1,0 +1,147 @@
+"""The data set repo as the app needs it: how many images of each class, and some of them to show.
+
+In: a data set repo of the Hub or its folder (Parquet shards `train-*`, `validation-*`, `test-*` with the
+columns `image`, `label`, `file_name`). Out: counts by split and class, and samples with their original
+bytes. Only the label column and the row groups that hold a wanted sample are read, so the size of the data
+set does not matter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+SHARD = re.compile(r"(?:.*/)?(train|validation|test)(?:-\d+-of-\d+)?\.parquet$")
+
+
+class DatasetRepoError(ValueError):
+    """The data set repo is missing or breaks the contract; the message is one sentence for a person."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled image: `image` is the encoded file as the data set holds it."""
+
+    image: bytes
+    label: str
+    file_name: str
+
+
+@dataclass(frozen=True)
+class DatasetRepo:
+    """`labels[split][shard]` are the class indices of a shard's rows; `counts[split]` follow
+    `label_names`."""
+
+    name: str
+    label_names: tuple[str, ...]
+    shards: dict[str, list[str]]
+    labels: dict[str, list[list[int]]]
+    filesystem: Any
+
+    @property
+    def counts(self) -> dict[str, list[int]]:
+        """Images of each class, by split."""
+        return {
+            split: [sum(shard.count(i) for shard in shards) for i in range(len(self.label_names))]
+            for split, shards in self.labels.items()
+        }
+
+    def samples(self, split: str, per_class: int, seed: int = 0) -> Iterator[Sample]:
+        """Up to `per_class` samples of each class, drawn at random (seeded), in the order of the shards."""
+        import pyarrow.parquet as pq
+
+        rows = [
+            (shard, row, label)
+            for shard, labels in enumerate(self.labels.get(split, []))
+            for row, label in enumerate(labels)
+        ]
+        random.Random(seed).shuffle(rows)
+        taken: dict[int, int] = {}
+        wanted: dict[int, set[int]] = {}
+        for shard, row, label in rows:
+            if taken.get(label, 0) < per_class:
+                taken[label] = taken.get(label, 0) + 1
+                wanted.setdefault(shard, set()).add(row)
+        for shard in sorted(wanted):
+            with self._open(self.shards[split][shard]) as file:
+                yield from self._read_rows(pq.ParquetFile(file), wanted[shard])
+
+    def _read_rows(self, parquet: Any, wanted: set[int]) -> Iterator[Sample]:
+        first = 0
+        for group in range(parquet.num_row_groups):
+            size = parquet.metadata.row_group(group).num_rows
+            chosen = sorted(row - first for row in wanted if first <= row < first + size)
+            if chosen:
+                table = parquet.read_row_group(group, columns=["image", "label", "file_name"]).take(chosen)
+                for row in table.to_pylist():
+                    yield Sample(row["image"]["bytes"], self.label_names[row["label"]], row["file_name"])
+            first += size
+
+    def _open(self, path: str) -> BinaryIO:
+        return self.filesystem.open(path, "rb") if self.filesystem else open(path, "rb")
+
+
+def open_dataset_repo(dataset_id: str | os.PathLike[str]) -> DatasetRepo:
+    """Find the shards of a Hub id (`owner/name`) or a folder and read their labels. Raises
+    DatasetRepoError."""
+    name, folder, filesystem = str(dataset_id), Path(dataset_id), None
+    if not name.strip():
+        raise DatasetRepoError(
+            "no data set is named: set DATASET_ID to a data set repo (owner/name) or a folder"
+        )
+    try:
+        if folder.is_dir():
+            paths = [str(path) for path in folder.rglob("*.parquet")]
+        else:
+            from huggingface_hub import HfFileSystem
+
+            filesystem = HfFileSystem()
+            paths = filesystem.find(f"datasets/{name}")
+    except Exception as error:  # any failure of the network or of the id comes to the same for a visitor
+        raise DatasetRepoError(f"the data set repo {name} cannot be read ({type(error).__name__})") from None
+    shards: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        if match := SHARD.match(path):
+            shards.setdefault(match[1], []).append(path)
+    if not shards:
+        raise DatasetRepoError(
+            f"there is no data set repo {name} with Parquet files for train, validation and test"
+        )
+    return _read_labels(name, shards, filesystem)
+
+
+def _read_labels(name: str, shards: dict[str, list[str]], filesystem: Any) -> DatasetRepo:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    order = [split for split in ("train", "validation", "test") if split in shards]
+    labels: dict[str, list[list[int]]] = {}
+    label_names: list[str] = []
+    try:
+        for split in order:
+            for path in shards[split]:
+                with filesystem.open(path, "rb") if filesystem else open(path, "rb") as file:
+                    parquet = pq.ParquetFile(file)
+                    label_names = label_names or _names(parquet.schema_arrow.metadata)
+                    column = parquet.read(columns=["label"]).column("label")
+                labels.setdefault(split, []).append(column.to_pylist())
+    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DatasetRepoError(f"the data set repo {name} breaks the contract ({reason})") from None
+    return DatasetRepo(
+        name, tuple(label_names), {split: shards[split] for split in order}, labels, filesystem
+    )
+
+
+def _names(metadata: dict[bytes, bytes] | None) -> list[str]:
+    features = json.loads((metadata or {}).get(b"huggingface", b"{}"))
+    try:
+        return list(features["info"]["features"]["label"]["names"])
+    except KeyError:
+        raise ValueError("its column 'label' has no class names") from None

@@ -1,0 +1,87 @@
+"""What the page is made of: one model repo, one data set repo, and what is read of them once at start-up.
+
+In: MODEL_ID and DATASET_ID, else the first of `models:` and `datasets:` in the front matter of the README.md
+beside this file. Out: `Resources`. A broken model repo raises ModelRepoError; without a data set the page
+does without.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from space.batching import Batcher
+from space.classifier import Classifier
+from space.dataset_repo import DatasetRepo, DatasetRepoError, Sample, open_dataset_repo
+from space.similar import SimilarCells
+
+SIMILAR_PER_CLASS = 100
+SHOWN_PER_CLASS = 24
+
+
+@dataclass
+class Resources:
+    """`held_out` are labelled samples that the model did not learn from, a class-balanced few."""
+
+    classifier: Classifier
+    batcher: Batcher
+    metrics: dict[str, Any] | None
+    history: list[dict[str, Any]]
+    dataset: DatasetRepo | None = None
+    dataset_error: str = ""
+    held_out: list[Sample] = field(default_factory=list)
+    similar: SimilarCells | None = None
+
+    @property
+    def prior(self) -> np.ndarray | None:
+        """Images of each class that the model learned from, in its label order; None when nobody says."""
+        if self.dataset is None or set(self.dataset.label_names) != set(self.classifier.label_names):
+            return None
+        counts = dict(zip(self.dataset.label_names, self.dataset.counts.get("train", []), strict=False))
+        prior = np.array([counts.get(label, 0) for label in self.classifier.label_names], dtype=float)
+        return prior if prior.all() else None
+
+
+def front_matter(readme: Path = Path(__file__).parent / "README.md") -> dict[str, Any]:
+    """The YAML block at the head of a Space's README; empty when there is none."""
+    parts = readme.read_text("utf-8").split("---\n") if readme.is_file() else []
+    return yaml.safe_load(parts[1]) if len(parts) > 2 else {}
+
+
+def chosen_repos(environment: Mapping[str, str] = os.environ) -> tuple[str, str]:
+    """Model and data set ids: of the environment, else of the front matter."""
+    declared = front_matter()
+    model_id = environment.get("MODEL_ID") or next(iter(declared.get("models") or []), "")
+    dataset_id = environment.get("DATASET_ID") or next(iter(declared.get("datasets") or []), "")
+    return model_id, dataset_id
+
+
+def load_resources(model_id: str, dataset_id: str, revision: str | None = None) -> Resources:
+    """Load the model and warm it up, open the data set, and start filling the index of similar cells."""
+    classifier = Classifier.from_hub(model_id, revision)
+    height, width = classifier.preprocess.config["input_size"][1:]
+    classifier.predict(np.full((height, width, 3), 255, np.uint8))
+    resources = Resources(
+        classifier=classifier,
+        batcher=Batcher(classifier),
+        metrics=classifier.repo.read_json("metrics.json"),
+        history=classifier.repo.read_jsonl("history.jsonl"),
+    )
+    try:
+        resources.dataset = open_dataset_repo(dataset_id)
+    except DatasetRepoError as error:
+        resources.dataset_error = str(error)
+        return resources
+    split = next((s for s in ("test", "validation", "train") if s in resources.dataset.counts), "train")
+    resources.held_out = list(resources.dataset.samples(split, SHOWN_PER_CLASS))
+    random.Random(0).shuffle(resources.held_out)
+    resources.similar = SimilarCells(resources.batcher)
+    resources.similar.fill_in_background(resources.dataset.samples("train", SIMILAR_PER_CLASS))
+    return resources

@@ -1,0 +1,110 @@
+"""Tab "The model": what `metrics.json` and `history.jsonl` of the model repo say, drawn."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from space import cards, charts
+from space.resources import Resources
+from space.texts import language_of, say
+from space.titled_plot import titled_plot
+
+MEASURES = ("loss", "accuracy", "macro_f1")
+FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "auc")
+
+
+def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
+    """Lay the tab out; it is drawn in the visitor's language when first opened."""
+    head = gr.HTML(elem_id="model-head")
+    split = held_out_figures(resources)
+    with gr.Row(visible=bool(resources.history)):
+        curves = [titled_plot(i18n, f"model_{measure}", 260) for measure in MEASURES]
+    with gr.Row(visible=split is not None):
+        confusion = titled_plot(i18n, "model_confusion")
+        per_class = titled_plot(i18n, "model_per_class")
+    with gr.Row(visible=split is not None and "reliability" in split):
+        reliability = titled_plot(i18n, "model_reliability")
+        coverage = titled_plot(i18n, "model_coverage")
+    table = gr.HTML(elem_id="model-table")
+
+    def draw(request: gr.Request) -> list[Any]:
+        language = language_of(request)
+        drawn = [
+            charts.history_chart(resources.history, m, language) if resources.history else None
+            for m in MEASURES
+        ]
+        if split is None:
+            return [cards.message(say(language, "model_no_metrics")), *drawn, None, None, None, None, ""]
+        return [
+            headline(resources, split, language),
+            *drawn,
+            charts.confusion_chart(split["confusion_matrix"], resources.metrics["label_names"], language),
+            charts.per_class_chart(split["per_class"], language),
+            charts.reliability_chart(split["reliability"], language) if "reliability" in split else None,
+            charts.coverage_chart(split.get("accuracy_against_coverage", []), language),
+            per_class_table(resources, split, language),
+        ]
+
+    tab.select(
+        draw,
+        None,
+        [head, *curves, confusion, per_class, reliability, coverage, table],
+        api_visibility="private",
+    )
+
+
+def held_out_figures(resources: Resources) -> dict[str, Any] | None:
+    """The figures of the test split, else of validation; None when the repo reports none."""
+    splits = (resources.metrics or {}).get("splits", {})
+    return next(({"split": name, **splits[name]} for name in ("test", "validation") if name in splits), None)
+
+
+def headline(resources: Resources, split: dict[str, Any], language: str) -> str:
+    """The model in a line, and its main figures large."""
+    model, repo = resources.metrics.get("model", {}), resources.classifier.repo
+    line = say(
+        language,
+        "model_card",
+        architecture=model.get("architecture", repo.architecture),
+        parameters=f"{model.get('parameters', 0) / 1e6:.1f}",
+        side=resources.classifier.preprocess.config["input_size"][-1],
+    )
+    images = say(
+        language, "model_images", images=split["images"], split=say(language, f"model_{split['split']}")
+    )
+    tiles = "".join(tile(language, key, split) for key in FIGURES if key in split)
+    return (
+        f'<section class="headline"><h2>{escape(repo.name)}</h2><p>{escape(line)} · {escape(images)}</p>'
+        f'<ul class="tiles">{tiles}</ul></section>'
+    )
+
+
+def tile(language: str, key: str, split: dict[str, Any]) -> str:
+    """One figure with its interval, if it has one."""
+    low_high = split.get("intervals", {}).get(key)
+    interval = (
+        say(language, "model_interval", low=f"{low_high[0]:.3f}", high=f"{low_high[1]:.3f}")
+        if low_high
+        else ""
+    )
+    return f"<li><span>{escape(say(language, key))}</span><b>{split[key]:.3f}</b><small>{escape(interval)}</small></li>"
+
+
+def per_class_table(resources: Resources, split: dict[str, Any], language: str) -> str:
+    """Precision, recall, F1, AUC and support of each class: what the bars show, for reading."""
+    keys = ("precision", "recall", "f1", "auc")
+    head = "".join(f'<th scope="col">{escape(say(language, f"model_{k}"))}</th>' for k in (*keys, "support"))
+    rows = "".join(
+        f'<tr><th scope="row"><b>{escape(label)}</b> {escape(cards.name_of(resources.classifier, language, label))}</th>'
+        + "".join(f"<td>{row[k]:.3f}</td>" if row.get(k) is not None else "<td></td>" for k in keys)
+        + f"<td>{row['support']}</td></tr>"
+        for label, row in split["per_class"].items()
+    )
+    first = escape(say(language, "table_label"))
+    return (
+        f'<div class="scroll"><table><thead><tr><th scope="col">{first}</th>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )

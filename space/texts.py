@@ -1,0 +1,50 @@
+"""Every word of the page, by language: static ones through `gr.I18n`, composed ones through `say`.
+
+In: the dictionaries of `texts_en.py` and `texts_id.py`. The browser's language decides; `?lang=en` or
+`?lang=id` in the address, which the switch at the top sets, overrides it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from space.notes import NOTES, Note
+from space.texts_en import TEXTS as EN
+from space.texts_id import TEXTS as ID
+
+LANGUAGES = {"en": EN, "id": ID}
+NAMES = {"en": "English", "id": "Bahasa Indonesia"}
+
+# Gradio takes the browser's language and has no switch of its own in the page. Its Settings panel changes the language
+# through `changeLocale` of the module `core`; this does the same for `?lang=`. (sdk_version is pinned; a test watches.)
+HEAD = """
+<script>
+(() => {
+  const asked = new URLSearchParams(location.search).get("lang");
+  const language = (asked || navigator.language).startsWith("id") ? "id" : "en";
+  document.documentElement.lang = language;
+  const core = performance.getEntriesByType("resource").find(entry => /\\/assets\\/core-[^/]*\\.js/.test(entry.name));
+  if (asked && core) import(core.name).then(module => module.changeLocale(language));
+})();
+</script>
+"""
+
+
+def say(language: str, key: str, **values: Any) -> str:
+    """The text `key` in a language (English when it has no such language), with its {placeholders} filled."""
+    return LANGUAGES.get(language, EN)[key].format(**values)
+
+
+def language_of(request: Any) -> str:
+    """The language of a visitor's request: of the page's address, else the first that the browser accepts."""
+    if request is None:
+        return "en"
+    asked = request.query_params.get("lang") if request.query_params else None
+    accepted = asked or (request.headers or {}).get("accept-language", "en")
+    return "id" if accepted.lower().startswith(("id", "in")) else "en"
+
+
+def note_on(language: str, label: str, description: str) -> Note:
+    """Name and morphology note of a class; for a class without a teaching text the repo's description
+    alone."""
+    return NOTES.get(language, NOTES["en"]).get(label, Note(description, ""))

@@ -1,0 +1,136 @@
+"""Crops cut from one place share a group; different cells do not.
+
+`python -m tests.dataset_script.test_overlaps [REAL_FOLDER]` prints the recall.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset_script.check import luminance
+from dataset_script.drawn_cells import LOOKS, draw_cell, draw_field
+from dataset_script.overlaps import TURNS, PointStore, agreement, fingerprint, link
+
+SHIFTS = ((60, 60), (125, 0), (90, 90), (125, 125))  # rows, columns, of a frame of 250
+DAMAGE = {"JPEG 90": (90, 1.0, 0), "JPEG 75": (75, 1.0, 0), "JPEG 75, darker": (75, 0.8, 10)}
+
+
+def saved_again(pixels: np.ndarray, quality: int, gain: float = 1.0, offset: float = 0) -> np.ndarray:
+    """Return the luminance of RGB pixels [H, W, 3] after a change of brightness and a round through JPEG."""
+    buffer = io.BytesIO()
+    changed = (pixels * gain + offset).clip(0, 255).astype(np.uint8)
+    Image.fromarray(changed).save(buffer, "JPEG", quality=quality)
+    return luminance(Image.open(buffer))
+
+
+def grouped(images: list[np.ndarray]) -> list[int]:
+    """Return the group of each luminance image."""
+    store = PointStore(None)
+    for node, image in enumerate(images):
+        store.add(node, fingerprint(image))
+    sets, _, _ = link(store, len(images), images.__getitem__)
+    store.close()
+    return [sets.find(node) for node in range(len(images))]
+
+
+def recall(fields: list[np.ndarray], frame: int, damage: str, shifts=SHIFTS) -> dict[tuple[int, int], float]:
+    """Return, for each shift (for a frame of 250), the part of pairs that were joined; none may join across fields."""
+    rng = np.random.default_rng(1)
+    found = {}
+    for rows, columns in shifts:
+        down, right = rows * frame // 250, columns * frame // 250
+        images = []
+        for field in fields:
+            top = rng.integers(field.shape[0] - frame - down + 1)
+            left = rng.integers(field.shape[1] - frame - right + 1)
+            images.append(saved_again(field[top : top + frame, left : left + frame], 95))
+            second = field[top + down : top + down + frame, left + right : left + right + frame]
+            images.append(saved_again(second, *DAMAGE[damage]))
+        groups = grouped(images)
+        pairs = list(zip(groups[::2], groups[1::2], strict=True))
+        assert all(a // 2 == i for i, pair in enumerate(pairs) for a in pair), (
+            "crops of different fields were joined"
+        )
+        found[rows, columns] = sum(a == b for a, b in pairs) / len(pairs)
+    return found
+
+
+def drawn_fields(count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    names = list(LOOKS)
+    return [
+        np.asarray(
+            draw_field(400, 400, [(names[rng.integers(7)], *rng.integers(0, 400, 2)) for _ in range(9)], seed)
+        )
+        for seed in range(count)
+    ]
+
+
+def real_crops(folder: Path, count: int) -> list[np.ndarray]:
+    paths = sorted(folder.glob("*/*.jpg"))
+    return [np.asarray(Image.open(path).convert("RGB")) for path in paths[:: len(paths) // count][:count]]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_crops_of_one_field_are_found_up_to_shifts_of_half_the_frame(damage: str) -> None:
+    found = recall(drawn_fields(20), 250, damage)
+    assert min(found[60, 60], found[125, 0], found[90, 90]) >= 0.95, found
+    assert found[125, 125] >= 0.8, found
+
+
+@pytest.mark.real_data
+def test_windows_of_real_crops_are_found(real_images: Path) -> None:
+    found = recall(real_crops(real_images, 60), 160, "JPEG 90")
+    assert min(found[60, 60], found[125, 0], found[90, 90]) >= 0.95, found
+
+
+def test_different_cells_are_not_joined() -> None:
+    images = [luminance(draw_cell(label, seed)) for label in LOOKS for seed in range(12)]
+    assert len(set(grouped(images))) == len(images)
+
+
+@pytest.mark.parametrize("turn", range(8))
+def test_a_turned_or_mirrored_copy_is_joined(turn: int) -> None:
+    pixels = np.asarray(draw_cell("PMO", 4))
+    turned = np.rot90(pixels if turn < 4 else pixels[:, ::-1], -(turn % 4))
+    other = luminance(draw_cell("PMO", 5))
+    groups = grouped([luminance(Image.fromarray(pixels)), other, saved_again(turned, 85)])
+    assert groups == [0, 1, 0]
+
+
+def test_agreement_follows_a_known_turn_and_shift() -> None:
+    field = drawn_fields(1)[0].mean(axis=2, dtype=np.float32)
+    a, b = field[:250, :250], field[40:290, 70:320]
+    assert agreement(a, b, 0, (-40, -70)) > 0.99
+    for turn, matrix in enumerate(TURNS):
+        moved = np.einsum("ij,hwj->hwi", matrix, np.stack(np.indices(b.shape), axis=-1))
+        moved -= moved.min(axis=(0, 1))
+        target = np.zeros_like(b)
+        target[moved[..., 0], moved[..., 1]] = b
+        corner = -np.minimum(matrix @ [249, 249], 0)
+        assert agreement(b, target, turn, tuple(corner)) > 0.99
+
+
+def test_flat_and_tiny_pictures_have_no_points_and_no_fault() -> None:
+    assert len(fingerprint(np.full((250, 250), 200, dtype=np.float32))) == 0
+    assert len(fingerprint(np.zeros((8, 8), dtype=np.float32))) == 0
+    assert len(fingerprint(np.zeros((8, 9000), dtype=np.float32))) == 0
+
+
+if __name__ == "__main__":
+    sets = {"drawn fields, frame 250": (drawn_fields(100), 250)}
+    if len(sys.argv) > 1:
+        sets["windows of real crops, frame 160"] = (real_crops(Path(sys.argv[1]), 300), 160)
+    for title, (fields, frame) in sets.items():
+        for damage in DAMAGE:
+            shown = ", ".join(
+                f"{rows}x{columns}: {part:.3f}"
+                for (rows, columns), part in recall(fields, frame, damage).items()
+            )
+            print(f"{title}, {damage}: {shown}")

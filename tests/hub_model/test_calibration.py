@@ -1,0 +1,167 @@
+"""Calibration: each rule on simulated logits whose truth is known."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hub_model.calibration import (
+    calibrate_folder,
+    conformal_threshold,
+    fit_calibration,
+    fit_conformal,
+    fit_temperature,
+    mean_log_loss,
+)
+from hub_model.contract import ContractError, read_logits
+from hub_model.trust_report import surest, trust_figures
+from space.trust import Trust, softmax
+
+NAMES = ["BLA", "EOS", "LYT", "MON"]
+
+
+def simulate(images: int, seed: int, sharpness: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [N, 4] that are right at temperature `sharpness`, and labels drawn from what they say."""
+    rng = np.random.default_rng(seed)
+    true = 2 * rng.standard_normal((images, len(NAMES)))
+    labels = (true + rng.gumbel(size=true.shape)).argmax(axis=1)
+    return sharpness * true, labels
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"label_names": NAMES}))
+    for seed, split in enumerate(("validation", "test")):
+        logits, labels = simulate(1000, seed, sharpness=3.0)
+        columns = {"file_name": [f"{i}.jpg" for i in range(1000)], "label": labels}
+        table = pa.table({**columns, "logits": pa.array(logits.tolist(), pa.list_(pa.float32()))})
+        pq.write_table(table, tmp_path / f"logits_{split}.parquet")
+    return tmp_path
+
+
+@pytest.mark.parametrize("sharpness", [0.4, 1.0, 3.0])
+def test_temperature_undoes_a_known_sharpening(sharpness):
+    logits, labels = simulate(20_000, 0, sharpness)
+    assert fit_temperature(logits, labels) == pytest.approx(sharpness, rel=0.04)
+
+
+def test_temperature_has_the_least_log_loss():
+    logits, labels = simulate(500, 1, 2.5)
+    best = fit_temperature(logits, labels)
+    assert mean_log_loss(logits, labels, best) <= min(
+        mean_log_loss(logits, labels, best * factor) for factor in (0.5, 0.98, 1.02, 2)
+    )
+
+
+def test_conformal_threshold_is_the_corrected_rank():
+    scores = np.arange(19) / 100  # n + 1 = 20: the 18th smallest for 90 %, the 19th for 95 %
+    assert conformal_threshold(scores[::-1], 0.90) == 0.17
+    assert conformal_threshold(scores, 0.95) == 0.18
+
+
+def test_too_few_images_for_a_level_let_the_class_into_every_set():
+    assert conformal_threshold(np.zeros(18), 0.95) == 1.0
+    assert conformal_threshold(np.zeros(0), 0.90) == 1.0
+
+
+@pytest.mark.parametrize("level", ["0.90", "0.95"])
+def test_every_class_is_covered_as_promised_on_new_images(level):
+    """The guarantee is about the mean over calibration sets; MON is made a hard class."""
+    covered = []
+    for seed in range(300):
+        logits, labels = simulate(600, seed)
+        probabilities = softmax(logits - [0, 0, 0, 1.5])
+        thresholds = fit_conformal(probabilities[:300], labels[:300], float(level))
+        members = (1 - probabilities <= thresholds)[300:][np.arange(300), labels[300:]]
+        covered.append([members[labels[300:] == c].mean() for c in range(len(NAMES))])
+    mean = np.mean(covered, axis=0)
+    assert (mean >= float(level) - 0.01).all(), mean
+    assert (mean <= float(level) + 1 / 50 + 0.01).all(), mean  # at most 1 / (n + 1) above it
+
+
+def test_the_space_answers_with_the_sets_that_were_reported():
+    logits, labels = simulate(400, 5)
+    calibration = fit_calibration(logits, labels, NAMES)
+    limits = {k: np.array([v["thresholds"][n] for n in NAMES]) for k, v in calibration["conformal"].items()}
+    trust = Trust(tuple(NAMES), calibration["temperature"]["value"], limits)
+    sets = trust.sets(trust.probabilities(logits))
+    report = trust_figures(logits, labels, NAMES, calibration, resamples=2)["conformal"]
+    for level, members in sets.items():
+        assert report[level]["mean_set_size"]["all"] == members.sum(axis=1).mean()
+        assert report[level]["coverage"]["all"] == members[np.arange(400), labels].mean() >= float(level)
+
+
+def test_temperature_lowers_calibration_error_and_keeps_accuracy():
+    logits, labels = simulate(4000, 2, 4.0)
+    calibration = fit_calibration(logits[:2000], labels[:2000], NAMES)
+    rest, truth = logits[2000:], labels[2000:]
+    after = trust_figures(rest, truth, NAMES, calibration, resamples=2)
+    untouched = {**calibration, "temperature": {"value": 1.0}}
+    before = trust_figures(rest, truth, NAMES, untouched, resamples=2)
+    assert after["calibrated"]["ece"] < 0.5 * before["calibrated"]["ece"]
+    assert after["calibrated"]["log_loss"] < before["calibrated"]["log_loss"]
+    assert (
+        after["accuracy_against_coverage"][-1]["accuracy"]
+        == before["accuracy_against_coverage"][-1]["accuracy"]
+    )
+
+
+def test_accuracy_against_coverage_keeps_the_surest():
+    assert surest(np.array([0.2, 0.9, 0.5, 0.7]), 0.5).tolist() == [1, 3]
+    logits, labels = simulate(3000, 3)
+    report = trust_figures(logits, labels, NAMES, fit_calibration(logits, labels, NAMES), resamples=50)
+    points = report["accuracy_against_coverage"]
+    assert points[-1]["accuracy"] == (logits.argmax(axis=1) == labels).mean()
+    assert points[3]["accuracy"] > points[-1]["accuracy"] + 0.1
+    assert [p["threshold"] for p in points] == sorted((p["threshold"] for p in points), reverse=True)
+    assert all(p["interval"][0] <= p["accuracy"] <= p["interval"][1] for p in points)
+
+
+def test_reliability_holds_every_image_once():
+    logits, labels = simulate(777, 4)
+    report = trust_figures(logits, labels, NAMES, fit_calibration(logits, labels, NAMES), resamples=2)
+    assert sum(point["images"] for point in report["reliability"]) == 777
+
+
+def test_a_class_that_is_missing_from_a_split_has_no_figure():
+    logits, labels = simulate(300, 6)
+    calibration = fit_calibration(logits, labels, NAMES)
+    kept = labels != 2
+    report = trust_figures(logits[kept], labels[kept], NAMES, calibration, resamples=5)
+    assert report["conformal"]["0.90"]["coverage"]["LYT"] is None
+    assert report["conformal"]["0.90"]["intervals"]["coverage"]["LYT"] is None
+
+
+def test_a_folder_is_calibrated_on_validation_alone(run_folder):
+    calibration = calibrate_folder(run_folder)
+    fitted_on = read_logits(run_folder / "logits_validation.parquet", len(NAMES))
+    assert calibration == json.loads((run_folder / "calibration.json").read_text())
+    assert calibration["temperature"]["value"] == fit_temperature(fitted_on.values, fitted_on.labels)
+    (run_folder / "logits_test.parquet").unlink()
+    assert calibrate_folder(run_folder) == calibration
+
+
+def test_calibrating_again_keeps_the_out_of_distribution_part(run_folder):
+    (run_folder / "calibration.json").write_text(json.dumps({"out_of_distribution": {"score": "energy"}}))
+    assert calibrate_folder(run_folder)["out_of_distribution"] == {"score": "energy"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+        (lambda f: (f / "logits_validation.parquet").unlink(), "it is missing"),
+        (lambda f: (f / "logits_validation.parquet").write_bytes(b"PAR1"), "cannot be read"),
+        (
+            lambda f: (f / "config.json").write_text('{"label_names": ["A", "B"]}'),
+            "rows of 4 logits for 2 classes",
+        ),
+    ],
+)
+def test_what_cannot_be_calibrated_is_said_in_one_sentence(run_folder, spoil, message):
+    spoil(run_folder)
+    with pytest.raises(ContractError, match=message) as caught:
+        calibrate_folder(run_folder)
+    assert "\n" not in str(caught.value)

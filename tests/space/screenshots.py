@@ -1,0 +1,150 @@
+"""`python -m tests.space.screenshots OUT` takes every tab, desktop and phone, light and dark, both languages.
+
+In: MODEL_ID and DATASET_ID of the environment, else a small model and data set of drawn cells. Out: PNG files
+`TAB-SIZE-SCHEME-LANGUAGE.png`, to be looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page
+
+from dataset_script.drawn_cells import LOOKS, draw_cell, draw_field
+from tests.space.browser import chromium
+from tests.space.conftest import start_space
+
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+TABS = ("cell", "cells", "field", "model", "data", "learn", "api")
+LOCALES = {"en": "en-US", "id": "id-ID"}
+
+
+def draw_inputs(folder: Path) -> dict[str, Path]:
+    """A cell, a zip of cells with bad files among them, and a field."""
+    draw_cell("PMO", 77).save(folder / "cell.jpg", quality=90)
+    with zipfile.ZipFile(folder / "cells.zip", "w") as archive:
+        for number, label in enumerate(list(LOOKS) * 6):
+            draw_cell(label, 500 + number).save(folder / "one.jpg", quality=90)
+            archive.write(folder / "one.jpg", f"slide/{label.lower()}-{number:02d}.jpg")
+        archive.writestr("slide/notes.txt", "no picture")
+        archive.writestr("slide/cut-off.jpg", (folder / "one.jpg").read_bytes()[:4000])
+    cells = [
+        (label, 130 + 210 * (i // 5), 130 + 210 * (i % 5)) for i, label in enumerate([*LOOKS, *LOOKS][:13])
+    ]
+    draw_field(680, 1120, cells, seed=1).save(folder / "field.jpg", quality=90)
+    return {
+        name: folder / file
+        for name, file in (("cell", "cell.jpg"), ("cells", "cells.zip"), ("field", "field.jpg"))
+    }
+
+
+def visit(page: Page, address: str, language: str) -> None:
+    """Open the page and wait until it can be used."""
+    page.goto(f"{address}/?lang={language}")
+    page.locator("#cell-picture").wait_for(timeout=60_000)
+
+
+def open_tab(page: Page, name: str) -> None:
+    """Select a tab, also where a narrow page keeps it in the overflow menu."""
+    index = TABS.index(name)
+    shown = page.get_by_role("tab")
+    label = page.evaluate(
+        "i => window.gradio_config.components.filter(c => c.type === 'tabitem')[i].props.id", index
+    )
+    assert label == name
+    if index < shown.count() and shown.nth(index).is_visible():
+        shown.nth(index).click()
+        return
+    page.locator(".overflow-menu > button").click()
+    page.locator(".overflow-dropdown button").nth(index - shown.count()).click()
+
+
+def fill_tab(page: Page, name: str, inputs: dict[str, Path]) -> None:
+    """Use a tab as a visitor would, and wait for what it answers."""
+    open_tab(page, name)
+    if name == "cell":
+        page.set_input_files("#cell-picture input[type=file]", inputs["cell"])
+        page.locator("#cell-looked figure").first.wait_for(timeout=60_000)
+    elif name == "cells":
+        page.set_input_files("#cells-files input[type=file]", inputs["cells"])
+        page.locator("#cells-files .file-preview").wait_for()
+        page.locator("#cells-run").click()
+        page.locator("#cells-chart .js-plotly-plot").wait_for(timeout=60_000)
+    elif name == "field":
+        page.set_input_files("#field-picture input[type=file]", inputs["field"])
+        page.locator("#field-picture img").wait_for()
+        page.locator("#field-run").click()
+        page.locator("#field-chart .js-plotly-plot").wait_for(timeout=60_000)
+    elif name == "learn":
+        page.locator("#learn-cell img").wait_for(timeout=30_000)
+        page.locator("#learn-guess label").nth(2).click()
+        page.locator("#learn-check").click()
+        page.locator("#learn-verdict .answer").wait_for(timeout=30_000)
+    else:
+        ready = {
+            "model": "#model-coverage .js-plotly-plot",
+            "data": "#data-examples img",
+            "api": "#api-page pre",
+        }
+        page.locator(ready[name]).first.wait_for(timeout=60_000)
+
+
+def take(
+    browser: Browser, address: str, inputs: dict[str, Path], out: Path, tabs: tuple[str, ...]
+) -> Iterator[Path]:
+    """Every tab in every size, scheme and language."""
+    for size, (width, height) in SIZES.items():
+        for scheme in ("light", "dark"):
+            for language, locale in LOCALES.items():
+                context = browser.new_context(
+                    viewport={"width": width, "height": height}, color_scheme=scheme, locale=locale
+                )
+                page = context.new_page()
+                visit(page, address, language)
+                for name in tabs:
+                    fill_tab(page, name, inputs)
+                    page.wait_for_timeout(700)  # the plots' first drawing
+                    path = out / f"{name}-{size}-{scheme}-{language}.png"
+                    page.screenshot(path=path, full_page=True)
+                    yield path
+                context.close()
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments:
+        print("usage: python -m tests.space.screenshots OUT [TAB …]", file=sys.stderr)
+        return 2
+    out = Path(arguments[0])
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        space = start_space(["-m", "space", *_repos(folder)], folder / "uploads")
+        try:
+            with chromium() as browser:
+                for path in take(
+                    browser, space.address, draw_inputs(folder), out, tuple(arguments[1:]) or TABS
+                ):
+                    print(path, flush=True)
+        finally:
+            space.process.terminate()
+            space.process.wait(20)
+    return 0
+
+
+def _repos(folder: Path) -> list[str]:
+    if os.environ.get("MODEL_ID"):
+        return []
+    from tests.space import small_dataset_repo, small_model_repo
+
+    model = small_model_repo.build(folder / "model")
+    dataset = small_dataset_repo.build(folder / "dataset", {"train": 12, "validation": 3, "test": 12})
+    return ["--model", str(model), "--dataset", str(dataset)]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

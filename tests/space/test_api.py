@@ -1,0 +1,141 @@
+"""The running Space through its API: the documented examples are run, bad uploads get a sentence, nothing
+stays."""
+
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from dataset_script.drawn_cells import draw_cell, draw_field
+from space.api import CURL, ENDPOINTS, PYTHON
+from space.classifier import Classifier
+from tests.space.bad_uploads import PICTURES, jpeg, zipped
+from tests.space.conftest import RunningSpace
+from tests.space.small_model_repo import LABELS
+
+
+@pytest.fixture(scope="module")
+def client(space: RunningSpace) -> Client:
+    return Client(space.address, verbose=False)
+
+
+def test_the_python_example_of_the_page_runs(space: RunningSpace, cell_file: Path) -> None:
+    code = PYTHON.format(address=space.address)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cell_file.parent,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
+    )
+    assert "PMO" in done.stdout and "probabilities" not in done.stderr
+
+
+def test_the_curl_example_of_the_page_runs(space: RunningSpace, cell_file: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", CURL.format(address=space.address)],
+        cwd=cell_file.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    answer = json.loads(done.stdout.split("data: ")[1])[0]
+    assert answer["label"] == "PMO" and set(answer["probabilities"]) == set(LABELS)
+
+
+def test_endpoints_are_named_and_typed(client: Client) -> None:
+    named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert set(named) == {f"/{name}" for name in ENDPOINTS}
+    returned = {name: endpoint["returns"][0]["type"] for name, endpoint in named.items()}
+    assert returned["/predict"]["properties"]["verdict"] == {"type": "string"}
+    assert returned["/count"]["type"] == "array"
+
+
+def test_the_api_answers_as_the_classifier_does(client: Client, small_model: Path, cell_file: Path) -> None:
+    expected = Classifier.from_hub(small_model).predict(cell_file)
+    answer = client.predict(handle_file(cell_file), api_name="/predict")
+    assert answer["label"] == expected.labels[0] and answer["verdict"] == str(expected.verdicts[0])
+    assert answer["probabilities"] == pytest.approx(dict(expected.top(0, 7)), abs=1e-5)
+    card = client.predict(api_name="/model")
+    assert card["labels"]["NIF"] == "not identifiable" and card["backend"] == "onnx"
+
+
+def test_many_pictures_and_zips_give_rows_and_a_count(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "cells.zip").write_bytes(
+        zipped({f"{i}.jpg": jpeg(i) for i in range(5)} | {"../x.jpg": jpeg()})
+    )
+    (tmp_path / "=evil.jpg").write_bytes(b"text")
+    files = [handle_file(tmp_path / name) for name in ("cells.zip", "=evil.jpg")]
+    rows = client.predict(files, api_name="/predict_many")
+    assert len(rows) == 7 and sum(bool(row["error"]) for row in rows) == 2
+    assert {row["label"] for row in rows if not row["error"]} <= set(LABELS)
+    counts = client.predict(files, api_name="/count")
+    assert [row["label"] for row in counts] == list(LABELS)
+    assert sum(row["cells"] for row in counts) <= 5
+
+
+def test_a_field_gives_boxes(client: Client, tmp_path: Path) -> None:
+    spots = [(140, 140), (140, 400), (400, 140), (400, 400)]
+    draw_field(540, 540, [("BLA", *spot) for spot in spots], seed=2).save(tmp_path / "field.png")
+    cells = client.predict(handle_file(tmp_path / "field.png"), api_name="/field")
+    assert len(cells) == 4 and all(cell["side"] > 100 for cell in cells)
+
+
+@pytest.mark.parametrize("name", [name for name in PICTURES if name != "500-megabytes.jpg"])
+def test_a_bad_upload_is_one_sentence_for_its_sender(client: Client, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(PICTURES[name][0]())
+    with pytest.raises(AppError) as refusal:
+        client.predict(handle_file(tmp_path / name), api_name="/predict")
+    assert "Traceback" not in str(refusal.value) and str(refusal.value).rstrip().endswith(".")
+
+
+def test_500_megabytes_are_refused_at_the_door(client: Client, tmp_path: Path) -> None:
+    with (tmp_path / "large.jpg").open("wb") as file:
+        file.truncate(500 * 2**20)
+    with pytest.raises(Exception, match=r"(?i)size|413|large"):
+        client.predict(handle_file(tmp_path / "large.jpg"), api_name="/predict")
+
+
+def test_a_path_of_the_server_is_not_read(client: Client, space: RunningSpace) -> None:
+    stranger = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(AppError):
+        client.predict(stranger, api_name="/predict")
+    done = subprocess.run(
+        ["curl", "-s", "-o", "-", f"{space.address}/gradio_api/file=/etc/passwd"],
+        capture_output=True,
+        text=True,
+    )
+    assert "root:" not in done.stdout
+
+
+def test_visitors_at_once_all_get_their_own_answer(
+    space: RunningSpace, tmp_path: Path, small_model: Path
+) -> None:
+    paths = []
+    for i, label in enumerate(LABELS * 2):
+        paths.append(tmp_path / f"{i}.png")
+        draw_cell(label, 900 + i).save(paths[-1])
+    expected = Classifier.from_hub(small_model).predict(paths).labels
+
+    def ask(path: Path) -> str:
+        return Client(space.address, verbose=False).predict(handle_file(path), api_name="/predict")["label"]
+
+    with ThreadPoolExecutor(8) as visitors:
+        assert list(visitors.map(ask, paths)) == expected
+
+
+def test_no_upload_stays_on_disk(client: Client, space: RunningSpace, cell_file: Path) -> None:
+    before = {path for path in space.uploads.rglob("*") if path.is_file()}
+    client.predict(handle_file(cell_file), api_name="/predict")
+    client.predict([handle_file(cell_file)], api_name="/count")
+    time.sleep(0.2)
+    assert {path for path in space.uploads.rglob("*") if path.is_file()} <= before
+    assert not [path for path in before if path.name == cell_file.name]

@@ -1,0 +1,257 @@
+"""The public entry: the same logits as timm's own, from a folder or the Hub, and nothing unsafe is loaded."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from huggingface_hub import HfApi
+from PIL import Image
+from timm.data import create_transform, resolve_data_config, resolve_model_data_config
+
+from dataset_script.drawn_cells import draw_cell
+from space.classifier import Classifier, Preprocessing, to_rgb
+from space.model_repo import ModelRepoError
+from tests.space.small_model_repo import LABELS
+
+
+@pytest.fixture(scope="module")
+def cells() -> list[Image.Image]:
+    return [draw_cell(label, 300 + i) for i, label in enumerate(LABELS)]
+
+
+def changed(small_model: Path, folder: Path, **config: object) -> Path:
+    """A copy of the model repo whose config.json says something else."""
+    shutil.copytree(small_model, folder)
+    found = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**found, **config}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"mean": (0.1, 0.2, 0.3)},
+        {"input_size": (3, 96, 96), "crop_pct": 1.0, "interpolation": "bilinear", "mean": (0.5,) * 3},
+        {"input_size": (3, 160, 160), "crop_pct": 0.95, "crop_mode": "squash"},
+        {"input_size": (3, 128, 96), "crop_pct": 0.9},
+        {"input_size": (3, 96, 96), "crop_mode": "border", "std": (0.3, 0.2, 0.1)},
+    ],
+)
+def test_preprocessing_is_bit_identical_to_timms_transform(config: dict) -> None:
+    images = [draw_cell("EOS", 3), draw_cell("NGS", 4).resize((301, 173))]
+    transform = create_transform(**resolve_data_config(pretrained_cfg=config), is_training=False)
+    expected = torch.stack([transform(image) for image in images]).numpy()
+    assert np.array_equal(Preprocessing(config)(images), expected)
+
+
+def test_the_timm_backend_gives_the_logits_of_timms_one_line(small_model: Path, cells: list) -> None:
+    model = timm.create_model(f"local-dir:{small_model}", pretrained=True).eval()
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    with torch.inference_mode():
+        expected = model(torch.stack([transform(cell) for cell in cells])).numpy()
+    answer = Classifier.from_hub(small_model, backend="timm").predict(cells)
+    assert np.array_equal(answer.logits, expected)
+
+
+def test_onnx_and_timm_give_the_same_answers(small_model: Path, cells: list) -> None:
+    onnx, other = (Classifier.from_hub(small_model, backend=name).predict(cells) for name in ("onnx", "timm"))
+    assert Classifier.from_hub(small_model).backend == "onnx"
+    assert onnx.labels == other.labels
+    assert [str(verdict) for verdict in onnx.verdicts] == [str(verdict) for verdict in other.verdicts]
+    np.testing.assert_allclose(onnx.logits, other.logits, atol=1e-4)
+    np.testing.assert_allclose(onnx.features, other.features, atol=1e-4)
+
+
+def test_an_answer_does_not_depend_on_the_batch_nor_on_the_form_of_the_image(
+    small_model: Path, tmp_path: Path
+) -> None:
+    classifier = Classifier.from_hub(small_model)
+    paths = []
+    for i in range(5):
+        paths.append(tmp_path / f"{i}.png")
+        draw_cell("BLA", i).save(paths[-1])
+    expected = classifier.predict(paths).logits
+    forms = [
+        paths[0],
+        str(paths[1]),
+        paths[2].read_bytes(),
+        Image.open(paths[3]),
+        np.asarray(Image.open(paths[4])),
+    ]
+    np.testing.assert_allclose(classifier.predict(iter(forms), batch_size=2).logits, expected, atol=1e-5)
+    assert len(classifier.predict([])) == 0
+    assert classifier.predict(paths[0]).labels == classifier.predict(paths[:1]).labels
+
+
+def test_a_hub_id_and_its_folder_answer_alike(small_model: Path, owner: str, cells: list) -> None:
+    repo = f"{owner}/classifier-by-id"
+    HfApi().create_repo(repo, exist_ok=True)
+    commit = HfApi().upload_folder(repo_id=repo, folder_path=small_model)
+    classifier = Classifier.from_hub(repo)
+    assert classifier.repo.commit == commit.oid
+    assert classifier.label_descriptions["NIF"] == "not identifiable"
+    assert np.array_equal(
+        classifier.predict(cells).logits, Classifier.from_hub(small_model).predict(cells).logits
+    )
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "old/weights.PTH", "training_state.pkl"])
+def test_a_repo_with_a_pickle_is_refused_by_the_name_of_the_file(
+    small_model: Path, tmp_path: Path, owner: str, name: str
+) -> None:
+    folder = changed(small_model, tmp_path / "repo")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"\x80\x04.")
+    with pytest.raises(ModelRepoError, match=name):
+        Classifier.from_hub(folder)
+    repo = f"{owner}/with-{Path(name).stem.replace('_', '-')}"
+    HfApi().create_repo(repo, exist_ok=True)
+    HfApi().upload_folder(repo_id=repo, folder_path=folder)
+    with pytest.raises(ModelRepoError, match=name):
+        Classifier.from_hub(repo)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"auto_map": {"AutoModel": "code.Model"}}, "auto_map"),
+        ({"label_names": None}, "label_names"),
+        ({"label_names": ["A", "A", *"BCDEF"]}, "label_names"),
+        ({"num_classes": 9}, "9 classes"),
+        ({"architecture": "hf-hub:evil/model"}, "evil/model"),
+        ({"architecture": "resnet18"}, "model.safetensors does not fit"),
+        ({"model_args": {"checkpoint_path": "/etc/passwd", "nonsense": 1}}, "does not fit"),
+    ],
+)
+def test_a_config_that_breaks_the_contract_is_refused_in_one_sentence(
+    small_model: Path, tmp_path: Path, config: dict, reason: str
+) -> None:
+    with pytest.raises(ModelRepoError, match=reason) as refusal:
+        Classifier.from_hub(changed(small_model, tmp_path / "repo", **config), backend="timm").predict(
+            draw_cell("BLA", 0)
+        )
+    assert "\n" not in str(refusal.value)
+
+
+def test_without_a_hub_an_earlier_download_will_do_and_without_one_it_says_so(
+    small_model: Path, owner: str, tmp_path: Path
+) -> None:
+    repo = f"{owner}/classifier-cached"
+    HfApi().create_repo(repo, exist_ok=True)
+    HfApi().upload_folder(repo_id=repo, folder_path=small_model)
+    code = f"""
+from space.classifier import Classifier, ModelRepoError
+try:
+    print("loaded", Classifier.from_hub({repo!r}).label_names[0])
+except ModelRepoError as error:
+    print(error)
+"""
+
+    def load(endpoint: str) -> str:
+        environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": endpoint}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    nowhere = "http://127.0.0.1:9"
+    assert load(nowhere) == f"the model repo {repo} cannot be fetched: the Hub does not answer"
+    assert load(os.environ["HF_ENDPOINT"]) == load(nowhere) == "loaded BLA"
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(small_model: Path, tmp_path: Path, name: str) -> None:
+    folder = changed(small_model, tmp_path / "repo")
+    (folder / name).unlink()
+    with pytest.raises(ModelRepoError, match=name):
+        Classifier.from_hub(folder)
+
+
+@pytest.mark.parametrize("model_id", ["", "nobody/nothing-here", "no such/id at all/x"])
+def test_a_missing_repo_is_one_sentence(model_id: str) -> None:
+    with pytest.raises(ModelRepoError) as refusal:
+        Classifier.from_hub(model_id)
+    assert "\n" not in str(refusal.value)
+
+
+def test_truncated_weights_and_graphs_are_refused(small_model: Path, tmp_path: Path) -> None:
+    folder = changed(small_model, tmp_path / "repo")
+    for name, backend in (("model.safetensors", "timm"), ("onnx/model.onnx", "onnx")):
+        (folder / name).write_bytes((folder / name).read_bytes()[:5000])
+        with pytest.raises(ModelRepoError, match=Path(name).name):
+            Classifier.from_hub(folder, backend=backend).predict(draw_cell("BLA", 0))
+
+
+def test_without_calibration_nothing_is_claimed(small_model: Path, tmp_path: Path, cells: list) -> None:
+    folder = changed(small_model, tmp_path / "repo")
+    (folder / "calibration.json").unlink()
+    answer = Classifier.from_hub(folder).predict(cells)
+    assert {verdict.kind for verdict in answer.verdicts} == {"uncalibrated"}
+    assert answer.sets == {} and answer.strangeness is None
+    exponentials = np.exp(answer.logits - answer.logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(
+        answer.probabilities, exponentials / exponentials.sum(axis=1, keepdims=True), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "calibration", ["{", "[]", '{"temperature": {"value": 0}}', '{"conformal": {"0.90": {"thresholds": {"BLA": 1}}}}',
+                    '{"out_of_distribution": {"score": "guess", "threshold": 1}}']
+)  # fmt: skip
+def test_a_broken_calibration_is_refused(small_model: Path, tmp_path: Path, calibration: str) -> None:
+    folder = changed(small_model, tmp_path / "repo")
+    (folder / "calibration.json").write_text(calibration)
+    with pytest.raises(ModelRepoError, match=r"calibration\.json|out-of-distribution"):
+        Classifier.from_hub(folder)
+
+
+def test_verdicts_follow_the_thresholds(small_model: Path, tmp_path: Path) -> None:
+    folder = changed(small_model, tmp_path / "repo")
+    calibration = {
+        "temperature": {"value": 2.0},
+        "conformal": {"0.90": {"thresholds": {label: 0.6 for label in LABELS}}},
+        "out_of_distribution": {"score": "energy", "threshold": 0.0},
+    }
+    (folder / "calibration.json").write_text(json.dumps(calibration))
+    classifier = Classifier.from_hub(folder)
+    sure, torn, lost, strange = (
+        [9, 0, 0, 0, 0, 0, 0],
+        [9, 0, 0, 0, 0, 0, 9],
+        [9, 9, 9, 8.9, 0, 0, 0],
+        [-5] * 7,
+    )
+    answer = classifier.interpret(
+        np.array([sure, torn, lost, strange], np.float32), np.zeros((4, 2), np.float32)
+    )
+    assert [str(verdict) for verdict in answer.verdicts] == [
+        "sure",
+        "between BLA and PMO",
+        "between BLA and EOS",
+        "not a cell I know",
+    ]
+
+
+def test_every_kind_of_picture_becomes_upright_rgb() -> None:
+    cell = draw_cell("MON", 5)
+    grey = cell.convert("L")
+    wide = np.asarray(grey, dtype=np.uint16) * 257
+    assert np.array_equal(np.asarray(to_rgb(Image.fromarray(wide)))[..., 0], np.asarray(grey))
+    assert np.array_equal(to_rgb(cell.convert("RGBA")), cell)
+    clear = cell.convert("RGBA")
+    clear.putalpha(0)
+    assert np.asarray(to_rgb(clear)).min() == 255
+    turned = cell.crop((0, 0, 200, 100))
+    exif = Image.Exif()
+    exif[274] = 6
+    turned.save(buffer := io.BytesIO(), "PNG", exif=exif)
+    assert to_rgb(buffer.getvalue()).size == (100, 200)
+    for mode in ("CMYK", "P", "1", "LA", "I", "F"):
+        assert to_rgb(grey.convert(mode) if mode != "CMYK" else cell.convert(mode)).mode == "RGB"

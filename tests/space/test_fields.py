@@ -1,0 +1,69 @@
+"""Finding nucleated cells in a field: drawn ones, crops of real ones side by side, and nothing where there
+is none."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset_script.drawn_cells import LOOKS, draw_cell, draw_field
+from space.fields import CROP_SIDE, Box, cut, find_cells, typical_diameter
+
+KINDS = [label for label in LOOKS if label != "NIF"]
+
+
+def matched(boxes: list[Box], centres: list[tuple[int, int]], reach: float) -> int:
+    """How many centres (row, column) have a box's centre within reach."""
+    found = np.array([(box.top + box.side / 2, box.left + box.side / 2) for box in boxes]).reshape(-1, 2)
+    return sum(bool(len(found)) and np.hypot(*(found - centre).T).min() < reach for centre in centres)
+
+
+def test_cells_of_a_drawn_field_are_found_once_each() -> None:
+    spots = [(130 + 210 * row, 130 + 210 * column) for row in range(4) for column in range(6)]
+    cells = [(KINDS[i % len(KINDS)], *spot) for i, spot in enumerate(spots)]
+    field = draw_field(900, 1320, cells, seed=3)
+    diameter = typical_diameter([draw_cell(label, i) for label in KINDS for i in range(4)])
+    boxes = find_cells(field, diameter)
+    assert matched(boxes, spots, 45) >= 22
+    assert len(boxes) <= 26
+
+
+def test_the_scale_of_the_picture_does_not_matter() -> None:
+    spots = [(130 + 210 * row, 130 + 210 * column) for row in range(3) for column in range(3)]
+    field = draw_field(680, 680, [(KINDS[i % len(KINDS)], *spot) for i, spot in enumerate(spots)], seed=4)
+    small = find_cells(field)
+    large = find_cells(field.resize((2040, 2040)))
+    assert len(small) == pytest.approx(len(large), abs=1)
+    assert large[0].side / small[0].side == pytest.approx(3, rel=0.15)
+
+
+@pytest.mark.parametrize("colour", [(244, 240, 238), (90, 40, 140), (0, 0, 0)])
+def test_nothing_is_found_in_an_even_picture(colour: tuple) -> None:
+    noise = np.random.default_rng(0).normal(0, 2, (400, 500, 3)) + colour
+    assert find_cells(Image.fromarray(np.uint8(np.clip(noise, 0, 255)))) == []
+
+
+def test_red_cells_alone_are_not_nucleated() -> None:
+    assert len(find_cells(draw_field(600, 800, [], seed=5))) <= 1
+
+
+def test_a_crop_over_the_edge_is_filled_with_background() -> None:
+    field = draw_field(300, 300, [("BLA", 20, 20)], seed=6)
+    crop = cut(field, Box(-100, -100, 240))
+    assert crop.size == (CROP_SIDE, CROP_SIDE)
+    assert np.asarray(crop)[:40, :40].min() > 120
+
+
+@pytest.mark.real_data
+def test_most_real_nuclei_are_found_in_a_mosaic_of_crops(real_images: Path) -> None:
+    chosen = random.Random(1)
+    classes = [folder for folder in sorted(real_images.iterdir()) if folder.is_dir() and folder.name != "NIF"]
+    crops = [Image.open(chosen.choice(sorted(folder.glob("*.jpg")))).convert("RGB") for folder in classes * 5]
+    found = 0
+    for crop in crops:  # each crop is a small field of its own light and stain
+        field = Image.new("RGB", (750, 750), tuple(int(v) for v in np.percentile(crop, 90, axis=(0, 1))))
+        field.paste(crop, (250, 250))
+        found += matched(find_cells(field, side=250), [(375, 375)], 50)
+    assert found / len(crops) >= 0.8

@@ -1,0 +1,197 @@
+"""Texts, report, batches, neighbours, heat map, data set repo: one rule a test."""
+
+import ast
+import csv
+import io
+import string
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import HfApi
+
+import space
+from dataset_script.drawn_cells import draw_cell
+from space import texts_en, texts_id
+from space.batching import Batcher
+from space.cards import answer_card, percent
+from space.classifier import Classifier
+from space.dataset_repo import DatasetRepoError, Sample, open_dataset_repo
+from space.heat_map import grad_cam, overlay
+from space.notes import NOTES
+from space.report import as_csv, as_page, harmless
+from space.similar import SimilarCells
+from space.texts import language_of, note_on
+from tests.space.small_model_repo import LABELS
+
+FOLDER = Path(space.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def classifier(small_model: Path) -> Classifier:
+    return Classifier.from_hub(small_model)
+
+
+def test_the_space_imports_nothing_from_the_other_folders() -> None:
+    others = {"dataset_script", "hub_model", "local_hub", "training", "train_accelerate", "tests", "bench"}
+    for path in FOLDER.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & others, path
+
+
+def test_both_languages_have_every_text_with_the_same_placeholders() -> None:
+    def fields(text: str) -> set:
+        return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+    assert texts_en.TEXTS.keys() == texts_id.TEXTS.keys()
+    for key, text in texts_en.TEXTS.items():
+        assert fields(text) == fields(texts_id.TEXTS[key]), key
+    assert NOTES["en"].keys() == NOTES["id"].keys() == set(LABELS)
+
+
+def test_the_address_beats_the_browsers_language() -> None:
+    class Request:
+        def __init__(self, query: dict, accepted: str) -> None:
+            self.query_params, self.headers = query, {"accept-language": accepted}
+
+    assert language_of(Request({}, "id-ID,id;q=0.9,en;q=0.8")) == "id"
+    assert language_of(Request({}, "de-DE,de;q=0.9")) == "en"
+    assert language_of(Request({"lang": "en"}, "id-ID")) == "en"
+    assert language_of(None) == "en"
+
+
+def test_a_class_without_a_note_shows_the_repos_own_words() -> None:
+    assert note_on("id", "XYZ", "odd cell") == ("odd cell", "")
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "  =cmd|' /C calc'!A0", "\r=1"])
+def test_no_csv_cell_is_taken_for_a_formula(cell: str) -> None:
+    assert harmless(cell).startswith("'")
+    rows = list(csv.reader(io.StringIO(as_csv(["file", "p"], [[cell, 0.5], ['a, "b"', 1]]), newline="")))
+    assert rows[1][0] == "'" + cell and rows[2] == ['a, "b"', "1"]
+
+
+def test_markup_from_names_and_repos_is_escaped(classifier: Classifier) -> None:
+    page = as_page("en", "<script>m</script>", "", "s", "n", [("<img src=x onerror=alert(1)>.jpg", "bad")])
+    assert "<script>m" not in page and "<img src=x" not in page
+    odd = Classifier.__new__(Classifier)
+    odd.__dict__.update(classifier.__dict__, label_descriptions={label: "<b>x</b>" for label in LABELS})
+    answer = classifier.predict(draw_cell("BLA", 1))
+    relabelled = answer.__class__(
+        **{**answer.__dict__, "label_names": tuple(f"<i>{label}" for label in LABELS)}
+    )
+    odd.label_descriptions = {f"<i>{label}": "<b>x</b>" for label in LABELS}
+    relabelled.verdicts[0] = relabelled.verdicts[0].__class__("sure", ("<i>BLA",))
+    card = answer_card(odd, relabelled, 0, "en")
+    assert "<i>BLA" not in card and "<b>x</b>" not in card
+
+
+def test_a_percentage_never_claims_certainty() -> None:
+    assert [percent(p) for p in (1.0, 0.997, 0.5, 0.001)] == ["&gt;99%", "&gt;99%", "50%", "&lt;1%"]
+
+
+def test_visitors_share_batches_and_get_their_own_answers(classifier: Classifier) -> None:
+    cells = [draw_cell(label, 40 + i) for i, label in enumerate(LABELS * 3)]
+    expected = classifier.predict(cells).logits
+    sizes: list[int] = []
+
+    class Counting:
+        preprocess, interpret = classifier.preprocess, staticmethod(classifier.interpret)
+
+        def forward(self, pixels: np.ndarray) -> tuple:
+            sizes.append(len(pixels))
+            return classifier.forward(pixels)
+
+    batcher, answers = Batcher(Counting(), max_batch=8), {}
+    visitors = [
+        threading.Thread(target=lambda i=i: answers.update({i: batcher.predict([cells[i]]).logits[0]}))
+        for i in range(len(cells))
+    ]
+    for visitor in visitors:
+        visitor.start()
+    for visitor in visitors:
+        visitor.join(30)
+    np.testing.assert_allclose([answers[i] for i in range(len(cells))], expected, atol=1e-4)
+    assert sum(sizes) == len(cells) and max(sizes) <= 8
+    np.testing.assert_allclose(batcher.predict(cells).logits, expected, atol=1e-4)
+
+
+def test_a_failing_batch_fails_its_visitors_and_not_the_next(classifier: Classifier) -> None:
+    class Failing:
+        preprocess, interpret, broken = classifier.preprocess, staticmethod(classifier.interpret), True
+
+        def forward(self, pixels: np.ndarray) -> tuple:
+            if self.broken:
+                raise RuntimeError("no memory")
+            return classifier.forward(pixels)
+
+    failing = Failing()
+    batcher = Batcher(failing)
+    with pytest.raises(RuntimeError, match="no memory"):
+        batcher.predict([draw_cell("BLA", 0)])
+    failing.broken = False
+    assert len(batcher.predict([draw_cell("BLA", 0)])) == 1
+
+
+def test_the_most_similar_cell_to_a_known_cell_is_itself(classifier: Classifier, small_dataset: Path) -> None:
+    similar = SimilarCells(Batcher(classifier))
+    assert similar.nearest(np.ones(3)) == []
+    samples = list(open_dataset_repo(small_dataset).samples("train", 4))
+    similar.fill([*samples, Sample(b"damaged", "BLA", "x.jpg")])
+    assert len(similar) == len(samples)
+    features = classifier.predict(samples[5].image).features[0]
+    (first, similarity), *rest = similar.nearest(features, k=3)
+    assert first == samples[5] and similarity == pytest.approx(1, abs=1e-4) and len(rest) == 2
+
+
+def test_the_heat_map_is_the_gradient_weighted_feature_map(classifier: Classifier) -> None:
+    import torch
+
+    cell = draw_cell("EOS", 9)
+    pixels = classifier.preprocess([cell])
+    heat = grad_cam(classifier.model, pixels, 1)
+    with torch.no_grad():
+        spatial = classifier.model.forward_features(torch.from_numpy(pixels))[0]
+    assert heat.shape == spatial.shape[1:] and heat.min() >= 0 and heat.max() in (0, 1)
+    weights = classifier.model.get_classifier().weight[1]  # average pooling: the gradient is the weight
+    if len(weights) == len(spatial):
+        expected = (weights[:, None, None] * spatial).sum(0).clamp(min=0).detach().numpy()
+        np.testing.assert_allclose(heat, expected / expected.max(), atol=1e-4)
+    assert overlay(classifier.preprocess.seen(cell), heat).size == (384, 384)
+
+
+def test_the_data_set_repo_reads_alike_from_folder_and_hub(small_dataset: Path, owner: str) -> None:
+    repo = f"{owner}/small-cells"
+    HfApi().create_repo(repo, repo_type="dataset", exist_ok=True)
+    HfApi().upload_folder(repo_id=repo, repo_type="dataset", folder_path=small_dataset)
+    folder, hub = open_dataset_repo(small_dataset), open_dataset_repo(repo)
+    assert folder.label_names == hub.label_names == LABELS
+    assert folder.counts == hub.counts == {"train": [6] * 7, "validation": [2] * 7, "test": [4] * 7}
+    assert list(folder.samples("train", 4)) == list(hub.samples("train", 4))
+
+
+def test_samples_are_balanced_seeded_and_read_where_they_are(small_dataset: Path) -> None:
+    dataset = open_dataset_repo(small_dataset)
+    samples = list(dataset.samples("train", 4, seed=1))
+    assert sorted(s.label for s in samples) == sorted(LABELS * 4)
+    assert all(s.file_name.startswith(s.label) and s.image[:2] == b"\xff\xd8" for s in samples)
+    assert samples == list(dataset.samples("train", 4, seed=1)) != list(dataset.samples("train", 4, seed=2))
+
+
+@pytest.mark.parametrize("name", ["", "nobody/no-data", "not an id"])
+def test_a_missing_data_set_is_one_sentence(name: str) -> None:
+    with pytest.raises(DatasetRepoError) as refusal:
+        open_dataset_repo(name)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_without_class_names_is_one_sentence(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"image": [1], "target": [2]}), tmp_path / "train.parquet")
+    with pytest.raises(DatasetRepoError, match=r"class names|label"):
+        open_dataset_repo(tmp_path)

@@ -1,0 +1,143 @@
+"""Each bad upload gets its one sentence; odd but good ones are accepted; zips cannot climb, bloat or hide."""
+
+import io
+import stat
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset_script.drawn_cells import draw_cell
+from space.archives import MAX_PICTURES, count_uploads, read_uploads
+from space.uploads import UploadError, read_picture
+from tests.space.bad_uploads import PICTURES, jpeg, picture, png_header, zipped
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_bad_picture_gets_its_own_sentence(name: str, tmp_path: Path) -> None:
+    make, reason = PICTURES[name]
+    path = tmp_path / name
+    path.write_bytes(make())
+    with pytest.raises(UploadError) as refusal:
+        read_picture(path)
+    assert refusal.value.reason == reason
+    for language in ("en", "id"):
+        sentence = refusal.value.sentence(language)
+        assert sentence.endswith(".") and "\n" not in sentence and "{" not in sentence
+
+
+def test_every_byte_flip_and_cut_ends_in_a_picture_or_a_sentence() -> None:
+    rng = np.random.default_rng(0)
+    good = [
+        jpeg(),
+        picture("RGB", (64, 64), "PNG"),
+        picture("RGB", (64, 64), "TIFF"),
+        picture("L", (64, 64), "BMP"),
+    ]
+    outcomes = {"picture": 0, "sentence": 0}
+    for number in range(400):
+        data = bytearray(good[number % len(good)])
+        for place in rng.integers(0, len(data), rng.integers(1, 8)):
+            data[place] = rng.integers(256)
+        if number % 3 == 0:
+            data = data[: rng.integers(0, len(data))]
+        try:
+            assert read_picture(bytes(data)).mode == "RGB"
+            outcomes["picture"] += 1
+        except UploadError:
+            outcomes["sentence"] += 1
+    assert min(outcomes.values()) > 20
+
+
+def test_odd_pictures_are_accepted(tmp_path: Path) -> None:
+    cell = draw_cell("PMO", 1)
+    for mode, kind in (
+        ("L", "PNG"),
+        ("RGBA", "PNG"),
+        ("P", "PNG"),
+        ("CMYK", "JPEG"),
+        ("RGB", "WEBP"),
+        ("1", "TIFF"),
+    ):
+        path = tmp_path / f"{mode}.{kind.lower()}"
+        cell.convert(mode).save(path)
+        assert read_picture(path).size == (250, 250)
+    Image.fromarray(np.asarray(cell.convert("L"), np.uint16) * 200).save(tmp_path / "16.png")
+    assert read_picture(tmp_path / "16.png").mode == "RGB"
+
+
+def test_a_large_picture_is_reduced(tmp_path: Path) -> None:
+    draw_cell("PMO", 1).resize((3000, 2000)).save(tmp_path / "large.jpg")
+    assert read_picture(tmp_path / "large.jpg", 1024).size == (1024, 683)
+
+
+def entries(tmp_path: Path, data: bytes) -> dict[str, str]:
+    """Name → reason, or "" for a picture."""
+    (tmp_path / "a.zip").write_bytes(data)
+    return {e.name: e.error.reason if e.error else "" for e in read_uploads([str(tmp_path / "a.zip")])}
+
+
+def test_a_zip_gives_its_pictures_and_names_the_bad_ones(tmp_path: Path) -> None:
+    data = zipped(
+        {
+            "good/1.jpg": jpeg(1),
+            "good/2.jpg": jpeg(2),
+            "__MACOSX/good/._1.jpg": b"litter",
+            "good/.DS_Store": b"litter",
+            "notes.txt": b"text",
+            "cut.jpg": jpeg(3)[:2000],
+            "bomb.png": png_header(40_000, 40_000),
+            "inner.zip": zipped({"x.jpg": jpeg(4)}),
+            "../climb.jpg": jpeg(5),
+            "/absolute.jpg": jpeg(6),
+            "..\\windows.jpg": jpeg(7),
+        }
+    )
+    found = entries(tmp_path, data)
+    assert found == {
+        "good/1.jpg": "",
+        "good/2.jpg": "",
+        "notes.txt": "not_an_image",
+        "cut.jpg": "truncated",
+        "bomb.png": "bomb",
+        "inner.zip": "not_an_image",
+        "../climb.jpg": "zip_path",
+        "/absolute.jpg": "zip_path",
+        "..\\windows.jpg": "zip_path",
+    }
+    assert count_uploads([str(tmp_path / "a.zip")]) == 9
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_a_zip_bomb_is_not_opened(tmp_path: Path) -> None:
+    assert entries(tmp_path, zipped({"zeros.jpg": bytes(30 * 2**20)})) == {"a.zip": "zip_bomb"}
+
+
+def test_a_zip_that_lies_about_sizes_is_caught(tmp_path: Path) -> None:
+    data = bytearray(zipped({"a.jpg": jpeg()}))
+    central = data.rindex(b"PK\x01\x02")
+    data[central + 24 : central + 28] = (10).to_bytes(4, "little")  # the unpacked size
+    assert entries(tmp_path, bytes(data))["a.jpg"] in {"zip_bomb", "damaged", "truncated", "not_an_image"}
+
+
+def test_links_locks_and_damaged_zips_are_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
+        link = zipfile.ZipInfo("link.jpg")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+    assert entries(tmp_path, buffer.getvalue()) == {"link.jpg": "zip_path"}
+    locked = bytearray(zipped({"locked.jpg": jpeg()}))
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        locked[locked.index(signature) + flags] |= 1
+    assert entries(tmp_path, bytes(locked)) == {"locked.jpg": "zip_locked"}
+    assert set(entries(tmp_path, zipped({"a.jpg": jpeg()})[:-30]).values()) <= {"bad_zip", "not_an_image"}
+
+
+def test_past_the_limit_the_rest_is_one_line(tmp_path: Path) -> None:
+    small = picture("RGB", (16, 16), "JPEG")
+    data = zipped({f"{i:04d}.jpg": small for i in range(MAX_PICTURES + 20)}, zipfile.ZIP_STORED)
+    found = entries(tmp_path, data)
+    assert sum(reason == "" for reason in found.values()) == MAX_PICTURES
+    assert [reason for reason in found.values() if reason] == ["too_many"]

@@ -1,0 +1,64 @@
+"""The teacher: same views, same classes, softened answers."""
+
+import pytest
+import torch
+
+from tests.training.test_model import NAMES, SOURCE, options
+from training import TrainingError
+from training.distill import Lesson, Student, Teacher, feature_loss, label_loss, teacher_loss
+from training.model import build_model, save_model
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    torch.manual_seed(1)
+    model, data_config = build_model(options(image_size=48), NAMES)
+    save_model(model, data_config, SOURCE, folder)
+    return str(folder)
+
+
+def test_two_equal_teachers_say_what_one_says(run):
+    views = torch.rand(3, 3, 48, 48)
+    one, two = Teacher([run], NAMES, 2.0)(views), Teacher([run, run], NAMES, 2.0)(views)
+    assert torch.allclose(one.probabilities, two.probabilities)
+    assert two.features.shape[1] == 2 * one.features.shape[1]
+    assert torch.allclose(one.probabilities.sum(1), torch.ones(3))
+
+
+def test_a_higher_temperature_softens_the_answer(run):
+    views = torch.rand(3, 3, 48, 48)
+    cold, hot = (Teacher([run], NAMES, t)(views).probabilities.max(1).values for t in (0.01, 5.0))
+    assert (hot < cold).all()
+
+
+def test_a_teacher_of_other_classes_is_refused(run):
+    with pytest.raises(TrainingError, match="knows the classes"):
+        Teacher([run], ["x", "y"], 1.0)
+
+
+def test_following_the_teacher_exactly_costs_nothing():
+    logits = torch.randn(5, 7)
+    lesson = Lesson((logits / 2.0).softmax(1), torch.randn(5, 4))
+    assert teacher_loss(logits, lesson, 2.0).abs() < 1e-6
+    assert teacher_loss(-logits, lesson, 2.0) > 0.01
+    assert feature_loss(3 * lesson.features, lesson).abs() < 1e-6
+
+
+def test_label_loss_is_cross_entropy_and_weighs_classes():
+    logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    targets = torch.nn.functional.one_hot(labels, 3).float()
+    assert torch.allclose(
+        label_loss(logits, targets, torch.ones(3)), torch.nn.functional.cross_entropy(logits, labels)
+    )
+    only_first = label_loss(logits, targets, torch.tensor([1.0, 0.0, 0.0]))
+    expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none")[labels == 0].sum() / 6
+    assert torch.allclose(only_first, expected)
+
+
+def test_a_student_with_a_projector_gives_the_networks_own_logits():
+    model, _ = build_model(options(), NAMES)
+    student, images = Student(model, teacher_features=10).eval(), torch.randn(2, 3, 64, 64)
+    logits, projected = student(images)
+    assert torch.allclose(logits, model(images), atol=1e-5)
+    assert projected.shape == (2, 10)

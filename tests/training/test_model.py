@@ -1,0 +1,132 @@
+"""The start of a run: small head, true preprocessing, weights from elsewhere, and what is refused."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from timm.data import create_transform, resolve_data_config
+from transformers import pipeline
+
+from training import TrainingError
+from training.data import decode, geometry, normalise
+from training.model import as_eval, build_model, find_start, freeze_backbone, save_model, training_mode
+from training.source import Row
+
+NAMES = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
+SOURCE = SimpleNamespace(label_names=NAMES, label_descriptions={n: f"cell {n}" for n in NAMES})
+
+
+def options(**given) -> SimpleNamespace:
+    defaults = {"model": "rexnet_100", "pretrained": False, "init_from": None, "image_size": 64}
+    return SimpleNamespace(**{**defaults, "drop_rate": 0.0, "drop_path_rate": 0.0, **given})
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A model folder as a run leaves it."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    model, data_config = build_model(options(), NAMES)
+    save_model(model, data_config, SOURCE, folder)
+    return folder, model, data_config
+
+
+def test_the_first_loss_is_the_logarithm_of_the_number_of_classes():
+    torch.manual_seed(0)
+    model, _ = build_model(options(model="rexnet_150"), NAMES)
+    logits = model.eval()(torch.randn(16, 3, 64, 64))
+    loss = torch.nn.functional.cross_entropy(logits, torch.arange(16) % 7)
+    assert abs(loss - math.log(7)) < 0.1
+
+
+def test_training_timm_and_transformers_make_the_same_logits_from_the_same_jpeg(saved, drawn_folder):
+    folder, model, data_config = saved
+    file = next(drawn_folder.rglob("*.jpg"))
+    image = decode(Row(file.name, file.read_bytes(), 0), geometry(data_config, 64))
+    ours = as_eval(model)(normalise(image[None], data_config))
+
+    theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    transform = create_transform(**resolve_data_config(model=theirs), is_training=False)
+    with torch.inference_mode():
+        timms = theirs.to(memory_format=torch.channels_last)(transform(Image.open(file).convert("RGB"))[None])
+    assert torch.equal(ours, timms)
+
+    classifier = pipeline("image-classification", model=str(folder), device="cpu")
+    assert sorted(classifier.model.config.id2label.values()) == NAMES
+    hugging = {answer["label"]: answer["score"] for answer in classifier(str(file), top_k=7)}
+    expected = dict(zip(NAMES, ours.softmax(1)[0].tolist(), strict=True))
+    assert hugging == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_same_classes_keep_the_head_and_others_get_a_new_one(saved):
+    folder, model, _ = saved
+    kept, _ = build_model(options(model=None, init_from=str(folder)), NAMES)
+    assert torch.equal(kept.head.fc.weight, model.head.fc.weight.cpu())
+    replaced, _ = build_model(
+        options(model=None, init_from=str(folder / "model.safetensors")), ["x", "y", "z"]
+    )
+    assert replaced.head.fc.weight.shape[0] == 3
+    assert torch.equal(replaced.stem.conv.weight, model.stem.conv.weight.contiguous())
+    reordered, _ = build_model(options(model=None, init_from=str(folder)), NAMES[::-1])
+    assert not torch.equal(reordered.head.fc.weight, model.head.fc.weight)
+
+
+def test_size_and_normalisation_come_from_the_start_model(saved):
+    folder, _, data_config = saved
+    _, inherited = build_model(options(init_from=str(folder), image_size=None), NAMES)
+    assert inherited == data_config
+
+
+def refusal(function, *arguments) -> str:
+    with pytest.raises(TrainingError) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_unknown_architecture_suggests_near_names():
+    assert "rexnet_150" in refusal(build_model, options(model="rexnet150"), NAMES)
+
+
+def test_unreachable_imagenet_weights_name_both_ways_out():
+    text = refusal(build_model, options(pretrained=True), NAMES)
+    assert "--no-pretrained" in text and "--init_from" in text
+
+
+def test_another_architecture_than_the_start_models_is_refused(saved):
+    assert "rexnet_100" in refusal(build_model, options(model="rexnet_150", init_from=str(saved[0])), NAMES)
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "pytorch_model.bin", "model.pkl"])
+def test_a_pickle_is_refused_by_name(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x80\x04")
+    assert "is a pickle" in refusal(find_start, str(tmp_path / name))
+    assert name in refusal(find_start, str(tmp_path))
+
+
+def test_a_damaged_or_foreign_weights_file_is_refused(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"12345")
+    assert "not a readable safetensors file" in refusal(build_model, options(init_from=str(tmp_path)), NAMES)
+    save_file({"other": torch.zeros(2)}, tmp_path / "model.safetensors")
+    assert "does not fit" in refusal(build_model, options(init_from=str(tmp_path)), NAMES)
+
+
+def test_a_model_that_is_not_on_the_hub_is_named():
+    assert "nobody/nothing" in refusal(find_start, "hf-hub:nobody/nothing")
+
+
+def test_a_frozen_backbone_neither_learns_nor_moves_its_batch_statistics():
+    model, _ = build_model(options(), NAMES)
+    freeze_backbone(model)
+    training_mode(model, frozen_backbone=True)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model(torch.randn(4, 3, 64, 64)).sum().backward()
+    assert {n for n, p in model.named_parameters() if p.grad is not None} == {
+        "head.fc.weight",
+        "head.fc.bias",
+    }
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())

@@ -1,0 +1,97 @@
+"""Foreign data sets: what is wrong with each is said in one sentence that names the way out."""
+
+import datasets
+import pytest
+from PIL import Image
+
+from tests.training.test_data import options
+from training import TrainingError
+from training.source import open_source
+
+PICTURE = Image.new("RGB", (8, 8))
+
+
+def write(folder, rows, features=None, splits=("train", "validation")):
+    for split in splits:
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def features(**columns):
+    return datasets.Features({"image": datasets.Image(), **columns})
+
+
+def refusal(folder, **given) -> str:
+    with pytest.raises(TrainingError) as caught:
+        open_source(options(folder, **given), streaming=False)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_a_missing_label_column_lists_those_there_are_and_names_the_flag(tmp_path):
+    write(
+        tmp_path,
+        {"image": [PICTURE] * 2, "target": [0, 1]},
+        features(target=datasets.ClassLabel(names=["a", "b"])),
+    )
+    text = refusal(tmp_path)
+    assert "'image', 'target'" in text and "--label_column target" in text
+
+
+def test_a_missing_image_column_names_the_flag(tmp_path):
+    columns = datasets.Features({"cell": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    write(tmp_path, {"cell": [PICTURE] * 2, "label": [0, 1]}, columns)
+    assert "--image_column cell" in refusal(tmp_path)
+
+
+def test_a_column_of_texts_is_not_taken_for_images(tmp_path):
+    write(tmp_path, {"image": ["x.jpg", "y.jpg"], "label": [0, 1]})
+    assert "not images" in refusal(tmp_path)
+
+
+def test_one_class_only_is_refused(tmp_path):
+    write(
+        tmp_path,
+        {"image": [PICTURE] * 2, "label": [0, 0]},
+        features(label=datasets.ClassLabel(names=["only"])),
+    )
+    assert "one class only (only)" in refusal(tmp_path)
+
+
+def test_a_missing_validation_split_lists_the_splits(tmp_path):
+    kinds = features(label=datasets.ClassLabel(names=["a", "b"]))
+    write(tmp_path, {"image": [PICTURE] * 2, "label": [0, 1]}, kinds, splits=("train", "test"))
+    text = refusal(tmp_path)
+    assert "no split 'validation' (it has: train, test)" in text and "--validation_split" in text
+
+
+def test_a_label_outside_the_classes_is_refused_with_its_row(tmp_path):
+    kinds = features(label=datasets.Value("int64"))
+    write(tmp_path, {"image": [PICTURE] * 3, "label": [0, 1, 0]}, kinds, splits=("train",))
+    write(tmp_path, {"image": [PICTURE] * 3, "label": [0, 1, 7]}, kinds, splits=("validation",))
+    source = open_source(options(tmp_path), streaming=False)
+    with pytest.raises(TrainingError, match=r"validation-000002 .* has label 7"):
+        list(source.rows("validation"))
+
+
+def test_text_labels_are_taken_in_sorted_order(tmp_path):
+    write(
+        tmp_path,
+        {"image": [PICTURE] * 3, "label": ["pmo", "bla", "pmo"]},
+        features(label=datasets.Value("string")),
+    )
+    source = open_source(options(tmp_path), streaming=False)
+    assert source.label_names == ["bla", "pmo"]
+    assert [row.label for row in source.rows("train")] == [1, 0, 1]
+    assert source.class_counts("train") == [1, 2]
+
+
+def test_a_data_set_that_is_not_there_is_named(tmp_path):
+    assert "nobody/nothing" in refusal("nobody/nothing")
+    assert str(tmp_path) in refusal(tmp_path)
+
+
+def test_an_unreachable_hub_is_said_in_one_sentence(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "nobody/unreachable" in refusal("nobody/unreachable")

@@ -1,0 +1,119 @@
+"""Augmentation true to cells, for a whole batch at once on the device that holds it.
+
+In: a float tensor [N, 3, H, W] in 0..1 (H = W), the decoded crops. Out: the same at the network's input size.
+
+A blood cell has no up or down, so any rotation and mirror image is as good as the first. What differs from laboratory to
+laboratory is the magnification, the amount of each dye, the white balance and the focus: each is varied here, the dyes in
+optical density, where they add up (Ruifrok & Johnston 2001; as augmentation: Tellez et al. 2018, arXiv:1808.05896).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from skimage.color import hed_from_rgb, rgb_from_hed
+from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import gaussian_blur
+
+BORDER = 0.4  # the strip at an image's edge, as a fraction of half its width, that continues it outwards
+
+
+@dataclass(frozen=True)
+class CellAugmentation:
+    """Random view of each crop of a batch; all draws are from torch's default generator on the CPU.
+
+    Attributes:
+        scale: smallest and largest magnification (1 = as photographed), drawn log-uniformly.
+        shift: largest displacement of the centre, as a fraction of half the width.
+        stain: standard deviation of the relative change of each dye's amount.
+        light: standard deviation of the change of each colour channel's optical density (white balance and exposure).
+        isolate: share of the images whose surroundings are replaced by the colour of their field.
+        blur: share of the batches in which half of the images are blurred.
+    """
+
+    scale: tuple[float, float] = (0.5, 1.25)
+    shift: float = 0.1
+    stain: float = 0.2
+    light: float = 0.1
+    isolate: float = 0.2
+    blur: float = 0.2
+
+    def __call__(self, images: torch.Tensor, size: int) -> torch.Tensor:
+        """Return a random view [N, 3, size, size] of each image [N, 3, H, W] in 0..1."""
+        images = self.place(self.alone(images), size)
+        images = self.colour(images)
+        return self.defocus(images)
+
+    def alone(self, images: torch.Tensor) -> torch.Tensor:
+        """Fade what surrounds the cell of some images into an empty field, as in a thinner smear."""
+        happens, radius = torch.rand(2, len(images), 1, 1, 1).to(images.device)
+        radius = torch.where(happens < self.isolate, 0.6 + 0.25 * radius, 9.0)
+        span = torch.linspace(-1, 1, images.shape[-1], device=images.device)
+        distance = (span[:, None] ** 2 + span[None, :] ** 2).sqrt()
+        kept = ((radius - distance) / 0.1 + 0.5).clamp(0, 1)
+        field = F.adaptive_avg_pool2d(images, 16).flatten(2).quantile(0.9, dim=2)[:, :, None, None]
+        return kept * images + (1 - kept) * field
+
+    def place(self, images: torch.Tensor, size: int) -> torch.Tensor:
+        """Rotate by any angle, mirror, magnify and shift; what lies beyond an edge repeats the strip along it."""
+        n = len(images)
+        angle, flip, zoom, dx, dy = torch.rand(5, n).to(images.device)
+        angle, flip = angle * 2 * math.pi, torch.where(flip < 0.5, -1.0, 1.0)
+        low, high = self.scale
+        zoom = low * (high / low) ** zoom
+        rows = [angle.cos() * flip / zoom, -angle.sin() / zoom, (2 * dx - 1) * self.shift]
+        rows += [angle.sin() * flip / zoom, angle.cos() / zoom, (2 * dy - 1) * self.shift]
+        theta = torch.stack(rows, dim=1).view(n, 2, 3)
+        grid = F.affine_grid(theta, [n, 3, size, size], align_corners=False)
+        return F.grid_sample(images, continue_outwards(grid), padding_mode="border", align_corners=False)
+
+    def colour(self, images: torch.Tensor) -> torch.Tensor:
+        """Change the amount of each dye, and the light, in optical density."""
+        n = len(images)
+        to_dyes = torch.tensor(hed_from_rgb, dtype=images.dtype, device=images.device)
+        to_rgb = torch.tensor(rgb_from_hed, dtype=images.dtype, device=images.device)
+        dyes = (1 + self.stain * torch.randn(n, 3)).to(images.device)
+        light = self.light * torch.randn(n, 3, 1, 1).to(images.device)
+        mix = to_dyes @ torch.diag_embed(dyes) @ to_rgb  # [N, 3, 3]; a row vector of densities times this
+        density = -images.clamp_min(1 / 255).log()
+        density = torch.einsum("nchw,ncd->ndhw", density, mix) + light
+        return density.neg().exp().clamp_max(1.0)
+
+    def defocus(self, images: torch.Tensor) -> torch.Tensor:
+        """Blur every other image of some batches, by up to 1 % of the width."""
+        happens, amount = torch.rand(2).tolist()
+        if happens >= self.blur:
+            return images
+        sigma = (0.002 + 0.008 * amount) * images.shape[-1]
+        images = images.clone()
+        images[::2] = gaussian_blur(images[::2], kernel_size=2 * math.ceil(2 * sigma) + 1, sigma=sigma)
+        return images
+
+
+def continue_outwards(grid: torch.Tensor) -> torch.Tensor:
+    """Fold sampling coordinates beyond -1..1 back into the strip along the edge, to and fro.
+
+    A plain reflection would show the cell in the middle a second time as soon as an image is shrunk.
+    """
+    beyond = (grid.abs() - 1).clamp_min(0) % (2 * BORDER)
+    depth = torch.where(beyond < BORDER, beyond, 2 * BORDER - beyond)
+    return torch.where(grid.abs() > 1, grid.sign() * (1 - depth), grid)
+
+
+def mixing(
+    mixup: float, cutmix: float, classes: int
+) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """Return what mixes images [N, 3, H, W] and labels [N]; its targets are [N, classes], soft where images were mixed.
+
+    Args:
+        mixup, cutmix: the alpha of each (Zhang et al. 2018, Yun et al. 2019); 0 leaves it out, and of two one is drawn.
+    """
+    kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+    choices = [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha]
+    if choices:
+        return v2.RandomChoice(choices)
+    return lambda images, labels: (images, F.one_hot(labels, classes).float())

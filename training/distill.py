@@ -1,0 +1,110 @@
+"""A patient teacher (Beyer et al. 2022, arXiv:2106.05237): finished models in, soft targets for the very same views out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.data import resolve_data_config
+from torch import nn
+
+from training import TrainingError
+from training.data import normalise
+from training.model import as_eval, find_start, load_weights
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """probabilities [N, C] at the teacher's temperature; features [N, D], the teachers' pooled features side by side."""
+
+    probabilities: torch.Tensor
+    features: torch.Tensor
+
+
+class Teacher(nn.Module):
+    """One or several finished models, averaged; each sees the views at its own size and normalisation."""
+
+    def __init__(
+        self, sources: list[str], label_names: list[str], temperature: float, size: int | None = None
+    ):
+        super().__init__()
+        self.temperature = temperature
+        starts = [find_start(source) for source in sources]
+        for source, start in zip(sources, starts, strict=True):
+            if start.label_names != label_names:
+                raise TrainingError(
+                    f"teacher {source} knows the classes {start.label_names}, the data set has {label_names}"
+                )
+        self.models = nn.ModuleList(
+            timm.create_model(s.config["architecture"], num_classes=len(label_names)) for s in starts
+        )
+        for model, start in zip(self.models, starts, strict=True):
+            load_weights(model, start, keep_head=True)
+        as_eval(self)
+        pairs = zip(self.models, starts, strict=True)
+        self.configs = [
+            resolve_data_config(start.config["pretrained_cfg"], model=model) for model, start in pairs
+        ]
+        self.sizes = [size or config["input_size"][-1] for config in self.configs]
+
+    @property
+    def size(self) -> int:
+        """The largest input size of the teachers, in pixels: views are cut at no less."""
+        return max(self.sizes)
+
+    @property
+    def num_features(self) -> int:
+        return sum(model.head_hidden_size for model in self.models)
+
+    @torch.no_grad()
+    def forward(self, views: torch.Tensor) -> Lesson:
+        """Return what the teachers say of views [N, 3, S, S] in 0..1."""
+        probabilities, features = [], []
+        for model, config, size in zip(self.models, self.configs, self.sizes, strict=True):
+            images = normalise(resize(views, size), config)
+            pooled = model.forward_head(model.forward_features(images), pre_logits=True)
+            probabilities.append((model.get_classifier()(pooled) / self.temperature).softmax(dim=1))
+            features.append(pooled)
+        return Lesson(torch.stack(probabilities).mean(dim=0), torch.cat(features, dim=1))
+
+
+class Student(nn.Module):
+    """The network that is trained, with a linear view of its pooled features for the teacher's, where asked for."""
+
+    def __init__(self, model: nn.Module, teacher_features: int = 0):
+        super().__init__()
+        self.model = model
+        self.projector = nn.Linear(model.head_hidden_size, teacher_features) if teacher_features else None
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return logits [N, C] and projected features [N, D] or None."""
+        if self.projector is None:
+            return self.model(images), None
+        pooled = self.model.forward_head(self.model.forward_features(images), pre_logits=True)
+        dropped = F.dropout(pooled, self.model.drop_rate, self.training)
+        return self.model.get_classifier()(dropped), self.projector(pooled)
+
+
+def resize(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Return images [N, C, size, size]."""
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+
+
+def label_loss(logits: torch.Tensor, targets: torch.Tensor, class_weights: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of logits [N, C] with soft targets [N, C], each class weighted by its weight [C]."""
+    return -(targets * class_weights * logits.log_softmax(dim=1)).sum(dim=1).mean()
+
+
+def teacher_loss(logits: torch.Tensor, lesson: Lesson, temperature: float) -> torch.Tensor:
+    """Return the Kullback-Leibler divergence from the teacher at that temperature, times its square (Hinton et al. 2015)."""
+    student = (logits / temperature).log_softmax(dim=1)
+    return F.kl_div(student, lesson.probabilities, reduction="batchmean") * temperature**2
+
+
+def feature_loss(projected: torch.Tensor, lesson: Lesson) -> torch.Tensor:
+    """Return one minus the mean cosine between projected and the teacher's features, both [N, D]."""
+    return (1 - F.cosine_similarity(projected, lesson.features, dim=1)).mean()

@@ -1,0 +1,227 @@
+"""The network: a timm architecture, ImageNet weights or an earlier run in, a model ready to train out."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data import resolve_data_config
+from torch import nn
+
+from training import TrainingError
+from training.source import UNREACHABLE, Source, first_line
+
+DEFAULT_ARCHITECTURE = "rexnet_150"
+DEFAULT_IMAGE_SIZE = 160
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+DATA_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the weights come from: a model folder's `config.json` and the path of its safetensors file."""
+
+    config: dict
+    weights: Path
+
+    @property
+    def label_names(self) -> list[str]:
+        return self.config.get("label_names") or []
+
+
+def find_start(where: str) -> Start:
+    """Return the config and weights behind `hf-hub:OWNER/NAME`, a run or model folder, or a .safetensors file.
+
+    Raises:
+        TrainingError: there is nothing of the kind, or its weights are a pickle.
+    """
+    if where.startswith("hf-hub:"):
+        return from_hub(where.removeprefix("hf-hub:"))
+    path = Path(where)
+    if path.is_dir():
+        folder, weights = path, path / "model.safetensors"
+    elif path.suffix in PICKLES:
+        raise TrainingError(
+            f"{where} is a pickle, which can run code when it is loaded: convert it to safetensors"
+        )
+    else:
+        folder, weights = path.parent, path
+    if not weights.is_file():
+        pickles = [f.name for f in folder.glob("*") if f.suffix in PICKLES] if path.is_dir() else []
+        why = f"; {pickles[0]} is a pickle and is not loaded" if pickles else ""
+        raise TrainingError(
+            f"{where} has no {weights.name}: name a hf-hub:OWNER/NAME, a run folder or a .safetensors file{why}"
+        )
+    config = folder / "config.json"
+    return Start(json.loads(config.read_text()) if config.is_file() else {}, weights)
+
+
+def from_hub(repo: str) -> Start:
+    """Return a model repo's config and weights, `OWNER/NAME[@REVISION]`; nothing but the two files is downloaded."""
+    repo, _, revision = repo.partition("@")
+    try:
+        files = {s.rfilename for s in HfApi().model_info(repo, revision=revision or None).siblings}
+        if "model.safetensors" not in files:
+            pickles = sorted(f for f in files if f.endswith(PICKLES))
+            why = f"; its {pickles[0]} is a pickle and is not loaded" if pickles else ""
+            raise TrainingError(f"{repo} has no model.safetensors{why}")
+        paths = [
+            Path(hf_hub_download(repo, name, revision=revision or None))
+            for name in ("config.json", "model.safetensors")
+        ]
+    except (RepositoryNotFoundError, EntryNotFoundError, HFValidationError) as error:
+        raise TrainingError(f"model {repo} is not on the Hub: {first_line(error)}") from error
+    except UNREACHABLE as error:
+        raise TrainingError(f"model {repo} cannot be reached: {first_line(error)}") from error
+    return Start(json.loads(paths[0].read_text()), paths[1])
+
+
+def build_model(options, label_names: list[str]) -> tuple[nn.Module, dict]:
+    """Return the network with one output a class, and its data config (timm's: input_size, mean, std, crop_pct, …).
+
+    Raises:
+        TrainingError: the architecture or the weights cannot be had.
+    """
+    start = find_start(options.init_from) if options.init_from else None
+    architecture = options.model or (start and start.config.get("architecture")) or DEFAULT_ARCHITECTURE
+    if start and start.config.get("architecture", architecture) != architecture:
+        raise TrainingError(
+            f"--init_from holds a {start.config['architecture']}, not a {architecture}: leave --model out"
+        )
+    model = create(architecture, options, len(label_names), pretrained=options.pretrained and start is None)
+    same_classes = False
+    if start:
+        same_classes = start.label_names == label_names
+        load_weights(model, start, keep_head=same_classes)
+    if not same_classes:
+        shrink_head(model)
+    given = (start.config.get("pretrained_cfg") if start else None) or model.pretrained_cfg
+    data = resolve_data_config({k: given[k] for k in DATA_KEYS if k in given}, model=model)
+    size = options.image_size or (
+        given["input_size"][-1] if start and "input_size" in given else DEFAULT_IMAGE_SIZE
+    )
+    crop_pct = (
+        data["crop_pct"] if start and start.config.get("pretrained_cfg") else 1.0
+    )  # crops hold one cell each, cut to size: nothing of them is thrown away
+    return model, {**data, "input_size": (3, size, size), "crop_pct": crop_pct}
+
+
+def create(architecture: str, options, classes: int, pretrained: bool) -> nn.Module:
+    """Return `timm.create_model`, its failures turned into one sentence each."""
+    if architecture.split(".")[0] not in timm.list_models():
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise TrainingError(f"timm has no model {architecture!r}{hint}")
+    drop = {"drop_rate": options.drop_rate, "drop_path_rate": options.drop_path_rate}
+    try:
+        try:
+            return timm.create_model(architecture, pretrained=pretrained, num_classes=classes, **drop)
+        except TypeError:  # an architecture without stochastic depth
+            return timm.create_model(
+                architecture, pretrained=pretrained, num_classes=classes, drop_rate=options.drop_rate
+            )
+    except (*UNREACHABLE, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise TrainingError(
+            f"the ImageNet weights of {architecture} cannot be reached ({first_line(error)}): "
+            "pass --no-pretrained to train from scratch, or --init_from to start from weights of your own"
+        ) from error
+
+
+def load_weights(model: nn.Module, start: Start, keep_head: bool) -> None:
+    """Load the start weights; the classifier only where its classes are ours.
+
+    Raises:
+        TrainingError: the file is damaged or belongs to another architecture.
+    """
+    try:
+        state = load_file(start.weights)
+    except (SafetensorError, OSError) as error:
+        raise TrainingError(
+            f"{start.weights} is not a readable safetensors file: {first_line(error)}"
+        ) from error
+    own = model.state_dict()
+    head = {f"{name}." for name in head_names(model)}
+    if not keep_head:
+        state = {k: v for k, v in state.items() if not any(k.startswith(h) for h in head)}
+    wrong = [k for k in state if k not in own or state[k].shape != own[k].shape]
+    missing = [k for k in own if k not in state and not any(k.startswith(h) for h in head)]
+    if wrong or missing:
+        raise TrainingError(
+            f"{start.weights} does not fit this architecture (first difference: {(wrong + missing)[0]})"
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def head_names(model: nn.Module) -> list[str]:
+    """Return the names of the classifier's modules."""
+    names = model.pretrained_cfg.get("classifier", "classifier")
+    return [names] if isinstance(names, str) else list(names)
+
+
+def shrink_head(model: nn.Module) -> None:
+    """Start the classifier small, so that the first loss is ln(classes).
+
+    timm draws its weights from ±1/√classes: with 7 classes the first logits have a standard deviation of about 3.
+    """
+    for name in head_names(model):
+        head = model.get_submodule(name)
+        nn.init.normal_(head.weight, std=0.01)
+        nn.init.zeros_(head.bias)
+
+
+def freeze_backbone(model: nn.Module) -> None:
+    """Leave only the classifier to be trained."""
+    model.requires_grad_(False)
+    for name in head_names(model):
+        model.get_submodule(name).requires_grad_(True)
+
+
+def training_mode(model: nn.Module, frozen_backbone: bool) -> None:
+    """Switch to training; a frozen backbone keeps its batch statistics, and only the classifier's modules are switched."""
+    model.train(not frozen_backbone)
+    if frozen_backbone:
+        for name in head_names(model):
+            model.get_submodule(name).train()
+
+
+def save_model(model: nn.Module, data_config: dict, source: Source, folder: Path) -> None:
+    """Write `model.safetensors` and a `config.json` that timm and transformers both read with the true label names."""
+    label_names = source.label_names
+    data = {k: list(v) if isinstance(v, tuple) else v for k, v in data_config.items()}
+    shape = {
+        k: model.pretrained_cfg[k]
+        for k in ("pool_size", "first_conv", "classifier")
+        if k in model.pretrained_cfg
+    }
+    config = {
+        "num_classes": len(label_names),
+        "label_names": label_names,
+        "label_descriptions": source.label_descriptions,
+        "pretrained_cfg": {"fixed_input_size": False, **data, **shape, "num_classes": len(label_names)},
+    }
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".model-") as unfinished:
+        plain_layout = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+        timm.models.save_for_hf(plain_layout, unfinished, model_config=config, safe_serialization=True)
+        path = Path(unfinished) / "config.json"
+        written = json.loads(path.read_text())
+        written.get("model_args", {}).pop("num_classes", None)  # transformers would pass it twice
+        path.write_text(json.dumps(written, indent=2) + "\n")
+        for name in ("config.json", "model.safetensors"):
+            (Path(unfinished) / name).replace(folder / name)
+
+
+def as_eval(model: nn.Module) -> nn.Module:
+    """Return the model in evaluation mode, without gradients, channels last."""
+    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)

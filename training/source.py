@@ -1,0 +1,255 @@
+"""The data set as published: a repo id or folder in, checked splits of undecoded rows out.
+
+Everything that can be wrong with a foreign data set is found here, before training starts, and said in one sentence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import httpx
+import pyarrow
+from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub import DatasetCard, HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+from training import TrainingError
+
+UNREACHABLE = (OSError, HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError)
+UNREADABLE = (
+    DatasetNotFoundError,
+    HFValidationError,
+    pyarrow.ArrowException,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """An image as stored, with its label index and the name it is reported under."""
+
+    name: str
+    data: bytes
+    label: int
+
+
+@dataclass
+class Source:
+    """A data set whose columns and labels have been checked.
+
+    Attributes:
+        label_names: the classes, in the order of the logits.
+        label_descriptions: their full names.
+        sizes: images of each split that there is.
+        revision: commit of the data set repo, or the SHA-256 of a folder's file list and sizes.
+    """
+
+    id: str
+    revision: str
+    label_names: list[str]
+    label_descriptions: dict[str, str]
+    image_column: str
+    label_column: str
+    splits: dict[str, datasets.Dataset | datasets.IterableDataset]
+    sizes: dict[str, int]
+    _index: dict = field(default_factory=dict)
+
+    def rows(
+        self,
+        split: str,
+        epoch: int = 0,
+        shard: tuple[int, int] = (0, 1),
+        shuffle: tuple[int, int] | None = None,
+    ) -> Iterator[Row]:
+        """Yield the rows of a split in their stored order.
+
+        Args:
+            epoch: reseeds the shuffling.
+            shard: (i, n) yields every n-th row from the i-th on; the others are read, but not handed out.
+            shuffle: (seed, buffer size) of a streamed shuffling.
+        """
+        table = self.splits[split]
+        if shuffle is not None:
+            table = table.shuffle(seed=shuffle[0], buffer_size=shuffle[1])
+            table.set_epoch(epoch)
+        try:
+            for position, row in enumerate(table):
+                if position % shard[1] == shard[0]:
+                    yield self._row(split, position, row)
+        except (*UNREACHABLE, pyarrow.ArrowException) as error:
+            raise TrainingError(f"reading {split} of {self.id} failed: {first_line(error)}") from error
+
+    def _row(self, split: str, position: int, row: dict) -> Row:
+        name = str(row.get("file_name") or f"{split}-{position:06d}")
+        image, label = row[self.image_column], row[self.label_column]
+        data = image and (image["bytes"] or (Path(image["path"]).read_bytes() if image["path"] else None))
+        if not data:
+            raise TrainingError(f"{name} of {self.id} has no image in column {self.image_column!r}")
+        index = self._index.get(label, label)
+        if not isinstance(index, int) or not 0 <= index < len(self.label_names):
+            raise TrainingError(
+                f"{name} of {self.id} has label {label!r}, outside 0..{len(self.label_names) - 1}"
+            )
+        return Row(name, data, index)
+
+    def class_counts(self, split: str) -> list[int]:
+        """Return how many images each class has, from the label column alone."""
+        column = self.splits[split].select_columns([self.label_column])
+        counts = Counter(self._index.get(row[self.label_column], row[self.label_column]) for row in column)
+        return [counts[i] for i in range(len(self.label_names))]
+
+
+def open_source(options, streaming: bool) -> Source:
+    """Open the data set that the options name and check its columns, splits and labels.
+
+    Raises:
+        TrainingError: it cannot be reached or read, or has not what training needs.
+    """
+    tables = load(options, streaming)
+    wanted = [options.train_split, options.validation_split, options.test_split]
+    for split in wanted[:2]:
+        if split not in tables:
+            raise TrainingError(
+                f"{options.dataset} has no split {split!r} (it has: {', '.join(tables)}); "
+                "name one with --train_split / --validation_split, or build the splits with `python -m dataset_script build`"
+            )
+    tables = {split: tables[split] for split in wanted if split in tables}
+    features = check_columns(options, tables[options.train_split])
+    names = label_names(options, tables, features[options.label_column])
+    index = (
+        {}
+        if isinstance(features[options.label_column], datasets.ClassLabel)
+        else {v: i for i, v in enumerate(names.values)}
+    )
+    tables = {k: t.cast_column(options.image_column, datasets.Image(decode=False)) for k, t in tables.items()}
+    source = Source(
+        id=str(options.dataset),
+        revision=revision_of(options),
+        label_names=[str(name) for name in names.values],
+        label_descriptions=label_descriptions(options, [str(name) for name in names.values]),
+        image_column=options.image_column,
+        label_column=options.label_column,
+        splits=tables,
+        sizes={k: count_rows(t, k, options.label_column) for k, t in tables.items()},
+        _index=index,
+    )
+    for split, size in source.sizes.items():
+        if size == 0:
+            raise TrainingError(f"split {split!r} of {options.dataset} is empty")
+    return source
+
+
+@dataclass(frozen=True)
+class Names:
+    """The label values in the order of their indices."""
+
+    values: list
+
+
+def load(options, streaming: bool) -> dict:
+    """Return the data set's splits through `datasets.load_dataset`."""
+    try:
+        return dict(
+            datasets.load_dataset(
+                options.dataset,
+                options.dataset_config,
+                revision=options.dataset_revision,
+                streaming=streaming,
+            )
+        )
+    except UNREADABLE as error:
+        raise TrainingError(f"data set {options.dataset} cannot be read: {first_line(error)}") from error
+    except UNREACHABLE as error:
+        raise TrainingError(f"data set {options.dataset} cannot be reached: {first_line(error)}") from error
+
+
+def check_columns(options, table) -> datasets.Features:
+    """Return the features after checking that the image and label columns are there and of a usable kind."""
+    features = table.features
+    if features is None:
+        features = table._resolve_features().features
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    for flag, column in (("image_column", options.image_column), ("label_column", options.label_column)):
+        if column not in features:
+            have = ", ".join(repr(name) for name in features)
+            others = images if flag == "image_column" else [n for n in features if n not in images]
+            hint = f"; pass --{flag} {others[0]}" if others else ""
+            raise TrainingError(f"{options.dataset} has no column {column!r} (it has: {have}){hint}")
+    if options.image_column not in images:
+        raise TrainingError(
+            f"column {options.image_column!r} of {options.dataset} holds {features[options.image_column]}, not images"
+            + (f"; pass --image_column {images[0]}" if images else "")
+        )
+    return features
+
+
+def label_names(options, tables: dict, kind) -> Names:
+    """Return the classes: a ClassLabel's own names, else the values that occur in the training split, sorted."""
+    if isinstance(kind, datasets.ClassLabel):
+        names = Names(list(kind.names))
+    elif isinstance(kind, datasets.Value) and (
+        kind.dtype == "string" or kind.dtype.startswith(("int", "uint", "large_string"))
+    ):
+        column = tables[options.train_split].select_columns([options.label_column])
+        found = {row[options.label_column] for row in column}
+        if None in found:
+            raise TrainingError(
+                f"column {options.label_column!r} of {options.dataset} has rows without a label"
+            )
+        names = Names(sorted(found))
+    else:
+        raise TrainingError(
+            f"column {options.label_column!r} of {options.dataset} holds {kind}, not class labels"
+        )
+    if len(names.values) < 2:
+        raise TrainingError(
+            f"{options.dataset} has one class only ({', '.join(map(str, names.values))}): there is nothing to tell apart"
+        )
+    return names
+
+
+def count_rows(table, split: str, label_column: str) -> int:
+    """Return the number of rows: known at once, from the card, or counted over the label column."""
+    if isinstance(table, datasets.Dataset):
+        return len(table)
+    info = (table.info.splits or {}).get(split)
+    if info is not None and info.num_examples:
+        return info.num_examples
+    return sum(1 for _ in table.select_columns([label_column]))
+
+
+def revision_of(options) -> str:
+    """Return what pins the data: the repo's commit, or the SHA-256 over a folder's file names and sizes."""
+    folder = Path(options.dataset)
+    if folder.is_dir():
+        files = sorted(
+            (str(f.relative_to(folder)), f.stat().st_size) for f in folder.rglob("*") if f.is_file()
+        )
+        return hashlib.sha256(repr(files).encode()).hexdigest()
+    try:
+        return HfApi().dataset_info(options.dataset, revision=options.dataset_revision).sha
+    except UNREACHABLE:
+        return options.dataset_revision or "unknown (read from the cache)"
+
+
+def label_descriptions(options, names: list[str]) -> dict[str, str]:
+    """Return the classes' full names from the metadata of the data set's card; their short names where it has none."""
+    folder = Path(options.dataset)
+    try:
+        card = DatasetCard.load(folder / "README.md" if folder.is_dir() else options.dataset)
+        given = card.data.to_dict().get("label_descriptions")
+    except (*UNREACHABLE, ValueError):  # no card, or none that can be read: it is not needed for training
+        given = None
+    return {name: str((given or {}).get(name, name)) for name in names}
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its kind when it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
