@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from dataset_script.build import Options, Summary, build
+from dataset_script.build import OVERLAPS_TEST, Options, Summary, build
 from dataset_script.drawn_cells import draw_folder
 from dataset_script.source import BuildError, shown
 from dataset_script.splits import SPLITS
@@ -89,7 +89,7 @@ def print_summary(summary: Summary) -> None:
     if summary.listed is not None:
         listed = sum(row.listed for row in summary.rows)
         print(f"test list: {summary.listed:,} names, {listed:,} of them here, {summary.listed - listed:,} absent; "
-              f"{summary.moved_to_test:,} more in test because they overlap a listed image")  # fmt: skip
+              f"{summary.quarantined[OVERLAPS_TEST]:,} images left out because they overlap a listed one")  # fmt: skip
         bare = [name for label, name in enumerate(summary.classes) if not counts["test", label]]
         if bare:
             print(f"no test image of {', '.join(bare)}: the list names none")

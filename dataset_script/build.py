@@ -34,6 +34,7 @@ from dataset_script.source import BuildError, base_name, open_source, shown
 from dataset_script.splits import SPLITS, assign_splits, rank
 from dataset_script.tables import read_test_names, write_csv
 
+OVERLAPS_TEST = "overlaps a listed test image"
 BATCH_FILES, BATCH_BYTES = 32, 8 * 2**20
 
 
@@ -82,7 +83,6 @@ class Summary:
     drawings: int
     seed: int
     listed: int | None = None  # names on the published test list, None without one
-    moved_to_test: int = 0
 
     @property
     def quarantined(self) -> Counter:
@@ -90,8 +90,8 @@ class Summary:
 
     @property
     def refused(self) -> int:
-        """Rejections that matter to --strict: all but the documents beside the class folders."""
-        return sum(1 for item in self.rejected if not is_document(item))
+        """Rejections that matter to --strict: not the documents beside the class folders, not overlaps with the test list."""
+        return sum(1 for item in self.rejected if not is_document(item) and item.reason != OVERLAPS_TEST)
 
 
 def is_document(item: Rejected) -> bool:
@@ -247,8 +247,10 @@ def group_rows(found: Survey, source, store: PointStore) -> tuple[int, int]:
     return compared, same
 
 
-def split_rows(rows: Sequence[Row], classes: Sequence[str], listed: set[str] | None, seed: int) -> int:
-    """Give each row its split. Returns how many images follow a listed one of their group into `test`.
+def split_rows(
+    rows: Sequence[Row], classes: Sequence[str], listed: set[str] | None, seed: int
+) -> list[Rejected]:
+    """Give each row its split. Returns the images that must be left out: not listed, but overlapping a listed one.
 
     Raises:
         BuildError: a class has too few images, or the list names none of the images.
@@ -275,7 +277,14 @@ def split_rows(rows: Sequence[Row], classes: Sequence[str], listed: set[str] | N
             f"too few good images for the splits {', '.join(needed)} in class {named}: add images that show "
             "different places, or leave the class out with --classes"
         )
-    return 0 if listed is None else sum(row.split == "test" and not row.listed for row in rows)
+    if listed is None:
+        return []
+    named = {row.group: row.file_name for row in rows if row.listed}
+    return [
+        Rejected(row.path, OVERLAPS_TEST, f"shows a part of {named[row.group]}")
+        for row in rows
+        if row.split == "test" and not row.listed
+    ]
 
 
 def decide_kind(rows: Sequence[Row], wanted: str) -> str:
@@ -360,13 +369,18 @@ def build(raw: str, out: Path, options: Options) -> Summary:
         compared, same = group_rows(found, source, store)
         store.close()
         name_rows(found.rows)
-        moved = split_rows(found.rows, classes, listed, options.seed)
-        rows = sorted(found.rows, key=lambda row: hashlib.sha256(b"order:" + row.sha256).digest())
+        overlapping = split_rows(found.rows, classes, listed, options.seed)
+        left = {item.path for item in overlapping}
+        found.rejected += overlapping
+        rows = sorted(
+            (row for row in found.rows if row.path not in left),
+            key=lambda row: hashlib.sha256(b"order:" + row.sha256).digest(),
+        )
         rejected = sorted(found.rejected, key=lambda item: item.path)
         summary = Summary(
             out, classes, layout.seen, rows, rejected, layout.left_out, spare, len(found.paths), compared, same,
             decide_kind(rows, options.card), sum(row.drawn for row in rows), options.seed,
-            None if listed is None else len(listed), moved,
+            None if listed is None else len(listed),
         )  # fmt: skip
         write_rows(folder, rows, classes, source, options.shard_mb * 2**20)
         header = ("file_name", "label", "split", "group", "sha256", "on_test_list")

@@ -196,11 +196,8 @@ def _split_text(summary: Summary) -> str:
         return rule + "`test`, the next 15% `validation`, the rest `train`."
     listed = sum(row.listed for row in summary.rows)
     text = f"`test` holds the {listed:,} images that a published list of {summary.listed:,} test file names names"
-    if summary.moved_to_test:
-        text += (
-            f", and {summary.moved_to_test} more that show the same place as one of them and so must not be trained on "
-            "(`on_test_list` in `splits.csv` tells them apart)"
-        )
+    if overlapping := summary.quarantined["overlaps a listed test image"]:
+        text += f"; {overlapping} more that show a part of one of them are left out (see `quarantine.csv`)"
     return f"{text}. {rule.replace('the first', 'of the others, the first')}`validation`, the rest `train`."
 
 
@@ -243,14 +240,14 @@ Columns: `image` (the original file, byte for byte), `label`, `file_name`, `sha2
 
 Images that show the same place of a slide (copies, or crops that overlap) share a `group`: the smallest SHA-256 among them.
 Candidates were found by equal local patterns that agree on a shift, and confirmed by laying the pictures over each other
-(correlation of 0.6 or more of the band-passed pictures). Of {summary.pictures:,} different pictures, {summary.compared:,} pairs
+(correlation of 0.8 or more of the band-passed pictures). Of {summary.pictures:,} different pictures, {summary.compared:,} pairs
 were compared and {summary.same:,} confirmed; {len(shared):,} groups have more than one image ({sum(shared):,} images in all).
 
 ## Files that were rejected
 
 Every file was decoded to its last pixel. {summary.seen:,} files seen, {len(summary.rows):,} kept,
-{len(summary.rejected):,} rejected (each with its reason in `quarantine.csv`), {summary.left_out:,} of other classes and {summary.spare:,} beyond the
-number wanted of each class left out.
+{len(summary.rejected):,} rejected (each with its reason in `quarantine.csv`), {summary.left_out:,} of other classes and
+{summary.spare:,} beyond the number wanted of each class left out.
 
 {reasons}
 

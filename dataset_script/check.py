@@ -19,6 +19,8 @@ from dataset_script.layout import IMAGE_SUFFIXES, Rejected, suffix
 from dataset_script.overlaps import fingerprint
 from dataset_script.source import MAX_FILE_BYTES
 
+Image.init()  # `formats` below names decoders, which Pillow registers late
+
 MAX_PIXELS = 24_000_000  # a photograph of a large camera; 96 MB decoded at most
 MAX_SIDE = 16_384
 MIN_SIDE = 8

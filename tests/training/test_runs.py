@@ -107,7 +107,7 @@ def test_options_for_small_and_unbalanced_data_train(run, drawn_dataset, tmp_pat
 
 
 def test_the_clock_ends_a_run_with_the_learning_rate_at_zero(drawn_dataset, tmp_path):
-    assert train(drawn_dataset, tmp_path / "run", "--max_minutes", "0.05", epochs=10_000) == 0
+    assert train(drawn_dataset, tmp_path / "run", "--max_minutes", "0.4", epochs=10_000) == 0
     history = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
     assert json.loads(history[-1])["learning_rate"] < 1e-5
 
