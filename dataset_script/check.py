@@ -24,7 +24,7 @@ Image.init()  # `formats` below names decoders, which Pillow registers late
 MAX_PIXELS = 24_000_000  # a photograph of a large camera; 96 MB decoded at most
 MAX_SIDE = 16_384
 MIN_SIDE = 8
-FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "BMP", "GIF", "WEBP")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")  # JPEG opens MPO too
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8", b"RIFF", b"BM")
 ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB`\x82", b"GIF8": b"\x3b"}  # first bytes -> last mark
 

@@ -16,15 +16,21 @@ LANGUAGES = {"en": EN, "id": ID}
 NAMES = {"en": "English", "id": "Bahasa Indonesia"}
 
 # Gradio takes the browser's language and has no switch of its own in the page. Its Settings panel changes the language
-# through `changeLocale` of the module `core`; this does the same for `?lang=`. (sdk_version is pinned; a test watches.)
+# through `changeLocale` of the module `core`; this does the same for `?lang=`. What still loads may set the browser's
+# language afterwards, which shows in the page's `lang`: then it is changed once more. (sdk_version is pinned; a test watches.)
 HEAD = """
 <script>
 (() => {
+  const page = document.documentElement;
   const asked = new URLSearchParams(location.search).get("lang");
   const language = (asked || navigator.language).startsWith("id") ? "id" : "en";
-  document.documentElement.lang = language;
   const core = performance.getEntriesByType("resource").find(entry => /\\/assets\\/core-[^/]*\\.js/.test(entry.name));
-  if (asked && core) import(core.name).then(module => module.changeLocale(language));
+  const change = () => { import(core.name).then(module => module.changeLocale(language)); };
+  page.lang = language;
+  if (!asked || !core) return;
+  change();
+  new MutationObserver(() => { if (!page.lang.startsWith(language)) change(); })
+    .observe(page, { attributeFilter: ["lang"] });
 })();
 </script>
 """

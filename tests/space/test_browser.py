@@ -68,15 +68,7 @@ def test_every_tab_answers_in_its_language_and_asks_nobody_else(
 
 @pytest.mark.parametrize(
     "locale",
-    [
-        "en-US",
-        pytest.param(
-            "id-ID",
-            marks=pytest.mark.xfail(
-                reason="known defect: the link to English leaves an Indonesian browser in Indonesian"
-            ),
-        ),
-    ],
+    ["en-US", "id-ID"],
 )
 def test_the_browsers_language_decides_and_the_switch_overrides(
     space: RunningSpace, browser: Browser, locale: str
