@@ -9,7 +9,7 @@ import csv
 from collections import Counter
 from pathlib import Path
 
-import httpx
+import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, HfApi, constants
@@ -121,7 +121,7 @@ def push(
         raise BuildError("no Hub token: run `hf auth login`, or set HF_TOKEN") from error
     except HfHubHTTPError as error:
         raise BuildError(_refusal(repo_id, error)) from error
-    except (httpx.HTTPError, OSError) as error:
+    except (httpx2.HTTPError, OSError) as error:
         raise BuildError(
             f"the Hub at {constants.ENDPOINT} cannot be reached ({type(error).__name__}): check the network and HF_ENDPOINT, "
             "then push again; what has arrived is not sent twice"

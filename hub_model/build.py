@@ -9,7 +9,7 @@ from pathlib import Path
 
 import timm
 
-from hub_model.calibration import calibrate_folder
+from hub_model.calibration import calibrate_folder, fit_calibration
 from hub_model.card import card_text, write_card
 from hub_model.contract import (
     CALIBRATION,
@@ -18,6 +18,7 @@ from hub_model.contract import (
     HISTORY,
     METRICS,
     ONNX,
+    STRANGER_ARRAYS,
     WEIGHTS,
     ContractError,
     check_files,
@@ -30,8 +31,17 @@ from hub_model.figures import draw_figures
 from hub_model.onnx_export import export_onnx
 from hub_model.results import SCHEMA, differences, measure_model, measure_splits
 from hub_model.run_folder import Run, read_run
+from hub_model.trust_figures import draw_trust_figures
 
-COPIED = (CONFIG, WEIGHTS, HISTORY, "logits_validation.parquet", "logits_test.parquet")
+COPIED = (
+    CONFIG,
+    WEIGHTS,
+    HISTORY,
+    CALIBRATION,
+    STRANGER_ARRAYS,
+    "logits_validation.parquet",
+    "logits_test.parquet",
+)
 
 
 def build(run_folder: Path, out: Path, overwrite: bool = False) -> dict:
@@ -59,17 +69,17 @@ def fill(run: Run, folder: Path) -> dict:
     for name in COPIED:
         if (run.folder / name).exists():
             shutil.copyfile(run.folder / name, folder / name)
-    calibrate_folder(folder)
-    metrics = measure(run)
+    metrics = measure(run, calibrate_folder(folder))
     (folder / METRICS).write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     draw_figures(metrics, run.history, folder / "figures")
+    draw_trust_figures(metrics, folder / "figures")
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     export_onnx(model, run.config.input_size, folder / ONNX)
     write_card(metrics, folder / CARD)
     return metrics
 
 
-def measure(run: Run) -> dict:
+def measure(run: Run, calibration: dict) -> dict:
     """Return what goes into metrics.json."""
     names = run.config.label_names
     return {
@@ -79,7 +89,7 @@ def measure(run: Run) -> dict:
         "model": measure_model(run.config) | {"best_epoch": run.best_epoch},
         "dataset": run.dataset,
         "training": run.training,
-        "splits": measure_splits(run.logits, names),
+        "splits": measure_splits(run.logits, names, calibration),
         **run.measurements,
     }
 
@@ -96,12 +106,16 @@ def check(folder: Path) -> list[str]:
                 f"{METRICS} has the label names {metrics.get('label_names')}, {CONFIG} has {config.label_names}"
             ]
         logits = read_all_logits(folder, len(config.label_names))
-        found = differences(metrics["splits"], measure_splits(logits, config.label_names), "splits")
-        problems = [f"{METRICS}: {text}" for text in found[:5]]
+        calibration = read_json(folder / CALIBRATION)
+        fitted = fit_calibration(logits["validation"].values, logits["validation"].labels, config.label_names)
+        known = {key: calibration.get(key) for key in fitted}
+        problems = [f"{CALIBRATION}: {text}" for text in differences(known, fitted)[:5]]
+        found = differences(
+            metrics["splits"], measure_splits(logits, config.label_names, calibration), "splits"
+        )
+        problems += [f"{METRICS}: {text}" for text in found[:5]]
         if card_text(metrics).strip() != (folder / CARD).read_text(encoding="utf-8").strip():
             problems.append(f"{CARD} disagrees with {METRICS}: build it again")
-        if (folder / CALIBRATION).exists():
-            read_json(folder / CALIBRATION)
     except ContractError as error:
         problems.append(str(error))
     except (KeyError, TypeError) as error:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hub_model.card_trust import trust_chapter
+
 NAMES = {
     "accuracy": "Accuracy",
     "macro_f1": "Macro-F1",
@@ -58,6 +60,8 @@ pipeline("image-classification", model="OWNER/NAME")("cell.jpg")
 
 The logits that these figures come from are in this repo; `python -m hub_model check` computes them anew.
 
+{trust}
+
 ## How it was made
 
 {recipe}
@@ -65,13 +69,10 @@ The logits that these figures come from are in this repo; `python -m hub_model c
 ## Limits
 
 The figures hold for images like those of the data set. Cells of one patient may be in training and in test where no patient
-identifiers are known, so slides of a new patient, another laboratory, stain or scanner will be harder. The model answers with one
-of its classes whatever it is shown. A count of cells is right only at the prevalence it was calibrated for.
+identifiers are known, so slides of a new patient, another laboratory, stain or scanner will be harder. {strangers} A count of cells is right only at the prevalence it was calibrated for.
 
 The weights are under Apache-2.0. {data_licence}
 """
-
-MATEK = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
 
 
 def write_card(metrics: dict, path: Path) -> None:
@@ -105,7 +106,13 @@ def card_text(metrics: dict) -> str:
         figures="\n".join(rows),
         per_class=per_class_table(splits.get("test") or splits["validation"], names),
         curves="![curves](figures/curves.png)" if training["epochs_trained"] else "",
+        trust=trust_chapter(metrics),
         recipe=recipe(metrics),
+        strangers=(
+            "Alone, the network names one of its classes whatever it is shown; the score above turns most other things away, not all."
+            if metrics.get("out_of_distribution")
+            else "The model names one of its classes whatever it is shown."
+        ),
         data_licence=(
             "The images that they were trained on are under CC BY 4.0: Matek et al., doi:10.7937/TCIA.AXH3-T579."
             if data.get("licence") == "cc-by-4.0"

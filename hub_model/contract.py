@@ -6,6 +6,7 @@ The contract is that of `config.json` (timm's schema with label names), `model.s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 
 CONFIG, WEIGHTS, CARD, METRICS = "config.json", "model.safetensors", "README.md", "metrics.json"
 HISTORY, ONNX, CALIBRATION = "history.jsonl", "onnx/model.onnx", "calibration.json"
-REQUIRED = (CONFIG, WEIGHTS, CARD, METRICS, HISTORY, ONNX, "logits_validation.parquet")
+STRANGER_ARRAYS = "out_of_distribution.safetensors"
+REQUIRED = (CONFIG, WEIGHTS, CARD, METRICS, HISTORY, ONNX, CALIBRATION, "logits_validation.parquet")
 PICKLES = {
     ".bin",
     ".pt",
@@ -176,6 +178,15 @@ def check_weights(path: Path, config: ModelConfig) -> None:
                 f"{path} does not fit {CONFIG}: {name} has shape {found.get(name, 'none')}, "
                 f"{config.architecture} needs {wanted.get(name, 'none')}"
             )
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of the weights in a run or model folder, in hexadecimal; `ContractError` where there are none."""
+    try:
+        with (folder / WEIGHTS).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        raise ContractError(f"{folder / WEIGHTS} is missing") from None
 
 
 def files_of(folder: Path) -> list[str]:

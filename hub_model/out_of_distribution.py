@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from sklearn.metrics import roc_auc_score
 
 from hub_model.calibration import CalibrationError, write_json
+from hub_model.contract import STRANGER_ARRAYS, weights_digest
 from hub_model.crops import Crops, altered
 from hub_model.evaluation import SEED, bootstrap
 from hub_model.perturbations import other_laboratory
@@ -26,7 +27,6 @@ from hub_model.trust_report import read_calibration
 from space.classifier import Classifier
 from space.strangeness import SCORES
 
-ARRAYS = "out_of_distribution.safetensors"
 ALARM = 0.02  # share of true cells that may be called strangers
 STRANGERS = 100  # inputs of each kind and half
 DIRECTIONS = 128  # of the features' covariance that are kept one by one
@@ -196,9 +196,10 @@ def write_rule(folder: Path, rule: Rule, threshold: float) -> None:
         **rule.parameters,
         "threshold": threshold,
         "fitted_on": "validation",
+        "weights_sha256": weights_digest(folder),
         **({"arrays_fitted_on": "train"} if rule.arrays else {}),
     }
-    path = folder / ARRAYS
+    path = folder / STRANGER_ARRAYS
     if rule.arrays:
         unfinished = path.with_suffix(".unfinished")
         save_file(rule.arrays, unfinished)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import httpx
+import httpx2
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
@@ -22,7 +22,7 @@ from hub_model.build import check
 from hub_model.contract import ContractError
 
 UNREACHABLE = (
-    httpx.HTTPError,
+    httpx2.HTTPError,
     HfHubHTTPError,
     OfflineModeIsEnabled,
     HFValidationError,

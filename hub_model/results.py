@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hub_model.contract import Logits, ModelConfig
 from hub_model.evaluation import RESAMPLES, SEED, evaluate_split
+from hub_model.trust_report import trust_figures
 
 SCHEMA = 1
 TOLERANCE = 1e-9
@@ -26,9 +27,17 @@ def measure_splits(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> dict[str, dict]:
-    """Everything about each split that its logits say, with bootstrap intervals."""
+    """Everything about each split that its logits say, with bootstrap intervals.
+
+    calibration: the contents of `calibration.json`; with it come the figures of trust (see `trust_report`).
+    """
     return {
         split: evaluate_split(table.values, table.labels, label_names, resamples, seed)
+        | (
+            trust_figures(table.values, table.labels, label_names, calibration, resamples)
+            if calibration
+            else {}
+        )
         for split, table in logits.items()
     }
 

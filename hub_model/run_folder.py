@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hub_model.contract import (
+    CALIBRATION,
     CONFIG,
     HISTORY,
     WEIGHTS,
@@ -19,6 +20,7 @@ from hub_model.contract import (
     read_config,
     read_history,
     read_json,
+    weights_digest,
 )
 
 MEASUREMENTS = "measurements"
@@ -53,11 +55,12 @@ class Run:
 
     @property
     def dataset(self) -> dict:
-        """`id`, `revision` and `splits` of the data set, the id None when it was a folder of someone's machine."""
+        """`id`, `revision`, `licence` and `splits` of the data set, the id None when it was a folder of someone's machine."""
         found = self.environment["dataset"]
         return {
             "id": public_id(found["id"]),
             "revision": found.get("revision"),
+            "licence": found.get("licence"),
             "splits": found["splits"],
         }
 
@@ -132,14 +135,26 @@ def read_run(folder: Path) -> Run:
                 f"{folder}: logits_{split}.parquet has {len(table.labels)} rows, but environment.json counts "
                 f"{images} images in {split}"
             )
+    digest = weights_digest(folder)
+    rule = (
+        read_json(folder / CALIBRATION).get("out_of_distribution")
+        if (folder / CALIBRATION).exists()
+        else None
+    )
+    if rule and rule.get("weights_sha256") != digest:
+        raise ContractError(
+            f"{folder / CALIBRATION} belongs to other weights: run `python -m hub_model strangers` again"
+        )
     measurements = {
-        path.stem: read_measurement(path) for path in sorted((folder / MEASUREMENTS).glob("*.json"))
+        path.stem: read_measurement(path, digest) for path in sorted((folder / MEASUREMENTS).glob("*.json"))
     }
     args = read_json(folder / "args.json")
     return Run(folder, config, history, logits, args, environment, measurements)
 
 
-def read_measurement(path: Path) -> dict | list:
-    """A measurement's JSON; a list of rows is written as an object with the one key `rows`."""
+def read_measurement(path: Path, digest: str) -> dict | list:
+    """What `python -m hub_model` measured on these weights; `ContractError` when it was on others."""
     found = read_json(path)
-    return found["rows"] if set(found) == {"rows"} else found
+    if found.get("weights_sha256") != digest or "result" not in found:
+        raise ContractError(f"{path} belongs to other weights: measure again, or delete it")
+    return found["result"]

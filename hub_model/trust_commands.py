@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from hub_model import label_audit, new_slide, prevalence
 from hub_model.calibration import CalibrationError, calibrate_folder, read_label_names, write_json
+from hub_model.contract import weights_digest
 from hub_model.crops import check_classes, open_classifier, read_crops
 from hub_model.out_of_distribution import fit_out_of_distribution, measure_out_of_distribution, write_rule
 from hub_model.perturbations import PERTURBATIONS
@@ -95,10 +96,10 @@ def _add_model_and_data(parser: argparse.ArgumentParser) -> None:
 
 
 def write_measurement(folder: Path, name: str, value: dict | list) -> Path:
-    """Write `folder/measurements/NAME.json`, where `build` finds it; a list goes in as {"rows": […]}."""
+    """Write `folder/measurements/NAME.json`, where `build` finds it, with the weights that it was measured on."""
     path = folder / MEASUREMENTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"rows": value} if isinstance(value, list) else value)
+    write_json(path, {"weights_sha256": weights_digest(folder), "result": value})
     return path
 
 

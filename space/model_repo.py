@@ -109,7 +109,6 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
     try:
         info = HfApi().model_info(name, revision=revision)
         refuse_unsafe_files(name, [sibling.rfilename for sibling in info.siblings or []])
-        revision = info.sha
     except HFValidationError:
         raise ModelRepoError(
             f"{name!r} is neither a folder nor the id of a model repo (owner/name)"

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from shutil import copyfile
 
-import httpx
+import httpx2
 from huggingface_hub import HfApi, SpaceCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -57,7 +57,7 @@ def push_space(space_id: str, model_id: str, dataset_id: str, private: bool = Fa
             )
     except HFValidationError as error:
         raise PushError(str(error).splitlines()[0]) from None
-    except (HfHubHTTPError, httpx.HTTPError, OSError, RuntimeError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise PushError(f"{space_id} could not be pushed: {reason}") from None
     return commit.repo_url.url if hasattr(commit.repo_url, "url") else str(commit.repo_url)

@@ -105,7 +105,12 @@ def write_report(
     facts = {
         "versions": {"python": platform.python_version()}
         | {p: importlib.metadata.version(p) for p in PACKAGES},
-        "dataset": {"id": source.id, "revision": source.revision, "splits": source.sizes},
+        "dataset": {
+            "id": source.id,
+            "revision": source.revision,
+            "licence": source.licence,
+            "splits": source.sizes,
+        },
         "model": {
             "architecture": network.pretrained_cfg["architecture"],
             "parameters": sum(p.numel() for p in network.parameters()),

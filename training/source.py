@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
-import httpx
+import httpx2
 import pyarrow
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import DatasetCard, HfApi
@@ -20,7 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 
 from training import TrainingError
 
-UNREACHABLE = (OSError, HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError)
+UNREACHABLE = (OSError, HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError)
 UNREADABLE = (
     DatasetNotFoundError,
     HFValidationError,
@@ -49,10 +49,12 @@ class Source:
         label_descriptions: their full names.
         sizes: images of each split that there is.
         revision: commit of the data set repo, or the SHA-256 of a folder's file list and sizes.
+        licence: of the images, as the data set's card says in the Hub's short form; None where it says nothing.
     """
 
     id: str
     revision: str
+    licence: str | None
     label_names: list[str]
     label_descriptions: dict[str, str]
     image_column: str
@@ -129,11 +131,14 @@ def open_source(options, streaming: bool) -> Source:
         else {v: i for i, v in enumerate(names.values)}
     )
     tables = {k: t.cast_column(options.image_column, datasets.Image(decode=False)) for k, t in tables.items()}
+    card = card_metadata(options)
+    described = card.get("label_descriptions") or {}
     source = Source(
         id=str(options.dataset),
         revision=revision_of(options),
+        licence=card["license"] if isinstance(card.get("license"), str) else None,
         label_names=[str(name) for name in names.values],
-        label_descriptions=label_descriptions(options, [str(name) for name in names.values]),
+        label_descriptions={str(name): str(described.get(name, name)) for name in names.values},
         image_column=options.image_column,
         label_column=options.label_column,
         splits=tables,
@@ -239,15 +244,14 @@ def revision_of(options) -> str:
         return options.dataset_revision or "unknown (read from the cache)"
 
 
-def label_descriptions(options, names: list[str]) -> dict[str, str]:
-    """Return the classes' full names from the metadata of the data set's card; their short names where it has none."""
+def card_metadata(options) -> dict:
+    """Return the metadata of the data set's card; none where there is no card that can be read: training needs none."""
     folder = Path(options.dataset)
     try:
         card = DatasetCard.load(folder / "README.md" if folder.is_dir() else options.dataset)
-        given = card.data.to_dict().get("label_descriptions")
-    except (*UNREACHABLE, ValueError):  # no card, or none that can be read: it is not needed for training
-        given = None
-    return {name: str((given or {}).get(name, name)) for name in names}
+    except (*UNREACHABLE, ValueError):
+        return {}
+    return card.data.to_dict()
 
 
 def first_line(error: BaseException) -> str:

@@ -140,6 +140,7 @@ def test_report_and_histogram_count_everything():
 
 def test_the_written_rule_answers_as_the_fitted_one(tmp_path):
     (tmp_path / "calibration.json").write_text(json.dumps({"schema": 1}))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
     rules = fit_rules(*cells(300, 1), temperature=1.5)
     strangers = far(40, 2)
     for name, rule in rules.items():
