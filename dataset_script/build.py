@@ -10,14 +10,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import multiprocessing
 import os
 import shutil
 import tempfile
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,17 +22,16 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dataset_script.check import Accepted, check_batch, luminance
-from dataset_script.labels import looks_published
-from dataset_script.layout import DOCUMENTS, Layout, Rejected, arrange
+from dataset_script.check import luminance
+from dataset_script.layout import DOCUMENTS, Rejected, arrange
 from dataset_script.overlaps import PointStore, link
 from dataset_script.parquet import Row, shards, write_shard
 from dataset_script.source import BuildError, base_name, open_source, shown
-from dataset_script.splits import SPLITS, assign_splits, rank
+from dataset_script.splits import SPLITS, assign_splits
+from dataset_script.survey import Survey, survey
 from dataset_script.tables import read_test_names, write_csv
 
 OVERLAPS_TEST = "overlaps a listed test image"
-BATCH_FILES, BATCH_BYTES = 32, 8 * 2**20
 
 
 @dataclass
@@ -51,18 +47,6 @@ class Options:
     card: str = "auto"
     shard_mb: int = 250
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-
-
-@dataclass
-class Survey:
-    """What the first pass found."""
-
-    rows: list[Row] = field(default_factory=list)
-    nodes: list[int] = field(default_factory=list)  # for each row, which picture it shows
-    pictures: dict[bytes, int] = field(default_factory=dict)  # digest of the pixels -> node
-    paths: list[str] = field(default_factory=list)  # for each node, a file that shows it
-    rejected: list[Rejected] = field(default_factory=list)
-    contradicted: set[bytes] = field(default_factory=set)  # SHA-256 of files found under several labels
 
 
 @dataclass
@@ -96,130 +80,6 @@ class Summary:
 
 def is_document(item: Rejected) -> bool:
     return item.reason == "outside the class folders" and base_name(item.path).lower() in DOCUMENTS
-
-
-def _batches(source, paths: Iterable[str]) -> Iterator[list[tuple[str, bytes] | Rejected]]:
-    """Read files and yield them in batches of bounded size; a file that cannot be read is a `Rejected`."""
-    batch, filled = [], 0
-    for path in paths:
-        try:
-            data = source.read(path)
-        except OSError as error:
-            reason = "damaged" if "damaged" in str(error) else "cannot be read"
-            batch.append(Rejected(path, reason, error.strerror or str(error)))
-            data = b""
-        else:
-            batch.append((path, data))
-        filled += len(data)
-        if len(batch) >= BATCH_FILES or filled >= BATCH_BYTES:
-            yield batch
-            batch, filled = [], 0
-    if batch:
-        yield batch
-
-
-def examine(source, paths: Sequence[str], workers: int, bar: tqdm) -> Iterator[Accepted | Rejected]:
-    """Yield the verdict on each file, in the order of `paths`; a few batches are in flight, never more.
-
-    Raises:
-        BuildError: a worker process died.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dataset_script.check"])
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        waiting: deque = deque()
-
-        def finish() -> Iterator[Accepted | Rejected]:
-            batch, future = waiting.popleft()
-            verdicts = iter(future.result())
-            for item in batch:
-                bar.update()
-                yield item if isinstance(item, Rejected) else next(verdicts)
-
-        try:
-            for batch in _batches(source, paths):
-                future = pool.submit(check_batch, [item for item in batch if not isinstance(item, Rejected)])
-                waiting.append(([item if isinstance(item, Rejected) else None for item in batch], future))
-                if len(waiting) > 2 * workers:
-                    yield from finish()
-            while waiting:
-                yield from finish()
-        except BrokenProcessPool as error:
-            raise BuildError(
-                "a worker process died while decoding (out of memory?): nothing was written"
-            ) from error
-
-
-def survey(
-    source, layout: Layout, options: Options, listed: set[str], store: PointStore
-) -> tuple[Survey, int]:
-    """First pass: check files until each class has `per_class` good ones, or all. Returns it and how many were not needed."""
-    found = Survey(rejected=list(layout.rejected))
-    label_of = {name: label for label, name in enumerate(layout.files)}
-    queues = {}
-    for name, paths in layout.files.items():
-        if options.per_class is not None:
-            paths = sorted(paths, key=lambda path: rank(shown(path), options.seed))
-        queues[name] = deque(paths)
-    total = sum(min(len(paths), options.per_class or len(paths)) for paths in layout.files.values())
-    with tqdm(total=total, desc="checking", unit="image", disable=None) as bar:
-        while True:
-            wanted = []
-            kept = Counter(row.label for row in found.rows)
-            for name, queue in queues.items():
-                need = len(queue) if options.per_class is None else options.per_class - kept[label_of[name]]
-                wanted += [(queue.popleft(), name) for _ in range(min(max(need, 0), len(queue)))]
-            if not wanted:
-                return found, sum(map(len, queues.values()))
-            names = iter([name for _, name in wanted])
-            for verdict in examine(source, [path for path, _ in wanted], options.workers, bar):
-                _take(found, verdict, next(names), label_of, store)
-            _settle_duplicates(found, listed)
-
-
-def _take(
-    found: Survey, verdict: Accepted | Rejected, name: str, label_of: dict[str, int], store: PointStore
-) -> None:
-    if isinstance(verdict, Rejected):
-        found.rejected.append(verdict)
-        return
-    node = found.pictures.setdefault(verdict.pixels, len(found.pictures))
-    if node == len(found.paths):
-        found.paths.append(verdict.path)
-        store.add(node, verdict.points)
-    published = looks_published(name, base_name(verdict.path), verdict.size, verdict.format)
-    row = Row(verdict.path, verdict.sha256, verdict.length, label_of[name], verdict.drawn, published)
-    found.rows.append(row)
-    found.nodes.append(node)
-
-
-def _settle_duplicates(found: Survey, listed: set[str]) -> None:
-    """Keep one of byte-identical files (one that the test list names, if any), and none where their labels differ."""
-    copies: dict[bytes, list[int]] = defaultdict(list)
-    for index, row in enumerate(found.rows):
-        copies[row.sha256].append(index)
-    dropped = set()
-    for sha256, indices in copies.items():
-        if len(indices) > 1 or sha256 in found.contradicted:
-            indices.sort(
-                key=lambda index: (base_name(found.rows[index].path) not in listed, found.rows[index].path)
-            )
-            paths = [found.rows[index].path for index in indices]
-            if len({found.rows[index].label for index in indices}) > 1 or sha256 in found.contradicted:
-                found.contradicted.add(sha256)
-                dropped.update(indices)
-                for path in paths:
-                    others = ", ".join(other for other in paths if other != path)
-                    detail = f"also {others}" if others else "also an earlier file"
-                    found.rejected.append(Rejected(path, "same bytes under different labels", detail))
-            else:
-                dropped.update(indices[1:])
-                found.rejected += [
-                    Rejected(path, "duplicate", f"same bytes as {paths[0]}") for path in paths[1:]
-                ]
-    if dropped:
-        found.nodes = [node for index, node in enumerate(found.nodes) if index not in dropped]
-        found.rows = [row for index, row in enumerate(found.rows) if index not in dropped]
 
 
 def name_rows(rows: Sequence[Row]) -> None:
@@ -361,7 +221,10 @@ def build(raw: str, out: Path, options: Options) -> Summary:
         layout = arrange(source.listing(), options.classes)
         classes = [shown(name) for name in layout.files]
         store = PointStore(folder)
-        found, spare = survey(source, layout, options, listed or set(), store)
+        found, spare = survey(
+            source, layout, listed or set(), store,
+            per_class=options.per_class, seed=options.seed, workers=options.workers,
+        )  # fmt: skip
         if not found.rows:
             raise BuildError(
                 "none of the files is a whole image: see the layout that is expected in the README"
