@@ -218,3 +218,26 @@ def test_a_run_that_is_not_there_or_not_whole_is_one_sentence(
     assert main(["build", str(broken), str(tmp_path / "out")]) == 1
     assert "environment.json counts" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_is_fine_tuned_on_other_classes_to_a_repo_that_loads(
+    run_folder: Path, drawn_folder: Path, tmp_path: Path
+) -> None:
+    for old, new in (("BLA", "alpha"), ("EOS", "beta"), ("NGS", "gamma")):
+        shutil.copytree(drawn_folder / old, tmp_path / "raw" / new)
+    commands = (
+        ["-m", "dataset_script", "build", "raw", "data"],
+        [REPOSITORY / "train_accelerate.py", "--dataset", "data", "--init_from", run_folder, "--output_dir", "run",
+         "--epochs", "1"],
+        ["-m", "hub_model", "build", "run", "model"],
+    )  # fmt: skip
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, *map(str, command)], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    model = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True)
+    assert model.pretrained_cfg["label_names"] == ["alpha", "beta", "gamma"] and model.num_classes == 3
+    before = timm.create_model(f"local-dir:{run_folder}", pretrained=True).state_dict()
+    start, end = next(iter(before.values())), next(iter(model.state_dict().values()))
+    assert torch.corrcoef(torch.stack([start.flatten(), end.flatten()]))[0, 1] > 0.9  # it began there
