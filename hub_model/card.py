@@ -28,6 +28,7 @@ teaching only: this is not a medical device.**
 
 ```python
 import timm
+
 model = timm.create_model("hf-hub:OWNER/NAME", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
 names = model.pretrained_cfg["label_names"]
@@ -35,6 +36,7 @@ names = model.pretrained_cfg["label_names"]
 
 ```python
 from transformers import pipeline
+
 pipeline("image-classification", model="OWNER/NAME")("cell.jpg")
 ```
 
