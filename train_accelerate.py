@@ -33,7 +33,13 @@ from training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from training.data import Batch, Loader, Split, normalise
 from training.distill import Student, Teacher, feature_loss, label_loss, resize, teacher_loss
 from training.evaluation import Totals, predict, score
-from training.model import build_model, freeze_backbone, save_model, training_mode
+from training.model import (
+    build_model,
+    freeze_backbone,
+    save_model,
+    spare_slow_convolutions,
+    training_mode,
+)
 from training.options import parse_options
 from training.output import prepare_output, stop_when_told, write_history, write_logits, write_report
 from training.schedule import Schedule, seed_of
@@ -60,6 +66,8 @@ class Run:
             source = open_source(options, streaming=options.data == "stream")
         names = source.label_names
         model, self.data_config = build_model(options, names)
+        if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
+            spare_slow_convolutions(model)
         self.size = self.data_config["input_size"][-1]
         self.loader = Loader(options, accelerator, source, self.data_config)
         self.class_weights = self.loader.class_weights().to(accelerator.device)

@@ -13,7 +13,15 @@ from transformers import pipeline
 
 from training import TrainingError
 from training.data import decode, geometry, normalise
-from training.model import as_eval, build_model, find_start, freeze_backbone, save_model, training_mode
+from training.model import (
+    as_eval,
+    build_model,
+    find_start,
+    freeze_backbone,
+    save_model,
+    spare_slow_convolutions,
+    training_mode,
+)
 from training.source import Row
 
 NAMES = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
@@ -130,3 +138,18 @@ def test_a_frozen_backbone_neither_learns_nor_moves_its_batch_statistics():
         "head.fc.bias",
     }
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_bfloat16_on_a_cpu_spares_the_strided_depthwise_convolutions_and_changes_no_weight_name() -> None:
+    model = timm.create_model("rexnet_100", num_classes=3)
+    names = list(model.state_dict())
+    spare_slow_convolutions(model)
+    seen = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda m, _, out, name=name: seen.update({name: (m, out.dtype)}))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.rand(2, 3, 64, 64))
+    spared = {name for name, (m, _) in seen.items() if m.groups > 1 and m.stride[0] > 1}
+    assert spared and spared == {name for name, (_, dtype) in seen.items() if dtype == torch.float32}
+    assert list(model.state_dict()) == names
