@@ -1,4 +1,4 @@
-"""The released model repo: whole, its figures those of its logits, and what it says of real crops what it said when it was measured."""
+"""The released model repo: whole, its figures those of its logits, and its answers on real crops those that were measured."""
 
 from __future__ import annotations
 
