@@ -1,0 +1,37 @@
+"""Sentences of the model card."""
+
+from __future__ import annotations
+
+from hub_model.card import confusions_text, recipe
+
+METRICS = {
+    "dataset": {"id": None, "revision": "abc", "splits": {"train": 10}},
+    "model": {"best_epoch": 0},
+    "training": {"epochs_trained": 1, "pretrained": None, "init_from": None, "teachers": [], "recipe": {}},
+}
+
+
+def test_the_confusion_matrix_is_told_in_words_the_worst_first():
+    part = {"confusion_matrix": [[8, 2, 0], [0, 10, 0], [3, 1, 6]]}
+    assert confusions_text(part, ["A", "B", "<C>"]) == (
+        "Most often confused: 3 of 10 &lt;C> are taken for A; 2 of 10 A are taken for B; 1 of 10 &lt;C> are taken for B."
+    )
+    assert confusions_text(part, ["A", "B", "C"], most=1) == "Most often confused: 3 of 10 C are taken for A."
+
+
+def test_no_confusion_is_said_too():
+    assert confusions_text({"confusion_matrix": [[2, 0], [0, 3]]}, ["A", "B"]).startswith("No image")
+
+
+def test_the_recipe_names_start_and_teacher_so_that_a_reader_can_find_them():
+    assert "- Start: random weights." in recipe(METRICS)
+    teachers = [
+        {"name": "teacher", "architecture": "efficientnet_lite0"},
+        {"name": "someone/theirs", "architecture": "vit_small"},
+    ]
+    text = recipe(METRICS | {"training": METRICS["training"] | {"init_from": "run", "teachers": teachers}})
+    assert "- Start: the local folder `run`." in text
+    assert (
+        "- Teacher: efficientnet_lite0 from the local folder `teacher`, vit_small from someone/theirs."
+        in text
+    )
