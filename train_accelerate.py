@@ -237,7 +237,8 @@ class Run:
                     f"{file}: accuracy {found['accuracy']:.4f}, macro-F1 {found['macro_f1']:.4f}, images {len(scored[0])}"
                 )
         if self.accelerator.is_main_process:
-            write_report(options, self.loader.source, self.accelerator, self.network, self.progress)
+            teachers = self.teacher.origins if self.teacher else []
+            write_report(options, self.loader.source, self.accelerator, self.network, self.progress, teachers)
         self.accelerator.end_training()
         self.say(f"run folder: {folder} (make a model repo of it: python -m hub_model build {folder} OUT)")
 

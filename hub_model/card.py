@@ -56,6 +56,8 @@ pipeline("image-classification", model="OWNER/NAME")("cell.jpg")
 
 {per_class}
 
+{confusions}
+
 ![confusion matrix](figures/confusion_matrix.png)
 ![per class](figures/per_class.png)
 {curves}
@@ -107,6 +109,7 @@ def card_text(metrics: dict) -> str:
         rule="|".join("---" for _ in splits),
         figures="\n".join(rows),
         per_class=per_class_table(splits.get("test") or splits["validation"], names),
+        confusions=confusions_text(splits.get("test") or splits["validation"], names),
         curves="![curves](figures/curves.png)" if training["epochs_trained"] else "",
         trust=trust_chapter(metrics),
         recipe=recipe(metrics),
@@ -178,17 +181,34 @@ def per_class_table(part: dict, names: list[str]) -> str:
     return "\n".join(lines)
 
 
+def confusions_text(part: dict, names: list[str], most: int = 5) -> str:
+    """Return the confusion matrix in words: the pairs of classes that are confused most often."""
+    matrix = part["confusion_matrix"]
+    pairs = [
+        (count, true, predicted)
+        for true, row in enumerate(matrix)
+        for predicted, count in enumerate(row)
+        if count and true != predicted
+    ]
+    if not pairs:
+        return "No image is taken for one of another class."
+    named = "; ".join(
+        f"{count} of {sum(matrix[true])} {escape(names[true])} are taken for {escape(names[predicted])}"
+        for count, true, predicted in sorted(pairs, key=lambda p: (-p[0], p[1:]))[:most]
+    )
+    return f"Most often confused: {named}."
+
+
 def recipe(metrics: dict) -> str:
     """Return data, start and options of the training."""
     data, training = metrics["dataset"], metrics["training"]
     images = ", ".join(f"{size:,} {split}" for split, size in data["splits"].items())
     lines = [f"- Data: {data['id'] or 'a local data set'}, revision `{data['revision']}` ({images})."]
-    if training["pretrained"] or training["init_from"]:
-        lines.append(f"- Start: {training['pretrained'] or training['init_from']}.")
-    else:
-        lines.append("- Start: random weights.")
+    start = training["pretrained"] or training["init_from"]
+    lines.append(f"- Start: {where(start) if start else 'random weights'}.")
     if training["teachers"]:
-        lines.append(f"- Teacher: {', '.join(training['teachers'])}.")
+        named = ", ".join(f"{t['architecture']} from {where(t['name'])}" for t in training["teachers"])
+        lines.append(f"- Teacher: {named}.")
     best = metrics["model"]["best_epoch"]
     if training["epochs_trained"]:
         lines.append(
@@ -198,6 +218,11 @@ def recipe(metrics: dict) -> str:
         "- Options: " + ", ".join(f"{key} {value}" for key, value in training["recipe"].items()) + "."
     )
     return "\n".join(lines)
+
+
+def where(name: str) -> str:
+    """Return a Hub id as it is, and what is none as the folder that it was."""
+    return name if "/" in name else f"the local folder `{name}`"
 
 
 def escape(text: str) -> str:

@@ -75,7 +75,8 @@ class Run:
             "pretrained": origin.get("pretrained"),
             "init_from": public_name(origin.get("init_from") or self.args.get("init_from")),
             "teachers": [
-                public_name(name) for name in origin.get("teachers") or self.args.get("teacher") or []
+                {"name": public_name(teacher["source"]), "architecture": teacher["architecture"]}
+                for teacher in origin.get("teachers", [])
             ],
             "recipe": recipe,
             "versions": self.environment.get("versions", {}),

@@ -43,6 +43,10 @@ class Teacher(nn.Module):
         for model, start in zip(self.models, starts, strict=True):
             load_weights(model, start, keep_head=True)
         as_eval(self)
+        self.origins = [
+            {"source": source, "architecture": start.config["architecture"]}
+            for source, start in zip(sources, starts, strict=True)
+        ]
         pairs = zip(self.models, starts, strict=True)
         self.configs = [
             resolve_data_config(start.config["pretrained_cfg"], model=model) for model, start in pairs

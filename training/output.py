@@ -95,9 +95,17 @@ def write_logits(path: Path, names: list[str], labels: np.ndarray, logits: np.nd
 
 
 def write_report(
-    options, source: Source, accelerator: Accelerator, network: nn.Module, progress: Progress
+    options,
+    source: Source,
+    accelerator: Accelerator,
+    network: nn.Module,
+    progress: Progress,
+    teachers: list[dict],
 ) -> None:
-    """Draw the curves, and write `environment.json`: versions, data set, hardware, and where the weights came from."""
+    """Draw the curves, and write `environment.json`: versions, data set, hardware, and where the weights came from.
+
+    teachers: `source` and `architecture` of each.
+    """
     if progress.history:
         plot_history(progress.history, options.output_dir / "curves.png")
     imagenet = options.pretrained and not options.init_from
@@ -118,7 +126,7 @@ def write_report(
             "minutes": progress.seconds / 60,
             "pretrained": hub_id if imagenet else None,
             "init_from": options.init_from,
-            "teachers": options.teacher,
+            "teachers": teachers,
         },
         "hardware": {
             "machine": platform.machine(),

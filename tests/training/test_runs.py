@@ -93,6 +93,8 @@ def test_a_teacher_a_size_schedule_and_accumulation_work_together(run, drawn_dat
     assert main(arguments) == 0
     history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     assert [entry["image_size"] for entry in history] == [32, 32, 48]
+    facts = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert facts["model"]["teachers"] == [{"source": str(run), "architecture": "resnet10t"}]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["pretrained_cfg"]["input_size"] == [
         3,
         48,
