@@ -6,13 +6,14 @@ Speaks to whatever `HF_ENDPOINT` names, through `huggingface_hub` alone.
 from __future__ import annotations
 
 import csv
+import fnmatch
 from collections import Counter
 from pathlib import Path
 
 import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import DatasetCard, HfApi, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
@@ -20,6 +21,7 @@ from dataset_script.source import BuildError
 from dataset_script.splits import SPLITS
 
 COLUMNS = ("image", "label", "file_name", "sha256", "group")
+OURS = ("data/*", "figures/*", "*.csv")  # what a push replaces; other files in the repo are left alone
 PARTS = ("README.md", "splits.csv", "quarantine.csv", "figures/classes_bar.png", "figures/classes_pie.png")
 
 
@@ -105,13 +107,13 @@ def push(
         if revision:
             api.create_branch(repo_id, repo_type="dataset", branch=revision, exist_ok=True)
         parent = api.repo_info(repo_id, repo_type="dataset", revision=revision).sha
-        info = api.upload_folder(
-            repo_id=repo_id,
+        there = api.list_repo_files(repo_id, repo_type="dataset", revision=parent)
+        info = api.create_commit(  # `upload_folder` would cut a large folder into several commits
+            repo_id,
+            _changes(folder, there),
             repo_type="dataset",
-            folder_path=folder,
             revision=revision,
             parent_commit=parent,  # someone else's commit in between is refused, not overwritten
-            delete_patterns=["data/*", "figures/*", "*.csv"],
             commit_message="Publish the data set",
         )
         return str(url), info.oid != parent
@@ -121,11 +123,27 @@ def push(
         raise BuildError("no Hub token: run `hf auth login`, or set HF_TOKEN") from error
     except HfHubHTTPError as error:
         raise BuildError(_refusal(repo_id, error)) from error
-    except (httpx2.HTTPError, OSError) as error:
+    except (httpx2.HTTPError, OSError, RuntimeError) as error:  # RuntimeError: a large file was not taken
+        cause = error.__cause__ if isinstance(error, RuntimeError) else error
+        if isinstance(cause, HfHubHTTPError):
+            raise BuildError(_refusal(repo_id, cause)) from error
         raise BuildError(
-            f"the Hub at {constants.ENDPOINT} cannot be reached ({type(error).__name__}): check the network and HF_ENDPOINT, "
-            "then push again; what has arrived is not sent twice"
+            f"the Hub at {constants.ENDPOINT} cannot be reached ({type(cause or error).__name__}): check the network and "
+            "HF_ENDPOINT, then push again; what has arrived is not sent twice"
         ) from error
+
+
+def _changes(folder: Path, there: list[str]) -> list[CommitOperationAdd | CommitOperationDelete]:
+    """Return what makes a repo with the files `there` hold the folder's: its files, and the end of those it has no more."""
+    here = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    stale = [
+        name
+        for name in there
+        if name not in here and any(fnmatch.fnmatchcase(name, pattern) for pattern in OURS)
+    ]
+    return [CommitOperationDelete(name, is_folder=False) for name in stale] + [
+        CommitOperationAdd(name, path) for name, path in here.items()
+    ]
 
 
 def _refusal(repo_id: str, error: HfHubHTTPError) -> str:

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 )
 
 from hub_model.build import check
-from hub_model.contract import ContractError
+from hub_model.contract import ContractError, files_of
 
 UNREACHABLE = (
     httpx2.HTTPError,
@@ -63,10 +63,20 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
     api = HfApi()
     try:
         api.create_repo(repo, private=private or None, exist_ok=True)
-        done = api.upload_folder(
-            repo_id=repo, folder_path=folder, commit_message="Publish the model", delete_patterns="*"
+        parent = api.model_info(repo).sha
+        stale = set(api.list_repo_files(repo, revision=parent)) - set(files_of(folder)) - {".gitattributes"}
+        done = api.create_commit(  # `upload_folder` would cut a large folder into several commits
+            repo,
+            [CommitOperationDelete(name, is_folder=False) for name in sorted(stale)]
+            + [CommitOperationAdd(name, folder / name) for name in files_of(folder)],
+            commit_message="Publish the model",
+            parent_commit=parent,  # someone else's commit in between is refused, not overwritten
         )
     except UNREACHABLE as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code == 412:
+            raise ContractError(
+                f"someone else has changed {repo} meanwhile: look at it, then push again"
+            ) from error
         raise ContractError(f"{repo} cannot be published: {reason(error)}") from error
     return done.commit_url
 

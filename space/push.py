@@ -11,7 +11,7 @@ from pathlib import Path
 from shutil import copyfile
 
 import httpx2
-from huggingface_hub import HfApi, SpaceCard
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 FOLDER = Path(__file__).parent
@@ -46,18 +46,27 @@ def push_space(space_id: str, model_id: str, dataset_id: str, private: bool = Fa
     api = HfApi()
     try:
         api.create_repo(space_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
+        parent = api.space_info(space_id).sha
+        there = api.list_repo_files(space_id, repo_type="space", revision=parent)
         with tempfile.TemporaryDirectory() as folder:
             space_files(Path(folder), model_id, dataset_id)
-            commit = api.upload_folder(
-                repo_id=space_id,
+            here = {path.name: path for path in sorted(Path(folder).iterdir())}
+            stale = sorted(set(there) - set(here) - {".gitattributes"})
+            commit = api.create_commit(
+                space_id,
+                [CommitOperationDelete(name, is_folder=False) for name in stale]
+                + [CommitOperationAdd(name, path) for name, path in here.items()],
                 repo_type="space",
-                folder_path=folder,
-                delete_patterns="*",
                 commit_message=f"Show {model_id}",
+                parent_commit=parent,  # someone else's commit in between is refused, not overwritten
             )
     except HFValidationError as error:
         raise PushError(str(error).splitlines()[0]) from None
     except (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError) as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code == 412:
+            raise PushError(
+                f"someone else has changed {space_id} meanwhile: look at it, then push again"
+            ) from None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise PushError(f"{space_id} could not be pushed: {reason}") from None
     return commit.repo_url.url if hasattr(commit.repo_url, "url") else str(commit.repo_url)

@@ -1,0 +1,414 @@
+"""A push through a network that breaks: readers see the old repo or the new one, and the same command again ends it well.
+
+Each push goes through `broken_proxy`, which cuts the connection before, midway through or after a request. The short form
+breaks the first request, an upload and the commit; `make stress` breaks every request, as a hiccup and as an outage.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from PIL import Image
+
+import space.push
+from dataset_script.__main__ import main as dataset_script
+from dataset_script.push import push as push_dataset
+from dataset_script.source import BuildError
+from hub_model import publish
+from hub_model.contract import ContractError
+from local_hub import LocalHub
+from tests.local_hub.broken_proxy import FAULTS, FOREVER, Proxy, broken_proxy
+
+RELEASE = Path(__file__).resolve().parents[2] / "hub_model" / "release"
+KINDS = ("dataset", "model", "space")
+EXPECTED = (BuildError, ContractError, space.push.PushError)  # one sentence each; anything else is a bug
+Files = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two versions of a repo of one kind, what pushes a version, and its command."""
+
+    kind: str
+    folders: tuple[Path, Path]
+    push: Callable[[int, str], object]
+    command: Callable[[int, str], list[str]]
+
+    def expected(self, version: int) -> Files:
+        """The files of a repo that was pushed from a version."""
+        if self.kind != "space":
+            return files_below(self.folders[version])
+        out = self.folders[version].parent / f"as pushed {version}"
+        if not out.is_dir():
+            out.mkdir()
+            space.push.space_files(out, f"a/version-{version}", "")
+        return files_below(out)
+
+
+def files_below(folder: Path) -> Files:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def dataset_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two built data sets, the second of other images in more shards."""
+    top, folders = tmp_path_factory.mktemp("dataset"), []
+    for version, shard_mb in ((0, "250"), (1, "1")):
+        rng = np.random.default_rng(version)
+        raw, out = top / f"raw {version}", top / f"built {version}"
+        for name in ("a", "b"):
+            (raw / name).mkdir(parents=True)
+            for i in range(10):
+                noise = Image.fromarray(rng.integers(0, 256, (300, 300, 3), dtype=np.uint8))
+                noise.save(raw / name / f"{i}.png")
+        arguments = ["build", str(raw), str(out), "--workers", "1", "--shard_mb", shard_mb]
+        assert dataset_script(arguments) == 0
+        folders.append(out)
+    return folders[0], folders[1]
+
+
+@pytest.fixture(scope="module")
+def model_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two folders of files as a model repo has them: what is in them does not matter on the way to a Hub."""
+    top, folders = tmp_path_factory.mktemp("model"), []
+    for version in (0, 1):
+        rng, out = np.random.default_rng(version), top / str(version)
+        for name in (
+            "model.safetensors",
+            "onnx/model.onnx",
+            "figures/same.png",
+            f"figures/only-in-{version}.png",
+        ):
+            path = out / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"\0" * 100_000 if "same" in name else rng.bytes(100_000))
+        (out / "README.md").write_text(f"---\nlicense: apache-2.0\n---\n# Version {version}\n")
+        (out / "config.json").write_text(f'{{"version": {version}}}')
+        folders.append(out)
+    return folders[0], folders[1]
+
+
+@pytest.fixture
+def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+    """The push of a data set, a model or a Space."""
+    kind, python = request.param, [sys.executable, "-m"]
+    if kind == "dataset":
+        folders = request.getfixturevalue("dataset_folders")
+        return Case(
+            kind,
+            folders,
+            lambda version, repo: push_dataset(folders[version], repo),
+            lambda version, repo: [*python, "dataset_script", "push", str(folders[version]), repo],
+        )
+    if kind == "model":
+        folders = request.getfixturevalue("model_folders")
+        monkeypatch.setattr(
+            publish, "check", lambda folder: []
+        )  # before any request; tests/hub_model tests it
+        return Case(
+            kind,
+            folders,
+            lambda version, repo: publish.push(folders[version], repo),
+            lambda version, repo: [*python, "hub_model", "push", str(folders[version]), repo],
+        )
+    source = tmp_path / "space"
+    shutil.copytree(
+        space.push.FOLDER, source, ignore=lambda _, names: [name for name in names if "cache" in name]
+    )
+    monkeypatch.setattr(space.push, "FOLDER", source)
+
+    def push_version(version: int, repo: str) -> str:
+        for path in sorted(source.glob("tab_*.py")):  # several files change, so that half of it could be seen
+            path.write_text(f"# version {version}\n")
+        (source / f"only_in_{version}.py").write_text("")
+        (source / f"only_in_{1 - version}.py").unlink(missing_ok=True)
+        return space.push.push_space(repo, f"a/version-{version}", "")
+
+    def space_command(version: int, repo: str) -> list[str]:
+        return [*python, "space", "push", repo, "--model", f"a/version-{version}"]
+
+    return Case(kind, (source, source), push_version, space_command)
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[Proxy]:
+    with broken_proxy(os.environ["HF_ENDPOINT"]) as running:
+        yield running
+
+
+@pytest.fixture
+def through_proxy(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Proxy:
+    """The pushes of this process go through the proxy, and clients do not wait before they try again."""
+
+    class NoWaiting:
+        sleep = staticmethod(lambda seconds: None)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(time, name)
+
+    monkeypatch.setattr(constants, "ENDPOINT", proxy.endpoint)
+    monkeypatch.setattr("huggingface_hub.utils._http.time", NoWaiting())
+    proxy.mend()
+    return proxy
+
+
+@dataclass
+class Reader:
+    """Somebody who looks at the repo all the time, not through the proxy."""
+
+    hub: LocalHub
+    kind: str
+    repo: str
+
+    def files(self) -> Files:
+        """Every file as it is served now."""
+        page = "" if self.kind == "model" else f"{self.kind}s/"
+        info = HfApi(self.hub.endpoint).repo_info(self.repo, repo_type=self.kind)
+        found = {}
+        for name in (sibling.rfilename for sibling in info.siblings):
+            answer = httpx2.get(f"{self.hub.endpoint}/{page}{self.repo}/resolve/{info.sha}/{name}")
+            found[name] = answer.raise_for_status().content
+        found.pop(".gitattributes")
+        return found
+
+    def commits(self) -> list[str]:
+        found = HfApi(self.hub.endpoint).list_repo_commits(self.repo, repo_type=self.kind)
+        return [commit.title for commit in found]
+
+    @contextmanager
+    def watching(self) -> Iterator[set[frozenset]]:
+        """Collect the different states (path, content id) that are seen while the block runs."""
+        seen, done = set(), threading.Event()
+        url = f"{self.hub.endpoint}/api/{self.kind}s/{self.repo}?blobs=1"
+        headers = {"Authorization": f"Bearer {self.hub.token}"}
+
+        def look() -> None:
+            with httpx2.Client(headers=headers) as client:
+                while not done.is_set():
+                    siblings = client.get(url).raise_for_status().json()["siblings"]
+                    seen.add(frozenset((s["rfilename"], s["blobId"]) for s in siblings))
+                    time.sleep(0.002)
+
+        watcher = threading.Thread(target=look)
+        watcher.start()
+        try:
+            yield seen
+        finally:
+            done.set()
+            watcher.join()
+
+    def delete(self) -> None:
+        HfApi(self.hub.endpoint, token=self.hub.token).delete_repo(self.repo, repo_type=self.kind)
+
+
+@contextmanager
+def published(case: Case, hub: LocalHub, owner: str) -> Iterator[Reader]:
+    """A repo that holds version 0; gone at the end."""
+    reader = Reader(hub, case.kind, f"{owner}/broken-{uuid.uuid4().hex[:8]}")
+    case.push(0, reader.repo)
+    try:
+        yield reader
+    finally:
+        reader.delete()
+
+
+def attempt(case: Case, repo: str) -> str:
+    """Push version 1; "" or the sentence that says why not."""
+    try:
+        case.push(1, repo)
+    except EXPECTED as error:
+        assert "\n" not in str(error) and str(error)
+        return str(error)
+    return ""
+
+
+def requests_of(case: Case, hub: LocalHub, owner: str, proxy: Proxy) -> list[str]:
+    """The requests of an undisturbed push of version 1 over version 0."""
+    with published(case, hub, owner) as reader:
+        proxy.mend()
+        assert attempt(case, reader.repo) == ""
+        return list(proxy.seen)
+
+
+def break_and_repeat(
+    case: Case, hub: LocalHub, owner: str, proxy: Proxy, number: int, fault: str, outage: int
+) -> str:
+    """Push version 1 over a broken network and again over a sound one, and check all that must hold; the outcome."""
+    with published(case, hub, owner) as reader:
+        old, before = reader.files(), len(reader.commits())
+        proxy.break_at(number, fault, outage)
+        with reader.watching() as states:
+            said = attempt(case, reader.repo)
+        arrived, first = reader.files(), Counter(proxy.uploads)
+        new = case.expected(1)
+        assert arrived in (old, new), "half a push is to be seen"
+        assert len(states) <= 2, "a reader saw a third state"
+        assert said or arrived == new, "a push that failed called itself done"
+        assert len(reader.commits()) == before + (arrived == new)
+
+        proxy.mend()
+        assert attempt(case, reader.repo) == ""
+        assert reader.files() == new
+        assert len(reader.commits()) == before + 1, "the repeated push made a second commit"
+        again = Counter(proxy.uploads)
+        assert not set(first) & set(again), "a large file was sent again that was there already"
+        assert max(again.values(), default=1) == 1
+    return "went through" if not said else "commit landed, reply lost" if arrived == new else "refused"
+
+
+def numbers_of_interest(requests: list[str]) -> list[int]:
+    """The first request, the first upload of a large file, and the commit."""
+    wanted = ("POST /api/repos/create", "PUT /lfs-objects/", "POST /api/", "/commit/")
+    upload = [i for i, line in enumerate(requests, 1) if line.startswith(wanted[1])][:1]
+    commit = [i for i, line in enumerate(requests, 1) if line.startswith("POST") and wanted[3] in line]
+    assert len(commit) == 1
+    return [1, *upload, *commit]
+
+
+@pytest.mark.parametrize("case", KINDS, indirect=True)
+def test_a_push_cut_at_its_start_upload_or_commit_is_repeated_without_harm(
+    case: Case, hub: LocalHub, owner: str, through_proxy: Proxy
+) -> None:
+    requests = requests_of(case, hub, owner, through_proxy)
+    outcomes = Counter(
+        break_and_repeat(case, hub, owner, through_proxy, number, fault, FOREVER // 2)
+        for number in numbers_of_interest(requests)
+        for fault in FAULTS
+    )
+    assert outcomes["commit landed, reply lost"] == 1
+    assert outcomes["refused"] == 3 * len(numbers_of_interest(requests)) - 1
+
+
+@pytest.mark.parametrize("case", KINDS, indirect=True)
+def test_a_commit_of_someone_else_between_our_read_and_ours_is_never_overwritten(
+    case: Case, hub: LocalHub, owner: str, through_proxy: Proxy
+) -> None:
+    """Their commit comes just before each request of our push in turn."""
+    requests = requests_of(case, hub, owner, through_proxy)
+    refused = 0
+    for number in range(1, len(requests) + 1):
+        with published(case, hub, owner) as reader:
+            theirs = HfApi(hub.endpoint, token=hub.token)
+            stale = next(name for name in sorted(reader.files()) if name != "README.md")
+
+            def commit(now: int, repo: str = reader.repo, stale: str = stale, number: int = number) -> None:
+                if now == number:
+                    operations = [
+                        CommitOperationAdd("THEIRS.md", b"do not lose this"),
+                        CommitOperationDelete(stale, is_folder=False),
+                    ]
+                    theirs.create_commit(repo, operations, repo_type=case.kind, commit_message="theirs")  # noqa: B023
+
+            through_proxy.mend()
+            through_proxy.meanwhile = commit
+            said = attempt(case, reader.repo)
+            through_proxy.mend()
+            titles = reader.commits()
+            assert titles.count("theirs") == 1
+            if said:
+                refused += 1
+                assert "someone else has changed" in said
+                assert reader.files()["THEIRS.md"] == b"do not lose this" and stale not in reader.files()
+                assert titles[0] == "theirs"
+                assert attempt(case, reader.repo) == ""
+            else:  # theirs was there before we looked: ours comes after it
+                assert titles[1] == "theirs"
+            expected = case.expected(1)
+            left = {name: content for name, content in reader.files().items() if name in expected}
+            assert left == expected
+    assert refused >= 3
+
+
+def test_a_push_is_one_commit_even_where_xet_would_cut_it_into_several(
+    dataset_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`upload_folder` commits in batches when Xet is on, so no push may go through it."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("upload_folder makes several commits of a large folder")
+
+    monkeypatch.setattr(HfApi, "upload_folder", refuse)
+    repo = f"localdev/one-commit-{uuid.uuid4().hex[:8]}"
+    push_dataset(dataset_folders[0], repo)
+    assert len(HfApi().list_repo_commits(repo, repo_type="dataset")) == 2
+
+
+# ---- the long form
+@pytest.mark.stress
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("case", KINDS, indirect=True)
+def test_a_push_cut_at_any_request_is_repeated_without_harm(
+    case: Case, hub: LocalHub, owner: str, through_proxy: Proxy, capsys: pytest.CaptureFixture
+) -> None:
+    requests = requests_of(case, hub, owner, through_proxy)
+    outcomes: dict[str, Counter] = {}
+    for outage in (0, FOREVER // 2):
+        for fault in FAULTS:
+            name = f"{fault}, {'then down' if outage else 'a hiccup'}"
+            outcomes[name] = Counter(
+                break_and_repeat(case, hub, owner, through_proxy, number, fault, outage)
+                for number in range(1, len(requests) + 1)
+            )
+    with capsys.disabled():
+        print(f"\n{case.kind}: each of {len(requests)} requests broken once for every fault")
+        for name, found in outcomes.items():
+            print(f"  {name:<22}", ", ".join(f"{n} {what}" for what, n in sorted(found.items())))
+    assert sum(found.total() for found in outcomes.values()) == 6 * len(requests)
+    assert sum(found["commit landed, reply lost"] for found in outcomes.values()) >= 1
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_commands_themselves_end_with_a_sentence_and_finish_when_repeated(
+    kind: str, hub: LocalHub, owner: str, proxy: Proxy, dataset_folders: tuple[Path, Path]
+) -> None:
+    """`python -m … push` in processes of their own, the reply to the commit lost; the released model is the model."""
+    repo = f"{owner}/command-{uuid.uuid4().hex[:8]}"
+    arguments = {
+        "dataset": ["dataset_script", "push", str(dataset_folders[0]), repo],
+        "model": ["hub_model", "push", str(RELEASE), repo],
+        "space": ["space", "push", repo, "--model", f"{owner}/any", "--dataset", ""],
+    }[kind]
+
+    def run() -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"HF_ENDPOINT": proxy.endpoint}
+        command = [sys.executable, "-m", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+
+    def commit_number() -> int:
+        return next(i for i, line in enumerate(proxy.seen, 1) if f"{repo}/commit/" in line)
+
+    reader = Reader(hub, kind, repo)
+    proxy.break_at(1, "before", FOREVER // 2)
+    first = run()
+    assert first.returncode == 1 and "Traceback" not in first.stderr and first.stderr.count("\n") == 1
+    proxy.mend()
+    assert run().returncode == 0
+    uploads, number = Counter(proxy.uploads), commit_number()
+    assert max(uploads.values(), default=1) == 1
+    reader.delete()
+    proxy.break_at(number, "after")
+    lost = run()
+    assert lost.returncode == 1 and "Traceback" not in lost.stderr
+    proxy.mend()
+    repeated = run()
+    assert repeated.returncode == 0, repeated.stderr
+    assert len(reader.commits()) == 2 and proxy.uploads == []
