@@ -193,9 +193,10 @@ class Classifier:
         import torch
 
         with torch.inference_mode():
-            spatial = self.model.forward_features(torch.from_numpy(pixels))
+            device = next(self.model.parameters()).device  # who moves the model to a GPU computes there
+            spatial = self.model.forward_features(torch.from_numpy(pixels).to(device))
             features = self.model.forward_head(spatial, pre_logits=True)
-            return self.model.forward_head(spatial).numpy(), features.numpy()
+            return self.model.forward_head(spatial).cpu().numpy(), features.cpu().numpy()
 
     def _onnx_forward(self) -> Any:
         import onnxruntime as ort
