@@ -33,6 +33,10 @@ class Teacher(nn.Module):
         self.temperature = temperature
         starts = [find_start(source) for source in sources]
         for source, start in zip(sources, starts, strict=True):
+            if not timm.is_model(start.config.get("architecture")) or "pretrained_cfg" not in start.config:
+                raise TrainingError(
+                    f"teacher {source} has no config.json that names an architecture of timm and its pretrained_cfg"
+                )
             if start.label_names != label_names:
                 raise TrainingError(
                     f"teacher {source} knows the classes {start.label_names}, the data set has {label_names}"

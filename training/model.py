@@ -23,7 +23,8 @@ from training.source import UNREACHABLE, Source, first_line
 
 DEFAULT_ARCHITECTURE = "rexnet_150"
 DEFAULT_IMAGE_SIZE = 160
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+PICKLES = (".bin", ".pt", ".pth", ".tar", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".mar")
+FOREIGN_CODE = ("auto_map", "custom_pipelines")  # what makes transformers run a repo's own code
 DATA_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
@@ -43,7 +44,7 @@ def find_start(where: str) -> Start:
     """Return the config and weights behind `hf-hub:OWNER/NAME`, a run or model folder, or a .safetensors file.
 
     Raises:
-        TrainingError: there is nothing of the kind, or its weights are a pickle.
+        TrainingError: there is nothing of the kind, it holds a pickle, or it names code of its own.
     """
     if where.startswith("hf-hub:"):
         return from_hub(where.removeprefix("hf-hub:"))
@@ -56,14 +57,36 @@ def find_start(where: str) -> Start:
         )
     else:
         folder, weights = path.parent, path
+    refuse_pickles(where, [file.name for file in folder.glob("*")] if path.is_dir() else [])
     if not weights.is_file():
-        pickles = [f.name for f in folder.glob("*") if f.suffix in PICKLES] if path.is_dir() else []
-        why = f"; {pickles[0]} is a pickle and is not loaded" if pickles else ""
         raise TrainingError(
-            f"{where} has no {weights.name}: name a hf-hub:OWNER/NAME, a run folder or a .safetensors file{why}"
+            f"{where} has no {weights.name}: name a hf-hub:OWNER/NAME, a run folder or a .safetensors file"
         )
     config = folder / "config.json"
-    return Start(json.loads(config.read_text()) if config.is_file() else {}, weights)
+    return Start(read_config(where, config) if config.is_file() else {}, weights)
+
+
+def refuse_pickles(where: str, files: list[str]) -> None:
+    """Raise TrainingError naming the first file that only an unpickler reads, whether or not it would have been read."""
+    for name in sorted(files):
+        if name.lower().endswith(PICKLES):
+            raise TrainingError(
+                f"{where} is refused: {name} is a pickle, which can run code when it is loaded; "
+                "only safetensors are read, so convert it or take the file away"
+            )
+
+
+def read_config(where: str, path: Path) -> dict:
+    """Return the `config.json` of a model; TrainingError when it is none, or names code that comes with it."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"the config.json of {where} cannot be read: {first_line(error)}") from error
+    if not isinstance(config, dict):
+        raise TrainingError(f"the config.json of {where} holds a {type(config).__name__}, not a JSON object")
+    if code := next((key for key in FOREIGN_CODE if key in config), None):
+        raise TrainingError(f"{where} is refused: its config.json names code of its own ({code})")
+    return config
 
 
 def from_hub(repo: str) -> Start:
@@ -71,10 +94,9 @@ def from_hub(repo: str) -> Start:
     repo, _, revision = repo.partition("@")
     try:
         files = {s.rfilename for s in HfApi().model_info(repo, revision=revision or None).siblings}
+        refuse_pickles(repo, sorted(files))
         if "model.safetensors" not in files:
-            pickles = sorted(f for f in files if f.endswith(PICKLES))
-            why = f"; its {pickles[0]} is a pickle and is not loaded" if pickles else ""
-            raise TrainingError(f"{repo} has no model.safetensors{why}")
+            raise TrainingError(f"{repo} has no model.safetensors")
         paths = [
             Path(hf_hub_download(repo, name, revision=revision or None))
             for name in ("config.json", "model.safetensors")
@@ -83,7 +105,7 @@ def from_hub(repo: str) -> Start:
         raise TrainingError(f"model {repo} is not on the Hub: {first_line(error)}") from error
     except UNREACHABLE as error:
         raise TrainingError(f"model {repo} cannot be reached: {first_line(error)}") from error
-    return Start(json.loads(paths[0].read_text()), paths[1])
+    return Start(read_config(repo, paths[0]), paths[1])
 
 
 def build_model(options, label_names: list[str]) -> tuple[nn.Module, dict]:
