@@ -12,16 +12,17 @@ import itertools
 import math
 import os
 import sys
-import warnings
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from timm.data import create_transform
 from torchvision.transforms import Compose
 from torchvision.transforms.functional import pil_to_tensor
@@ -32,6 +33,10 @@ from training.source import Row, Source, first_line, open_source
 
 MARGIN = 1.25  # training images are kept this much larger than the network's input, so that views can be cut sharply
 MEMORY_SHARE = 0.25  # of the machine's free memory, that decoded images may take before they are streamed
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM")  # Pillow would hand others to programs like Ghostscript
+MAX_PIXELS = 24_000_000  # of an image as stored, what `dataset_script` takes at most
+LARGE = 4_000_000  # pixels from which on one image is decoded at a time
+_one_large_image_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,22 @@ class Batch:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return an upright 8-bit RGB image, whatever the mode: palette, grey, CMYK, alpha, 16 bits a channel."""
-    image = ImageOps.exif_transpose(image)
+    if turned(image):
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode == "I":
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
-    return image.convert("RGB")
+        values = np.asarray(image).clip(0, 65535).astype(np.uint32)
+        values += 128  # rounds value / 257, without a float64 of eight bytes a pixel
+        values //= 257
+        image = Image.fromarray(values.astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def turned(image: Image.Image) -> bool:
+    """Return whether the EXIF data says that the image lies on its side or is mirrored; data that is damaged says nothing."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # Pillow's parsers raise whatever they stumble over
+        return False
 
 
 def geometry(data_config: dict, size: int) -> Callable[[Image.Image], Image.Image]:
@@ -63,17 +80,17 @@ def decode(row: Row, transform: Callable[[Image.Image], Image.Image]) -> torch.T
         TrainingError: it cannot be decoded.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return pil_to_tensor(transform(to_rgb(Image.open(io.BytesIO(row.data)))))
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
-        raise TrainingError(f"image {row.name} cannot be read: {first_line(error)}") from error
+        with Image.open(io.BytesIO(row.data), formats=FORMATS) as image:
+            pixels = image.width * image.height
+            if pixels > MAX_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
+            with _one_large_image_at_a_time if pixels > LARGE else nullcontext():
+                image.load()
+                return pil_to_tensor(transform(to_rgb(image)))
+    except Exception as error:  # whatever a decoder raises on bytes made to break it: it is this image's fault
+        text = first_line(error)
+        text = type(error).__name__ if "bytes>" in text else text  # Pillow names a buffer by its address
+        raise TrainingError(f"image {row.name} cannot be read: {text}") from error
 
 
 def normalise(images: torch.Tensor, data_config: dict) -> torch.Tensor:

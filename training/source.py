@@ -15,7 +15,8 @@ import datasets
 import httpx2
 import pyarrow
 from datasets.exceptions import DatasetNotFoundError
-from huggingface_hub import DatasetCard, HfApi
+from huggingface_hub import DatasetCard, HfApi, HfFileSystem
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from training import TrainingError
@@ -91,7 +92,7 @@ class Source:
     def _row(self, split: str, position: int, row: dict) -> Row:
         name = str(row.get("file_name") or f"{split}-{position:06d}")
         image, label = row[self.image_column], row[self.label_column]
-        data = image and (image["bytes"] or (Path(image["path"]).read_bytes() if image["path"] else None))
+        data = image and (image["bytes"] or (self._read(name, image["path"]) if image["path"] else None))
         if not data:
             raise TrainingError(f"{name} of {self.id} has no image in column {self.image_column!r}")
         index = self._index.get(label, label)
@@ -100,6 +101,23 @@ class Source:
                 f"{name} of {self.id} has label {label!r}, outside 0..{len(self.label_names) - 1}"
             )
         return Row(name, data, index)
+
+    def _read(self, name: str, path: str) -> bytes:
+        """Return an image that the table holds as a path: below the data set's folder, or where `datasets` put downloads.
+
+        Raises:
+            TrainingError: it lies elsewhere on this machine, where a data set has no business, or cannot be read.
+        """
+        places = (Path(self.id), Path(datasets.config.HF_CACHE_HOME), Path(HF_HUB_CACHE))
+        try:
+            if path.startswith("hf://"):  # a repo of single files, streamed
+                return HfFileSystem().cat_file(path)
+            file = Path(path).resolve(strict=True)
+            if not file.is_file() or not any(file.is_relative_to(place.resolve()) for place in places):
+                raise TrainingError(f"{name} of {self.id} points to {path!r}, which is no file of the data set")
+            return file.read_bytes()
+        except (*UNREACHABLE, ValueError) as error:
+            raise TrainingError(f"{name} of {self.id} cannot be read: {first_line(error)}") from error
 
     def class_counts(self, split: str) -> list[int]:
         """Return how many images each class has, from the label column alone."""
