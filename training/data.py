@@ -33,7 +33,7 @@ from training.source import Row, Source, first_line, open_source
 
 MARGIN = 1.25  # training images are kept this much larger than the network's input, so that views can be cut sharply
 MEMORY_SHARE = 0.25  # of the machine's free memory, that decoded images may take before they are streamed
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM")  # Pillow would hand others to programs like Ghostscript
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM")  # others Pillow may hand to Ghostscript
 MAX_PIXELS = 24_000_000  # of an image as stored, what `dataset_script` takes at most
 LARGE = 4_000_000  # pixels from which on one image is decoded at a time
 _one_large_image_at_a_time = threading.Lock()
@@ -87,7 +87,7 @@ def decode(row: Row, transform: Callable[[Image.Image], Image.Image]) -> torch.T
             with _one_large_image_at_a_time if pixels > LARGE else nullcontext():
                 image.load()
                 return pil_to_tensor(transform(to_rgb(image)))
-    except Exception as error:  # whatever a decoder raises on bytes made to break it: it is this image's fault
+    except Exception as error:  # Pillow's parsers raise whatever they stumble over
         text = first_line(error)
         text = type(error).__name__ if "bytes>" in text else text  # Pillow names a buffer by its address
         raise TrainingError(f"image {row.name} cannot be read: {text}") from error

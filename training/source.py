@@ -114,7 +114,7 @@ class Source:
                 return HfFileSystem().cat_file(path)
             file = Path(path).resolve(strict=True)
             if not file.is_file() or not any(file.is_relative_to(place.resolve()) for place in places):
-                raise TrainingError(f"{name} of {self.id} points to {path!r}, which is no file of the data set")
+                raise TrainingError(f"{name} of {self.id} points to {path!r}, no file of the data set")
             return file.read_bytes()
         except (*UNREACHABLE, ValueError) as error:
             raise TrainingError(f"{name} of {self.id} cannot be read: {first_line(error)}") from error
