@@ -94,8 +94,16 @@ class _Columns:
         if self.names is not None and label is not None:
             label = self.names[label] if 0 <= label < len(self.names) else None
         name = row.get("file_name") or Path(stored.get("path") or unnamed).name
-        data = stored.get("bytes") or stored.get("path")
+        data = stored.get("bytes") or self.own(stored.get("path"))
         return Picture(str(name), data, split, None if label is None else str(label))
+
+    def own(self, path: str | None) -> str | None:
+        """A path that a row names, when it lies in the data set; a foreign table may point anywhere on this machine."""
+        name = self.settings["dataset"]
+        if not path or path.startswith(f"hf://datasets/{name}@"):
+            return path
+        inside = Path(name).is_dir() and Path(path).resolve().is_relative_to(Path(name).resolve())
+        return path if inside else None
 
 
 class ParquetImages(_Columns):

@@ -73,7 +73,7 @@ def encoded(picture: Picture) -> bytes | str:
     Raises OSError where there is no such file, and ScoringError where the place that it is in does not answer.
     """
     if picture.data is None:
-        raise OSError("the data set has no image in this row")
+        raise OSError("the data set holds no image in this row")
     if isinstance(picture.data, bytes) or "://" not in picture.data:
         return picture.data
     try:

@@ -1,0 +1,340 @@
+"""Bulk scoring: every image is a row, once, in order, whatever is killed and however many processes there are."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from huggingface_hub import HfApi
+from PIL import Image
+
+from hub_model import score_parts, score_sources
+from hub_model.score import main
+from space.classifier import Classifier
+from tests.hub_model.small_classifier import LABELS, SIDE, write_model
+
+MODULE = ["-m", "hub_model.score"]
+TWO = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+TWO += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", *MODULE]
+LAUNCHES = {"one process": MODULE, "two processes": TWO}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+def write_images(folder: Path, count: int, seed: int = 0) -> Path:
+    """Write noise as `FOLDER/i/j/NAME.png`."""
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        path = folder / str(number % 7) / str(number % 3) / f"{number:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(path, compress_level=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """1,500 images, six pieces."""
+    return write_images(tmp_path_factory.mktemp("many"), 1500)
+
+
+@pytest.fixture(scope="module")
+def of_many(many, model, tmp_path_factory) -> Path:
+    """Their predictions, from an undisturbed run of one process."""
+    out = tmp_path_factory.mktemp("of_many") / "predictions.parquet"
+    assert score(many, model, out) == 0
+    return out
+
+
+def score(source, model, out, *more) -> int:
+    return main([str(source), "--model", str(model), "--out", str(out), *map(str, more)])
+
+
+def refusal(capsys, *arguments) -> str:
+    """The one sentence that a run ends with."""
+    assert score(*arguments) == 1
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and text.count("\n") == 1 and "Traceback" not in text
+    return text
+
+
+def paths_below(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if path.is_file())
+
+
+def test_every_image_is_a_row_in_the_order_of_the_paths(many, of_many, model):
+    table = pq.read_table(of_many)
+    assert table["file_name"].to_pylist() == paths_below(many)
+    assert table.column_names == [
+        "file_name", "predicted_label", *(f"probability_{label}" for label in LABELS),
+        "set_0.90", "set_0.95", "strangeness", "verdict", "error",
+    ]  # fmt: skip
+    assert table["error"].null_count == 1500
+    assert not of_many.with_name(of_many.name + ".parts").exists()
+
+
+def test_a_row_says_what_the_classifier_says(many, of_many, model):
+    rows = pq.read_table(of_many).slice(700, 20).to_pylist()
+    found = Classifier.from_hub(model).predict([many / row["file_name"] for row in rows])
+    assert [row["predicted_label"] for row in rows] == found.labels
+    assert [row["verdict"] for row in rows] == [verdict.kind for verdict in found.verdicts]
+    assert np.allclose([row["strangeness"] for row in rows], found.strangeness, rtol=1e-5)
+    for index, label in enumerate(LABELS):
+        assert np.allclose(
+            [row[f"probability_{label}"] for row in rows], found.probabilities[:, index], atol=1e-6
+        )
+        assert [label in row["set_0.90"] for row in rows] == found.sets["0.90"][:, index].tolist()
+
+
+def test_an_unreadable_image_is_a_row_with_its_reason(model, tmp_path, capsys):
+    folder = write_images(tmp_path / "images", 40)
+    good = (folder / "0/0/00000.png").read_bytes()
+    odd = {
+        "0/cut.png": good[: len(good) // 2],
+        "0/empty.jpg": b"",
+        "0/text.tif": b"no image",
+        "9/notes.txt": b"no image by its name",
+        "9/.hidden.png": good,
+    }
+    for name, data in odd.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+    (folder / "0/gone.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / "0/linked.png").symlink_to(folder / "1/1/00001.png")
+    assert score(folder, model, tmp_path / "out.parquet") == 0
+    rows = {row["file_name"]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
+    bad = {name: row["error"] for name, row in rows.items() if row["error"]}
+    assert len(rows) == 45 and set(bad) == {"0/cut.png", "0/empty.jpg", "0/text.tif", "0/gone.png"}
+    assert bad["0/empty.jpg"] == "The file is empty." and "cut off" in bad["0/cut.png"]
+    assert "No such file" in bad["0/gone.png"]
+    for name in bad:
+        assert {value for key, value in rows[name].items() if key not in ("file_name", "error")} == {None}
+    assert rows["0/linked.png"]["probability_beta"] == rows["1/1/00001.png"]["probability_beta"]
+    assert "45 images" in (said := capsys.readouterr().out) and "4 unreadable" in said
+
+
+@pytest.fixture(scope="module")
+def dataset(many, tmp_path_factory) -> Path:
+    """A data set folder of two splits, the second in two files, with many row groups and one bad image."""
+    folder = tmp_path_factory.mktemp("dataset")
+    features = datasets.Features(
+        {
+            "image": datasets.Image(decode=False),
+            "label": datasets.ClassLabel(names=["odd", "even"]),
+            "file_name": datasets.Value("string"),
+        }
+    )
+    files = [many / name for name in paths_below(many)[:620]]
+    (folder / "data").mkdir()
+    for name, part in (
+        ("test-00000-of-00001", files[:20]),
+        ("train-00000-of-00002", files[20:400]),
+        ("train-00001-of-00002", files[400:]),
+    ):
+        images = [{"bytes": path.read_bytes(), "path": path.name} for path in part]
+        if name.startswith("test"):
+            images[7]["bytes"] = b"no image"
+            images[8] = {"bytes": None, "path": str(many / "0/0/00000.png")}  # outside of the data set
+        table = {
+            "image": images,
+            "label": [(int(path.stem) + 1) % 2 for path in part],
+            "file_name": [path.name for path in part],
+        }
+        made = datasets.Dataset.from_dict(table, features=features)
+        pq.write_table(made.data.table, folder / "data" / f"{name}.parquet", row_group_size=50)
+    return folder
+
+
+def test_a_data_set_gives_every_row_of_every_split_with_its_label(many, dataset, model, tmp_path):
+    assert score(dataset, model, tmp_path / "all.parquet") == 0
+    rows = pq.read_table(tmp_path / "all.parquet").to_pylist()
+    names = [Path(name).name for name in paths_below(many)[:620]]
+    found = {
+        split: [row["file_name"] for row in rows if row["split"] == split] for split in ("test", "train")
+    }
+    assert found == {"test": names[:20], "train": names[20:]} and len(rows) == 620
+    assert all(row["label"] == ("even" if int(row["file_name"][:5]) % 2 == 0 else "odd") for row in rows)
+    assert [row["file_name"] for row in rows if row["error"]] == names[7:9]
+    assert score(dataset, model, tmp_path / "test.parquet", "--split", "test") == 0
+    test = [row for row in rows if row["split"] == "test"]
+    assert pq.read_table(tmp_path / "test.parquet").to_pylist() == test
+
+
+def test_a_data_set_and_a_model_of_the_hub_give_the_same_as_their_folders(dataset, model, owner, tmp_path):
+    hub = HfApi()
+    for repo, folder, kind in (("scored-set", dataset, "dataset"), ("scorer", model, "model")):
+        hub.create_repo(f"{owner}/{repo}", repo_type=kind, exist_ok=True)
+        hub.upload_folder(repo_id=f"{owner}/{repo}", folder_path=folder, repo_type=kind)
+    assert score(dataset, model, tmp_path / "here.parquet") == 0
+    assert score(f"{owner}/scored-set", f"{owner}/scorer", tmp_path / "hub.parquet") == 0
+    assert pq.read_table(tmp_path / "hub.parquet").equals(pq.read_table(tmp_path / "here.parquet"))
+
+
+def test_a_data_set_that_is_no_parquet_is_streamed(many, model, owner, tmp_path):
+    files = [many / name for name in paths_below(many)[:30]]
+    for path in files:
+        target = tmp_path / "images" / "train" / ("odd" if int(path.stem) % 2 else "even") / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    HfApi().create_repo(f"{owner}/loose", repo_type="dataset")
+    HfApi().upload_folder(repo_id=f"{owner}/loose", folder_path=tmp_path / "images", repo_type="dataset")
+    assert score(f"{owner}/loose", model, tmp_path / "out.parquet") == 0
+    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert sorted(row["file_name"] for row in rows) == sorted(path.name for path in files)
+    assert not any(row["error"] for row in rows)
+    assert all(row["label"] == ("odd" if int(row["file_name"][:5]) % 2 else "even") for row in rows)
+
+
+def kill_in_the_middle(launch: list[str], arguments: list[str], parts: Path, at_least: int = 1) -> int:
+    """Start, SIGKILL every process as soon as a few parts are there; return how many are left."""
+    process = subprocess.Popen(
+        [sys.executable, *launch, *arguments], start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 250
+    while len(list(parts.glob("part-*"))) < at_least and time.monotonic() < deadline:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return len(list(parts.glob("part-*")))
+
+
+def arguments_of(source: Path, model: Path, out: Path) -> list[str]:
+    return [str(source), "--model", str(model), "--out", str(out), "--threads", "1"]
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_one_left_alone(
+    many, of_many, model, tmp_path, capsys
+):
+    out = tmp_path / "predictions.parquet"
+    arguments = arguments_of(many, model, out)
+    left = kill_in_the_middle(MODULE, arguments, tmp_path / "predictions.parquet.parts")
+    assert 1 <= left < 6 and not out.exists()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/part-*")}
+    assert main(arguments) == 0
+    assert f"going on: {len(kept)} of 6 parts are there" in capsys.readouterr().out
+    assert out.read_bytes() == of_many.read_bytes()
+
+
+def test_two_processes_give_the_bytes_of_one(many, of_many, model, tmp_path):
+    out = tmp_path / "predictions.parquet"
+    done = subprocess.run(
+        [sys.executable, *TWO, *arguments_of(many, model, out)], check=True, text=True, capture_output=True
+    )
+    assert done.stdout.count("1,500 images") == 1
+    assert out.read_bytes() == of_many.read_bytes()
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_kills_in_every_phase_lose_and_double_nothing(launch, model, tmp_path):
+    """SIGKILL after the 1st, 3rd, 6th, … part, and once more; then the rows are counted."""
+    images = write_images(tmp_path / "images", 5000, seed=1)
+    out, alone = tmp_path / "out.parquet", tmp_path / "alone.parquet"
+    arguments = arguments_of(images, model, out)
+    for at_least in (1, 3, 6, 10, 15):
+        kill_in_the_middle(LAUNCHES[launch], arguments, tmp_path / "out.parquet.parts", at_least)
+    subprocess.run([sys.executable, *LAUNCHES[launch], *arguments], check=True)
+    names = pq.read_table(out)["file_name"].to_pylist()
+    assert names == paths_below(images) and len(set(names)) == 5000
+    assert score(images, model, alone) == 0
+    assert out.read_bytes() == alone.read_bytes()
+
+
+@pytest.mark.stress
+def test_the_launchers_cpu_flag_loses_no_row(many, of_many, model, tmp_path):
+    """`accelerate launch --cpu --num_processes 2` starts one process; a later version may start two."""
+    out = tmp_path / "predictions.parquet"
+    launch = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", *MODULE]
+    subprocess.run([sys.executable, *launch, *arguments_of(many, model, out)], check=True)
+    assert out.read_bytes() == of_many.read_bytes()
+
+
+def test_what_is_wrong_with_the_input_is_one_sentence(dataset, model, owner, tmp_path, capsys):
+    empty, out = tmp_path / "empty", tmp_path / "out.parquet"
+    empty.mkdir()
+    (empty / "notes.txt").write_text("no image")
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    images = write_images(tmp_path / "images", 2)
+    cases = [
+        ("no image below", (empty, model, out)),
+        ("is neither a folder nor a data set", (tmp_path / "nowhere", model, out)),
+        ("is neither a folder nor a data set", (f"{owner}/nothing-here", model, out)),
+        ("is a file", (empty / "notes.txt", model, out)),
+        ("model repo", (images, f"{owner}/nothing-here", out)),
+        ("has no config.json", (images, empty, out)),
+        ("is a run folder", (images, run, out)),
+        ("has no onnx/model.onnx", (images, model, out, "--backend", "onnx")),
+        ("is a folder: name a file", (images, model, tmp_path)),
+        ("lies in the folder of images", (images, model, images / "out.parquet")),
+        ("cannot be written", (images, model, empty / "notes.txt" / "out.parquet")),
+        ("has no splits", (images, model, out, "--split", "test")),
+        ("has no split 'dev' (it has: ", (dataset, model, out, "--split", "dev")),
+        ("pass --image_column image", (dataset, model, out, "--image_column", "picture")),
+    ]
+    for sentence, arguments in cases:
+        assert sentence in refusal(capsys, *arguments), arguments
+        assert not list(tmp_path.rglob("*.parts")), "a refused run leaves nothing behind"
+
+
+def test_predictions_are_never_replaced_unasked(of_many, many, model, dataset, tmp_path, capsys):
+    out = tmp_path / "out.parquet"
+    out.write_bytes(of_many.read_bytes())
+    assert "--overwrite" in refusal(capsys, many, model, out)
+    assert score(many, model, out, "--resume") == 0
+    assert "nothing to do" in capsys.readouterr().out
+    other = write_model(tmp_path / "other", seed=1)
+    assert "with another model" in refusal(capsys, many, other, out, "--resume")
+    assert out.read_bytes() == of_many.read_bytes()
+    assert score(dataset, model, out, "--split", "test", "--overwrite") == 0
+    assert pq.read_table(out).num_rows == 20 and sorted(tmp_path.iterdir()) == [tmp_path / "other", out]
+
+
+def test_a_full_disk_is_said_and_what_is_finished_is_kept(
+    many, of_many, model, tmp_path, capsys, monkeypatch
+):
+    out, syncs, sync = tmp_path / "out.parquet", itertools.count(), os.fsync
+
+    def filling(descriptor):
+        if next(syncs) == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(score_parts.os, "fsync", filling)
+        assert "the disk is full" in (said := refusal(capsys, many, model, out)) and "goes on" in said
+    assert "with another model" in refusal(capsys, many, write_model(tmp_path / "other", seed=1), out)
+    assert score(many, model, out) == 0
+    assert "going on: 3 of 6" in capsys.readouterr().out
+    assert out.read_bytes() == of_many.read_bytes()
+
+
+def test_two_runs_do_not_write_one_file(many, model, tmp_path, capsys):
+    first = score_parts.Parts(tmp_path / "out.parquet")
+    first.claim(resume=False, overwrite=False)
+    assert "another run is writing" in refusal(capsys, many, model, tmp_path / "out.parquet")
+
+
+def test_a_listing_larger_than_memory_is_sorted_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(score_sources, "SORTED_AT_ONCE", 10)
+    names = [f"{number * 37 % 101}/\udcff\n{number}.png" for number in range(101)]
+    assert list(score_sources.in_order(iter(names), tmp_path)) == sorted(names)
+
+
+def test_the_pieces_stay_few_however_many_images_there_are():
+    for total in (1, 255, 256, 257, 10**6, 10**8):
+        assert -(-total // score_sources.rows_a_piece(total)) <= score_sources.MAX_PIECES
