@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from dataset_script.check import luminance
 from dataset_script.layout import DOCUMENTS, Rejected, arrange
-from dataset_script.overlaps import PointStore, link
+from dataset_script.overlaps import PointStore, link, working_size
 from dataset_script.parquet import Row, shards, write_shard
 from dataset_script.source import BuildError, base_name, open_source, shown
 from dataset_script.splits import SPLITS, assign_splits
@@ -95,7 +95,7 @@ def group_rows(found: Survey, source, store: PointStore) -> tuple[int, int]:
 
     def gray(node: int) -> np.ndarray:
         with Image.open(io.BytesIO(source.read(found.paths[node]))) as image:
-            return luminance(image)
+            return working_size(luminance(image))
 
     sets, compared, same = link(store, len(found.paths), gray)
     roots = [sets.find(node) for node in found.nodes]

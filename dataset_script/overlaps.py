@@ -70,7 +70,7 @@ FIRST, SECOND = _comparisons()
 
 
 def working_size(gray: np.ndarray) -> np.ndarray:
-    """Return luminance [H, W] enlarged or reduced by the whole factor that brings its short side near WORKING_SIDES."""
+    """Return luminance [H, W] enlarged or reduced by the whole factor that brings its short side near WORKING_SIDES, float32."""
     side, (low, high) = min(gray.shape), WORKING_SIDES
     if side > high:
         factor = -(-side // high)
@@ -79,7 +79,7 @@ def working_size(gray: np.ndarray) -> np.ndarray:
         return blocks.mean(axis=(1, 3), dtype=np.float32)
     if side < low / 2 and max(gray.shape) <= high:
         return np.kron(gray, np.ones((round(low / side),) * 2, dtype=np.float32))
-    return gray
+    return np.asarray(gray, dtype=np.float32)
 
 
 def band_pass(gray: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from dataset_script.source import BuildError, base_name, shown
 from dataset_script.splits import rank
 
 BATCH_FILES, BATCH_BYTES = 32, 8 * 2**20
+UNDER_WAY_BYTES = 64 * 2**20  # of files that workers have, or wait for one: few when files are large
 
 
 @dataclass
@@ -67,20 +68,28 @@ def examine(source, paths: Sequence[str], workers: int, bar: tqdm) -> Iterator[A
     context.set_forkserver_preload(["dataset_script.check"])
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         waiting: deque = deque()
+        under_way = 0
 
         def finish() -> Iterator[Accepted | Rejected]:
-            batch, future = waiting.popleft()
+            nonlocal under_way
+            batch, size, future = waiting.popleft()
             verdicts = iter(future.result())
+            under_way -= size
             for item in batch:
                 bar.update()
                 yield item if isinstance(item, Rejected) else next(verdicts)
 
         try:
             for batch in _batches(source, paths):
-                future = pool.submit(check_batch, [item for item in batch if not isinstance(item, Rejected)])
-                waiting.append(([item if isinstance(item, Rejected) else None for item in batch], future))
-                if len(waiting) > 2 * workers:
+                files = [item for item in batch if not isinstance(item, Rejected)]
+                size = sum(len(data) for _, data in files)
+                while waiting and (len(waiting) > 2 * workers or under_way + size > UNDER_WAY_BYTES):
                     yield from finish()
+                future = pool.submit(check_batch, files)
+                waiting.append(
+                    ([item if isinstance(item, Rejected) else None for item in batch], size, future)
+                )
+                under_way += size
             while waiting:
                 yield from finish()
         except BrokenProcessPool as error:

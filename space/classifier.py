@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from space.model_repo import ModelRepo, ModelRepoError, open_model_repo
 from space.trust import Trust, Verdict
@@ -75,15 +75,38 @@ def to_rgb(image: ImageLike) -> Image.Image:
         image = Image.open(io.BytesIO(image))
     elif not isinstance(image, Image.Image):
         image = Image.open(image)
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    if _turned(image):
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        scale = 257.0 if values.max(initial=0) > 255 else 1.0
-        image = Image.fromarray(np.clip(np.round(values / scale), 0, 255).astype(np.uint8))
+        image = _to_8_bits(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        ground = Image.new("RGB", image.size, "white")
+        ground.paste(image, mask=image.getchannel("A"))
+        return ground
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _turned(image: Image.Image) -> bool:
+    """Whether its EXIF data says that it lies on its side or is mirrored; damaged data says nothing."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # Pillow's parsers raise whatever they stumble over
+        return False
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """16 or 32 bits a pixel as 8-bit grey, a strip at a time: all in float64 would be eight times as large."""
+    width, height, rows = *image.size, max(1, 2**20 // image.width)
+    boxes = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+    top_value = max(np.nan_to_num(np.asarray(image.crop(box))).max(initial=0) for box in boxes)
+    scale = 257.0 if top_value > 255 else 1.0
+    grey = np.empty((height, width), dtype=np.uint8)
+    for box in boxes:
+        values = np.nan_to_num(np.asarray(image.crop(box), dtype=np.float64))
+        grey[box[1] : box[3]] = np.clip(np.round(values / scale), 0, 255)
+    return Image.fromarray(grey)
 
 
 class Preprocessing:

@@ -21,7 +21,7 @@ from space.texts import say
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 MAX_BYTES = 64 * 2**20
-MAX_PIXELS = 40_000_000
+MAX_PIXELS = 24_000_000  # four bytes each while it is decoded, and there is more than one copy then
 MAX_SIDE = 12_000
 MIN_SIDE = 16
 CELL_SIDE = 1024  # a picture of one cell is reduced to this before anything else looks at it
@@ -72,7 +72,7 @@ def _open(source: bytes | str | os.PathLike) -> Image.Image:
     width, height = image.size
     if min(width, height) < MIN_SIDE:
         raise UploadError("too_small", width=width, height=height, limit=MIN_SIDE)
-    if width * height > MAX_PIXELS:
+    if width * height * (2 if image.format == "WEBP" else 1) > MAX_PIXELS:  # its decoder keeps two more copies
         raise UploadError("bomb", limit=MAX_PIXELS // 10**6)
     if max(width, height) > MAX_SIDE:
         raise UploadError("too_wide", width=width, height=height, limit=MAX_SIDE)

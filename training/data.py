@@ -52,11 +52,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if turned(image):
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode == "I":
-        values = np.asarray(image).clip(0, 65535).astype(np.uint32)
-        values += 128  # rounds value / 257, without a float64 of eight bytes a pixel
-        values //= 257
-        image = Image.fromarray(values.astype(np.uint8))
+        image = to_8_bits(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def to_8_bits(image: Image.Image) -> Image.Image:
+    """Return an image of 16 bits, or of 32 that hold 16, as 8-bit grey; a strip at a time, as float64 is eight times as large."""
+    width, height, rows = *image.size, max(1, 2**20 // image.width)
+    grey = np.empty((height, width), dtype=np.uint8)
+    for top in range(0, height, rows):
+        values = np.asarray(image.crop((0, top, width, min(top + rows, height))))
+        grey[top : top + rows] = (values.clip(0, 65535) / 257).round()
+    return Image.fromarray(grey)
 
 
 def turned(image: Image.Image) -> bool:
@@ -81,7 +88,7 @@ def decode(row: Row, transform: Callable[[Image.Image], Image.Image]) -> torch.T
     """
     try:
         with Image.open(io.BytesIO(row.data), formats=FORMATS) as image:
-            pixels = image.width * image.height
+            pixels = image.width * image.height * (2 if image.format == "WEBP" else 1)  # its decoder keeps two more
             if pixels > MAX_PIXELS:
                 raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
             with _one_large_image_at_a_time if pixels > LARGE else nullcontext():
