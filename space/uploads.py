@@ -72,7 +72,8 @@ def _open(source: bytes | str | os.PathLike) -> Image.Image:
     width, height = image.size
     if min(width, height) < MIN_SIDE:
         raise UploadError("too_small", width=width, height=height, limit=MIN_SIDE)
-    if width * height * (2 if image.format == "WEBP" else 1) > MAX_PIXELS:  # its decoder keeps two more copies
+    copies = 2 if image.format == "WEBP" else 1  # its decoder keeps as much again
+    if copies * width * height > MAX_PIXELS:
         raise UploadError("bomb", limit=MAX_PIXELS // 10**6)
     if max(width, height) > MAX_SIDE:
         raise UploadError("too_wide", width=width, height=height, limit=MAX_SIDE)

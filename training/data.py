@@ -88,7 +88,8 @@ def decode(row: Row, transform: Callable[[Image.Image], Image.Image]) -> torch.T
     """
     try:
         with Image.open(io.BytesIO(row.data), formats=FORMATS) as image:
-            pixels = image.width * image.height * (2 if image.format == "WEBP" else 1)  # its decoder keeps two more
+            copies = 2 if image.format == "WEBP" else 1  # its decoder keeps as much again
+            pixels = copies * image.width * image.height
             if pixels > MAX_PIXELS:
                 raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
             with _one_large_image_at_a_time if pixels > LARGE else nullcontext():
