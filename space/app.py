@@ -22,6 +22,7 @@ if (
     sys.modules["space"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["space"])
 
+from space.inputs import separate_uploads
 from space.model_repo import ModelRepoError
 from space.page import build_error_page, build_page, launch_arguments
 from space.resources import chosen_repos, load_resources
@@ -36,6 +37,7 @@ def start(model_id: str, dataset_id: str, revision: str | None = None, **launch:
     except ModelRepoError as error:
         print(f"error: {error}", file=sys.stderr)
         page, i18n = build_error_page(str(error))
+    separate_uploads()
     page.queue(max_size=WAITING, default_concurrency_limit=8)
     page.launch(**launch_arguments(i18n), **launch)
     return page

@@ -6,7 +6,8 @@ dark.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
@@ -17,6 +18,11 @@ from space.texts import say
 COLOURS = ("#7b5bd6", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8a8a8a", "#d55e00", "#0072b2")
 TEXT, GRID = "#85809a", "rgba(133,128,154,0.22)"
 SPLITS = {"train": COLOURS[0], "validation": COLOURS[1], "test": COLOURS[2]}
+
+
+def plain(labels: Iterable[str]) -> list[str]:
+    """Names as they are: plotly would take `<b>` or `<a href=…>` in them for markup."""
+    return [escape(label, quote=False) for label in labels]
 
 
 def _figure(*traces: Any, x: str = "", y: str = "", height: int = 320, **layout: Any) -> go.Figure:
@@ -42,7 +48,7 @@ def count_chart(counts: Sequence[Count], language: str) -> go.Figure:
 
     def bars(key: str, colour: str, shares: list[float], intervals: list[tuple[float, float]]) -> go.Bar:
         return go.Bar(
-            x=[c.label for c in counts],
+            x=plain(c.label for c in counts),
             y=[100 * s for s in shares],
             name=say(language, key),
             marker_color=colour,
@@ -90,10 +96,11 @@ def history_chart(history: Sequence[dict[str, Any]], measure: str, language: str
 def confusion_chart(matrix: Sequence[Sequence[int]], labels: Sequence[str], language: str) -> go.Figure:
     """Rows are the true class; colour is the share of the row, the number the count."""
     shares = [[cell / max(1, sum(row)) for cell in row] for row in matrix]
+    labels = plain(labels)
     heat = go.Heatmap(
         z=shares,
-        x=list(labels),
-        y=list(labels),
+        x=labels,
+        y=labels,
         zmin=0,
         zmax=1,
         showscale=False,
@@ -129,7 +136,7 @@ def per_class_chart(per_class: dict[str, dict[str, float]], language: str) -> go
     """Precision, recall and F1 of each class."""
     bars = [
         go.Bar(
-            x=list(per_class),
+            x=plain(per_class),
             y=[row[key] for row in per_class.values()],
             name=say(language, f"model_{key}"),
             marker_color=COLOURS[i],
@@ -192,7 +199,7 @@ def class_bars(counts: dict[str, list[int]], labels: Sequence[str], language: st
     """Images of each class, stacked by split."""
     bars = [
         go.Bar(
-            x=list(labels),
+            x=plain(labels),
             y=values,
             name=say(language, f"model_{split}"),
             marker_color=SPLITS[split],
@@ -207,7 +214,7 @@ def class_pie(counts: dict[str, list[int]], labels: Sequence[str]) -> go.Figure:
     """Share of each class over all splits."""
     totals = [sum(values) for values in zip(*counts.values(), strict=True)]
     pie = go.Pie(
-        labels=list(labels),
+        labels=plain(labels),
         values=totals,
         sort=False,
         hole=0.45,

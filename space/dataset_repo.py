@@ -60,6 +60,7 @@ class DatasetRepo:
             (shard, row, label)
             for shard, labels in enumerate(self.labels.get(split, []))
             for row, label in enumerate(labels)
+            if label is not None and 0 <= label < len(self.label_names)  # -1 stands for "nobody knows"
         ]
         random.Random(seed).shuffle(rows)
         taken: dict[int, int] = {}
@@ -80,7 +81,8 @@ class DatasetRepo:
             if chosen:
                 table = parquet.read_row_group(group, columns=["image", "label", "file_name"]).take(chosen)
                 for row in table.to_pylist():
-                    yield Sample(row["image"]["bytes"], self.label_names[row["label"]], row["file_name"])
+                    image = (row["image"] or {}).get("bytes") or b""
+                    yield Sample(image, self.label_names[row["label"]], row.get("file_name") or "")
             first += size
 
     def _open(self, path: str) -> BinaryIO:

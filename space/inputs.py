@@ -1,15 +1,22 @@
-"""Inputs that hand over uploads as they are: their paths, nothing decoded, nothing copied.
+"""Inputs that hand over uploads as they are: their paths, nothing decoded, nothing copied, each in a folder of its own.
 
-`gr.Image` would decode a picture before anyone has looked at its header.
+`gr.Image` would decode a picture before anyone has looked at its header. An address is no upload: this Space fetches
+nothing that a visitor names.
 """
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 from abc import ABCMeta
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio import route_utils
+from gradio_client.utils import is_http_url_like
+
+FOLDER = "upload-"  # how the folder of an upload begins; what lies elsewhere is no visitor's to delete
 
 
 class _WithoutStub(type(gr.Image)):
@@ -19,7 +26,16 @@ class _WithoutStub(type(gr.Image)):
         return ABCMeta.__new__(cls, name, bases, attributes)
 
 
-class PictureInput(gr.Image, metaclass=_WithoutStub):
+class _UploadsOnly:
+    """Refuses an address, which Gradio would download."""
+
+    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
+        if is_http_url_like(str(url_or_file_path)):
+            raise gr.Error("An address cannot be used: upload the file itself.", print_exception=False)
+        return await super().async_move_resource_to_block_cache(url_or_file_path)
+
+
+class PictureInput(_UploadsOnly, gr.Image, metaclass=_WithoutStub):
     """`gr.Image` in the page (drop, paste, camera); the path of the upload, undecoded, in Python."""
 
     is_template = True  # the page shows it as its parent
@@ -28,7 +44,7 @@ class PictureInput(gr.Image, metaclass=_WithoutStub):
         return payload.path if payload else None
 
 
-class FileInput(gr.File, metaclass=_WithoutStub):
+class FileInput(_UploadsOnly, gr.File, metaclass=_WithoutStub):
     """`gr.File` in the page; the paths of the uploads in Python (its parent leaves an empty file for each)."""
 
     is_template = True
@@ -42,6 +58,42 @@ class FileInput(gr.File, metaclass=_WithoutStub):
 
 
 def forget(paths: list[str]) -> None:
-    """Delete uploads as soon as they were read; Gradio's own sweep (`delete_cache`) gets the rest."""
-    for path in paths:
-        Path(path).unlink(missing_ok=True)
+    """Delete uploads as soon as they were read; Gradio's own sweep (`delete_cache`) gets the rest.
+
+    Only uploads: a visitor may also name a file of the page itself, such as an example.
+    """
+    for path in map(Path, paths):
+        if path.parent.name.startswith(FOLDER):
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
+
+
+class _OwnFolder:
+    """Stands in for the hash of the content, by which Gradio names the folder of an upload."""
+
+    def __init__(self) -> None:
+        self.name = FOLDER + secrets.token_hex(16)
+
+    def update(self, data: bytes) -> None:
+        """The content has no say."""
+
+    def hexdigest(self) -> str:
+        return self.name
+
+
+class _Upload(route_utils.GradioUploadFile):
+    """An upload whose folder nobody else has, and nobody can guess."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.sha = _OwnFolder()
+
+
+def separate_uploads() -> None:
+    """Give every upload a folder of its own, from now on in this process.
+
+    Under Gradio's rule, two visitors who send the same picture share one file, and the first to be answered takes it away
+    from the other.
+    """
+    route_utils.GradioUploadFile = _Upload

@@ -21,6 +21,7 @@ from space.batching import Batcher
 from space.classifier import Classifier
 from space.dataset_repo import DatasetRepo, DatasetRepoError, Sample, open_dataset_repo
 from space.similar import SimilarCells
+from space.uploads import CELL_SIDE, UploadError, read_picture
 
 SIMILAR_PER_CLASS = 100
 SHOWN_PER_CLASS = 24
@@ -63,6 +64,15 @@ def chosen_repos(environment: Mapping[str, str] = os.environ) -> tuple[str, str]
     return model_id, dataset_id
 
 
+def is_readable(sample: Sample) -> bool:
+    """Whether the data set holds a picture there, and not something that a page would stumble over."""
+    try:
+        read_picture(sample.image, CELL_SIDE)
+    except UploadError:
+        return False
+    return True
+
+
 def load_resources(model_id: str, dataset_id: str, revision: str | None = None) -> Resources:
     """Load the model and warm it up, open the data set, and start filling the index of similar cells."""
     classifier = Classifier.from_hub(model_id, revision)
@@ -80,7 +90,8 @@ def load_resources(model_id: str, dataset_id: str, revision: str | None = None) 
         resources.dataset_error = str(error)
         return resources
     split = next((s for s in ("test", "validation", "train") if s in resources.dataset.counts), "train")
-    resources.held_out = list(resources.dataset.samples(split, SHOWN_PER_CLASS))
+    samples = resources.dataset.samples(split, SHOWN_PER_CLASS)
+    resources.held_out = [sample for sample in samples if is_readable(sample)]
     random.Random(0).shuffle(resources.held_out)
     resources.similar = SimilarCells(resources.batcher)
     resources.similar.fill_in_background(resources.dataset.samples("train", SIMILAR_PER_CLASS))

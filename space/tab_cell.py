@@ -80,9 +80,9 @@ def example_files(resources: Resources) -> list[str]:
     each = max(1, EXAMPLES // max(1, len(by_class)))
     paths = []
     for label in sorted(by_class):
-        for number, sample in enumerate(by_class[label][:each]):
-            path = folder / f"{label}-{number + 1}{Path(sample.file_name).suffix or '.jpg'}"
-            path.write_bytes(sample.image)
+        for sample in by_class[label][:each]:
+            path = folder / f"{len(paths) + 1}.png"  # no name of the repo's: it could lead anywhere
+            read_picture(sample.image, CELL_SIDE).save(path)
             paths.append(str(path))
     return paths
 
