@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,16 @@ PICKLES = {
     ".mar",
     ".npy",
     ".npz",
+}
+FOREIGN_CODE = ("auto_map", "custom_pipelines")  # what makes transformers run a repo's own code
+# arguments of `timm.create_model` that would make it fetch or unpickle something
+LOADING_ARGS = {
+    "checkpoint_path",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "cache_dir",
+    "num_classes",
 }
 SPLITS = ("validation", "test")
 LOGITS_SCHEMA = {"file_name": pa.string(), "label": pa.int64(), "logits": pa.list_(pa.float32())}
@@ -82,6 +93,8 @@ def read_json(path: Path) -> dict:
 def read_config(path: Path) -> ModelConfig:
     """A `config.json` that both timm and transformers read with the right labels; else `ContractError`."""
     raw = read_json(path)
+    if code := next((key for key in FOREIGN_CODE if key in raw), None):
+        raise ContractError(f"{path} names code of its own ({code}): a model repo holds data only")
     names, descriptions = raw.get("label_names"), raw.get("label_descriptions", {})
     if not isinstance(raw.get("architecture"), str) or not timm.is_model(raw["architecture"]):
         raise ContractError(f"{path}: timm has no architecture {raw.get('architecture')!r}")
@@ -93,8 +106,13 @@ def read_config(path: Path) -> ModelConfig:
         )
     if not isinstance(descriptions, dict) or not set(descriptions) <= set(names):
         raise ContractError(f"{path}: label_descriptions must go from names in label_names to texts")
-    if "num_classes" in raw.get("model_args", {}):
+    arguments = raw.get("model_args", {})
+    if not isinstance(arguments, dict):
+        raise ContractError(f"{path}: model_args must be an object, not {arguments!r}")
+    if "num_classes" in arguments:
         raise ContractError(f"{path}: model_args.num_classes must go, transformers fails on it")
+    if loading := sorted(LOADING_ARGS & set(arguments)):
+        raise ContractError(f"{path}: model_args.{loading[0]} must go, weights come from {WEIGHTS} alone")
     size = raw.get("pretrained_cfg", {}).get("input_size")
     if not isinstance(size, list) or len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
         raise ContractError(
@@ -187,6 +205,11 @@ def weights_digest(folder: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         raise ContractError(f"{folder / WEIGHTS} is missing") from None
+
+
+def find_pickle(files: Iterable[str]) -> str | None:
+    """The first of these file names that only an unpickler reads, or None."""
+    return next((name for name in sorted(files) if Path(name).suffix.lower() in PICKLES), None)
 
 
 def files_of(folder: Path) -> list[str]:

@@ -10,7 +10,13 @@ import tempfile
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    hf_hub_download,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -19,7 +25,7 @@ from huggingface_hub.errors import (
 )
 
 from hub_model.build import check
-from hub_model.contract import ContractError, files_of
+from hub_model.contract import CONFIG, ContractError, files_of, find_pickle, read_config
 
 UNREACHABLE = (
     httpx2.HTTPError,
@@ -89,6 +95,7 @@ def verify(repo: str, against: Path | None = None) -> dict:
     """
     with tempfile.TemporaryDirectory() as cache:
         try:
+            refuse_code(repo, Path(cache) / "config")
             folder = against or Path(snapshot_download(repo, cache_dir=Path(cache) / "reference"))
         except UNREACHABLE as error:
             raise ContractError(f"{repo} cannot be read: {reason(error)}") from error
@@ -106,6 +113,15 @@ def verify(repo: str, against: Path | None = None) -> dict:
     if found["difference"] > 1e-4 or found["timm_names"] != found["transformers_names"]:
         raise ContractError(f"timm and transformers read {repo} differently")
     return found
+
+
+def refuse_code(repo: str, cache: Path) -> None:
+    """Raise ContractError for a repo that could run code here: one with a pickle, or whose `config.json` names code."""
+    files = HfApi().list_repo_files(repo)
+    if pickle := find_pickle(files):
+        raise ContractError(f"{repo} is refused: {pickle} can hold a pickle, only safetensors are read")
+    if CONFIG in files:
+        read_config(Path(hf_hub_download(repo, CONFIG, cache_dir=cache)))
 
 
 def reason(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from hub_model.contract import (
     Logits,
     ModelConfig,
     check_weights,
+    find_pickle,
     read_all_logits,
     read_config,
     read_history,
@@ -115,6 +116,8 @@ def read_run(folder: Path) -> Run:
         raise ContractError(f"there is no run folder {folder}: name the --output_dir of train_accelerate.py")
     if not (folder / CONFIG).exists() and (folder / "checkpoints").is_dir():
         raise ContractError(f"the run in {folder} is not finished: go on with train_accelerate.py --resume")
+    if pickle := find_pickle(path.name for path in folder.iterdir()):  # checkpoints/ are not read here
+        raise ContractError(f"{folder} is refused: {pickle} can hold a pickle, only safetensors are read")
     config = read_config(folder / CONFIG)
     if not (folder / WEIGHTS).exists():
         raise ContractError(f"{folder / WEIGHTS} is missing")
