@@ -121,7 +121,10 @@ def refuse_code(repo: str, cache: Path) -> None:
     if pickle := find_pickle(files):
         raise ContractError(f"{repo} is refused: {pickle} can hold a pickle, only safetensors are read")
     if CONFIG in files:
-        read_config(Path(hf_hub_download(repo, CONFIG, cache_dir=cache)))
+        try:
+            read_config(Path(hf_hub_download(repo, CONFIG, cache_dir=cache)))
+        except ContractError as error:
+            raise ContractError(f"{repo} is refused: {error}") from None
 
 
 def reason(error: BaseException) -> str:

@@ -33,7 +33,8 @@ class Teacher(nn.Module):
         self.temperature = temperature
         starts = [find_start(source) for source in sources]
         for source, start in zip(sources, starts, strict=True):
-            if not timm.is_model(start.config.get("architecture")) or "pretrained_cfg" not in start.config:
+            architecture = str(start.config.get("architecture"))
+            if not timm.is_model(architecture) or "pretrained_cfg" not in start.config:
                 raise TrainingError(
                     f"teacher {source} has no config.json that names an architecture of timm and its pretrained_cfg"
                 )
