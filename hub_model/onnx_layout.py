@@ -48,9 +48,12 @@ class Joint:
 
 def align_channels(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with whole blocks of channels wherever that changes no output; the given one stays as it is."""
+    nodes, constants = Aligner(model.graph).rewrite()
     aligned = onnx.ModelProto()
     aligned.CopyFrom(model)
-    Aligner(aligned.graph).rewrite()
+    for field, values in (("node", nodes), ("initializer", constants), ("value_info", [])):
+        aligned.graph.ClearField(field)
+        getattr(aligned.graph, field).extend(values)
     onnx.checker.check_model(aligned, full_check=True)
     return aligned
 
@@ -66,22 +69,19 @@ class Aligner:
         self.maps: set[str] = set()  # outputs of convolutions and what follows: [N, C, H, W]
         self.nodes: list[NodeProto] = []
 
-    def rewrite(self) -> None:
+    def rewrite(self) -> tuple[list[NodeProto], list[onnx.TensorProto]]:
+        """The new nodes, and the constants that they read."""
         joints = self.find_joints()
-        last = {id(joint.nodes[-1]): joint for joint in joints}
-        held = {id(node) for joint in joints for node in joint.nodes}
+        last = {joint.nodes[-1].output[0]: joint for joint in joints}
+        held = {node.output[0] for joint in joints for node in joint.nodes}
         for node in self.graph.node:
-            if id(node) in last:
-                self.join(last[id(node)])
-            elif id(node) not in held:
+            if node.output[0] in last:
+                self.join(last[node.output[0]])
+            elif node.output[0] not in held:
                 self.visit(node)
         used = {name for node in self.nodes for name in node.input}
-        kept = [
-            numpy_helper.from_array(value, name) for name, value in self.constants.items() if name in used
-        ]
-        for field, values in (("node", self.nodes), ("initializer", kept), ("value_info", [])):
-            self.graph.ClearField(field)
-            getattr(self.graph, field).extend(values)
+        known = {name: value for name, value in self.constants.items() if name in used}
+        return self.nodes, [numpy_helper.from_array(value, name) for name, value in known.items()]
 
     def visit(self, node: NodeProto) -> None:
         """Write one node with the widest tensors that it can take."""
@@ -98,9 +98,7 @@ class Aligner:
             zeros = (all if node.op_type == "Add" else any)(width.zeros for width in widths)
             self.write(node, Width(widths[0].real, widths[0].padded, zeros))
         else:
-            for i, name in enumerate(node.input):
-                node.input[i] = self.real(name)
-            self.write(node)
+            self.write(self.without_added(node))
 
     def write(self, node: NodeProto, width: Width | None = None) -> None:
         """Append a node; global means become the operator that knows blocks."""
@@ -124,8 +122,7 @@ class Aligner:
         elif width and inner and group == len(weight) == width.real:  # depthwise
             self.write_part(node, slice(0, group), width.padded)
         else:
-            node.input[0] = self.real(node.input[0])
-            self.write(node)
+            self.write(self.without_added(node))
 
     def write_part(self, node: NodeProto, rows: slice, padded: int, name: str | None = None) -> str:
         """Write a convolution that computes `rows` of the output channels, filled up to `padded`; return its output."""
@@ -199,8 +196,10 @@ class Aligner:
         if uses != 5 or inner & self.outputs:  # someone else reads what the rewriting would do away with
             return None
         shortcut = next(name for name in add.input if name != head.output[0])
-        order = {id(node): i for i, node in enumerate(self.graph.node)}
-        return Joint(conv, begin[1], shortcut, tuple(sorted(nodes, key=lambda node: order[id(node)])))
+        order = [node.output[0] for node in self.graph.node]
+        return Joint(
+            conv, begin[1], shortcut, tuple(sorted(nodes, key=lambda node: order.index(node.output[0])))
+        )
 
     def is_dense(self, node: NodeProto) -> bool:
         """Whether a node is a convolution without groups, its weights known."""
@@ -215,6 +214,14 @@ class Aligner:
         if len(values) > 3:
             step = int(values[3].item())
         return (start, min(end, total)) if axis == 1 and step == 1 and 0 <= start < end else None
+
+    def without_added(self, node: NodeProto) -> NodeProto:
+        """A copy of a node that reads only the channels that were there before."""
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        for i, name in enumerate(node.input):
+            copy.input[i] = self.real(name)
+        return copy
 
     def real(self, name: str) -> str:
         """The tensor without its added channels: the name of a slice, or the name itself if there are none."""
