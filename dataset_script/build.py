@@ -231,6 +231,8 @@ def build(raw: str, out: Path, options: Options) -> Summary:
             )
         compared, same = group_rows(found, source, store)
         store.close()
+        pictures = len(found.paths)
+        found.forget_pictures()
         name_rows(found.rows)
         overlapping = split_rows(found.rows, classes, listed, options.seed)
         left = {item.path for item in overlapping}
@@ -241,7 +243,7 @@ def build(raw: str, out: Path, options: Options) -> Summary:
         )
         rejected = sorted(found.rejected, key=lambda item: item.path)
         summary = Summary(
-            out, classes, layout.seen, rows, rejected, layout.left_out, spare, len(found.paths), compared, same,
+            out, classes, layout.seen, rows, rejected, layout.left_out, spare, pictures, compared, same,
             decide_kind(rows, options.card), sum(row.drawn for row in rows), options.seed,
             None if listed is None else len(listed),
         )  # fmt: skip

@@ -33,10 +33,13 @@ def assign_splits(
         test_groups: the groups with an image on a published test list: these, and no others, are `test`.
     """
     sizes = Counter(groups)
-    votes: dict[str, Counter] = defaultdict(Counter)
-    for group, label in zip(groups, labels, strict=True):
-        votes[group][label] += 1
+    votes: dict[str, Counter] = defaultdict(Counter)  # of the groups that have several images: they are few
     by_class: dict[int, list[str]] = defaultdict(list)
+    for group, label in zip(groups, labels, strict=True):
+        if sizes[group] == 1:
+            by_class[label].append(group)
+        else:
+            votes[group][label] += 1
     for group, vote in votes.items():
         by_class[min(vote, key=lambda label: (-vote[label], label))].append(group)
 

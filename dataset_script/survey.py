@@ -37,6 +37,10 @@ class Survey:
     rejected: list[Rejected] = field(default_factory=list)
     contradicted: set[bytes] = field(default_factory=set)  # SHA-256 of files found under several labels
 
+    def forget_pictures(self) -> None:
+        """Make room: once the rows have their groups, nothing asks for the pictures any more."""
+        self.nodes, self.pictures, self.paths = [], {}, []
+
 
 def _batches(source, paths: Iterable[str]) -> Iterator[list[tuple[str, bytes] | Rejected]]:
     """Read files and yield them in batches of bounded size; a file that cannot be read is a `Rejected`."""
