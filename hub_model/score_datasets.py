@@ -52,7 +52,7 @@ def open_dataset(
         if not Path(name).is_dir():
             revision = HfApi().dataset_info(name, revision=revision).sha
         builder = datasets.load_dataset_builder(name, config, revision=revision)
-        splits = list(builder.config.data_files or builder.info.splits or {})
+        splits = [str(split) for split in builder.config.data_files or builder.info.splits or ()]
     except UNREADABLE as error:
         raise ScoringError(
             f"{name} is neither a folder nor a data set that can be read: {first_line(error)}"
