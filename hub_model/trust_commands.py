@@ -60,7 +60,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     counts = add("prevalence", help="differential count of one sample, corrected for its prevalence")
     counts.add_argument("folder", type=Path, help="run folder or model repo folder")
     counts.add_argument(
-        "predictions", type=Path, nargs="?", help="Parquet with a column `logits`, a row a cell"
+        "predictions",
+        type=Path,
+        nargs="?",
+        help="Parquet, a row a cell: what `python -m hub_model.score` wrote, or a column `logits`",
     )
     counts.add_argument("--method", choices=prevalence.METHODS, default="em")
     counts.add_argument(
@@ -193,9 +196,9 @@ def run_prevalence(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.predictions is None:
         raise CalibrationError(
-            "name the predictions of a sample (Parquet with a column logits), or --simulate"
+            "name the predictions of a sample (what `python -m hub_model.score` wrote), or --simulate"
         )
-    probabilities = softmax(_read_cells(arguments.predictions, len(names)), _temperature(folder))
+    probabilities = _read_cells(arguments.predictions, names, folder)
     labelled = prevalence.labelled_of(folder) if arguments.method == "adjusted" else None
     count = prevalence.differential_count(
         probabilities, names, arguments.method, known=known, labelled=labelled
@@ -213,14 +216,24 @@ def _temperature(folder: Path) -> float:
     return float(read_calibration(folder)["temperature"]["value"])
 
 
-def _read_cells(path: Path, classes: int) -> np.ndarray:
-    """The column `logits` [N, C] of a Parquet file."""
+def _read_cells(path: Path, names: list[str], folder: Path) -> np.ndarray:
+    """Calibrated probabilities [N, C] of the cells in `path`: what bulk scoring wrote, or a column `logits`.
+
+    Rows without a prediction, images that could not be read, are left out.
+    """
+    scored = [f"probability_{name}" for name in names]
     try:
+        columns = pq.read_schema(path).names
+        if set(scored) <= set(columns):
+            table = pq.read_table(path, columns=scored).drop_null()
+            return np.stack([table[name].to_numpy().astype(np.float64) for name in scored], axis=1)
         logits = pq.read_table(path, columns=["logits"])["logits"].to_pylist()
-        return np.array(logits, dtype=np.float64).reshape(len(logits), classes)
+        return softmax(np.array(logits, np.float64).reshape(len(logits), len(names)), _temperature(folder))
     except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise CalibrationError(f"{path} has no column of {classes} logits a cell: {reason}") from None
+        raise CalibrationError(
+            f"{path} has neither the columns {scored[0]}, … nor a column of {len(names)} logits a cell: {reason}"
+        ) from None
 
 
 def _features(arguments: argparse.Namespace):

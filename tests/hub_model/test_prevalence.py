@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hub_model.__main__ import main
 from hub_model.calibration import CalibrationError
 from hub_model.prevalence import (
     METHODS,
@@ -102,6 +103,26 @@ def test_corrected_counts_are_nearer_on_samples_drawn_from_test_logits(tmp_path)
     assert set(error) == set(METHODS)
     assert error["em"] < 0.6 * error["plain"]
     assert error["adjusted"] < 0.8 * error["plain"]
+
+
+def test_what_bulk_scoring_wrote_and_logits_make_the_same_count(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({"label_names": NAMES}))
+    (tmp_path / "calibration.json").write_text(json.dumps({"temperature": {"value": 0.5}}))
+    probabilities = cells(RARE, 100, 0)[0]
+    logits = pa.array((np.log(probabilities) * 0.5).tolist(), pa.list_(pa.float64()))
+    pq.write_table(pa.table({"logits": logits}), tmp_path / "logits.parquet")
+    unreadable = {f"probability_{name}": [None] for name in NAMES}
+    scored = pa.table({f"probability_{n}": probabilities[:, i] for i, n in enumerate(NAMES)})
+    scored = pa.concat_tables([scored, pa.table(unreadable, schema=scored.schema)])
+    pq.write_table(scored, tmp_path / "predictions.parquet")
+    pq.write_table(pa.table({"other": [1.0]}), tmp_path / "other.parquet")
+    counts = []
+    for name in ("logits", "predictions"):
+        assert main(["prevalence", str(tmp_path), str(tmp_path / f"{name}.parquet")]) == 0
+        counts.append(capsys.readouterr().out)
+    assert counts[0] == counts[1] and counts[0].startswith("label,share,low,high,cells\nBLA,")
+    assert main(["prevalence", str(tmp_path), str(tmp_path / "other.parquet")]) == 1
+    assert "neither the columns probability_BLA" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
