@@ -1,0 +1,151 @@
+"""Thousands of damaged files through the build, the trainer's stream and the Space's uploads: kept as what they are, or refused.
+
+No traceback, no wrong label, no program over 300 MB more than it takes anyway. The short form takes 200 files; `make stress`
+takes 10,000 (BONE_MARROW_MUTATIONS says otherwise) and prints what became of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.dataset_script.damage_paths import write_parquet
+from tests.dataset_script.mutations import LABELS, Damaged, encoded, write_damaged
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CLEAN = 12  # whole images of each label, so that each split has some
+MOST_MB = 300
+
+
+def write_clean(raw: Path) -> None:
+    from dataset_script.drawn_cells import draw_cell
+
+    for label in LABELS:
+        (raw / label).mkdir(parents=True, exist_ok=True)
+        for i in range(CLEAN * (2 if label == LABELS[0] else 1)):  # the first folder warms the programs up
+            (raw / label / f"clean_{label}_{i}.jpg").write_bytes(encoded(draw_cell(label, 100 + i), "JPEG"))
+
+
+def run_build(raw: Path, out: Path) -> tuple[subprocess.CompletedProcess[str], float, float]:
+    """Run the real command; returns it, and the largest memory of it and of one of its workers, in MB."""
+    command = [sys.executable, "-m", "dataset_script", "build", str(raw), str(out), "--workers", "2"]
+    log = (out.parent / f"{out.name}.log").open("w+")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=REPOSITORY)
+    program = psutil.Process(process.pid)
+    peaks = {"program": 0.0, "worker": 0.0}
+    while process.poll() is None:
+        try:
+            family = {"program": [program], "worker": program.children(recursive=True)}
+            for role, members in family.items():
+                for member in members:
+                    peaks[role] = max(peaks[role], high_water(member.pid))
+        except (psutil.NoSuchProcess, OSError):
+            pass
+        time.sleep(0.05)
+    stdout = process.stdout.read()
+    log.seek(0)
+    done = subprocess.CompletedProcess(command, process.returncode, stdout, log.read())
+    log.close()
+    return done, peaks["program"], peaks["worker"]
+
+
+def high_water(pid: int) -> float:
+    """Largest resident memory of a process so far, in MB; 0 for one that has gone."""
+    found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) / 1024 if found else 0.0
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def through_program(name: str, folder: Path) -> dict:
+    """What `damage_paths` prints for one program, in a process of its own."""
+    command = [sys.executable, "-m", "tests.dataset_script.damage_paths", name, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    return json.loads(done.stdout)
+
+
+def check_damage(count: int, folder: Path) -> dict[str, tuple[Counter, float]]:
+    """Write the files, put them through all three programs, and check every one; outcomes and memory by program."""
+    clean, raw = folder / "clean", folder / "raw"
+    write_clean(clean)
+    shutil.copytree(clean, raw)
+    written = write_damaged(raw, count)
+    assert len(written) == count
+    spares = {path.name for path in clean.rglob("*.jpg")}
+
+    usual, program, worker = run_build(clean, folder / "usual")
+    assert usual.returncode == 0, usual.stderr
+    done, program_now, worker_now = run_build(raw, folder / "out")
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    kept = {row["file_name"]: row["label"] for row in rows_of(folder / "out" / "splits.csv")}
+    quarantined = {
+        row["path"].split("/")[-1]: row["reason"] for row in rows_of(folder / "out" / "quarantine.csv")
+    }
+    assert set(kept) | set(quarantined) == set(written) | spares and not set(kept) & set(quarantined)
+    assert len(kept) + len(quarantined) == count + len(spares)
+    assert all(quarantined.values())
+    wrong = [name for name, label in kept.items() if label != label_of(name, written)]
+    assert wrong == []
+    memory = max(program_now - program, worker_now - worker)
+    outcomes = {name: quarantined.get(name, "kept") for name in written}
+    found = {"build": (Counter(outcomes.values()), memory)}
+
+    write_parquet(raw, raw / "parquet")
+    for name in ("trainer", "space"):
+        answer = through_program(name, raw)
+        assert answer["wrong"] == []
+        said = {file: text for file, text in answer["outcomes"].items() if file not in spares}
+        assert set(said) == set(written)
+        assert all("\n" not in text and text for text in said.values())
+        found[name] = (Counter(short(text) for text in said.values()), answer["memory_mb"])
+        if name == "trainer":  # what the build keeps can be trained on
+            assert [file for file in kept if answer["outcomes"][file] != "kept"] == []
+    for name, (outcome, memory) in found.items():
+        assert outcome.total() == count
+        assert min(outcome["kept"], count - outcome["kept"]) > count // 10, name
+        assert memory < MOST_MB, f"{name} took {memory:.0f} MB more than usual"
+    return found
+
+
+def label_of(name: str, written: dict[str, Damaged]) -> str:
+    return written[name].label if name in written else name.split("_")[1]
+
+
+def short(text: str) -> str:
+    """A sentence without what differs from file to file."""
+    return re.sub(r"image damaged\S* ", "", re.sub(r"\d[\d,]*", "N", text))[:70]
+
+
+def test_200_damaged_files_are_kept_as_what_they_are_or_refused(tmp_path: Path) -> None:
+    check_damage(200, tmp_path)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(7200)
+def test_10_000_damaged_files_are_kept_as_what_they_are_or_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    count = int(os.environ.get("BONE_MARROW_MUTATIONS", 10_000))
+    found = check_damage(count, tmp_path)
+    with capsys.disabled():
+        for name, (outcomes, memory) in found.items():
+            print(f"\n{name}: {count:,} damaged files, largest memory {memory:.0f} MB over the usual")
+            for outcome, number in outcomes.most_common(14):
+                print(f"  {number:7,}  {outcome}")
+            if rest := outcomes.most_common()[14:]:
+                print(f"  {sum(number for _, number in rest):7,}  {len(rest)} other sentences")

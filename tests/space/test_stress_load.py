@@ -1,0 +1,128 @@
+"""The Space with many visitors at once: no error but those that visitors make themselves, and memory that stays."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.space.load import (
+    Server,
+    errors,
+    hammer,
+    hanging_client,
+    latency_line,
+    memory_line,
+    plain_server,
+    running,
+    space_server,
+    watched_memory,
+)
+
+GROWTH_MB = 60  # from the second quarter of the load to the last: what allocators keep back, and no more
+
+
+@pytest.fixture(scope="module")
+def server(
+    small_model: Path, small_dataset: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    with running(space_server(small_model, small_dataset, tmp_path_factory.mktemp("load"))) as started:
+        yield started
+
+
+def left_over(server: Server) -> list[str]:
+    """Visitors' files that are still on disk; the page's own examples aside."""
+    found = [path for path in server.uploads.rglob("*") if path.is_file()]
+    return [str(path) for path in found if path.parent.name.startswith("upload-")]
+
+
+def growth(samples: list[float]) -> float:
+    """Median of the last quarter less that of the second one, in MB."""
+    quarter = len(samples) // 4
+    return statistics.median(samples[-quarter:]) - statistics.median(samples[quarter : 2 * quarter])
+
+
+@pytest.mark.timeout(900)
+def test_ten_visitors_get_their_answers_beside_one_who_hangs(server: Server) -> None:
+    with hanging_client(server.port):
+        replies = hammer(server.address, clients=10, seconds=5, mixed=True)
+    assert errors(replies) == {}
+    assert {reply.outcome for reply in replies} == {"answer", "refusal"}
+    assert left_over(server) == []
+    assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.timeout(600)
+def test_the_same_picture_from_all_at_once_is_answered_to_each(server: Server) -> None:
+    """Each visitor's upload is theirs: the first to be answered does not take it away from the others."""
+    replies = hammer(server.address, clients=12, seconds=3, mixed=False, seed=5)
+    names = [reply.question.files[0][0] for reply in replies]
+    assert len(names) > len(set(names)), "no picture came twice"
+    assert errors(replies) == {}
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(3600)
+def test_fifty_visitors_for_two_minutes(server: Server, capsys: pytest.CaptureFixture) -> None:
+    with watched_memory(server) as samples, hanging_client(server.port):
+        replies = hammer(server.address, clients=50, seconds=120, mixed=True)
+    with capsys.disabled():
+        print(f"\n{latency_line('Space, 50 clients, mixed', replies, 120)}\n  {memory_line(samples)}")
+    assert errors(replies) == {}
+    assert growth(samples) < GROWTH_MB
+    assert left_over(server) == []
+    assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(3600)
+def test_the_plain_app_under_the_same_load(
+    server: Server, small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """For comparison, in short: single pictures only, which is all that the plain app takes."""
+    ours = hammer(server.address, clients=50, seconds=20, mixed=False)
+    with running(plain_server(small_model, tmp_path)) as plain:
+        theirs = hammer(plain.address, clients=50, seconds=20, mixed=False)
+    with capsys.disabled():
+        print(f"\n{latency_line('Space, 50 clients', ours, 20)}\n{latency_line('plain app', theirs, 20)}")
+    assert errors(ours) == {}
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(3600)
+def test_a_restart_under_load_costs_only_the_requests_that_it_cut(
+    small_model: Path, small_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    server = space_server(small_model, small_dataset, tmp_path)
+    server.start()
+    down: list[float] = []
+
+    def restart() -> None:
+        time.sleep(10)
+        down.append(time.monotonic())
+        server.stop()
+        server.start()
+        down.append(time.monotonic())
+
+    restarting = threading.Thread(target=restart)
+    restarting.start()
+    try:
+        replies = []
+        while restarting.is_alive() or not replies or time.monotonic() < down[1] + 10:
+            replies += hammer(server.address, clients=20, seconds=10, mixed=True, retry=True)
+    finally:
+        restarting.join()
+        server.stop()
+    begun_before = [r for r in replies if r.at < down[0]]
+    begun_after = [r for r in replies if r.at - r.seconds > down[1]]
+    cut = len(replies) - len(begun_before) - len(begun_after)
+    with capsys.disabled():
+        print(f"\nrestart: down for {down[1] - down[0]:.1f} s, {len(begun_before)} requests before, {cut} in between, "
+              f"{len(begun_after)} after")  # fmt: skip
+    assert errors(begun_before) == {} and errors(begun_after) == {}
+    assert len(begun_after) > 20
+    assert left_over(server) == []

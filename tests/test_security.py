@@ -1,0 +1,264 @@
+"""What must never happen: code from a repo is run, a token is told, a file outside is read. The Space's part: tests/space."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from huggingface_hub import HfApi
+from PIL import Image
+from safetensors.torch import save_file
+
+from dataset_script.source import FolderSource
+from dataset_script.tables import write_csv
+from hub_model.__main__ import main as hub_model
+from hub_model.contract import ContractError, read_config
+from hub_model.publish import push, verify
+from local_hub import LocalHub
+from local_hub.cards import read_metadata
+from space.model_repo import ModelRepoError, open_model_repo
+from tests.training.test_data import options
+from training import TrainingError
+from training.data import decode
+from training.distill import Teacher
+from training.model import find_start
+from training.source import Row, card_metadata, open_source
+
+ROOT = Path(__file__).resolve().parents[1]
+TOKEN = "hf_MARKEDxTOKENx0123456789"
+
+
+# ---- weights: safetensors only, and no code of a repo's own
+class Canary:
+    """Unpickled, it makes a file: proof that somebody unpickled it."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.marker,)
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    return tmp_path / "somebody-ran-code"
+
+
+def write_model(folder: Path, **config: object) -> Path:
+    """A model folder that would pass, but for what `config` adds."""
+    folder.mkdir(parents=True)
+    save_file({"weight": torch.zeros(2, 2)}, folder / "model.safetensors")
+    known = {"architecture": "resnet10t", "num_classes": 2, "label_names": ["a", "b"]}
+    known |= {"pretrained_cfg": {"input_size": [3, 32, 32]}}
+    (folder / "config.json").write_text(json.dumps(known | config))
+    return folder
+
+
+@pytest.fixture(params=["pytorch_model.bin", "auto_map"])
+def hostile(request: pytest.FixtureRequest, tmp_path: Path, marker: Path) -> tuple[Path, str]:
+    """A model folder that is fine but for a pickle beside its safetensors, or for naming code; and what names the reason."""
+    code = {"auto_map": {"AutoModelForImageClassification": "modeling.Model"}}
+    folder = write_model(tmp_path / "hostile", **(code if request.param == "auto_map" else {}))
+    program = f"import pathlib\npathlib.Path({str(marker)!r}).touch()\nclass Model: pass\n"
+    if request.param == "auto_map":
+        (folder / "modeling.py").write_text(program)
+    else:
+        (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Canary(marker)))
+    return folder, request.param
+
+
+@pytest.fixture
+def hostile_repo(hostile: tuple[Path, str], owner: str) -> str:
+    repo = f"{owner}/hostile-{uuid.uuid4().hex[:8]}"
+    HfApi().create_repo(repo)
+    HfApi().upload_folder(repo_id=repo, folder_path=hostile[0])
+    return repo
+
+
+def test_the_trainer_refuses_it_by_name_as_start_and_as_teacher(hostile, hostile_repo, marker) -> None:
+    folder, reason = hostile
+    for where in (str(folder), f"hf-hub:{hostile_repo}"):
+        for load in (find_start, lambda name: Teacher([name], ["a", "b"], 1.0)):
+            with pytest.raises(TrainingError, match="is refused") as caught:
+                load(where)
+            assert reason in str(caught.value) and "\n" not in str(caught.value)
+    assert not marker.exists()
+
+
+def test_the_model_repo_is_neither_built_nor_pushed_nor_verified_with_it(
+    hostile, hostile_repo, marker, tmp_path: Path, capsys
+) -> None:
+    folder, reason = hostile
+    assert hub_model(["build", str(folder), str(tmp_path / "out")]) == 1
+    assert reason in capsys.readouterr().err
+    with pytest.raises(ContractError):
+        push(folder, f"nobody/{uuid.uuid4().hex}")
+    with pytest.raises(ContractError, match="is refused") as caught:
+        verify(hostile_repo)
+    assert reason in str(caught.value) and hostile_repo in str(caught.value)
+    assert not marker.exists() and not (tmp_path / "out").exists()
+
+
+def test_the_space_refuses_it_by_name(hostile, hostile_repo, marker) -> None:
+    for where in (hostile[0], hostile_repo):
+        with pytest.raises(ModelRepoError, match="is refused") as caught:
+            open_model_repo(where)
+        assert hostile[1] in str(caught.value)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("argument", ["checkpoint_path", "pretrained", "pretrained_cfg_overlay"])
+def test_a_config_cannot_have_timm_load_something_else(tmp_path: Path, argument: str) -> None:
+    folder = write_model(tmp_path / "model", model_args={argument: "/tmp/evil.pth"})
+    with pytest.raises(ContractError, match=argument):
+        read_config(folder / "config.json")
+    assert argument not in open_model_repo(folder).model_args
+
+
+@pytest.mark.parametrize("architecture", ["hf-hub:evil/model", "local-dir:/tmp", "../../x", "", 7, None])
+def test_a_config_cannot_name_a_place_for_an_architecture(tmp_path: Path, architecture: object) -> None:
+    folder = write_model(tmp_path / "model", architecture=architecture)
+    with pytest.raises(ContractError, match="architecture"):
+        read_config(folder / "config.json")
+    with pytest.raises(TrainingError):
+        Teacher([str(folder)], ["a", "b"], 1.0)
+
+
+def test_a_loading_script_in_a_data_set_is_not_run(tmp_path: Path, marker: Path) -> None:
+    folder = tmp_path / "cells"
+    folder.mkdir()
+    (folder / "cells.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\n")
+    with pytest.raises(TrainingError):
+        open_source(options(folder), streaming=False)
+    assert not marker.exists()
+
+
+def test_yaml_of_a_card_is_data(tmp_path: Path, marker: Path) -> None:
+    text = f"---\nlicense: !!python/object/apply:pathlib.Path.touch [{marker}]\n---\n"
+    (tmp_path / "README.md").write_text(text)
+    assert card_metadata(options(tmp_path)) == {}
+    assert read_metadata(text) == {}
+    assert not marker.exists()
+
+
+# ---- images and paths of foreign data sets
+def test_an_image_path_of_a_data_set_reaches_no_other_file_of_this_machine(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (40, 40)).save(secret)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "link.png").symlink_to(secret)
+    Image.new("RGB", (40, 40)).save(folder / "own.png")
+    kinds = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
+    ).arrow_schema
+    paths = [secret, "/dev/zero", folder / "link.png", folder / ".." / "secret.png", "https://127.0.0.1/x"]
+    for path in [folder / "own.png", *paths]:
+        rows = pa.array([{"bytes": None, "path": str(path)}] * 2, kinds.field("image").type)
+        for split in ("train", "validation"):
+            table = pa.table({"image": rows, "label": pa.array([0, 1], pa.int64())}, schema=kinds)
+            pq.write_table(table, folder / f"{split}.parquet")
+        source = open_source(options(folder), streaming=True)
+        if path == folder / "own.png":
+            assert len(list(source.rows("train"))) == 2
+            continue
+        with pytest.raises(TrainingError, match=r"no file of the data set|cannot be read|failed"):
+            list(source.rows("train"))
+
+
+def test_no_image_is_handed_to_another_program(tmp_path: Path) -> None:
+    """Pillow gives PostScript to Ghostscript, which has run code for strangers before."""
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n"
+    with pytest.raises(TrainingError, match="cannot be read"):
+        decode(Row("x.eps", postscript, 0), lambda image: image)
+
+
+def test_a_link_that_appears_after_listing_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "raw" / "x.jpg").symlink_to(tmp_path / "secret")
+    with pytest.raises(OSError, match="link out of the folder"):
+        FolderSource(tmp_path / "raw").read("x.jpg")
+
+
+# ---- text that a program might take for its own
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_no_cell_of_a_data_sets_tables_is_a_formula(tmp_path: Path, cell: str) -> None:
+    write_csv(tmp_path / "x.csv", ("path", "reason"), [(cell, "damaged")])
+    assert (tmp_path / "x.csv").read_bytes().split(b"\n", 1)[1].lstrip(b'"').startswith(b"'")
+
+
+# ---- tokens
+COMMANDS = """
+import sys
+from dataset_script.__main__ import main as dataset_script
+from hub_model.__main__ import main as hub_model
+from space.__main__ import main as space
+data, release, out, stranger = sys.argv[1:]
+codes = [
+    dataset_script(["push", data, "anna/cells"]),
+    dataset_script(["push", data, stranger + "/cells"]),
+    dataset_script(["build", data + "/nothing", out + "/built"]),
+    hub_model(["build", data, out + "/model"]),
+    hub_model(["push", release, stranger + "/model"]),
+    hub_model(["verify", stranger + "/model"]),
+    space(["push", "anna/space", "--model", "anna/model", "--dataset", "anna/cells"]),
+    space(["push", stranger + "/space", "--model", "anna/model"]),
+]
+if codes[0] == 0:
+    from train_accelerate import main as train
+    tiny = ["--no-pretrained", "--model", "resnet10t", "--image_size", "32", "--epochs", "0"]
+    codes.append(train(["--dataset", "anna/cells", "--output_dir", out + "/run", *tiny]))
+    codes.append(train(["--dataset", stranger + "/none", "--output_dir", out + "/run2", *tiny]))
+print("codes", codes)
+"""
+
+
+def holding(folder: Path, token: str) -> list[str]:
+    """Files below a folder that hold the token."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return [str(path) for path in paths if token.encode() in path.read_bytes()]
+
+
+@pytest.mark.timeout(1200)
+def test_the_token_is_in_no_output_and_in_no_file(drawn_dataset: Path, tmp_path: Path) -> None:
+    """Eight commands and two trainings, half of them failing, and once more with no Hub to be reached."""
+    (tmp_path / "out").mkdir()
+    release = ROOT / "hub_model" / "release"
+    tokens = {TOKEN: "anna", "hf_other": "budi"}
+    with LocalHub(tmp_path / "hub", tokens=tokens) as hub:
+        environment = os.environ | hub.environment | {"HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "home")}
+        environment |= {"HF_DEBUG": "1", "HF_HUB_VERBOSITY": "debug"}
+        arguments = [str(drawn_dataset), str(release), str(tmp_path / "out"), "budi"]
+        command = [sys.executable, "-c", COMMANDS, *arguments]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert "codes [0, 1, 1, 1, 1, 1, 0, 1, 0, 1]" in done.stdout, done.stderr[-3000:]
+    environment["HF_ENDPOINT"] = "http://127.0.0.1:9"
+    alone = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert "codes [1, 1, 1, 1, 1, 1, 1, 1]" in alone.stdout, alone.stderr[-3000:]
+    for text in (done.stdout, done.stderr, alone.stdout, alone.stderr):
+        assert TOKEN not in text and "Traceback" not in text
+    assert (tmp_path / "out" / "run" / "args.json").is_file()
+    assert holding(tmp_path, TOKEN) == []
+
+
+# ---- dependencies
+def test_every_dependency_is_pinned_and_has_its_reason_in_the_security_page() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    wanted = re.findall(r'^\s+"([A-Za-z0-9_.-]+)==[^"]+",?$', project, re.MULTILINE)
+    wanted += re.findall(r'\["([a-z0-9-]+)==', project)
+    page = (ROOT / "SECURITY.md").read_text()
+    assert len(wanted) > 25
+    assert [name for name in wanted if f"`{name}`" not in page] == []
+    assert len(page.splitlines()) <= 80
