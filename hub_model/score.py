@@ -222,7 +222,6 @@ class Run:
         accelerator, parts = self.accelerator, self.parts
         source, manifest, missing = self.agreed(self.prepare)
         if missing is None:
-            parts.remove()
             accelerator.print(f"{parts.out} is complete: nothing to do")
             return
         if not accelerator.is_main_process:

@@ -20,7 +20,13 @@ import pyarrow.parquet as pq
 from datasets.exceptions import DatasetNotFoundError
 from datasets.packaged_modules.parquet.parquet import Parquet
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from hub_model.score_sources import MAX_PIECES, Picture, Piece, ScoringError, rows_a_piece
 
@@ -53,10 +59,12 @@ def open_dataset(
             revision = HfApi().dataset_info(name, revision=revision).sha
         builder = datasets.load_dataset_builder(name, config, revision=revision)
         splits = [str(split) for split in builder.config.data_files or builder.info.splits or ()]
+    except (RepositoryNotFoundError, HFValidationError):
+        raise ScoringError(f"{name} is neither a folder nor a data set that may be read") from None
+    except RevisionNotFoundError:
+        raise ScoringError(f"data set {name} has no revision {revision!r}") from None
     except UNREADABLE as error:
-        raise ScoringError(
-            f"{name} is neither a folder nor a data set that can be read: {first_line(error)}"
-        ) from None
+        raise ScoringError(f"data set {name} cannot be read: {first_line(error)}") from None
     except UNREACHABLE as error:
         raise ScoringError(f"data set {name} cannot be reached: {first_line(error)}") from None
     if missing := [split for split in wanted if split not in splits]:

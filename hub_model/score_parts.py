@@ -65,6 +65,8 @@ class Parts:
         if self.out.exists() and not overwrite:
             made_with = manifest_of(self.out)
             if made_with == manifest:
+                if self.recorded() in (None, manifest):
+                    self.remove()
                 return True
             raise ScoringError(
                 f"{self.out} is there already{differing(made_with, manifest)}: pass --overwrite to replace it"
