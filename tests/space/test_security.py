@@ -1,0 +1,254 @@
+"""What a visitor cannot do to the Space, and what a hostile model or data set repo cannot do through it."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import re
+import shutil
+import stat
+import threading
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import datasets
+import httpx2
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from playwright.sync_api import Browser, expect
+
+import space
+from dataset_script.drawn_cells import draw_cell
+from space.charts import class_bars, class_pie
+from space.dataset_repo import Sample, open_dataset_repo
+from space.resources import is_readable
+from tests.space.conftest import RunningSpace, start_space
+from tests.space.screenshots import TABS, open_tab, visit
+from tests.space.small_model_repo import LABELS
+
+FOLDER = Path(space.__file__).parent
+EVIL = {
+    "BLA": "<img src=x onerror=window.hacked=1>",
+    "EOS": "=HYPERLINK(1)",
+    "LYT": "../../../escaped",
+    "MON": "<a href='https://evil.example'>click</a>",
+    "NGS": "<script>window.hacked=1</script>",
+    "NIF": "{0.__class__}",
+    "PMO": "__i18n__PMO",
+}
+
+
+def get(address: str) -> tuple[int, bytes]:
+    """Status and content; the path is sent as it is, where other clients would tidy it up."""
+    request = httpx2.Request("GET", address)
+    with httpx2.Client(timeout=60) as client:
+        answer = client.send(request)
+        return answer.status_code, answer.content
+
+
+# ---- files of the server
+@pytest.fixture
+def strange_files(space: RunningSpace, small_model: Path, tmp_path: Path) -> list[Path]:
+    """Files that are no visitor's business: the system's, the repo's own, the model's, another program's."""
+    other = tmp_path / "other-program.txt"
+    other.write_text("none of your business")
+    found = [Path("/etc/passwd"), Path("/proc/self/environ"), other, small_model / "model.safetensors"]
+    return [*found, FOLDER / "app.py", FOLDER.parent / "pyproject.toml", FOLDER.parent / ".git" / "config"]
+
+
+def test_no_address_serves_a_file_of_the_server(space: RunningSpace, strange_files: list[Path]) -> None:
+    for path in strange_files:
+        for way in (
+            f"gradio_api/file={path}",
+            f"gradio_api/file={quote(str(path), safe='')}",
+            f"gradio_api/file={space.uploads}/../../../../../../../../..{path}",
+            f"gradio_api/file=..%2f..%2f..%2f..%2f..{quote(str(path), safe='')}",
+            f"gradio_api/file=file://{path}",
+            f"gradio_api/stream/{path}",
+            f"static/..%2f..%2f..%2f..{quote(str(path), safe='')}",
+            f"assets/../../../../../..{path}",
+            f"gradio_api/proxy=file://{path}",
+        ):
+            status, content = get(f"{space.address}/{way}")
+            secret = path.read_bytes()[:40] if path.stat().st_size else b"PATH="
+            assert secret not in content, way
+            assert status in (400, 403, 404, 405, 422, 500), (way, status)
+
+
+def test_a_path_in_a_request_is_no_upload(space: RunningSpace, strange_files: list[Path]) -> None:
+    client = Client(space.address, verbose=False)
+    for path in strange_files:
+        for name, many in (("/predict", False), ("/field", False), ("/predict_many", True), ("/count", True)):
+            stranger = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+            with pytest.raises(AppError):
+                client.predict([stranger] if many else stranger, api_name=name)
+        assert path.exists()
+
+
+def test_the_space_fetches_no_address_that_a_visitor_names(space: RunningSpace) -> None:
+    asked = []
+
+    class Listener(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on the screen."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Listener) as listener:
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{listener.server_address[1]}/cell.jpg"
+        client = Client(space.address, verbose=False)
+        for payload in ({"path": address}, {"path": "x.jpg", "url": address}):
+            with pytest.raises(AppError):
+                client.predict({**payload, "meta": {"_type": "gradio.FileData"}}, api_name="/predict")
+        get(f"{space.address}/gradio_api/file={address}")
+        listener.shutdown()
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../climb.jpg", "/etc/climb.jpg", "..\\climb.jpg", "a/b/../climb.jpg"]
+)
+def test_the_name_of_an_upload_leads_nowhere(space: RunningSpace, cell_file: Path, name: str) -> None:
+    upload = {"files": (name, cell_file.read_bytes())}
+    (path,) = httpx2.post(f"{space.address}/gradio_api/upload", files=upload).json()
+    assert Path(path).resolve().is_relative_to(space.uploads.resolve())
+    assert Path(path).parent.parent == space.uploads
+    Path(path).unlink()
+
+
+def test_two_uploads_of_the_same_picture_are_two_files_that_nobody_can_guess(
+    space: RunningSpace, cell_file: Path
+) -> None:
+    """One visitor's answer must not take the picture of the other away."""
+    upload = {"files": ("cell.jpg", cell_file.read_bytes())}
+    paths = [httpx2.post(f"{space.address}/gradio_api/upload", files=upload).json()[0] for _ in range(2)]
+    assert paths[0] != paths[1]
+    assert all(re.fullmatch(r"upload-[0-9a-f]{32}", Path(path).parent.name) for path in paths)
+    client = Client(space.address, verbose=False)
+    for path in paths:
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        assert client.predict(file, api_name="/predict")["label"] == "PMO"
+        assert not Path(path).parent.exists()
+
+
+def test_a_visitor_cannot_delete_the_examples_of_the_page(space: RunningSpace) -> None:
+    config = json.loads(urllib.request.urlopen(f"{space.address}/config").read())
+    examples = set(re.findall(rf"{re.escape(str(space.uploads))}[^\"]+\.png", json.dumps(config)))
+    assert examples
+    client = Client(space.address, verbose=False)
+    for path in sorted(examples)[:3]:
+        client.predict({"path": path, "meta": {"_type": "gradio.FileData"}}, api_name="/predict")
+        client.predict([{"path": path, "meta": {"_type": "gradio.FileData"}}], api_name="/count")
+        assert Path(path).is_file()
+
+
+def test_links_and_climbing_names_in_a_zip_are_named_not_followed(
+    space: RunningSpace, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "tricks.zip", "w") as archive:
+        link = zipfile.ZipInfo("link.jpg")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+        archive.writestr("../../climb.jpg", b"x")
+    answer = Client(space.address, verbose=False).predict(
+        [handle_file(tmp_path / "tricks.zip")], api_name="/predict_many"
+    )
+    assert [bool(row["error"]) for row in answer] == [True, True] and "root:" not in json.dumps(answer)
+
+
+# ---- text of repos
+def test_names_in_charts_are_no_markup() -> None:
+    bars = class_bars({"train": [1, 2]}, ["<b>x</b>", "<a href='javascript:1'>y</a>"], "en").to_json()
+    pie = class_pie({"train": [1, 2]}, ["<b>x</b>", "y"]).to_json()
+    assert "<b>" not in bars + pie and "<a" not in bars
+    assert "&lt;b&gt;x" in json.loads(bars)["data"][0]["x"][0]
+
+
+def test_a_data_set_with_gaps_gives_no_wrong_label(tmp_path: Path) -> None:
+    """Rows without an image or a label, as foreign data sets have them (-1 stands for an unknown label)."""
+    draw_cell("EOS", 1).save(buffer := io.BytesIO(), "JPEG")
+    picture = {"bytes": buffer.getvalue(), "path": None}
+    kinds = {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=["a", "b"])}
+    rows = {"image": [picture, None, picture, picture], "label": [1, 0, -1, None]}
+    datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).to_parquet(tmp_path / "train.parquet")
+    repo = open_dataset_repo(tmp_path)
+    assert repo.counts == {"train": [1, 1]}
+    samples = list(repo.samples("train", 10))
+    assert sorted((sample.label, is_readable(sample)) for sample in samples) == [("a", False), ("b", True)]
+    assert not is_readable(Sample(b"damaged", "a", "x.jpg"))
+
+
+@pytest.fixture(scope="module")
+def hostile_space(
+    small_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[RunningSpace, Path]]:
+    """A Space over repos whose every name is an attack: labels, descriptions, file names."""
+    top = tmp_path_factory.mktemp("hostile")
+    model = shutil.copytree(small_model, top / "model")
+    for name in ("config.json", "calibration.json", "metrics.json"):
+        text = (model / name).read_text()
+        for label, evil in EVIL.items():
+            text = text.replace(json.dumps(label), json.dumps(evil))
+        text = text.replace('"promyelocyte"', json.dumps("<img src=x onerror=window.hacked=2>"))
+        (model / name).write_text(text)
+    kinds = {
+        "image": datasets.Image(),
+        "label": datasets.ClassLabel(names=list(EVIL.values())),
+        "file_name": datasets.Value("string"),
+    }
+    rows = {"image": [], "label": [], "file_name": []}
+    for i, label in enumerate(list(LABELS) * 2):
+        draw_cell(label, i).save(buffer := io.BytesIO(), "JPEG")
+        rows["image"].append({"bytes": buffer.getvalue(), "path": None})
+        rows["label"].append(i % len(LABELS))
+        rows["file_name"].append("../../<svg onload=window.hacked=3>.sh")
+    (top / "data").mkdir()
+    table = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
+    for split in ("train", "test"):
+        table.to_parquet(top / "data" / f"{split}.parquet")
+    arguments = ["-m", "space", "--model", str(model), "--dataset", str(top / "data")]
+    running = start_space(arguments, top / "uploads", TMPDIR=str(top))
+    yield running, top
+    running.process.terminate()
+    running.process.wait(20)
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(900)
+def test_no_name_of_a_repo_or_file_acts_on_the_page(
+    hostile_space: tuple[RunningSpace, Path], browser: Browser, tmp_path: Path
+) -> None:
+    running, top = hostile_space
+    page = browser.new_page(locale="en-US")
+    visit(page, running.address, "en")
+    draw_cell("PMO", 3).save(tmp_path / "=1+1<img src=x onerror=window.hacked=4>.jpg".replace("/", ""))
+    (file,) = tmp_path.glob("*.jpg")
+    page.set_input_files("#cell-picture input[type=file]", file)
+    expect(page.locator("#cell-answer .answer")).to_be_visible(timeout=120_000)
+    open_tab(page, "cells")
+    page.set_input_files("#cells-files input[type=file]", file)
+    page.locator("#cells-run").click()
+    expect(page.locator("#cells-result .downloads")).to_be_visible(timeout=120_000)
+    with page.expect_download() as waiting:
+        page.locator("a[download='cells.csv']").click()
+    waiting.value.save_as(tmp_path / "cells.csv")
+    for line in (tmp_path / "cells.csv").read_text().splitlines()[1:]:
+        cells = [cell for cell in re.split(r'[",]', line) if cell]
+        assert not any(cell.startswith(("=", "+", "-", "@")) for cell in cells), line
+    for name in TABS:
+        open_tab(page, name)
+        page.wait_for_timeout(1500)
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("img[src='x'], svg[onload], a[href*='evil.example']").count() == 0
+    assert "__class__" not in page.inner_text("body").replace("{0.__class__}", "")
+    page.close()
+    strays = [path for path in top.rglob("*escaped*") if path.is_file()]
+    assert strays == [] and not list(top.parent.glob("*escaped*"))
