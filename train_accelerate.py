@@ -33,6 +33,7 @@ from training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from training.data import Batch, Loader, Split, normalise
 from training.distill import Student, Teacher, feature_loss, label_loss, resize, teacher_loss
 from training.evaluation import Totals, predict, score
+from training.memory import keep_freed_memory
 from training.model import (
     build_model,
     freeze_backbone,
@@ -58,6 +59,8 @@ class Run:
             log_with=options.log_with,
             project_config=ProjectConfiguration(project_dir=str(options.output_dir)),
         )
+        if accelerator.device.type == "cpu":
+            keep_freed_memory()
         set_seed(options.seed)
         self.told_to_stop = stop_when_told()
         prepare_output(options, accelerator)
@@ -137,7 +140,7 @@ class Run:
     def loss(self, batch: Batch) -> torch.Tensor:
         """Return the loss of a random view of each image of the batch, mixed where asked for."""
         options, device = self.options, self.accelerator.device
-        images, labels = batch.images.to(device).float() / 255, batch.labels.to(device)
+        images, labels = batch.images.to(device).float().div_(255), batch.labels.to(device)
         views = self.augment(images, max(self.training_size, self.teacher.size if self.teacher else 0))
         views, targets = self.mix(views, labels)
         logits, projected = self.student(normalise(resize(views, self.training_size), self.data_config))

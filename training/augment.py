@@ -50,13 +50,18 @@ class CellAugmentation:
 
     def alone(self, images: torch.Tensor) -> torch.Tensor:
         """Fade what surrounds the cell of some images into an empty field, as in a thinner smear."""
-        happens, radius = torch.rand(2, len(images), 1, 1, 1).to(images.device)
-        radius = torch.where(happens < self.isolate, 0.6 + 0.25 * radius, 9.0)
+        happens, radius = torch.rand(2, len(images), 1, 1, 1)
+        some = torch.nonzero(happens.flatten() < self.isolate).flatten()  # on the CPU: no GPU has to wait
+        if not len(some):
+            return images
+        radius = (0.6 + 0.25 * radius[some]).to(images.device)
+        some = some.to(images.device)
+        crops = images[some]
         span = torch.linspace(-1, 1, images.shape[-1], device=images.device)
         distance = (span[:, None] ** 2 + span[None, :] ** 2).sqrt()
         kept = ((radius - distance) / 0.1 + 0.5).clamp(0, 1)
-        field = F.adaptive_avg_pool2d(images, 16).flatten(2).quantile(0.9, dim=2)[:, :, None, None]
-        return kept * images + (1 - kept) * field
+        field = F.adaptive_avg_pool2d(crops, 16).flatten(2).quantile(0.9, dim=2)[:, :, None, None]
+        return images.index_copy(0, some, kept * crops + (1 - kept) * field)
 
     def place(self, images: torch.Tensor, size: int) -> torch.Tensor:
         """Rotate by any angle, mirror, magnify and shift; what lies beyond an edge repeats the strip along it."""
@@ -65,11 +70,15 @@ class CellAugmentation:
         angle, flip = angle * 2 * math.pi, torch.where(flip < 0.5, -1.0, 1.0)
         low, high = self.scale
         zoom = low * (high / low) ** zoom
-        rows = [angle.cos() * flip / zoom, -angle.sin() / zoom, (2 * dx - 1) * self.shift]
-        rows += [angle.sin() * flip / zoom, angle.cos() / zoom, (2 * dy - 1) * self.shift]
-        theta = torch.stack(rows, dim=1).view(n, 2, 3)
-        grid = F.affine_grid(theta, [n, 3, size, size], align_corners=False)
-        return F.grid_sample(images, continue_outwards(grid), padding_mode="border", align_corners=False)
+        # how x and y change along a row and down a column, and where they start: [N, 2]
+        by_column = torch.stack([angle.cos() * flip / zoom, angle.sin() * flip / zoom], dim=1)
+        by_row = torch.stack([-angle.sin() / zoom, angle.cos() / zoom], dim=1)
+        centre = (2 * torch.stack([dx, dy], dim=1) - 1) * self.shift
+        span = (2 * torch.arange(size, device=images.device) + 1) / size - 1  # pixel centres in -1..1
+        down = by_row[:, :, None] * span + centre[:, :, None]
+        grid = down[:, :, :, None] + (by_column[:, :, None] * span)[:, :, None, :]  # [N, 2, size, size]
+        grid = continue_outwards(grid).permute(0, 2, 3, 1)  # one plane a coordinate: read fastest
+        return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
     def colour(self, images: torch.Tensor) -> torch.Tensor:
         """Change the amount of each dye, and the light, in optical density."""
@@ -79,9 +88,9 @@ class CellAugmentation:
         dyes = (1 + self.stain * torch.randn(n, 3)).to(images.device)
         light = self.light * torch.randn(n, 3, 1, 1).to(images.device)
         mix = to_dyes @ torch.diag_embed(dyes) @ to_rgb  # [N, 3, 3]; a row vector of densities times this
-        density = -images.clamp_min(1 / 255).log()
-        density = torch.einsum("nchw,ncd->ndhw", density, mix) + light
-        return density.neg().exp().clamp_max(1.0)
+        logarithm = images.clamp_min(1 / 255).log_()  # minus the density
+        logarithm = torch.einsum("nchw,ncd->ndhw", logarithm, mix).sub_(light)
+        return logarithm.exp_().clamp_max_(1.0)
 
     def defocus(self, images: torch.Tensor) -> torch.Tensor:
         """Blur every other image of some batches, by up to 1 % of the width."""
@@ -99,9 +108,11 @@ def continue_outwards(grid: torch.Tensor) -> torch.Tensor:
 
     A plain reflection would show the cell in the middle a second time as soon as an image is shrunk.
     """
-    beyond = (grid.abs() - 1).clamp_min(0) % (2 * BORDER)
-    depth = torch.where(beyond < BORDER, beyond, 2 * BORDER - beyond)
-    return torch.where(grid.abs() > 1, grid.sign() * (1 - depth), grid)
+    size = grid.abs()
+    depth = (size - 1).clamp_min_(0)
+    # to and fro: how far it is to the nearest multiple of twice the strip
+    depth.sub_((depth / (2 * BORDER)).round_(), alpha=2 * BORDER).abs_()
+    return size.clamp_max_(1).sub_(depth).copysign_(grid)
 
 
 def mixing(

@@ -104,9 +104,9 @@ def decode(row: Row, transform: Callable[[Image.Image], Image.Image]) -> torch.T
 def normalise(images: torch.Tensor, data_config: dict) -> torch.Tensor:
     """Return uint8 [N, 3, H, W] or float 0..1 as the network's input; the arithmetic is timm's, bit for bit."""
     if images.dtype == torch.uint8:
-        images = images.float() / 255
+        images = images.float().div_(255)
     mean, std = (torch.tensor(data_config[k], device=images.device).view(1, 3, 1, 1) for k in ("mean", "std"))
-    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+    return (images - mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
 def near_equal(total: int, parts: int) -> list[int]:
