@@ -1,280 +1,44 @@
-"""The Space under load, in figures: `python -m tests.space.load` prints them for the released model.
+"""The Space in figures, with the released model: `python -m tests.space.load`.
 
-In: a model repo folder (and a data set repo folder; drawn cells without one). Out: seconds from start to ready; answers,
-errors, median and 95th percentile of the Space and of the plain app under the same load; memory before and after 1,000
-predictions; the time for 500 images; from drop to answer in a browser. `Server`, `hammer` and the rest also serve the tests.
+In: a model repo folder (and a data set repo folder; drawn cells without one). Out: seconds from start to ready; from drop to
+answer in a browser; memory before and after 1,000 predictions; the time for 500 images; answers, errors, median and 95th
+percentile of the Space and of the plain app under the same load.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import io
 import json
-import os
-import random
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-import urllib.request
-import zipfile
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx2
-import psutil
 
-from dataset_script.drawn_cells import LOOKS, draw_cell
-from tests.space.bad_uploads import PICTURES
+from tests.space.browser import chromium
+from tests.space.visitors import (
+    ROOT,
+    Question,
+    Reply,
+    ask,
+    errors,
+    good_cells,
+    hammer,
+    hanging_client,
+    latency_line,
+    memory_line,
+    percentile,
+    plain_server,
+    running,
+    space_server,
+    watched_memory,
+    zipped,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
 RELEASE = ROOT / "hub_model" / "release"
-BAD = [name for name in PICTURES if name not in ("500-megabytes.jpg", "wide.png")]
-META = {"_type": "gradio.FileData"}
-
-
-# ---- servers
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-@dataclass
-class Server:
-    """A web app in a process of its own, on a port that it keeps over restarts."""
-
-    arguments: list[str]
-    uploads: Path
-    log: Path
-    port: int = field(default_factory=free_port)
-    process: subprocess.Popen | None = None
-    seconds_to_ready: float = 0.0
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self, seconds: float = 600) -> None:
-        """Start it and wait until it answers."""
-        environment = os.environ | {"GRADIO_TEMP_DIR": str(self.uploads), "GRADIO_ANALYTICS_ENABLED": "False"}
-        command = [argument.replace("PORT", str(self.port)) for argument in self.arguments]
-        begin = time.monotonic()
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *command], cwd=ROOT, env=environment, stdout=log, stderr=log
-            )
-        while time.monotonic() - begin < seconds and self.process.poll() is None:
-            with suppress(OSError):
-                urllib.request.urlopen(f"{self.address}/config", timeout=5).close()
-                self.seconds_to_ready = time.monotonic() - begin
-                return
-            time.sleep(0.1)
-        self.stop()
-        raise RuntimeError(f"{' '.join(command)} did not start: {self.log.read_text()[-2000:]}")
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(60)
-
-    def memory_mb(self) -> float:
-        """Resident memory of the process and its children."""
-        program = psutil.Process(self.process.pid)
-        return sum(p.memory_info().rss for p in [program, *program.children(recursive=True)]) / 2**20
-
-
-def space_server(model: Path, dataset: Path, folder: Path) -> Server:
-    arguments = ["-m", "space", "--model", str(model), "--dataset", str(dataset), "--port", "PORT"]
-    return Server(arguments, folder / "uploads", folder / "space.log")
-
-
-def plain_server(model: Path, folder: Path) -> Server:
-    return Server(["-m", "tests.space.plain_app", str(model), "PORT"], folder / "plain", folder / "plain.log")
-
-
-@contextmanager
-def running(server: Server) -> Iterator[Server]:
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-# ---- clients
-@dataclass(frozen=True)
-class Question:
-    """What a client sends and what it must get: "answer", or "refusal" for what is no picture."""
-
-    endpoint: str
-    files: tuple[tuple[str, bytes], ...]
-    expected: str
-
-
-@dataclass(frozen=True)
-class Reply:
-    question: Question
-    outcome: str  # "answer", "refusal", or what went wrong
-    seconds: float
-    at: float  # time.monotonic() when it came
-
-
-def good_cells(count: int = 28) -> list[tuple[str, bytes]]:
-    """Drawn cells as JPEG files."""
-    cells, labels = [], list(LOOKS)
-    for i in range(count):
-        draw_cell(labels[i % len(labels)], 500 + i).save(buffer := io.BytesIO(), "JPEG", quality=92)
-        cells.append((f"cell-{i}.jpg", buffer.getvalue()))
-    return cells
-
-
-def zipped(files: Sequence[tuple[str, bytes]]) -> bytes:
-    with zipfile.ZipFile(buffer := io.BytesIO(), "w", zipfile.ZIP_STORED) as archive:
-        for name, data in files:
-            archive.writestr(name, data)
-    return buffer.getvalue()
-
-
-def questions(mixed: bool, seed: int = 0) -> Iterator[Question]:
-    """Endless. One cell a time, every seventh no picture; `mixed` adds zips with good and bad ones, and counts."""
-    rng, good = random.Random(seed), good_cells()
-    bad = [(name, PICTURES[name][0]()) for name in BAD]
-    while True:
-        chance = rng.random()
-        if mixed and chance < 0.08:
-            content = (
-                ("cells.zip", zipped([*rng.sample(good, 6), *rng.sample(bad, 2), ("../climb.jpg", b"x")])),
-            )
-            yield Question(rng.choice(("predict_many", "count")), content, "answer")
-        elif chance < 1 / 7 + 0.08 * mixed:
-            yield Question("predict", (rng.choice(bad),), "refusal")
-        else:
-            yield Question("predict", (rng.choice(good),), "answer")
-
-
-async def ask(http: httpx2.AsyncClient, address: str, question: Question) -> str:
-    """Upload and ask as the documented curl lines do; "answer", "refusal", or what went wrong."""
-    uploads = [("files", (name, data)) for name, data in question.files]
-    sent = await http.post(f"{address}/gradio_api/upload", files=uploads)
-    if sent.status_code != 200:
-        return f"upload answered {sent.status_code}"
-    files = [{"path": path, "meta": META} for path in sent.json()]
-    data = files[0] if question.endpoint in ("predict", "field") else files
-    url = f"{address}/gradio_api/call/{question.endpoint}"
-    begun = await http.post(url, json={"data": [data]})
-    if begun.status_code != 200:
-        return f"call answered {begun.status_code}"
-    event = ""
-    async with http.stream("GET", f"{url}/{begun.json()['event_id']}") as stream:
-        async for line in stream.aiter_lines():
-            if line.startswith("event: "):
-                event = line.removeprefix("event: ")
-            elif line.startswith("data: ") and event in ("complete", "error"):
-                return "answer" if event == "complete" else "refusal"
-    return "no answer came"
-
-
-async def _client(
-    address: str, asked: Iterator[Question], until: float, replies: list[Reply], retry: bool
-) -> None:
-    async with httpx2.AsyncClient(timeout=300) as http:
-        while time.monotonic() < until:
-            question, begin = next(asked), time.monotonic()
-            try:
-                outcome = await ask(http, address, question)
-            except httpx2.HTTPError as error:
-                outcome = f"cut: {type(error).__name__}"
-                await asyncio.sleep(0.2 if retry else 0)
-            now = time.monotonic()
-            replies.append(Reply(question, outcome, now - begin, now))
-
-
-def hammer(
-    address: str, clients: int, seconds: float, mixed: bool, retry: bool = False, seed: int = 0
-) -> list[Reply]:
-    """Let `clients` ask, each again as soon as it was answered, for `seconds`; all replies, in the order they came."""
-    replies: list[Reply] = []
-    asked = questions(mixed, seed)  # one thread asks: all clients draw from it
-
-    async def all_clients() -> None:
-        until = time.monotonic() + seconds
-        await asyncio.gather(*(_client(address, asked, until, replies, retry) for _ in range(clients)))
-
-    asyncio.run(all_clients())
-    return replies
-
-
-@contextmanager
-def hanging_client(port: int) -> Iterator[None]:
-    """Somebody who announces an upload of a megabyte, sends a tenth, and then nothing for as long as the block runs."""
-    head = (
-        "POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n"
-        "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
-        '--x\r\nContent-Disposition: form-data; name="files"; filename="slow.jpg"\r\n\r\n'
-    )
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(head.encode() + b"\xff\xd8" + bytes(100_000))
-        yield
-
-
-@contextmanager
-def watched_memory(server: Server, every: float = 1.0) -> Iterator[list[float]]:
-    """Resident memory, in MB, sampled while the block runs."""
-    samples, done = [], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(every):
-            with suppress(psutil.NoSuchProcess):
-                samples.append(server.memory_mb())
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        done.set()
-        thread.join()
-
-
-# ---- figures
-def errors(replies: Sequence[Reply]) -> Counter:
-    """What came that should not have come, by kind."""
-    return Counter(
-        f"{reply.outcome} for {reply.question.endpoint} ({reply.question.files[0][0]})"
-        for reply in replies
-        if reply.outcome != reply.question.expected
-    )
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
-
-
-def latency_line(name: str, replies: Sequence[Reply], seconds: float) -> str:
-    """Answers, refusals, errors, answers a second, median and 95th percentile."""
-    right = [r for r in replies if r.outcome == r.question.expected]
-    times = [r.seconds for r in right if r.outcome == "answer"]
-    answers = len(times)
-    return (
-        f"{name:<28} {answers:6,} answers  {len(right) - answers:5,} refused as they should be  "
-        f"{errors(replies).total():4,} errors  {answers / seconds:6.1f} answers/s  "
-        f"median {statistics.median(times):6.2f} s  95% {percentile(times, 0.95):6.2f} s"
-    )
-
-
-def memory_line(samples: Sequence[float]) -> str:
-    """The course of memory: after warming up, in the middle, at the end, and the most."""
-    places = [samples[round(share * (len(samples) - 1))] for share in (0.25, 0.5, 0.75, 1)]
-    course = " → ".join(f"{value:.0f}" for value in places)
-    return f"memory at 1/4, 1/2, 3/4 and the end: {course} MB (most {max(samples):.0f} MB)"
 
 
 def predict_once(address: str, endpoint: str, *files: tuple[str, bytes]) -> float:
@@ -310,8 +74,6 @@ def predictions(address: str, count: int) -> None:
 
 def drop_to_answer(address: str, times: int = 20) -> list[float]:
     """Seconds from giving a picture to the page until its verdict is to be seen, in a real browser."""
-    from tests.space.browser import chromium
-
     measured, cells = [], good_cells(times)
     with chromium() as browser:
         page = browser.new_page(locale="en-US")

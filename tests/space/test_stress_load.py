@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.space.load import (
+from tests.space.visitors import (
     Server,
     errors,
     hammer,
