@@ -80,8 +80,6 @@ def build(resources: Resources, i18n: gr.I18n) -> None:
             return cards.message(say(language, "field_first")), nothing, ""
         try:
             field = read_picture(path, FIELD_SIDE)
-        except FileNotFoundError:
-            return cards.message(say(language, "field_first")), nothing, ""
         except UploadError as error:
             return cards.message(error.sentence(language), "bad"), nothing, ""
         answer = answer_field(resources, field, measured(), int(crop_side) or None)

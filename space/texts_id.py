@@ -183,4 +183,5 @@ TEXTS = {
     "upload_zip_locked": "Entri zip ini terenkripsi.",
     "upload_too_many": "Hanya {limit} gambar pertama yang dihitung.",
     "upload_missing": "Kirimkan sebuah gambar.",
+    "upload_gone": "Gambar itu sudah dihapus: kirimkan sekali lagi.",
 }

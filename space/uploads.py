@@ -56,7 +56,10 @@ def read_picture(source: bytes | str | os.PathLike, max_side: int | None = None)
 
 def _open(source: bytes | str | os.PathLike) -> Image.Image:
     """The picture with its header read and nothing decoded."""
-    size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+    try:
+        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+    except FileNotFoundError:  # uploaded, then left alone for longer than uploads are kept
+        raise UploadError("gone") from None
     if size == 0:
         raise UploadError("empty")
     if size > MAX_BYTES:
