@@ -22,9 +22,9 @@ if (
     sys.modules["space"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["space"])
 
-from space.inputs import separate_uploads
+from space.inputs import separate_uploads, sweep_uploads
 from space.model_repo import ModelRepoError
-from space.page import build_error_page, build_page, launch_arguments
+from space.page import SWEEP, build_error_page, build_page, launch_arguments
 from space.resources import chosen_repos, load_resources
 
 WAITING = 200  # events in the queue; past that a visitor is told that the Space is busy
@@ -38,6 +38,7 @@ def start(model_id: str, dataset_id: str, revision: str | None = None, **launch:
         print(f"error: {error}", file=sys.stderr)
         page, i18n = build_error_page(str(error))
     separate_uploads()
+    sweep_uploads(*SWEEP)
     page.queue(max_size=WAITING, default_concurrency_limit=8)
     page.launch(**launch_arguments(i18n), **launch)
     return page

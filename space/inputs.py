@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import shutil
+import threading
+import time
 from abc import ABCMeta
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio import route_utils
+from gradio.utils import get_upload_folder
 from gradio_client.utils import is_http_url_like
 
 FOLDER = "upload-"  # how the folder of an upload begins; what lies elsewhere is no visitor's to delete
@@ -58,7 +62,7 @@ class FileInput(_UploadsOnly, gr.File, metaclass=_WithoutStub):
 
 
 def forget(paths: list[str]) -> None:
-    """Delete uploads as soon as they were read; Gradio's own sweep (`delete_cache`) gets the rest.
+    """Delete uploads as soon as they were read; the sweep gets the rest.
 
     Only uploads: a visitor may also name a file of the page itself, such as an example.
     """
@@ -67,6 +71,25 @@ def forget(paths: list[str]) -> None:
             path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 path.parent.rmdir()
+
+
+def delete_old_uploads(age: float) -> None:
+    """Delete uploads older than `age` seconds: of visitors who left, and of a process that was killed before it read them."""
+    for folder in Path(get_upload_folder()).glob(f"{FOLDER}*"):
+        with contextlib.suppress(OSError):  # somebody else was faster
+            if time.time() - folder.stat().st_mtime > age:
+                shutil.rmtree(folder)
+
+
+def sweep_uploads(every: float, age: float) -> None:
+    """Do so now and from now on, in a thread. (Gradio's `delete_cache` knows of its own process's files only.)"""
+
+    def sweep() -> None:
+        while True:
+            delete_old_uploads(age)
+            time.sleep(every)
+
+    threading.Thread(target=sweep, name="uploads", daemon=True).start()
 
 
 class _OwnFolder:
