@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -110,31 +111,52 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 class Preprocessing:
-    """timm's evaluation transform for a repo's `pretrained_cfg`, the normalisation done on the batch.
+    """timm's evaluation transform for a repo's `pretrained_cfg`, the pictures of a batch shared among threads.
 
-    The table holds (v / 255 - mean) / std for the 256 values of each channel, computed in float32 step by
-    step as torchvision does, so the tensors are bit-identical to those of `timm.data.create_transform`.
+    The steps are those of `timm.data.create_transform`, each in float32, so the tensors are bit-identical to its.
     """
 
-    def __init__(self, pretrained_cfg: dict[str, Any]) -> None:
+    def __init__(self, pretrained_cfg: dict[str, Any], threads: int | None = None) -> None:
         from timm.data import create_transform, resolve_data_config
 
         self.config = resolve_data_config(pretrained_cfg={"input_size": (3, 224, 224), **pretrained_cfg})
-        self._resize_and_crop = create_transform(**self.config, is_training=False, use_prefetcher=True)
-        mean, std = (np.array(self.config[key], dtype=np.float32)[:, None] for key in ("mean", "std"))
-        self._table = (np.arange(256, dtype=np.float32)[None] / np.float32(255) - mean) / std
+        *self._resize_and_crop, _ = create_transform(
+            **self.config, is_training=False, use_prefetcher=True
+        ).transforms  # the last makes a tensor, and leaves the normalisation to the prefetcher
+        self._mean, self._std = (
+            np.array(self.config[key], dtype=np.float32)[:, None, None] for key in ("mean", "std")
+        )
+        self.threads = threads or cores()
 
     def __call__(self, images: Sequence[ImageLike]) -> np.ndarray:
-        """float32 [N, 3, H, W], normalised."""
-        crops = np.stack([self._resize_and_crop(to_rgb(image)).numpy() for image in images])
-        out = np.empty(crops.shape, dtype=np.float32)
-        for channel, table in enumerate(self._table):
-            np.take(table, crops[:, channel], out=out[:, channel])
+        """float32 [N, 3, H, W], normalised. Raises OSError for what cannot be decoded."""
+        out = np.empty((len(images), *self.config["input_size"]), dtype=np.float32)
+        if min(self.threads, len(images)) < 2:
+            for image, pixels in zip(images, out, strict=True):
+                self._write(image, pixels)
+        else:  # Pillow decodes and resizes, NumPy computes, without the interpreter's lock
+            with ThreadPoolExecutor(min(self.threads, len(images))) as pool:
+                list(pool.map(self._write, images, out))
         return out
+
+    def _write(self, image: ImageLike, pixels: np.ndarray) -> None:
+        """Normalise one picture into `pixels`, float32 [3, H, W]."""
+        pixels[...] = np.asarray(self.seen(image)).transpose(2, 0, 1)
+        pixels /= 255
+        pixels -= self._mean
+        pixels /= self._std
 
     def seen(self, image: ImageLike) -> Image.Image:
         """The picture that the model looks at: resized and cropped, not yet normalised."""
-        return Image.fromarray(self._resize_and_crop(to_rgb(image)).numpy().transpose(1, 2, 0))
+        picture = to_rgb(image)
+        for step in self._resize_and_crop:
+            picture = step(picture)
+        return picture
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 class Classifier:
@@ -145,8 +167,8 @@ class Classifier:
         self.label_names = repo.label_names
         self.label_descriptions = repo.label_descriptions
         self.trust = Trust.from_repo(repo)
-        self.preprocess = Preprocessing(repo.pretrained_cfg)
-        self.threads = threads
+        self.threads = threads or cores()
+        self.preprocess = Preprocessing(repo.pretrained_cfg, self.threads)
         self.backend = _choose_backend(repo, backend)
         self.forward = self._onnx_forward() if self.backend == "onnx" else self._timm_forward
 
@@ -225,7 +247,9 @@ class Classifier:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = self.threads
+        # threads that wait for the next batch leave the cores to whoever decodes it
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3
         try:
             session = ort.InferenceSession(self.repo.onnx, options, providers=["CPUExecutionProvider"])
