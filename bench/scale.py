@@ -9,10 +9,12 @@ of all processes together (proportional set size, sampled). `--keep FOLDER` leav
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,9 +22,10 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import psutil
 from PIL import Image
 
-from bench.dataset_build import measured
+from bench.dataset_build import proportional_megabytes
 
 GOLDEN = 137.50776405003785  # degrees: multiples of it never come close to each other
 READ = "from pathlib import Path; from bench.scale import read_stream; read_stream({!r}, Path({!r}))"
@@ -92,6 +95,26 @@ def read_stream(dataset: str, report: Path) -> None:
     report.write_text(json.dumps({"images": images, "seconds": time.perf_counter() - started}))
 
 
+def watched(command: list[str]) -> tuple[float, float, float]:
+    """Run a command; return its seconds, and of all its processes together the processor seconds and the largest memory in MB.
+
+    Both are sampled: parents do not wait for all of their children, so the system's own sums would lack some.
+    """
+    started, spent, peak = time.perf_counter(), {}, 0.0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as running:
+        process = psutil.Process(running.pid)
+        while running.poll() is None:
+            peak = max(peak, proportional_megabytes(process))
+            with contextlib.suppress(psutil.Error):
+                for one in [process, *process.children(recursive=True)]:
+                    with contextlib.suppress(psutil.Error):
+                        spent[one.pid] = sum(one.cpu_times()[:2])
+            time.sleep(0.2)
+    if running.returncode:
+        raise SystemExit(f"error: {' '.join(command)} ended with {running.returncode}")
+    return time.perf_counter() - started, sum(spent.values()), peak
+
+
 def main() -> None:
     """Print two rows a size."""
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__.splitlines()[0])
@@ -106,23 +129,25 @@ def main() -> None:
         parser.error(f"{arguments.raw} has no .jpg in folders of classes")
     sizes = [round(arguments.images / 7**step) for step in reversed(range(arguments.steps))]
     print(
-        f"{'images':>8}  {'stage':<16} {'seconds':>8} {'images/s':>9} {'peak MB':>8}   on {os.cpu_count()} cores"
+        f"{'images':>8}  {'stage':<15} {'seconds':>8} {'CPU s':>8} {'images/s':>9} {'peak MB':>8}   on {os.cpu_count()} cores"
     )
 
-    def row(images: int, stage: str, seconds: float, peak: float) -> None:
-        print(f"{images:8,}  {stage:<16} {seconds:8.1f} {images / seconds:9.0f} {peak:8.0f}", flush=True)
+    def row(images: int, stage: str, seconds: float, spent: float, peak: float) -> None:
+        print(
+            f"{images:8,}  {stage:<15} {seconds:8.1f} {spent:8.1f} {images / seconds:9.0f} {peak:8.0f}",
+            flush=True,
+        )
 
     with tempfile.TemporaryDirectory(dir=arguments.place) as place:
         raw, built, report = Path(place) / "raw", Path(place) / "dataset", Path(place) / "report.json"
         for before, images in zip([0, *sizes], sizes, strict=False):
             grow(files, arguments.raw, raw, before, images)
-            seconds, peak = measured(
-                [sys.executable, "-m", "dataset_script", "build", str(raw), str(built), "--overwrite"]
-            )
-            row(images, "build", seconds, peak)
-            _, peak = measured([sys.executable, "-c", READ.format(str(built), str(report))])
+            build = [sys.executable, "-m", "dataset_script", "build", str(raw), str(built), "--overwrite"]
+            seconds, spent, peak = watched(build)
+            row(images, "build", seconds, spent, peak)
+            _, spent, peak = watched([sys.executable, "-c", READ.format(str(built), str(report))])
             read = json.loads(report.read_text())
-            row(read["images"], "streamed epoch", read["seconds"], peak)
+            row(read["images"], "streamed epoch", read["seconds"], spent, peak)
         if arguments.keep:
             shutil.move(built, arguments.keep)
 
