@@ -47,9 +47,13 @@ def table(results: dict) -> str:
 
 def main() -> int:
     """Measure the parts that the command line names."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.partition(": ")[2].splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__.partition(": ")[2].splitlines()[0]
+    )
     parser.add_argument("parts", nargs="*", default=[], metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/bone_marrow"), help="folder of real images")
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data/bone_marrow"), help="folder of real images"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="turns of every comparison")
     parser.add_argument("--print", action="store_true", help="print what was measured last")
     arguments = parser.parse_args()
@@ -63,7 +67,11 @@ def main() -> int:
         for part in arguments.parts or PARTS:
             measured = importlib.import_module(f"bench.{part}").measure(arguments.data, arguments.repeats)
             command = f"python -m bench {part} --repeats {arguments.repeats}"
-            results[part] = {"hardware": hardware(), "command": command, "rows": [row.to_dict() for row in measured]}
+            results[part] = {
+                "hardware": hardware(),
+                "command": command,
+                "rows": [row.to_dict() for row in measured],
+            }
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
             print(markdown(measured), flush=True)
     else:

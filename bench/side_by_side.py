@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """One contestant of a comparison: `low`, `median`, `high` in `unit`; `ratio` (median, low, high) to the reference, turn by turn.
+    """One contestant of a comparison: `low`, `median`, `high` in `unit`; `ratio` (median, low, high) to the reference, by turn.
 
     A ratio above 1 is better than the reference, whether the unit is a time or a rate.
     """
@@ -84,7 +84,12 @@ def markdown(table: list[Row]) -> str:
     """The rows as Markdown tables, one a comparison."""
     lines: list[str] = []
     for comparison in dict.fromkeys(row.comparison for row in table):
-        lines += [f"**{comparison}**", "", "| | median | min–max | ratio (min–max) | |", "|---|---|---|---|---|"]
+        lines += [
+            f"**{comparison}**",
+            "",
+            "| | median | min–max | ratio (min–max) | |",
+            "|---|---|---|---|---|",
+        ]
         for row in (row for row in table if row.comparison == comparison):
             ratio = "" if row.ratio is None else "{:.2f} ({:.2f}–{:.2f})".format(*row.ratio)
             spread = f"{number(row.low)}–{number(row.high)}"
