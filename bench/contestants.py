@@ -1,0 +1,186 @@
+"""Ways from JPEG bytes to probabilities, side by side: each a `Contestant` made from one model repo folder.
+
+`answer(list of JPEG bytes)` gives probabilities [N, C]; `network(pixels [N, 3, H, W])` gives logits [N, C].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import timm
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+from timm.models import save_for_hf
+
+from hub_model.onnx_export import export_onnx, only_errors
+from space.classifier import Classifier
+
+LABELS = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
+EAGER, COMPILED, PIPELINE = "timm, eager", "timm, torch.compile", "transformers.pipeline"
+PLAIN, OPENVINO, OURS = "ONNX Runtime, as exported", "OpenVINO", "Classifier (ours)"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way; `network` is None where it cannot be had without the rest."""
+
+    answer: Callable[[list[bytes]], np.ndarray]
+    network: Callable[[np.ndarray], np.ndarray] | None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model repo folder, its timm model and evaluation transform."""
+
+    name: str
+    folder: Path
+    model: torch.nn.Module
+    size: int
+    transform: Callable[[Image.Image], torch.Tensor]
+
+    @classmethod
+    def of(cls, name: str, folder: Path) -> Subject:
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        config = resolve_model_data_config(model)
+        return cls(
+            name, folder, model, config["input_size"][-1], create_transform(**config, is_training=False)
+        )
+
+    def pixels(self, images: list[bytes]) -> np.ndarray:
+        """float32 [N, 3, H, W], by timm's transform, one image after the other."""
+        return torch.stack([self.transform(rgb(image)) for image in images]).numpy()
+
+    def multiply_adds(self) -> int:
+        """Multiply-adds of the network for one image."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        counter = FlopCounterMode(display=False)
+        with counter, torch.inference_mode():
+            self.model(torch.zeros(1, 3, self.size, self.size))
+        return counter.get_total_flops() // 2
+
+
+def untrained(folder: Path, architecture: str = "rexnet_150", size: int = 224) -> Path:
+    """A model repo folder with random weights, for timing."""
+    torch.manual_seed(0)
+    model = timm.create_model(architecture, num_classes=len(LABELS)).eval()
+    config = {
+        "label_names": LABELS,
+        "pretrained_cfg": {"input_size": (3, size, size), "num_classes": len(LABELS), "crop_pct": 1.0},
+    }
+    save_for_hf(model, folder, model_config=config, safe_serialization=True)
+    written = json.loads((folder / "config.json").read_text())
+    written.get("model_args", {}).pop("num_classes", None)  # transformers passes it a second time
+    (folder / "config.json").write_text(json.dumps(written))
+    export_onnx(model, (3, size, size), folder / "onnx" / "model.onnx")
+    return folder
+
+
+def rgb(image: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(image)).convert("RGB")
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(np.asarray(logits)).softmax(dim=-1).numpy()
+
+
+def with_timms_transform(subject: Subject, network: Callable[[np.ndarray], np.ndarray]) -> Contestant:
+    """A network behind timm's transform."""
+    return Contestant(lambda images: softmax(network(subject.pixels(images))), network)
+
+
+def eager(subject: Subject) -> Contestant:
+    def network(pixels: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return subject.model(torch.from_numpy(pixels)).numpy()
+
+    return with_timms_transform(subject, network)
+
+
+def compiled(subject: Subject) -> Contestant:
+    model = torch.compile(subject.model, dynamic=False)
+
+    def network(pixels: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model(torch.from_numpy(pixels)).numpy()
+
+    return with_timms_transform(subject, network)
+
+
+def pipeline(subject: Subject) -> Contestant:
+    from transformers import pipeline as make
+
+    classify = make("image-classification", model=str(subject.folder), device="cpu")
+    names = [classify.model.config.id2label[i] for i in range(len(LABELS))]
+
+    def answer(images: list[bytes]) -> np.ndarray:
+        found = classify([rgb(image) for image in images], batch_size=len(images), top_k=len(names))
+        scores = [{entry["label"]: entry["score"] for entry in row} for row in found]
+        return np.array([[row[name] for name in names] for row in scores])
+
+    return Contestant(answer, None)
+
+
+def plain_export(subject: Subject, place: Path) -> Path:
+    """The graph that torch.onnx.export makes, and nothing more."""
+    path = place / f"{subject.size}.onnx"
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), only_errors("torch.onnx"):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            subject.model,
+            (torch.zeros(2, 3, subject.size, subject.size),),
+            path,
+            dynamo=True,
+            input_names=["pixels"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            verbose=False,
+            external_data=False,
+        )
+    return path
+
+
+def onnx_runtime(subject: Subject, path: Path) -> Contestant:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return with_timms_transform(subject, lambda pixels: session.run(None, {"pixels": pixels})[0])
+
+
+def openvino(subject: Subject, path: Path, batch: int) -> Contestant:
+    import openvino as ov
+
+    core = ov.Core()
+    model = core.read_model(path)
+    model.reshape([batch, 3, subject.size, subject.size])
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    network = core.compile_model(model, "CPU", hints)
+    return with_timms_transform(subject, lambda pixels: network(pixels)[0])
+
+
+def ours(subject: Subject) -> Contestant:
+    classifier = Classifier.from_hub(subject.folder, threads=len(os.sched_getaffinity(0)))
+    return Contestant(
+        lambda images: classifier.predict(images, batch_size=len(images)).probabilities,
+        lambda pixels: classifier.forward(pixels)[0],
+    )
+
+
+def contestants(subject: Subject, batch: int, place: Path, compile_too: bool) -> dict[str, Contestant]:
+    """All ways, the reference first; OpenVINO if it is installed."""
+    path = plain_export(subject, place)
+    found = {EAGER: eager(subject)}
+    if compile_too:
+        found[COMPILED] = compiled(subject)
+    found |= {PIPELINE: pipeline(subject), PLAIN: onnx_runtime(subject, path)}
+    if find_spec("openvino"):
+        found[OPENVINO] = openvino(subject, path, batch)
+    return found | {OURS: ours(subject)}
