@@ -68,6 +68,7 @@ def test_onnx_and_timm_give_the_same_answers(small_model: Path, cells: list) -> 
     assert [str(verdict) for verdict in onnx.verdicts] == [str(verdict) for verdict in other.verdicts]
     np.testing.assert_allclose(onnx.logits, other.logits, atol=1e-4)
     np.testing.assert_allclose(onnx.features, other.features, atol=1e-4)
+    np.testing.assert_allclose(onnx.probabilities, other.probabilities, atol=1e-5)
 
 
 def test_an_answer_does_not_depend_on_the_batch_nor_on_the_form_of_the_image(
