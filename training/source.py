@@ -14,6 +14,7 @@ from pathlib import Path
 import datasets
 import httpx2
 import pyarrow
+import yaml
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import DatasetCard, HfApi, HfFileSystem
 from huggingface_hub.constants import HF_HUB_CACHE
@@ -267,7 +268,7 @@ def card_metadata(options) -> dict:
     folder = Path(options.dataset)
     try:
         card = DatasetCard.load(folder / "README.md" if folder.is_dir() else options.dataset)
-    except (*UNREACHABLE, ValueError):
+    except (*UNREACHABLE, ValueError, yaml.YAMLError):
         return {}
     return card.data.to_dict()
 
