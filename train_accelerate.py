@@ -6,8 +6,9 @@ In: a `datasets` repo or folder with the columns image and label. Out: the run f
 into a model repo: model.safetensors and config.json (the weight average of the best epoch), history.jsonl, timing.jsonl,
 logits_validation.parquet, logits_test.parquet, args.json, environment.json, curves.png, checkpoints/.
 
-Every step draws its random numbers from a seed of its own, so a resumed run repeats, bit for bit, what the uninterrupted one
-would have done. With --max_minutes the clock drives the schedule, and that no longer holds.
+Every batch draws its random numbers from a seed of its own, so a resumed run repeats, bit for bit, what the uninterrupted one
+would have done, and four processes do what one does in four accumulation steps. With --max_minutes the clock drives the schedule,
+and neither holds.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import ProjectConfiguration, broadcast, set_seed
 from safetensors.torch import load_file
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
@@ -30,9 +31,10 @@ from tqdm.auto import tqdm
 from training import TrainingError
 from training.augment import CellAugmentation, mixing
 from training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from training.data import Batch, Loader, Split, normalise
+from training.data import Batch, Split, normalise
 from training.distill import Student, Teacher, feature_loss, label_loss, resize, teacher_loss
 from training.evaluation import Totals, predict, score
+from training.loader import Loader
 from training.memory import keep_freed_memory
 from training.model import (
     build_model,
@@ -43,6 +45,7 @@ from training.model import (
 )
 from training.options import parse_options
 from training.output import prepare_output, stop_when_told, write_history, write_logits, write_report
+from training.peers import patience, tell_of_lost_peer
 from training.schedule import Schedule, seed_of
 from training.source import open_source
 
@@ -58,6 +61,7 @@ class Run:
             gradient_accumulation_steps=options.gradient_accumulation_steps,
             log_with=options.log_with,
             project_config=ProjectConfiguration(project_dir=str(options.output_dir)),
+            kwargs_handlers=[patience(options)],
         )
         if accelerator.device.type == "cpu":
             keep_freed_memory()
@@ -65,7 +69,7 @@ class Run:
         self.told_to_stop = stop_when_told()
         prepare_output(options, accelerator)
 
-        with accelerator.main_process_first():
+        with accelerator.local_main_process_first():
             source = open_source(options, streaming=options.data == "stream")
         names = source.label_names
         model, self.data_config = build_model(options, names)
@@ -87,7 +91,7 @@ class Run:
         optimizer = create_optimizer_v2(
             student, options.optimizer, rate, decay, layer_decay=options.layer_decay
         )
-        self.schedule = Schedule(options, accelerator, optimizer, source.sizes[options.train_split])
+        self.schedule = Schedule(options, accelerator, optimizer, self.loader.updates)
         self.student, self.optimizer = accelerator.prepare(student, optimizer)
         self.network = accelerator.unwrap_model(self.student).model
         self.ema = ModelEmaV3(self.network, options.ema_decay, use_warmup=True) if options.ema_decay else None
@@ -100,8 +104,11 @@ class Run:
     def train(self) -> None:
         """Go through the epochs, from the last checkpoint on when resuming, then score the best weights."""
         options, progress = self.options, self.progress
-        if options.resume and (checkpoint := load_checkpoint(self.accelerator, self.checkpoints)):
-            self.say(f"resuming from {checkpoint.name}: epoch {progress.epoch}, step {progress.step}")
+        checkpoint = load_checkpoint(self.accelerator, self.checkpoints) if options.resume else None
+        dealt, updates = self.loader.dealt is not None, self.loader.updates
+        progress.divide_among(self.accelerator.num_processes, dealt, updates)
+        if checkpoint:
+            self.say(f"resuming from {checkpoint}: epoch {progress.epoch}, step {progress.step}")
         self.schedule.start(progress)
         self.saved = time.monotonic()
         if options.epochs == 0:
@@ -122,10 +129,8 @@ class Run:
         batches = split.training(progress.epoch, start=progress.step)
         title, hidden = f"epoch {progress.epoch}", not self.loader.visible
         for batch in tqdm(batches, title, split.steps, leave=False, initial=progress.step, disable=hidden):
-            updating = (progress.step + 1) % accumulate == 0 or progress.step + 1 == split.steps
-            torch.manual_seed(
-                seed_of(self.options.seed, progress.epoch, progress.step, accelerator.process_index)
-            )
+            updating = (progress.step + 1) % accumulate == 0
+            torch.manual_seed(seed_of(self.options.seed, progress.epoch, *split.place(progress.step)))
             with contextlib.nullcontext() if updating else accelerator.no_sync(self.student):
                 loss = self.loss(batch)
                 accelerator.backward(loss)
@@ -225,8 +230,11 @@ class Run:
     def finish(self) -> None:
         """Score the best weights on validation and, this once, on test; write what the model repo is made of."""
         options, folder = self.options, self.options.output_dir
-        self.accelerator.wait_for_everyone()
-        self.weights.load_state_dict(load_file(folder / "model.safetensors"))
+        if self.accelerator.is_main_process:
+            if self.progress.history:  # a kill may have come between the last checkpoint and the history
+                write_history(self.progress, folder)
+            self.weights.load_state_dict(load_file(folder / "model.safetensors"))
+        broadcast(list(self.weights.state_dict().values()))
         for name, file in ((options.validation_split, "validation"), (options.test_split, "test")):
             if name not in self.loader.source.sizes:
                 continue
@@ -288,6 +296,11 @@ def main(argv: list[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
             raise
         print(f"error: {options.output_dir} cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not (sentence := tell_of_lost_peer(error, options)):
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
         return 1
     return 0
 

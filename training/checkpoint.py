@@ -2,6 +2,8 @@
 
 Each is what `accelerator.save_state` writes, with a manifest of SHA-256 sums. It is written under another name, synced to disk,
 and renamed. A checkpoint that does not agree with its manifest is passed over for the one before it.
+
+The main process alone writes and chooses. The others read its choice, or are sent it where they do not see its disk.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
 from training import TrainingError
+from training.peers import seen_by_all
 from training.source import first_line
 
 MANIFEST = "manifest.json"
@@ -36,6 +40,7 @@ class Progress:
         history, timing: a dictionary for each finished epoch.
         losses: float64 [processes, steps], the loss of each batch of the current epoch.
         confusion: int64 [C, C], true against predicted class over the current epoch.
+        dealt: whether each process reads files of its own.
     """
 
     epoch: int = 0
@@ -48,12 +53,33 @@ class Progress:
     timing: list[dict] = field(default_factory=list)
     losses: torch.Tensor | None = None
     confusion: torch.Tensor | None = None
+    dealt: bool = False
 
     def state_dict(self) -> dict:
         return dict(vars(self))
 
     def load_state_dict(self, state: dict) -> None:
         vars(self).update(state)
+
+    def divide_among(self, processes: int, dealt: bool, updates: int) -> None:
+        """Express the place in the current epoch as that many processes count it, when there were more or fewer before.
+
+        Batches keep their order, a row of `processes` a step: what two processes do in one step is what one does in two.
+        Files that were dealt are dealt anew, which cannot keep it, so the epoch begins again.
+
+        Args:
+            dealt: whether each process reads files of its own from now on.
+            updates: those of an epoch from now on.
+        """
+        if self.losses is not None and len(self.losses) != processes:
+            if dealt or self.dealt:
+                self.step, self.losses, self.confusion = 0, None, None
+            else:
+                self.step = self.step * len(self.losses) // processes
+                self.losses = self.losses.T.reshape(-1, processes).T
+        if self.step == 0:
+            self.update = self.epoch * updates
+        self.dealt = dealt
 
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, keep: int) -> None:
@@ -62,53 +88,59 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, 
     Raises:
         TrainingError: it cannot be written; the earlier ones are untouched.
     """
-    try:
-        _save(accelerator, folder, f"step-{progress.epoch:05d}-{progress.step:08d}", keep)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-        raise TrainingError(
-            f"no checkpoint can be written to {folder}: {first_line(error)}; the earlier ones are untouched"
-        ) from error
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        try:
+            _save(accelerator, folder, f"step-{progress.epoch:05d}-{progress.step:08d}", keep)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+            raise TrainingError(
+                f"no checkpoint can be written to {folder}: {first_line(error)}; the earlier ones are untouched"
+            ) from error
+    accelerator.wait_for_everyone()
 
 
 def _save(accelerator: Accelerator, folder: Path, name: str, keep: int) -> None:
-    accelerator.wait_for_everyone()
-    unfinished = folder / UNFINISHED
-    if accelerator.is_main_process:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-    accelerator.wait_for_everyone()
+    unfinished, final = folder / UNFINISHED, folder / name
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
     accelerator.save_state(str(unfinished))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        manifest = {f.name: sha256(f) for f in sorted(unfinished.iterdir())}
-        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2))
-        for file in unfinished.iterdir():
-            sync(file)
-        final = folder / name
-        shutil.rmtree(final, ignore_errors=True)
-        unfinished.rename(final)
-        sync(folder)
-        for old in newest_first(folder)[keep:]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
+    manifest = {f.name: sha256(f) for f in sorted(unfinished.iterdir())}
+    (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2))
+    for file in unfinished.iterdir():
+        sync(file)
+    shutil.rmtree(final, ignore_errors=True)
+    unfinished.rename(final)
+    sync(folder)
+    for old in newest_first(folder)[keep:]:
+        shutil.rmtree(old)
 
 
-def load_checkpoint(accelerator: Accelerator, folder: Path) -> Path | None:
-    """Load the newest sound checkpoint, and return its folder; None when there is none.
+def load_checkpoint(accelerator: Accelerator, folder: Path) -> str | None:
+    """Load the newest sound checkpoint, and return its name; None when there is none.
 
     Raises:
         TrainingError: there are checkpoints, but all of them are damaged.
     """
+    chosen = newest_sound(folder) if accelerator.is_main_process else None
+    with seen_by_all(accelerator, chosen, MANIFEST) as checkpoint:
+        if checkpoint:
+            accelerator.load_state(str(checkpoint))
+        (name,) = broadcast_object_list([chosen and chosen.name])
+    return name
+
+
+def newest_sound(folder: Path) -> Path | None:
+    """Return the newest checkpoint that agrees with its manifest, and say which ones did not; None when there is none.
+
+    Raises:
+        TrainingError: all of them are damaged.
+    """
     candidates = newest_first(folder)
     for candidate in candidates:
-        if damage := find_damage(candidate):
-            accelerator.print(
-                f"checkpoint {candidate.name} is damaged ({damage}): going back to the one before it"
-            )
-            continue
-        accelerator.load_state(str(candidate))
-        return candidate
+        if not (damage := find_damage(candidate)):
+            return candidate
+        print(f"checkpoint {candidate.name} is damaged ({damage}): going back to the one before it")
     if candidates:
         raise TrainingError(f"every checkpoint in {folder} is damaged: start again with --overwrite")
     return None

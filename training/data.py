@@ -1,17 +1,19 @@
 """Images for the trainer: checked rows of a data set in, uint8 batches out.
 
 A `Split` hands out batches of decoded images, to each process its own share. Small splits are decoded once and kept in memory
-(`MemorySplit`), large ones are read and decoded again every epoch (`StreamSplit`). Both cut an epoch into the same number of
-near-equal batches for every process, so that no image is seen twice or left out.
+(`MemorySplit`), large ones are read and decoded again every epoch (`StreamSplit`). Both cut an epoch into near-equal shares, one
+for each update of the weights, and each share into as many near-equal batches as processes times accumulation steps ask for. So
+no image is seen twice or left out, and the same images, in the same batches, make the same update, however the batches are
+divided among processes and accumulation steps.
 """
 
 from __future__ import annotations
 
+import bisect
 import io
 import itertools
 import math
 import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,7 +23,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from PIL import ExifTags, Image, ImageOps
 from timm.data import create_transform
 from torchvision.transforms import Compose
@@ -29,10 +30,8 @@ from torchvision.transforms.functional import pil_to_tensor
 from tqdm.auto import tqdm
 
 from training import TrainingError
-from training.source import Row, Source, first_line, open_source
+from training.source import Row, Source, first_line
 
-MARGIN = 1.25  # training images are kept this much larger than the network's input, so that views can be cut sharply
-MEMORY_SHARE = 0.25  # of the machine's free memory, that decoded images may take before they are streamed
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM")  # others Pillow may hand to Ghostscript
 MAX_PIXELS = 24_000_000  # of an image as stored, what `dataset_script` takes at most
 LARGE = 4_000_000  # pixels from which on one image is decoded at a time
@@ -114,9 +113,14 @@ def near_equal(total: int, parts: int) -> list[int]:
     return [total * (i + 1) // parts - total * i // parts for i in range(parts)]
 
 
+def updates_in(images: int, batch_size: int, parts: int) -> int:
+    """Return the updates of an epoch whose updates are of `parts` batches each."""
+    return math.ceil(images / (batch_size * parts))
+
+
 @dataclass
 class Split:
-    """One split as one of `processes` processes sees it; `batch_size` is that of one process."""
+    """One split as one of `processes` processes sees it; `batch_size` is that of one process and step."""
 
     source: Source
     name: str
@@ -125,14 +129,35 @@ class Split:
     processes: int
     transform: Callable[[Image.Image], Image.Image]
     seed: int
+    accumulation: int = 1
 
     def __len__(self) -> int:
         return self.source.sizes[self.name]
 
     @property
+    def parts(self) -> int:
+        """Batches an update, those of all processes together."""
+        return self.processes * self.accumulation
+
+    @property
+    def updates(self) -> int:
+        """Updates an epoch."""
+        return updates_in(len(self), self.batch_size, self.parts)
+
+    @property
     def steps(self) -> int:
         """Batches an epoch, the same for every process."""
-        return math.ceil(len(self) / (self.batch_size * self.processes))
+        return self.updates * self.accumulation
+
+    @property
+    def own_parts(self) -> range:
+        """Which of an update's batches are this process's."""
+        return range(self.process, self.parts, self.processes)
+
+    def place(self, step: int) -> tuple[int, int]:
+        """Return which update of the epoch this process's batch of that step is for, and which of its parts it is."""
+        update, turn = divmod(step, self.accumulation)
+        return update, turn * self.processes + self.process
 
     def training(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this process's batches of a shuffled epoch, from batch `start` on."""
@@ -194,8 +219,10 @@ class MemorySplit(Split):
         order = torch.randperm(
             len(self), generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         )
-        for chunk in order.split(near_equal(len(self), self.steps))[start:]:
-            mine = chunk[self.process :: self.processes].to(self.device)
+        shares = order.split(near_equal(len(self), self.updates))
+        for step in range(start, self.steps):
+            update, part = self.place(step)
+            mine = shares[update][part :: self.parts].to(self.device)
             yield Batch(self.images[mine], self.labels[mine])
 
     def _in_order(self) -> Iterator[int]:
@@ -207,27 +234,54 @@ class MemorySplit(Split):
 
 @dataclass
 class StreamSplit(Split):
-    """Read and decoded anew every epoch, by worker threads; only the shuffle buffer and a few batches are in memory."""
+    """Read and decoded anew every epoch, by worker threads; only the shuffle buffer and a few batches are in memory.
+
+    With `dealt`, each process reads files of its own, which hold so many images; else all read every row, and decode their own.
+    """
 
     workers: int = 2  # threads
     buffer: int = 2000
+    dealt: list[int] | None = None
+
+    @property
+    def updates(self) -> int:
+        if self.dealt:
+            return updates_in(max(self.dealt), self.batch_size, self.accumulation)
+        return super().updates
 
     def training(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        mine = len(range(self.process, len(self), self.processes))
-        sizes = near_equal(mine, self.steps)
-        shard, shuffle = (self.process, self.processes), (self.seed, self.buffer)
-        rows = self.source.rows(self.name, epoch, shard, shuffle)
-        rows = itertools.islice(rows, sum(sizes[:start]), None)
+        rows, shares = self._own_files(epoch) if self.dealt else self._own_rows(epoch)
+        done = start // self.accumulation
+        rows = itertools.islice(rows, sum(shares[:done]), None)
         with ThreadPoolExecutor(self.workers) as pool:
             examples = ahead(pool, self._example, rows, depth=4 * self.batch_size)
-            for size in sizes[start:]:
-                chunk = list(itertools.islice(examples, size))
-                if len(chunk) < size:
+            for update, share in enumerate(shares[done:], start=done):
+                chunk = list(itertools.islice(examples, share))
+                if len(chunk) < share:
                     raise TrainingError(
                         f"{self.source.id} announces {len(self)} images in {self.name}, but holds fewer"
                     )
-                _, images, labels = zip(*chunk, strict=True)
-                yield Batch(torch.stack(images), torch.tensor(labels))
+                for turn in range(max(0, start - update * self.accumulation), self.accumulation):
+                    _, images, labels = zip(*chunk[turn :: self.accumulation], strict=True)
+                    yield Batch(torch.stack(images), torch.tensor(labels))
+
+    def _own_files(self, epoch: int) -> tuple[Iterator[Row], list[int]]:
+        """Return the shuffled rows of this process's files, and how many of them each update takes."""
+        files = (self.process, self.processes)
+        rows = self.source.rows(self.name, epoch, shuffle=(self.seed, self.buffer), files=files)
+        return rows, near_equal(self.dealt[self.process], self.updates)
+
+    def _own_rows(self, epoch: int) -> tuple[Iterator[Row], list[int]]:
+        """Return this process's part of all shuffled rows, and how many of them each update takes."""
+        firsts = list(itertools.accumulate(near_equal(len(self), self.updates), initial=0))
+
+        def mine(position: int) -> bool:
+            first = firsts[bisect.bisect(firsts, position) - 1]
+            return (position - first) % self.parts % self.processes == self.process
+
+        sizes = (last - first for first, last in itertools.pairwise(firsts))
+        shares = [sum(len(range(part, size, self.parts)) for part in self.own_parts) for size in sizes]
+        return self.source.rows(self.name, epoch, mine, (self.seed, self.buffer)), shares
 
     def _in_order(self) -> Iterator[Row]:
         return self.source.rows(self.name)
@@ -247,73 +301,3 @@ def ahead(pool: Executor, work: Callable, items: Iterator, depth: int) -> Iterat
         result = pending.popleft().result()
         pending.extend(pool.submit(work, item) for item in itertools.islice(items, 1))
         yield result
-
-
-class Loader:
-    """The splits of a data set, decoded to the sizes that are asked for: in memory, or streamed."""
-
-    def __init__(self, options, accelerator: Accelerator, source: Source, data_config: dict):
-        self.options, self.accelerator, self.source, self.data_config = (
-            options,
-            accelerator,
-            source,
-            data_config,
-        )
-        images = sum(source.sizes.values())
-        size = data_config["input_size"][-1]
-        automatic = options.data == "auto"
-        self.in_memory = fits_in_memory(images, size * MARGIN) if automatic else options.data == "memory"
-        if automatic and not self.in_memory:
-            self.source = open_source(options, streaming=True)
-        kept = "decoded once into memory" if self.in_memory else "streamed"
-        why = "chosen by size; --data forces it" if automatic else "as asked"
-        accelerator.print(f"data: {images} images, {kept} ({why})", flush=True)
-        self.size, self.loaded = None, None
-
-    @property
-    def visible(self) -> bool:
-        """Whether this process shows progress bars."""
-        return self.accelerator.is_main_process and sys.stderr.isatty()
-
-    def splits(self, size: int) -> tuple[Split, Split]:
-        """Return training and validation for images of that size; decoded anew only when the size changes."""
-        if size != self.size:
-            options, larger = self.options, math.ceil(size * MARGIN)
-            self.loaded = None  # makes room
-            self.loaded = self.split(options.train_split, larger), self.split(options.validation_split, size)
-            self.size = size
-        return self.loaded
-
-    def split(self, name: str, size: int) -> Split:
-        """Return one split, decoded to that size."""
-        options, process, processes = (
-            self.options,
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
-        )
-        transform = geometry(self.data_config, size)
-        shared = (self.source, name, options.batch_size, process, processes, transform, options.seed)
-        if self.in_memory:
-            return MemorySplit(*shared, device=self.accelerator.device, progress=self.visible)
-        return StreamSplit(*shared, workers=max(1, options.workers), buffer=options.shuffle_buffer)
-
-    def class_weights(self) -> torch.Tensor:
-        """Return a weight for each class [C]: all 1, or in inverse proportion to its images.
-
-        Raises:
-            TrainingError: there are images of one class only.
-        """
-        classes, balanced = len(self.source.label_names), self.options.class_weights == "balanced"
-        if not (self.in_memory or balanced):
-            return torch.ones(classes)  # counting would mean reading all of a streamed data set
-        split = self.options.train_split
-        counts = torch.tensor(self.source.class_counts(split), dtype=torch.float)
-        if (counts > 0).sum() < 2:
-            raise TrainingError(f"{self.source.id} has images of one class only in {split!r}")
-        return counts.sum() / (classes * counts.clamp_min(1)) if balanced else torch.ones(classes)
-
-
-def fits_in_memory(images: int, size: int) -> bool:
-    """Return whether that many decoded images of that size may be kept."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return images * 3 * size**2 < MEMORY_SHARE * free

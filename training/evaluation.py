@@ -73,9 +73,13 @@ class Totals:
 def predict(
     accelerator: Accelerator, model: nn.Module, split: Split, data_config: dict
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Return file names, labels [N] and logits [N, C] of a whole split, on every process, computed in float32."""
+    """Return file names, labels [N] and logits [N, C] of a whole split, on every process, computed in float32.
+
+    Batch statistics are the main process's, as in training, where it gives them to the others before every step. Those that
+    the others gathered since then are in no checkpoint, so a resumed run could not repeat what comes of them.
+    """
     if accelerator.num_processes > 1:
-        distribute_bn(model, accelerator.num_processes, reduce=True)
+        distribute_bn(model, accelerator.num_processes, reduce=False)
     model.eval()
     parts = []
     with torch.inference_mode():

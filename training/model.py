@@ -219,7 +219,11 @@ def training_mode(model: nn.Module, frozen_backbone: bool) -> None:
 
 
 def save_model(model: nn.Module, data_config: dict, source: Source, folder: Path) -> None:
-    """Write `model.safetensors` and a `config.json` that timm and transformers both read with the true label names."""
+    """Write `model.safetensors` and a `config.json` that timm and transformers both read with the true label names.
+
+    Raises:
+        TrainingError, OSError: they cannot be written; the earlier ones are untouched.
+    """
     label_names = source.label_names
     data = {k: list(v) if isinstance(v, tuple) else v for k, v in data_config.items()}
     shape = {
@@ -235,7 +239,10 @@ def save_model(model: nn.Module, data_config: dict, source: Source, folder: Path
     }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".model-") as unfinished:
         plain_layout = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
-        timm.models.save_for_hf(plain_layout, unfinished, model_config=config, safe_serialization=True)
+        try:
+            timm.models.save_for_hf(plain_layout, unfinished, model_config=config, safe_serialization=True)
+        except SafetensorError as error:  # what safetensors makes of a full disk
+            raise TrainingError(f"the model cannot be written to {folder}: {first_line(error)}") from error
         path = Path(unfinished) / "config.json"
         written = json.loads(path.read_text())
         written.get("model_args", {}).pop("num_classes", None)  # transformers would pass it twice

@@ -17,6 +17,7 @@ FREE_ON_RESUME = {
     "log_with",
     "checkpoint_minutes",
     "keep_checkpoints",
+    "peer_timeout",
 }
 
 
@@ -138,6 +139,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     output.add_argument("--keep_checkpoints", type=at_least(1), default=2)
     output.add_argument(
+        "--peer_timeout",
+        type=positive,
+        default=30.0,
+        metavar="MINUTES",
+        help="with several processes: how long one waits for another that does not answer",
+    )
+    output.add_argument(
         "--log_with", choices=("trackio", "tensorboard", "wandb"), help="tracker, through accelerate"
     )
     return parser
@@ -165,14 +173,31 @@ def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def check_same_run(options: argparse.Namespace, recorded: Path) -> None:
+def check_same_run(options: argparse.Namespace, recorded: Path, processes: int) -> None:
     """Refuse to resume a run with other options than those in its `args.json`.
+
+    The number of processes may change, as long as processes times accumulation steps, the batches of an update, do not.
 
     Raises:
         TrainingError: names the options that differ.
     """
     before, now = json.loads(recorded.read_text()), as_json(options)
-    changed = [k for k in now if k not in FREE_ON_RESUME and before.get(k) != now[k]]
+    accumulation = "gradient_accumulation_steps"
+    before_processes = before.get("processes", processes)
+    batches = before.get(accumulation, 1) * before_processes
+    if before_processes != processes and now[accumulation] * processes != batches:
+        fitting = [n for n in range(1, batches + 1) if batches % n == 0]
+        hint = (
+            f"pass --{accumulation} {batches // processes}"
+            if processes in fitting
+            else f"use one of {fitting}"
+        )
+        raise TrainingError(
+            f"{recorded.parent} was started on {before_processes} processes, {batches} batches an update; "
+            f"with {processes} processes, {hint}"
+        )
+    free = FREE_ON_RESUME | ({accumulation} if before_processes != processes else set())
+    changed = [k for k in now if k not in free and before.get(k) != now[k]]
     if changed:
         flags = ", ".join(f"--{k} (was {before.get(k)!r}, now {now[k]!r})" for k in changed)
         raise TrainingError(

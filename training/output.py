@@ -49,18 +49,29 @@ def prepare_output(options, accelerator: Accelerator) -> None:
             shutil.rmtree(folder)
         recorded = folder / "args.json"
         if options.resume and recorded.is_file():
-            check_same_run(options, recorded)
+            check_same_run(options, recorded, accelerator.num_processes)
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise TrainingError(
                 f"{folder} is not empty: --resume goes on with the run in it, --overwrite deletes it"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(recorded, json.dumps(as_json(options), indent=2) + "\n")
+        clear_remains(folder)
+        facts = as_json(options) | {"processes": accelerator.num_processes}
+        write_atomically(recorded, json.dumps(facts, indent=2) + "\n")
         if options.log_with:
             os.environ.setdefault("TRACKIO_DIR", str(folder / "trackio"))
     if options.log_with:
         accelerator.init_trackers("bone-marrow-cells", config=flat(as_json(options)))
     accelerator.wait_for_everyone()
+
+
+def clear_remains(folder: Path) -> None:
+    """Delete what a process left half written when it was killed."""
+    for remains in (*folder.glob(".*.unfinished"), *folder.glob(".model-*")):
+        if remains.is_dir():
+            shutil.rmtree(remains)
+        else:
+            remains.unlink()
 
 
 def flat(options: dict) -> dict:
@@ -91,7 +102,9 @@ def write_logits(path: Path, names: list[str], labels: np.ndarray, logits: np.nd
             "logits": pa.array(list(logits), pa.list_(pa.float32())),
         }
     )
-    pq.write_table(table, path)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    pq.write_table(table, unfinished)
+    unfinished.replace(path)
 
 
 def write_report(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 
 import numpy as np
@@ -22,10 +21,11 @@ class Schedule:
     All processes agree: the clock is the main process's.
     """
 
-    def __init__(self, options, accelerator: Accelerator, optimizer: torch.optim.Optimizer, images: int):
+    def __init__(
+        self, options, accelerator: Accelerator, optimizer: torch.optim.Optimizer, updates_an_epoch: int
+    ):
         self.options, self.accelerator, self.optimizer = options, accelerator, optimizer
-        steps = math.ceil(images / (options.batch_size * accelerator.num_processes))
-        self.updates = options.epochs * math.ceil(steps / accelerator.gradient_accumulation_steps)
+        self.updates = options.epochs * updates_an_epoch
         self.cosine = CosineLRScheduler(optimizer, TICKS, warmup_t=options.warmup * TICKS, t_in_epochs=False)
 
     def start(self, progress: Progress) -> None:

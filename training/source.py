@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,23 +69,25 @@ class Source:
         self,
         split: str,
         epoch: int = 0,
-        shard: tuple[int, int] = (0, 1),
+        mine: Callable[[int], bool] | None = None,
         shuffle: tuple[int, int] | None = None,
+        files: tuple[int, int] = (0, 1),
     ) -> Iterator[Row]:
         """Yield the rows of a split in their stored order.
 
         Args:
             epoch: reseeds the shuffling.
-            shard: (i, n) yields every n-th row from the i-th on; the others are read, but not handed out.
+            mine: yields the rows at the positions it is true of; the others are read, but not handed out.
             shuffle: (seed, buffer size) of a streamed shuffling.
+            files: (i, n) reads the i-th of n equal parts of a streamed split's files, and none of the others.
         """
-        table = self.splits[split]
+        table = self._part(split, files)
         if shuffle is not None:
             table = table.shuffle(seed=shuffle[0], buffer_size=shuffle[1])
             table.set_epoch(epoch)
         try:
             for position, row in enumerate(table):
-                if position % shard[1] == shard[0]:
+                if mine is None or mine(position):
                     yield self._row(split, position, row)
         except (*UNREACHABLE, pyarrow.ArrowException) as error:
             raise TrainingError(f"reading {split} of {self.id} failed: {first_line(error)}") from error
@@ -119,6 +121,19 @@ class Source:
             return file.read_bytes()
         except (*UNREACHABLE, ValueError) as error:
             raise TrainingError(f"{name} of {self.id} cannot be read: {first_line(error)}") from error
+
+    def _part(self, split: str, files: tuple[int, int]) -> datasets.Dataset | datasets.IterableDataset:
+        table, (part, parts) = self.splits[split], files
+        return table if parts == 1 else table.shard(num_shards=parts, index=part)
+
+    def files(self, split: str) -> int:
+        """Return of how many files (shards) a streamed split is made; 1 where it is not streamed."""
+        table = self.splits[split]
+        return table.num_shards if isinstance(table, datasets.IterableDataset) else 1
+
+    def count(self, split: str, files: tuple[int, int]) -> int:
+        """Return how many rows a part of a streamed split's files has, from the label column alone."""
+        return sum(1 for _ in self._part(split, files).select_columns([self.label_column]))
 
     def class_counts(self, split: str) -> list[int]:
         """Return how many images each class has, from the label column alone."""

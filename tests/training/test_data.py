@@ -50,9 +50,10 @@ def numbered(tmp_path_factory):
     return folder
 
 
-def make_split(folder, kind, process, processes, batch_size=8):
+def make_split(folder, kind, process, processes, batch_size=8, accumulation=1):
     source = open_source(options(folder), streaming=kind is StreamSplit)
-    return kind(source, "train", batch_size, process, processes, geometry(CONFIG, 8), seed=3)
+    given = (process, processes, geometry(CONFIG, 8))
+    return kind(source, "train", batch_size, *given, seed=3, accumulation=accumulation)
 
 
 def numbers(batches) -> list[int]:
@@ -76,6 +77,47 @@ def test_an_epoch_continued_in_the_middle_gives_the_same_batches(numbered, kind)
     rest = list(split.training(epoch=4, start=2))
     assert len(rest) == len(whole) - 2
     assert all(torch.equal(a.images, b.images) for a, b in zip(whole[2:], rest, strict=True))
+
+
+@pytest.mark.parametrize("kind", [MemorySplit, StreamSplit])
+def test_an_update_has_the_same_batches_however_they_are_divided(numbered, kind):
+    """By one process in four accumulation steps, by two in two, by four in one; each batch at the same place."""
+    found = []
+    for processes, accumulation in ((1, 4), (2, 2), (4, 1)):
+        batches = {}
+        for process in range(processes):
+            split = make_split(numbered, kind, process, processes, batch_size=4, accumulation=accumulation)
+            given = list(split.training(epoch=2))
+            assert len(given) == split.steps == accumulation * split.updates
+            batches |= {split.place(step): numbers([batch]) for step, batch in enumerate(given)}
+            late = list(split.training(epoch=2, start=accumulation + 1))  # in the middle of an update
+            assert [numbers([b]) for b in late] == [numbers([b]) for b in given[accumulation + 1 :]]
+        found.append(batches)
+    assert found[0] == found[1] == found[2]
+    assert Counter(n for batch in found[0].values() for n in batch) == Counter(range(IMAGES))
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_processes_that_read_files_of_their_own_show_every_image_once(tmp_path, numbered, accumulation):
+    """Four files of unequal length, two processes: as many steps each, and no file read by both."""
+    table = datasets.load_dataset(str(numbered), split="train")
+    for number, rows in enumerate((range(15), range(15, 28), range(28, 39), range(39, IMAGES))):
+        table.select(rows).to_parquet(tmp_path / "data" / f"train-{number:05d}-of-00004.parquet")
+    table.to_parquet(tmp_path / "data" / "validation-00000-of-00001.parquet")
+    splits = [
+        make_split(tmp_path, StreamSplit, i, 2, batch_size=4, accumulation=accumulation) for i in (0, 1)
+    ]
+    source = splits[0].source
+    assert source.files("train") == 4
+    for split in splits:
+        split.dealt = [source.count("train", (i, 2)) for i in (0, 1)]
+    assert splits[0].dealt == [28, 25]
+    for epoch in (0, 1):
+        epochs = [list(split.training(epoch)) for split in splits]
+        assert [len(batches) for batches in epochs] == [splits[0].steps] * 2
+        assert [sorted(numbers(batches)) for batches in epochs] == [list(range(28)), list(range(28, IMAGES))]
+        late = list(splits[1].training(epoch, start=2))
+        assert [numbers([b]) for b in late] == [numbers([b]) for b in epochs[1][2:]]
 
 
 @pytest.mark.parametrize("kind", [MemorySplit, StreamSplit])
