@@ -1,0 +1,111 @@
+"""SIGKILL at any moment: to one process, to two, to one of two, under a launcher too. `make stress` runs these tests.
+
+After every kill the same command with --resume must end in the same bytes as a run that was left alone.
+"""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import train_accelerate
+from tests.training.processes import PATIENCE, TINY, Training, assert_same_run, one_sentence, wait_for
+
+pytestmark = [pytest.mark.stress, pytest.mark.timeout(3 * 3600)]
+
+KILLS, IN_A_WRITE = 20, 5  # on one process and on two; how many of them while a checkpoint is being written
+CHECKPOINTS = ["--checkpoint_minutes", "0.001"]  # one after nearly every update
+
+
+@pytest.fixture(scope="module")
+def arguments(drawn_dataset) -> list:
+    return ["--dataset", drawn_dataset, *TINY, "--epochs", "3", *CHECKPOINTS, "--resume", "--output_dir"]
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one-process", "two-processes"])
+def undisturbed(request, arguments, tmp_path_factory) -> tuple[Path, int, float]:
+    """A run left alone: its folder, its number of processes, how many seconds it took."""
+    folder, started = tmp_path_factory.mktemp("undisturbed"), time.monotonic()
+    training = Training([*arguments, folder / "run"], folder, request.param)
+    assert training.wait() == [0] * request.param, training.text()
+    return folder / "run", request.param, time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def alone(arguments, tmp_path_factory) -> Path:
+    """The folder of a run of one process, left alone."""
+    folder = tmp_path_factory.mktemp("alone")
+    training = Training([*arguments, folder / "run"], folder)
+    assert training.wait() == [0], training.text()
+    return folder / "run"
+
+
+def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(undisturbed, arguments, tmp_path):
+    """Twenty kills, up to four a run. Of two processes one may be killed alone: the other must say so, and end."""
+    expected, processes, seconds = undisturbed
+    chance = random.Random(processes)
+    kills = in_a_write = alone = runs = 0
+    while kills < KILLS:
+        runs += 1
+        run = tmp_path / f"run-{runs}"
+        for _ in range(4):
+            training = Training([*arguments, run], tmp_path, processes)
+            if in_a_write < IN_A_WRITE and chance.random() < 0.5:
+                unfinished = run / "checkpoints" / "unfinished"
+                wait_for(lambda: unfinished.exists() or not training.running, pause=0.0002)  # noqa: B023
+                time.sleep(chance.uniform(0, 0.01))
+            else:
+                time.sleep(chance.uniform(0, seconds))
+            if not training.running:
+                break
+            killed = chance.choice([[0, 1], [0], [1]]) if processes == 2 else [0]
+            training.kill(*killed)
+            codes = training.wait()
+            if any(codes[rank] != -signal.SIGKILL for rank in killed):
+                break  # it was through just before
+            kills += 1
+            in_a_write += (run / "checkpoints" / "unfinished").exists()
+            for rank in {*range(processes)} - {*killed}:
+                alone += 1
+                assert codes[rank] == 1, training.text()
+                assert "has lost another one" in one_sentence(training.text(rank))
+        training = Training([*arguments, run], tmp_path, processes)
+        assert training.wait() == [0] * processes, training.text()
+        assert_same_run(run, expected)
+    print(
+        f"{processes} processes: {kills} kills, {in_a_write} in a checkpoint, {alone} of one alone; {runs} runs"
+    )
+    assert in_a_write >= IN_A_WRITE
+
+
+def launch(arguments: list, log: Path) -> subprocess.Popen:
+    """Start two processes as a user does."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--main_process_port", "0", train_accelerate.__file__, *map(str, arguments)]
+    with log.open("w") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output)
+
+
+@pytest.mark.parametrize("undisturbed", [2], indirect=True)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_launch_that_loses_one_of_its_processes_says_so_and_goes_on(rank, undisturbed, arguments, tmp_path):
+    run, log = tmp_path / "run", tmp_path / "launch.log"
+    launcher = launch([*arguments, run], log)
+    wait_for(lambda: list(run.glob("checkpoints/step-*")) or launcher.poll() is not None, pause=0.01)
+    assert launcher.poll() is None, log.read_text()
+    workers = [p for p in psutil.Process(launcher.pid).children() if "RANK" in p.environ()]
+    killed, started = next(p for p in workers if p.environ()["RANK"] == str(rank)), time.monotonic()
+    killed.kill()
+    assert launcher.wait(PATIENCE) != 0
+    print(f"the launch ended {time.monotonic() - started:.1f} s after process {rank} was killed")
+    text = log.read_text()
+    said = [line for line in text.splitlines() if "error: " in line and "has lost another one" in line]
+    assert len(said) == 1 and 'train_accelerate.py", line' not in text, text
+    assert launch([*arguments, run], log).wait(PATIENCE) == 0, log.read_text()
+    assert_same_run(run, undisturbed[0])
