@@ -45,7 +45,7 @@ from training.model import (
 )
 from training.options import parse_options
 from training.output import prepare_output, stop_when_told, write_history, write_logits, write_report
-from training.peers import patience, tell_of_lost_peer
+from training.peers import check_launch, patience, tell_of_lost_peer
 from training.schedule import Schedule, seed_of
 from training.source import open_source
 
@@ -65,6 +65,7 @@ class Run:
         )
         if accelerator.device.type == "cpu":
             keep_freed_memory()
+        check_launch(accelerator)
         set_seed(options.seed)
         self.told_to_stop = stop_when_told()
         prepare_output(options, accelerator)

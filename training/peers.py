@@ -6,6 +6,7 @@ once; when its machine is cut off, they know after `--peer_timeout` minutes with
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import tempfile
@@ -18,6 +19,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
+from training import TrainingError
 from training.source import first_line
 
 PIECE = 64 * 2**20  # bytes of a file that are sent at a time
@@ -31,6 +33,22 @@ SOURCE_LINE = re.compile(r"^\[[^\]]*\]\s*")  # [/pytorch/third_party/gloo/…:54
 def patience(options) -> InitProcessGroupKwargs:
     """Return accelerate's setting of how long a process waits for another before it gives up."""
     return InitProcessGroupKwargs(timeout=timedelta(minutes=options.peer_timeout))
+
+
+def check_launch(accelerator: Accelerator) -> None:
+    """Refuse the one process that `accelerate launch --cpu --num_processes N` starts, which would train alone in silence.
+
+    Raises:
+        TrainingError: says what starts N processes.
+    """
+    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    if (
+        cpu and accelerator.num_processes == 1 and "MASTER_ADDR" in os.environ
+    ):  # set for several processes only
+        raise TrainingError(
+            "accelerate launch with --cpu starts one process, whatever --num_processes and --num_machines say: pass "
+            "--multi_gpu instead of --cpu, which without a GPU trains on several processes of the CPU"
+        )
 
 
 def tell_of_lost_peer(error: RuntimeError, options) -> str | None:

@@ -1,6 +1,7 @@
 """A run that goes on with more or fewer processes: what is refused, and where in the epoch it stands."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,19 @@ import torch
 from training import TrainingError
 from training.checkpoint import Progress
 from training.options import as_json, check_same_run, parse_options
+from training.peers import check_launch
+
+
+def test_several_processes_that_accelerate_does_not_start_are_asked_for_in_other_words(monkeypatch):
+    """`accelerate launch --cpu --num_processes 2` sets both variables, and starts one process."""
+    one = SimpleNamespace(num_processes=1)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    check_launch(one)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(TrainingError, match="--multi_gpu instead of --cpu"):
+        check_launch(one)
+    check_launch(SimpleNamespace(num_processes=2))
 
 
 def options(*more: str):

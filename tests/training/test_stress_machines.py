@@ -7,6 +7,7 @@ one process that takes four accumulation steps.
 import json
 import re
 import shlex
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,8 +23,7 @@ from tests.training.processes import PATIENCE, Training, wait_for
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(4 * 3600)]
 
 PAGE = (Path(training.__file__).parent / "MORE_THAN_ONE_MACHINE.md").read_text()
-BLOCKS = [block for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) if "SBATCH" not in block]
-ACCELERATE, TORCHRUN, ONE_LEFT = BLOCKS
+ACCELERATE, TORCHRUN, SLURM, ONE_LEFT = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
 EPOCHS, IMAGES = 3, 112
 # layer norm instead of batch norm: nothing but the order of sums depends on how the batches are divided
 TINY = ["--no-pretrained", "--model", "test_efficientnet_ln", "--image_size", "32", "--batch_size", "4"]
@@ -106,6 +106,14 @@ def run_counted(machines, repo: str) -> tuple[Path, str]:
     for number in (0, 1):
         assert any((machines.folder / f"hf_home_{number}").iterdir()), "each has downloaded for itself"
     return run, log.read_text()
+
+
+def test_the_slurm_script_runs_the_command_that_is_tested_here():
+    command = re.search(r"srun bash -c '(.*?)'", SLURM, re.DOTALL)[1]
+    command = command.replace("$SLURM_NNODES", "2").replace("$SLURM_NODEID", "$MACHINE")
+    command, tested = (shlex.split(text.replace("\\\n", " ")) for text in (command, TORCHRUN))
+    assert command == tested
+    subprocess.run(["bash", "-n"], input=SLURM, text=True, check=True)
 
 
 def test_two_machines_use_every_image_once_and_train_like_one_process(machines, drawn_repo, one_process):
