@@ -10,12 +10,18 @@ set -euo pipefail
 variant=${1:?online or offline} images=${2:?folder of images} names=${3:?list of test names} out=${4:?output folder}
 python=${PYTHON:-.venv/bin/python}
 minutes=${MINUTES:-180}
+# bfloat16 where the hardware computes in it; elsewhere it is emulated, and slower than float32
+if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || grep -qm1 avx512_bf16 /proc/cpuinfo; then
+    precision=${PRECISION:-bf16}
+else
+    precision=${PRECISION:-no}
+fi
 mkdir -p "$out"
 
 [ -d "$out/dataset" ] || "$python" -m dataset_script build "$images" "$out/dataset" --test_names "$names"
 
 train() {
-    "$python" -m accelerate.commands.launch --num_machines 1 --mixed_precision "${PRECISION:-bf16}" --dynamo_backend no \
+    "$python" -m accelerate.commands.launch --num_machines 1 --mixed_precision "$precision" --dynamo_backend no \
         train_accelerate.py --dataset "$out/dataset" --resume "$@"
 }
 
@@ -26,7 +32,7 @@ case $variant in
         ;;
     offline)
         "$python" -m runs.imagenet_lite 0 "$out/imagenet"
-        PRECISION=no train --init_from "$out/imagenet" --image_size 160 --scale 0.55 1.25 --output_dir "$out/teacher" --epochs 40 \
+        precision=no train --init_from "$out/imagenet" --image_size 160 --scale 0.55 1.25 --output_dir "$out/teacher" --epochs 40 \
             --max_minutes "$((minutes / 4))" --batch_size 32 --learning_rate 1e-3 --weight_decay 0.02 --ema_decay 0.99 \
             --mixup 0.1 --drop_path_rate 0.1 --warmup 0.05
         student=(--output_dir "$out/student" --epochs 1000 --max_minutes "$minutes" --batch_size 32 --teacher "$out/teacher"
