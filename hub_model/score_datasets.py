@@ -1,7 +1,7 @@
 """Data sets for `python -m hub_model.score`: a repo id or folder in, a `Source` of its splits out.
 
-Parquet, the form of a data set repo, is read row group by row group, over the network as from a disk. Any other form goes
-through `datasets` streaming and is divided by its files.
+Parquet, the form of a data set repo, is read row group by row group, over the network as from a disk; single image files one by
+one. Any other form goes through `datasets` streaming and is divided by its files.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import datasets
@@ -18,6 +18,7 @@ import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.exceptions import DatasetNotFoundError
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from datasets.packaged_modules.parquet.parquet import Parquet
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
@@ -28,7 +29,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hub_model.score_sources import MAX_PIECES, Picture, Piece, ScoringError, rows_a_piece
+from hub_model.score_sources import MAX_PIECES, SUFFIXES, Picture, Piece, ScoringError, Source, rows_a_piece
 
 UNREACHABLE = (OSError, HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError)
 UNREADABLE = (
@@ -49,7 +50,7 @@ def is_dataset_folder(folder: Path) -> bool:
 
 def open_dataset(
     name: str, config: str | None, revision: str | None, wanted: list[str], image: str, label: str
-) -> ParquetImages | StreamedImages:
+) -> Source:
     """Open the splits `wanted` (all for an empty list) of a data set repo or folder; `image` and `label` name its columns.
 
     Raises ScoringError: it cannot be reached or read, or lacks a split or the image column.
@@ -70,7 +71,12 @@ def open_dataset(
     if missing := [split for split in wanted if split not in splits]:
         raise ScoringError(f"{name} has no split {missing[0]!r} (it has: {', '.join(splits)})")
     settings = {"dataset": name, "config": config, "revision": revision, "splits": wanted or splits}
-    kind = ParquetImages if isinstance(builder, Parquet) else StreamedImages
+    single = isinstance(builder, ImageFolder) and any(
+        url.lower().endswith(SUFFIXES)
+        for split in settings["splits"]
+        for url in builder.config.data_files[split]
+    )
+    kind = ParquetImages if isinstance(builder, Parquet) else SingleFiles if single else StreamedImages
     try:
         return kind.open(builder, settings | {"image_column": image, "label_column": label})
     except ScoringError:
@@ -155,6 +161,34 @@ class ParquetImages(_Columns):
             first += 1
 
 
+class SingleFiles:
+    """Splits that are folders of image files; the label is the name of the folder that a file is in, where there are several."""
+
+    def __init__(self, settings: dict[str, Any], files: dict[str, list[str]], pieces: list[Piece]) -> None:
+        self.settings, self.files, self.pieces = settings, files, pieces
+        folders = {PurePosixPath(url).parent.name for urls in files.values() for url in urls}
+        self.known = ("split", "label") if len(folders - set(files)) > 1 else ("split",)
+
+    @classmethod
+    def open(cls, builder: datasets.DatasetBuilder, settings: dict[str, Any]) -> SingleFiles:
+        """Take the list of files that `datasets` made."""
+        found = {split: sorted(builder.config.data_files[split]) for split in settings["splits"]}
+        files = {split: [u for u in urls if u.lower().endswith(SUFFIXES)] for split, urls in found.items()}
+        total, pieces = sum(map(len, files.values())), []
+        for split, urls in files.items():
+            for first in range(0, len(urls), rows_a_piece(total)):
+                last = min(first + rows_a_piece(total), len(urls))
+                pieces.append(Piece(last - first, (split, first, last)))
+        digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+        return cls(settings | {"images": total, "files_sha256": digest}, files, pieces)
+
+    def read(self, piece: Piece) -> Iterator[Picture]:
+        split, first, last = piece.place
+        for url in self.files[split][first:last]:
+            path = PurePosixPath(url)
+            yield Picture(path.name, url, split, path.parent.name if "label" in self.known else None)
+
+
 class StreamedImages(_Columns):
     """Splits in any form that `datasets` can stream; a piece is one of its files, or a few."""
 
@@ -184,6 +218,10 @@ class StreamedImages(_Columns):
                 k: t.cast_column(self.image, datasets.Image(decode=False)) for k, t in found.items()
             }
         for position, row in enumerate(self.tables[split].shard(parts, part)):
+            if not isinstance(row[self.image], dict | bytes | None):
+                raise ScoringError(
+                    f"{self.settings['dataset']} hands out decoded images only: store it as Parquet"
+                )
             yield self.picture(row, split, f"{split}-{part:04d}-{position:06d}")
 
 

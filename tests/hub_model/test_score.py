@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import itertools
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -182,7 +184,7 @@ def test_a_data_set_and_a_model_of_the_hub_give_the_same_as_their_folders(datase
     assert pq.read_table(tmp_path / "hub.parquet").equals(pq.read_table(tmp_path / "here.parquet"))
 
 
-def test_a_data_set_that_is_no_parquet_is_streamed(many, model, owner, tmp_path):
+def test_a_repo_of_single_files_is_read_file_by_file(many, model, owner, tmp_path):
     files = [many / name for name in paths_below(many)[:30]]
     for path in files:
         target = tmp_path / "images" / "train" / ("odd" if int(path.stem) % 2 else "even") / path.name
@@ -195,6 +197,26 @@ def test_a_data_set_that_is_no_parquet_is_streamed(many, model, owner, tmp_path)
     assert sorted(row["file_name"] for row in rows) == sorted(path.name for path in files)
     assert not any(row["error"] for row in rows)
     assert all(row["label"] == ("odd" if int(row["file_name"][:5]) % 2 else "even") for row in rows)
+
+
+def test_a_repo_in_another_form_is_streamed(many, model, owner, tmp_path):
+    names = paths_below(many)[:30]
+    with tarfile.open(tmp_path / "train.tar", "w") as archive:
+        for name in names:
+            archive.add(many / name, Path(name).name)
+            label = tarfile.TarInfo(f"{Path(name).stem}.cls")
+            label.size = 1
+            archive.addfile(label, io.BytesIO(b"1"))
+    HfApi().create_repo(f"{owner}/tarred", repo_type="dataset")
+    HfApi().upload_file(
+        repo_id=f"{owner}/tarred", repo_type="dataset",
+        path_or_fileobj=tmp_path / "train.tar", path_in_repo="train.tar",
+    )  # fmt: skip
+    columns = ["--image_column", "png", "--label_column", "cls"]
+    assert score(f"{owner}/tarred", model, tmp_path / "out.parquet", *columns) == 0
+    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [row["file_name"] for row in rows] == [Path(name).name for name in names]
+    assert {(row["split"], row["label"], row["error"]) for row in rows} == {("train", "1", None)}
 
 
 def kill_in_the_middle(launch: list[str], arguments: list[str], parts: Path, at_least: int = 1) -> int:
