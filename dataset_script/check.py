@@ -6,6 +6,7 @@ without being decoded. The bytes themselves are never changed.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import io
 import warnings
@@ -27,6 +28,7 @@ MAX_SIDE = 16_384
 MIN_SIDE = 8
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")  # JPEG opens MPO too
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8", b"RIFF", b"BM")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h, see mallopt(3)
 ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB`\x82", b"GIF8": b"\x3b"}  # first bytes -> last mark
 
 
@@ -129,6 +131,17 @@ def check(path: str, data: bytes) -> Accepted | Rejected:
             )  # fmt: skip
     except Exception as error:  # whatever a decoder raises on bytes made to break it: it is this file's fault
         return _judge_error(path, data, error)
+
+
+def keep_small_blocks() -> None:
+    """Tell a worker's malloc, where it is glibc's, to keep up to 16 MB of what is freed, in blocks of up to 4 MB.
+
+    As it is set up, it hands an image's buffers back to the system, which maps and zeroes their 600 pages anew for the next one.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, 4 * 2**20)
+        mallopt(M_TRIM_THRESHOLD, 16 * 2**20)
 
 
 def check_batch(batch: list[tuple[str, bytes]]) -> list[Accepted | Rejected]:

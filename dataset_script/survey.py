@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from dataset_script.check import Accepted, check_batch
+from dataset_script.check import Accepted, check_batch, keep_small_blocks
 from dataset_script.labels import looks_published
 from dataset_script.layout import Layout, Rejected
 from dataset_script.overlaps import PointStore
@@ -70,7 +70,7 @@ def examine(source, paths: Sequence[str], workers: int, bar: tqdm) -> Iterator[A
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["dataset_script.check"])
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=keep_small_blocks) as pool:
         waiting: deque = deque()
         under_way = 0
 
