@@ -1,14 +1,15 @@
-"""How fast and in how much memory a data set is built: `python -m bench.dataset_build RAW_FOLDER [--times 1 10]`.
+"""Data set build: images/s and the largest memory of `dataset_script build`, against `datasets`' ImageFolder and `push_to_hub`.
 
 The folder is built as it is, and again with every image many times over, each time turned, mirrored or magnified, so that all
-are different pictures. Prints, for each size, seconds, images per second and the largest memory of all its processes together
-(proportional set size, sampled).
+are different pictures. Memory is that of all processes together (proportional set size, sampled).
+`python -m bench.dataset_build RAW_FOLDER [--times 1 10]` prints our seconds and memory at other sizes.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -21,8 +22,21 @@ from pathlib import Path
 import psutil
 from PIL import Image, ImageOps
 
+from bench.side_by_side import Row, in_turns, rows
+from local_hub import LocalHub
+
 TURNS = 4
 ZOOMS = (1.0, 1.2, 1.4, 1.6)
+TURNS_MEASURED = 3  # at most: one takes a quarter of a minute
+TIMES = 10  # how many of each image the larger folder has
+BUILD = "dataset_script build"
+BUILD_AND_PUSH = "dataset_script build, then push"
+IMAGE_FOLDER = "datasets: ImageFolder, then push_to_hub"
+PUSH = """
+import sys
+from datasets import load_dataset
+load_dataset("imagefolder", data_dir=sys.argv[1]).push_to_hub("localdev/cells")
+"""
 
 
 def variant(image: Image.Image, number: int) -> Image.Image:
@@ -56,10 +70,11 @@ def proportional_megabytes(process: psutil.Process) -> float:
     return total / 2**20
 
 
-def measured(command: list[str]) -> tuple[float, float]:
+def measured(command: list[str], environment: dict[str, str] | None = None) -> tuple[float, float]:
     """Run a command; return its seconds and the largest memory of its processes in MB (2**20 bytes)."""
     started, peak = time.perf_counter(), 0.0
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as running:
+    whole = os.environ | (environment or {})
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=whole) as running:
         done = threading.Event()
 
         def watch() -> None:
@@ -78,6 +93,59 @@ def measured(command: list[str]) -> tuple[float, float]:
     return time.perf_counter() - started, peak
 
 
+def images_of(raw: Path) -> list[Path]:
+    """The images of a raw folder."""
+    return sorted(raw.glob("*/**/*.jpg"))
+
+
+def grown(raw: Path, out: Path, times: int) -> Path:
+    """A folder with `times` variants of each image; the raw folder itself for one."""
+    if times == 1:
+        return raw
+    with ProcessPoolExecutor() as pool:
+        list(pool.map(partial(multiply, raw=raw, out=out, times=times), images_of(raw), chunksize=64))
+    return out
+
+
+def build_command(raw: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "dataset_script", "build", str(raw), str(out)]
+
+
+def measure(data: Path, repeats: int) -> list[Row]:
+    """Images/s and peak memory as the images are, and our own with `TIMES` as many."""
+    count, memory = len(images_of(data)), {name: [] for name in (BUILD, BUILD_AND_PUSH, IMAGE_FOLDER)}
+
+    def speed(name: str) -> float:
+        with tempfile.TemporaryDirectory() as place, LocalHub(Path(place) / "hub") as hub:
+            out = Path(place) / "out"
+            push = [sys.executable, "-m", "dataset_script", "push", str(out), "localdev/cells"]
+            command = {
+                BUILD: build_command(data, out),
+                BUILD_AND_PUSH: ["sh", "-c", f"{shlex.join(build_command(data, out))} && {shlex.join(push)}"],
+                IMAGE_FOLDER: [sys.executable, "-c", PUSH, str(data)],
+            }[name]
+            seconds, peak = measured(command, hub.environment)
+        memory[name].append(peak)
+        return count / seconds
+
+    turns = {name: partial(speed, name) for name in memory}
+    values = in_turns(turns, min(repeats, TURNS_MEASURED))
+    notes = {
+        BUILD: "every image decoded, copies and overlaps found",
+        IMAGE_FOLDER: "decodes nothing, finds no copies, makes no splits; to the local Hub",
+    }
+    table = rows(f"Data set of {count:,} crops", values, "images/s", IMAGE_FOLDER, True, notes)
+    table += rows(f"Data set of {count:,} crops, peak memory", memory, "MB", IMAGE_FOLDER, False)
+    with tempfile.TemporaryDirectory() as place:
+        raw = grown(data, Path(place) / "raw", TIMES)
+        seconds, peak = measured(build_command(raw, Path(place) / "out"))
+    small, large = f"{count:,} crops", f"{TIMES * count:,} crops"
+    sizes = {small: values[BUILD][-1:], large: [TIMES * count / seconds]}
+    table += rows(f"{BUILD}, {TIMES} times as many", sizes, "images/s", small, True)
+    peaks = {small: memory[BUILD][-1:], large: [peak]}
+    return table + rows(f"{BUILD}, {TIMES} times as many, peak memory", peaks, "MB", small, False)
+
+
 def main() -> None:
     """Print one row a size."""
     parser = argparse.ArgumentParser(
@@ -91,23 +159,14 @@ def main() -> None:
     limit = 2 * TURNS * len(ZOOMS)
     if not all(1 <= times <= limit for times in arguments.times):
         parser.error(f"--times goes from 1 to {limit}")
-    files = sorted(path for path in arguments.raw.glob("*/**/*.jpg"))
+    files = images_of(arguments.raw)
     if not files:
         parser.error(f"{arguments.raw} has no .jpg in folders of classes")
     print(f"{'images':>8} {'seconds':>8} {'images/s':>9} {'peak MB':>8}   on {os.cpu_count()} cores")
     for times in arguments.times:
         with tempfile.TemporaryDirectory() as place:
-            raw = arguments.raw
-            if times > 1:
-                raw = Path(place) / "raw"
-                with ProcessPoolExecutor() as pool:
-                    list(
-                        pool.map(
-                            partial(multiply, raw=arguments.raw, out=raw, times=times), files, chunksize=64
-                        )
-                    )
-            command = [sys.executable, "-m", "dataset_script", "build", str(raw), str(Path(place) / "out")]
-            seconds, peak = measured(command)
+            raw = grown(arguments.raw, Path(place) / "raw", times)
+            seconds, peak = measured(build_command(raw, Path(place) / "out"))
         images = times * len(files)
         print(f"{images:8,} {seconds:8.1f} {images / seconds:9.0f} {peak:8.0f}", flush=True)
 
