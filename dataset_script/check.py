@@ -26,6 +26,7 @@ Image.init()  # `formats` below names decoders, which Pillow registers late
 MAX_PIXELS = 24_000_000  # a photograph of a large camera; 96 MB decoded at most
 MAX_SIDE = 16_384
 MIN_SIDE = 8
+LONGEST = 40  # long side to short one: whoever brings the short one to a network's size would fill the memory
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")  # JPEG opens MPO too
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8", b"RIFF", b"BM")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h, see mallopt(3)
@@ -80,7 +81,8 @@ def _cut_short(data: bytes) -> bool:
 def _judge_header(path: str, image: Image.Image) -> Rejected | None:
     width, height = image.size
     pixels = width * height * (2 if image.format == "WEBP" else 1)  # its decoder keeps two more copies
-    if pixels > MAX_PIXELS or max(width, height) > MAX_SIDE or min(width, height) < MIN_SIDE:
+    short, long = sorted((width, height))
+    if pixels > MAX_PIXELS or long > MAX_SIDE or short < MIN_SIDE or long > LONGEST * short:
         return Rejected(path, "absurd dimensions", f"{width}x{height} pixels")
     kind = "JPEG" if image.format == "MPO" else image.format
     if IMAGE_SUFFIXES.get(suffix(path)) != kind:

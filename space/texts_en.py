@@ -178,5 +178,6 @@ TEXTS = {
     "upload_zip_locked": "This zip entry is encrypted.",
     "upload_too_many": "Only the first {limit} pictures are counted.",
     "upload_missing": "Please send a picture.",
+    "upload_too_narrow": "The picture is {width} × {height} pixels: that is a line, not a cell.",
     "upload_gone": "The picture was deleted in the meantime: please send it again.",
 }

@@ -183,5 +183,6 @@ TEXTS = {
     "upload_zip_locked": "Entri zip ini terenkripsi.",
     "upload_too_many": "Hanya {limit} gambar pertama yang dihitung.",
     "upload_missing": "Kirimkan sebuah gambar.",
+    "upload_too_narrow": "Gambar itu berukuran {width} × {height} piksel: itu garis, bukan sel.",
     "upload_gone": "Gambar itu sudah dihapus: kirimkan sekali lagi.",
 }

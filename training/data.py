@@ -34,6 +34,7 @@ from training.source import Row, Source, first_line
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM")  # others Pillow may hand to Ghostscript
 MAX_PIXELS = 24_000_000  # of an image as stored, what `dataset_script` takes at most
+LONGEST = 40  # long side to short one: the transform brings the short one to size, and a thread of pixels would fill memory
 LARGE = 4_000_000  # pixels from which on one image is decoded at a time
 _one_large_image_at_a_time = threading.Lock()
 
@@ -91,6 +92,8 @@ def decode(row: Row, transform: Callable[[Image.Image], Image.Image]) -> torch.T
             pixels = copies * image.width * image.height
             if pixels > MAX_PIXELS:
                 raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
+            if max(image.size) > LONGEST * min(image.size):
+                raise ValueError(f"{image.width}x{image.height} pixels are a line, not a picture")
             with _one_large_image_at_a_time if pixels > LARGE else nullcontext():
                 image.load()
                 return pil_to_tensor(transform(to_rgb(image)))

@@ -68,6 +68,7 @@ PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
     "bomb.png": (lambda: png_header(30_000, 30_000), "bomb"),
     "huge-claim.png": (lambda: png_header(9_000, 9_000), "bomb"),
     "wide.png": (lambda: picture("RGB", (20_000, 100)), "too_wide"),
+    "line.png": (lambda: picture("RGB", (4_000, 20)), "too_narrow"),
     "pixel.png": (lambda: picture("RGB", (1, 1)), "too_small"),
     "animated.gif": (animated, "animated"),
     "500-megabytes.jpg": (lambda: jpeg() + bytes(500 * 2**20), "too_large"),
