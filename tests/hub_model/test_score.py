@@ -263,11 +263,11 @@ def test_two_processes_give_the_bytes_of_one(many, of_many, model, tmp_path):
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("launch", LAUNCHES)
 def test_kills_in_every_phase_lose_and_double_nothing(launch, model, tmp_path):
-    """SIGKILL after the 1st, 3rd, 6th, … part, and once more; then the rows are counted."""
+    """SIGKILL early, in the middle and near the end; then the rows are counted."""
     images = write_images(tmp_path / "images", 5000, seed=1)
     out, alone = tmp_path / "out.parquet", tmp_path / "alone.parquet"
     arguments = arguments_of(images, model, out)
-    for at_least in (1, 3, 6, 10, 15):
+    for at_least in (1, 8, 16):
         kill_in_the_middle(LAUNCHES[launch], arguments, tmp_path / "out.parquet.parts", at_least)
     subprocess.run([sys.executable, *LAUNCHES[launch], *arguments], check=True)
     names = pq.read_table(out)["file_name"].to_pylist()
