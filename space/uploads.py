@@ -24,7 +24,7 @@ MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 24_000_000  # four bytes each while it is decoded, and there is more than one copy then
 MAX_SIDE = 12_000
 MIN_SIDE = 16
-LONGEST = 40  # long side to short one: the transform brings the short one to size, whatever becomes of the long one
+LONGEST = 40  # long side to short one: the transform brings the short one to size
 CELL_SIDE = 1024  # a picture of one cell is reduced to this before anything else looks at it
 _one_large_picture_at_a_time = threading.Lock()
 

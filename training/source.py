@@ -15,7 +15,7 @@ import datasets
 import httpx2
 import pyarrow
 import yaml
-from datasets.exceptions import DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub import DatasetCard, HfApi, HfFileSystem
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
@@ -26,7 +26,6 @@ UNREACHABLE = (OSError, HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError)
 UNREADABLE = (
     DatasetNotFoundError,
     HFValidationError,
-    pyarrow.ArrowException,
     ValueError,
     NotImplementedError,
     RuntimeError,
@@ -148,6 +147,16 @@ def open_source(options, streaming: bool) -> Source:
     Raises:
         TrainingError: it cannot be reached or read, or has not what training needs.
     """
+    try:
+        return _open_source(options, streaming)
+    except (pyarrow.ArrowException, DatasetGenerationError) as error:
+        cause = error.__cause__ or error
+        empty = "BatchSize must be greater than 0" in str(cause)  # pyarrow's word for a Parquet file without a row
+        reason = "a split of it is empty, a Parquet file without a row" if empty else first_line(cause)
+        raise TrainingError(f"data set {options.dataset} cannot be read: {reason}") from error
+
+
+def _open_source(options, streaming: bool) -> Source:
     tables = load(options, streaming)
     wanted = [options.train_split, options.validation_split, options.test_split]
     for split in wanted[:2]:
