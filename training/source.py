@@ -151,7 +151,7 @@ def open_source(options, streaming: bool) -> Source:
         return _open_source(options, streaming)
     except (pyarrow.ArrowException, DatasetGenerationError) as error:
         cause = error.__cause__ or error
-        empty = "BatchSize must be greater than 0" in str(cause)  # pyarrow's word for a Parquet file without a row
+        empty = "BatchSize must be greater than 0" in str(cause)  # pyarrow's word for a file without a row
         reason = "a split of it is empty, a Parquet file without a row" if empty else first_line(cause)
         raise TrainingError(f"data set {options.dataset} cannot be read: {reason}") from error
 
@@ -212,6 +212,8 @@ def load(options, streaming: bool) -> dict:
                 streaming=streaming,
             )
         )
+    except pyarrow.ArrowException:  # `open_source` knows what it means
+        raise
     except UNREADABLE as error:
         raise TrainingError(f"data set {options.dataset} cannot be read: {first_line(error)}") from error
     except UNREACHABLE as error:
