@@ -285,6 +285,29 @@ def test_the_launchers_cpu_flag_loses_no_row(many, of_many, model, tmp_path):
     assert out.read_bytes() == of_many.read_bytes()
 
 
+@pytest.mark.stress
+def test_two_processes_refuse_in_one_sentence_and_both_end(model, tmp_path):
+    arguments = arguments_of(tmp_path / "nowhere", model, tmp_path / "out.parquet")
+    done = subprocess.run([sys.executable, *TWO, *arguments], text=True, capture_output=True, timeout=250)
+    assert done.returncode == 1 and done.stderr.count("error: ") == 1
+    assert "is neither a folder nor a data set" in done.stderr
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(900)
+def test_memory_does_not_grow_with_the_images(model, tmp_path):
+    """Ten times as many images need at most a tenth more memory."""
+    report = "import resource, sys; from hub_model.score import main; code = main(sys.argv[1:]); "
+    report += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
+    peaks = []
+    for count in (800, 8000):
+        images = write_images(tmp_path / str(count), count)
+        command = [sys.executable, "-c", report, *arguments_of(images, model, tmp_path / f"{count}.parquet")]
+        done = subprocess.run(command, check=True, text=True, capture_output=True)
+        peaks.append(int(done.stdout.split()[-1]))
+    assert peaks[1] < 1.1 * peaks[0], peaks
+
+
 def test_what_is_wrong_with_the_input_is_one_sentence(dataset, model, owner, tmp_path, capsys):
     empty, out = tmp_path / "empty", tmp_path / "out.parquet"
     empty.mkdir()
