@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,9 +94,10 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, 
         try:
             _save(accelerator, folder, f"step-{progress.epoch:05d}-{progress.step:08d}", keep)
         except (OSError, RuntimeError, SafetensorError) as error:
+            reason = why_not_written(error, folder / UNFINISHED)
             shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
             raise TrainingError(
-                f"no checkpoint can be written to {folder}: {first_line(error)}; the earlier ones are untouched"
+                f"no checkpoint can be written to {folder}: {reason}; the earlier ones are untouched"
             ) from error
     accelerator.wait_for_everyone()
 
@@ -114,6 +116,21 @@ def _save(accelerator: Accelerator, folder: Path, name: str, keep: int) -> None:
     sync(folder)
     for old in newest_first(folder)[keep:]:
         shutil.rmtree(old)
+
+
+def why_not_written(error: Exception, folder: Path) -> str:
+    """Return why a file could not be written to a folder.
+
+    torch says of a full disk "unexpected pos 593216 vs 593108" or "iostream error", so another file is tried there.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))
+    except OSError as refusal:
+        return refusal.strerror
+    return first_line(error)
 
 
 def load_checkpoint(accelerator: Accelerator, folder: Path) -> str | None:
