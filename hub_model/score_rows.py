@@ -74,7 +74,10 @@ def encoded(picture: Picture) -> bytes | str:
     """
     if picture.data is None:
         raise OSError("the data set holds no image in this row")
-    if isinstance(picture.data, bytes) or "://" not in picture.data:
+    if isinstance(picture.data, bytes):
+        return picture.data
+    if "://" not in picture.data:
+        open(picture.data, "rb").close()  # raises for a file that is gone or may not be read
         return picture.data
     try:
         with fsspec.open(picture.data) as file:
