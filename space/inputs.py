@@ -30,16 +30,24 @@ class _WithoutStub(type(gr.Image)):
         return ABCMeta.__new__(cls, name, bases, attributes)
 
 
-class _UploadsOnly:
-    """Refuses an address, which Gradio would download."""
+def uploads_only(component: type[gr.components.Component]) -> type[gr.components.Component]:
+    """Make a component refuse an address, which Gradio would download.
 
-    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
+    A decorator and no base class: the page takes a component for what its first base is.
+    """
+    accept = component.async_move_resource_to_block_cache
+
+    async def accept_upload(self: Any, url_or_file_path: str | Path | None) -> str | None:
         if is_http_url_like(str(url_or_file_path)):
             raise gr.Error("An address cannot be used: upload the file itself.", print_exception=False)
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
+        return await accept(self, url_or_file_path)
+
+    component.async_move_resource_to_block_cache = accept_upload
+    return component
 
 
-class PictureInput(_UploadsOnly, gr.Image, metaclass=_WithoutStub):
+@uploads_only
+class PictureInput(gr.Image, metaclass=_WithoutStub):
     """`gr.Image` in the page (drop, paste, camera); the path of the upload, undecoded, in Python."""
 
     is_template = True  # the page shows it as its parent
@@ -48,7 +56,8 @@ class PictureInput(_UploadsOnly, gr.Image, metaclass=_WithoutStub):
         return payload.path if payload else None
 
 
-class FileInput(_UploadsOnly, gr.File, metaclass=_WithoutStub):
+@uploads_only
+class FileInput(gr.File, metaclass=_WithoutStub):
     """`gr.File` in the page; the paths of the uploads in Python (its parent leaves an empty file for each)."""
 
     is_template = True
