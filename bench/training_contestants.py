@@ -1,8 +1,8 @@
 """One contestant of `bench.training`: `python -m bench.training_contestants SCRIPT PRECISION IMAGES`; turns in, images/s out.
 
-It gets ready, trains a first turn, says so, and then trains `STEPS` steps for each line on stdin. The scripts of timm and
-Transformers are not in their packages: their loops are rebuilt here from their documentation, with what they do at each step and
-the data pipeline that they document. Ours runs as it is.
+It gets ready, trains a first turn, says so, and trains `STEPS` steps for each line on stdin (peers fewer, once they have taken
+`ENOUGH` seconds). The scripts of timm and Transformers are not in their packages: their loops are rebuilt here from their
+documentation, with what they do at each step and the data pipeline that they document. Ours runs as it is.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 
 STEPS, BATCH, SIZE, CLASSES = 3, 32, 128, 7
+ENOUGH = 4.0  # seconds of a turn, after which no further step is begun
 RELEASE = Path(__file__).resolve().parents[1] / "hub_model" / "release"
-Turns = dict[str, Callable[[], None]]
+Turns = dict[str, Callable[[], int]]  # each returns how many steps it trained
 
 
 def ours(precision: str, images: Path, keep_memory: bool = True) -> Turns:
@@ -46,16 +47,17 @@ def ours(precision: str, images: Path, keep_memory: bool = True) -> Turns:
     run.saved, run.training_size = time.monotonic(), run.size
     split, _ = run.loader.splits(run.size)
 
-    def loop() -> None:
+    def loop() -> int:
         run.train_epoch(split)
         progress = run.progress
         progress.epoch, progress.step, progress.losses, progress.confusion = progress.epoch + 1, 0, None, None
+        return STEPS
 
     batch = next(iter(split.training(0)))
     views, targets = run.mix(run.augment(batch.images.float() / 255, SIZE), batch.labels)
     views = normalise(views, run.data_config)
 
-    def ceiling() -> None:
+    def ceiling() -> int:
         for _ in range(STEPS):
             logits, _ = run.student(views)
             run.accelerator.backward(label_loss(logits.float(), targets, run.class_weights))
@@ -64,6 +66,7 @@ def ours(precision: str, images: Path, keep_memory: bool = True) -> Turns:
             run.optimizer.step()
             run.optimizer.zero_grad()
             run.ema.update(run.network, step=run.progress.update)
+        return STEPS
 
     return {"loop": loop, "ceiling": ceiling}
 
@@ -151,12 +154,16 @@ def hf(precision: str, images: Path) -> Turns:
     return {"loop": taken_from(steps())}
 
 
-def taken_from(steps: Iterator[None]) -> Callable[[], None]:
-    """A turn: the next `STEPS` steps."""
+def taken_from(steps: Iterator[None]) -> Callable[[], int]:
+    """A turn: the next `STEPS` steps, or as many as begin in `ENOUGH` seconds."""
 
-    def turn() -> None:
-        for _ in range(STEPS):
+    def turn() -> int:
+        started = time.perf_counter()
+        done = 0
+        while done < STEPS and time.perf_counter() - started < ENOUGH:
             next(steps)
+            done += 1
+        return done
 
     return turn
 
@@ -180,8 +187,8 @@ def main() -> None:
     with contextlib.suppress(KeyboardInterrupt):
         for line in sys.stdin:
             started = time.perf_counter()
-            turns[line.strip()]()
-            print(f"bench: {STEPS * BATCH / (time.perf_counter() - started)}", flush=True)
+            images_seen = BATCH * turns[line.strip()]()
+            print(f"bench: {images_seen / (time.perf_counter() - started)}", flush=True)
 
 
 if __name__ == "__main__":
