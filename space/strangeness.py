@@ -42,12 +42,13 @@ def mahalanobis(
     orthonormal `directions` [D, K], and rule["residual_variance"] in every direction across them.
     `class_means` is [C, D].
     """
-    directions = arrays["directions"].astype(np.float64)
+    directions, means = (np.asarray(arrays[name], np.float64) for name in ("directions", "class_means"))
+    features = np.asarray(features, np.float64)
+    projected = features @ directions  # once, not again for every class
     nearest = np.full(len(features), np.inf)
-    for mean in arrays["class_means"].astype(np.float64):
-        away = features - mean
-        along = away @ directions
-        across = np.maximum((away**2).sum(axis=1) - (along**2).sum(axis=1), 0)
+    for mean, projected_mean in zip(means, means @ directions, strict=True):
+        along = projected - projected_mean
+        across = np.maximum(((features - mean) ** 2).sum(axis=1) - (along**2).sum(axis=1), 0)
         distance = (along**2 / arrays["variances"]).sum(axis=1) + across / float(rule["residual_variance"])
         nearest = np.minimum(nearest, distance)
     return nearest

@@ -75,7 +75,10 @@ class Trust:
         if path.is_file():
             from safetensors.numpy import load_file
 
-            arrays = load_file(path)
+            arrays = {  # converted once, not for every answer; training features are large and compared in float32
+                name: array if name == "training_features" else array.astype(np.float64)
+                for name, array in load_file(path).items()
+            }
         trust = cls(repo.label_names, temperature, thresholds, stranger, arrays)
         trust._check_score(repo.name)
         return trust
