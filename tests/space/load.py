@@ -32,6 +32,7 @@ from tests.space.visitors import (
     memory_line,
     percentile,
     plain_server,
+    run,
     running,
     space_server,
     watched_memory,
@@ -49,7 +50,7 @@ def predict_once(address: str, endpoint: str, *files: tuple[str, bytes]) -> floa
             return await ask(http, address, Question(endpoint, files, "answer"))
 
     begin = time.monotonic()
-    outcome = asyncio.run(once())
+    outcome = run(once())
     if outcome != "answer":
         raise RuntimeError(f"/{endpoint}: {outcome}")
     return time.monotonic() - begin
@@ -69,7 +70,7 @@ def predictions(address: str, count: int) -> None:
                 if set(outcomes) != {"answer"}:
                     raise RuntimeError(f"predictions ended with {outcomes}")
 
-    asyncio.run(many())
+    run(many())
 
 
 def drop_to_answer(address: str, times: int = 20) -> list[float]:

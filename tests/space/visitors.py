@@ -19,10 +19,12 @@ import time
 import urllib.request
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import httpx2
 import psutil
@@ -32,6 +34,7 @@ from tests.space.bad_uploads import PICTURES
 
 ROOT = Path(__file__).resolve().parents[2]
 BAD = [name for name in PICTURES if name not in ("500-megabytes.jpg", "wide.png")]
+T = TypeVar("T")
 META = {"_type": "gradio.FileData"}
 
 
@@ -202,8 +205,14 @@ def hammer(
         until = time.monotonic() + seconds
         await asyncio.gather(*(_client(address, asked, until, replies, retry) for _ in range(clients)))
 
-    asyncio.run(all_clients())
+    run(all_clients())
     return replies
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run`, in a thread of its own: in this one, Playwright may have a loop already."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 @contextmanager
