@@ -12,10 +12,12 @@ killed goes on when the same command is given again. The same input gives the sa
 from __future__ import annotations
 
 import argparse
+import ctypes
 import hashlib
 import itertools
 import json
 import os
+import signal
 import sys
 import time
 from collections import Counter, deque
@@ -41,6 +43,7 @@ from space.classifier import Classifier
 from space.model_repo import ModelRepoError
 
 BATCH_SIZE = 32
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 PATIENCE = timedelta(days=30)  # that a process waits for a slower one
 T = TypeVar("T")
 
@@ -254,6 +257,12 @@ class Run:
         return images, time.perf_counter() - started
 
 
+def end_with_launcher() -> None:
+    """Have Linux end this process when the launcher that started it is killed, lest an orphan go on writing OUT."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def threads_of_a_process() -> int:
     """The machine's cores, shared by the processes that were launched on it."""
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
@@ -269,6 +278,7 @@ def summary(out: Path, counts: Counter, unread: int, speed: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Score; expected failures end with one sentence and exit code 1."""
     arguments = parse(argv)
+    end_with_launcher()
     kept = f"finished parts are kept beside {arguments.out}: the same command goes on"
     try:
         with threadpool_limits(1):
