@@ -273,7 +273,8 @@ class Run:
         return self.options.output_dir / "checkpoints"
 
     def say(self, text: str) -> None:
-        self.accelerator.print(text, flush=True)
+        if self.accelerator.is_main_process:  # the first machine's: it has the run folder
+            print(text, flush=True)
 
 
 def summary(entry: dict, speed: float, best_epoch: int) -> str:
