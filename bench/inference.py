@@ -118,7 +118,10 @@ def decode_and_resize(subject: Subject, images: list[bytes], repeats: int) -> li
 
 
 def measure(data: Path, repeats: int) -> list[Row]:
-    """All comparisons, for the released model at its own size and for an untrained ReXNet-150 at 224 px."""
+    """All comparisons, for the released model at its own size and for an untrained ReXNet-150 at 224 px.
+
+    So that it ends within minutes, torch.compile is there for one image only, and so is the network alone at 224 px.
+    """
     if not find_spec("openvino"):
         print("OpenVINO is not measured: install it with pip install -e '.[bench]'", file=sys.stderr)
     files = sorted(data.glob("*/*.jpg"))
@@ -135,13 +138,10 @@ def measure(data: Path, repeats: int) -> list[Row]:
             if subject is subjects[0]:
                 made += decode_and_resize(subject, images, repeats)
             for batch in BATCHES:
-                small = (
-                    batch == 1 or subject is subjects[0]
-                )  # compiling and a large batch at 224 px take minutes
-                ways = contestants(subject, batch, Path(place), compile_too=small)
+                ways = contestants(subject, batch, Path(place), compile_too=batch == 1)
                 name = f"{subject.name}, {subject.size} px, batch {batch}"
                 made += whole_way(f"JPEG to probabilities: {name}", ways, images, batch, repeats)
-                if small:
+                if batch == 1 or subject is subjects[0]:
                     pixels = subject.pixels(images[:batch])
                     made += network_alone(f"Network alone: {name}", ways, pixels, multiply_adds, repeats)
                 torch._dynamo.reset()
