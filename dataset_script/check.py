@@ -50,13 +50,17 @@ class Accepted:
 def luminance(image: Image.Image) -> np.ndarray:
     """Return a decoded image of any mode as luminance, uint8 or float32 [H, W] in 0…255; transparency over white."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.empty((image.height, image.width), dtype=np.float32)
-        for top, strip in strips(image):
-            values[top : top + strip.height] = np.asarray(strip)
-        low, high = float(np.nanmin(values)), float(np.nanmax(values))
-        values -= low
-        values *= 255 / max(high - low, 1e-6)
-        return np.nan_to_num(values, copy=False)
+        low, high = np.inf, -np.inf
+        for _, strip in strips(image):
+            values = np.asarray(strip, dtype=np.float32)
+            finite = values[np.isfinite(values)]
+            low, high = finite.min(initial=low), finite.max(initial=high)
+        gray = np.empty((image.height, image.width), dtype=np.float32)
+        with np.errstate(all="ignore"):
+            for top, strip in strips(image):
+                values = (np.asarray(strip, dtype=np.float32) - low) * (255 / max(high - low, 1e-6))
+                gray[top : top + strip.height] = np.nan_to_num(values).clip(0, 255)
+        return gray
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
         ground = Image.new("RGB", image.size, "white")
