@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 DATA   ?=
 OUT    ?= .run
 
-.PHONY: help run space test stress screenshots release release-offline release-check lint clean
+.PHONY: help run space test stress bench screenshots release release-offline release-check lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 28
@@ -28,6 +28,11 @@ test: $(VENV)/installed  ## all tests; those on real images where ../shared/data
 
 stress: $(VENV)/installed  ## fault injection: kills, full disks, cut connections; minutes
 	$(BIN)/python -m pytest -m stress
+
+bench: $(VENV)/installed  ## measure side by side with the peers and fill the README's tables: make bench [DATA=folder]
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m bench $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m runs.readme
 
 screenshots: $(VENV)/installed  ## every tab of the Space, desktop and phone, light and dark, into screenshots/
 	$(BIN)/python -m tests.space.screenshots screenshots

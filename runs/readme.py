@@ -1,4 +1,5 @@
-"""The README's results, from the files that hold them: hub_model/release/metrics.json in, the marked part of README.md out.
+"""The README's figures, from the files that hold them: hub_model/release/metrics.json and bench/results.json in, the marked
+parts of README.md out.
 
 python -m runs.readme            # writes it
 python -m runs.readme --check    # exits 1 when the README says something else
@@ -12,10 +13,12 @@ import re
 import sys
 from pathlib import Path
 
+from bench.__main__ import read, table
+
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 METRICS = ROOT / "hub_model" / "release" / "metrics.json"
-MARKED = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- /results -->)", re.S)
+MARKED = r"(<!-- {name}: .*? -->\n).*?(<!-- /{name} -->)"
 
 
 def results(metrics: dict) -> str:
@@ -48,6 +51,27 @@ def results(metrics: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def speed(measured: dict) -> str:
+    """Return the tables of what was measured side by side, and on what, as Markdown; nothing where nothing was."""
+    if not measured:
+        return ""
+    on = sorted({(part["hardware"]["cpu"], part["hardware"]["cores"]) for part in measured.values()})
+    machines = " and on ".join(f"{cores} cores of an {cpu}" for cpu, cores in on)
+    return (
+        f"Measured in turns, on {machines}; ratios are taken turn by turn, and above 1 means better than the row with 1.00 in "
+        f"each table.\n\n{table(measured)}"
+    )
+
+
+def filled(text: str) -> str:
+    """Return the README's text with every marked part made anew."""
+    parts = {"results": results(json.loads(METRICS.read_text())), "speed": speed(read())}
+    for name, part in parts.items():
+        pattern = re.compile(MARKED.format(name=name), re.S)
+        text = pattern.sub(lambda found, part=part: found[1] + part + found[2], text)
+    return text
+
+
 def main() -> int:
     """Write or check the README."""
     parser = argparse.ArgumentParser(prog="python -m runs.readme", description=__doc__.splitlines()[0])
@@ -55,11 +79,11 @@ def main() -> int:
         "--check", action="store_true", help="write nothing; exit 1 when the README disagrees"
     )
     text = README.read_text()
-    made = MARKED.sub(lambda m: m[1] + results(json.loads(METRICS.read_text())) + m[2], text)
+    made = filled(text)
     if parser.parse_args().check:
         if made != text:
             print(
-                "error: README.md disagrees with hub_model/release/metrics.json; run python -m runs.readme",
+                "error: README.md disagrees with the files that hold its figures; run python -m runs.readme",
                 file=sys.stderr,
             )
         return int(made != text)
