@@ -28,7 +28,7 @@ EPOCHS, IMAGES = 3, 112
 # layer norm instead of batch norm: nothing but the order of sums depends on how the batches are divided
 TINY = ["--no-pretrained", "--model", "test_efficientnet_ln", "--image_size", "32", "--batch_size", "4"]
 TINY += ["--epochs", str(EPOCHS), "--shuffle_buffer", "50", "--checkpoint_minutes", "0.001"]
-# Losses near 2 are float32 sums, here in another order: 1e-6 was seen after 21 updates. The optimizer divides each gradient by its
+# Losses near 2 are float32 sums, here in another order: 1e-6 was seen after 21 updates. The optimizer divides gradients by their
 # own size, so the rounding of the smallest ones could be carried over whole; hence a hundred times as much.
 TOLERANCE = 1e-4
 
