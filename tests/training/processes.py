@@ -20,6 +20,13 @@ PATIENCE = 1800  # seconds until a run that does not end counts as hanging, on a
 TINY = ["--no-pretrained", "--model", "test_efficientnet", "--image_size", "32", "--batch_size", "16"]
 
 
+def start_server() -> None:
+    """Have the server import the trainer now, so that it is not part of the time that the first run takes."""
+    first = CONTEXT.Process(target=int)
+    first.start()
+    first.join()
+
+
 class Training:
     """The processes of one run, started."""
 
