@@ -1,7 +1,8 @@
 """`onnx/model.onnx` from a timm model: normalised pixels in, logits and pooled features out, any batch size.
 
 Input `pixel_values` float32 [N, 3, H, W] (H, W as in `config.json`); outputs `logits` [N, C] and `features` [N, D].
-The graph is compared with timm before it is kept, and carries no trace of the machine that exported it.
+Its channels come in whole blocks, for speed (`hub_model/onnx_layout.py`). It is compared with timm before it is kept, and has
+no trace of the machine that exported it.
 """
 
 from __future__ import annotations
