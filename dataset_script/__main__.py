@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
 
     draw = commands.add_parser(
-        "draw", help="write drawn cells of the seven classes as OUT/CLASS/CLASS_NNNNN.jpg"
+        "draw", help="write drawn cells of the seven classes as OUT/CLASS/CLASS_drawn_NNNNN.jpg"
     )
     draw.add_argument("out", type=Path)
     draw.add_argument("--per_class", type=_positive, default=40)

@@ -1,6 +1,6 @@
 """Drawings of bone-marrow cells, for tests and for the embedded sample: seeds in, JPEG files out.
 
-`draw_folder` writes `OUT/CLASS/CLASS_NNNNN.jpg`, the layout of the real download, for the seven classes. The
+`draw_folder` writes `OUT/CLASS/CLASS_drawn_NNNNN.jpg`, the layout of the real download, for the seven classes. The
 classes differ as the real ones do (size of the cell, shape and lobes of the nucleus, granules, tint of the
 cytoplasm) and vary inside in stain, brightness, size, position, neighbours and red cells. They are drawings:
 every file says so in its JPEG comment (`COMMENT`), by which `build` knows them, wherever they are copied to.
@@ -213,7 +213,7 @@ def jpeg_bytes(image: Image.Image, quality: int = 92) -> bytes:
 
 
 def draw_folder(out: Path, per_class: int, seed: int = 0) -> None:
-    """Write `per_class` drawn cells of each class as `out/CLASS/CLASS_NNNNN.jpg`.
+    """Write `per_class` drawn cells of each class as `out/CLASS/CLASS_drawn_NNNNN.jpg`.
 
     The same seed gives the same bytes, and image N does not depend on `per_class`.
 
@@ -225,5 +225,5 @@ def draw_folder(out: Path, per_class: int, seed: int = 0) -> None:
         folder = Path(out) / label
         folder.mkdir(parents=True, exist_ok=True)
         image = draw_cell(label, (seed, list(LOOKS).index(label), number))
-        with (folder / f"{label}_{number:05d}.jpg").open("xb") as file:
+        with (folder / f"{label}_drawn_{number:05d}.jpg").open("xb") as file:
             file.write(jpeg_bytes(image))

@@ -152,7 +152,7 @@ def test_a_damaged_zip_is_one_sentence(tmp_path: Path, capsys) -> None:
 
 
 def test_published_names_are_the_test_split(drawn_folder: Path, tmp_path: Path, capsys) -> None:
-    names = [f"{code}_{i:05d}.jpg" for code in SEVEN for i in (1, 2, 3)]
+    names = [f"{code}_drawn_{i:05d}.jpg" for code in SEVEN for i in (1, 2, 3)]
     (tmp_path / "names.csv").write_text(
         "image,label\n" + "".join(f"/elsewhere/{n[:3]}/{n},{n[:3]}\n" for n in [*names, "BLA_99999.jpg"])
     )
