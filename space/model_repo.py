@@ -114,7 +114,7 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
             f"{name!r} is neither a folder nor the id of a model repo (owner/name)"
         ) from None
     except (GatedRepoError, RepositoryNotFoundError):
-        raise ModelRepoError(f"there is no model repo {name} that this Space may read") from None
+        raise ModelRepoError(f"there is no model repo {name} that may be read from here") from None
     except RevisionNotFoundError:
         raise ModelRepoError(f"the model repo {name} has no revision {revision!r}") from None
     except (HfHubHTTPError, HTTPError, OfflineModeIsEnabled, OSError):
