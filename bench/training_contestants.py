@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import random
 import sys
 import tempfile
 import time
@@ -34,9 +35,16 @@ def ours(precision: str, images: Path, keep_memory: bool = True) -> Turns:
     if not keep_memory:
         train_accelerate.keep_freed_memory = lambda: False
     place = Path(tempfile.mkdtemp(dir=images.parent))
-    table = datasets.load_dataset("imagefolder", data_dir=str(images), split="train").shuffle(seed=0)
+    names = sorted(folder.name for folder in images.iterdir())
+    files = random.Random(0).sample(sorted(images.glob("*/*.jpg")), STEPS * BATCH)
+    columns = {
+        "image": [{"bytes": file.read_bytes(), "path": file.name} for file in files],
+        "label": [names.index(file.parent.name) for file in files],
+    }
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    table = datasets.Dataset.from_dict(columns, features=kinds)
     for split in ("train", "validation"):
-        table.select(range(STEPS * BATCH)).to_parquet(place / "dataset" / f"{split}.parquet")
+        table.to_parquet(place / "dataset" / f"{split}.parquet")
     arguments = ["--dataset", str(place / "dataset"), "--output_dir", str(place / "run"), "--no-pretrained"]
     arguments += ["--model", "rexnet_150", "--image_size", str(SIZE), "--batch_size", str(BATCH)]
     arguments += ["--mixed_precision", precision, "--data", "memory", "--epochs", "1000000"]
