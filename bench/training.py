@@ -103,8 +103,8 @@ def compare(name: str, precision: str, images: Path, place: Path, repeats: int) 
         values = in_turns({row: partial(one.turn, what) for row, (one, what) in turns.items()}, repeats)
     notes = {
         CEILING: "the same step, no images to prepare",
-        TIMM: "rebuilt from its documentation; 2 workers, channels last",
-        TRANSFORMERS: "rebuilt from its documentation",
+        TIMM: "its loop rebuilt; 2 workers, channels last",
+        TRANSFORMERS: "its loop rebuilt",
     }
     comparison = f"Training step, ReXNet-150, 128 px, batch 32, {name}"
     return rows(comparison, values, "images/s", CEILING, more_is_better=True, notes=notes)

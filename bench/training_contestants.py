@@ -2,7 +2,8 @@
 
 It gets ready, trains a first turn, says so, and trains `STEPS` steps for each line on stdin (peers fewer, once they have taken
 `ENOUGH` seconds). The scripts of timm and Transformers are not in their packages: their loops are rebuilt here from their
-documentation, with what they do at each step and the data pipeline that they document. Ours runs as it is.
+documentation and published source, with what they do at each step and their own data pipeline; every batch is a full one. Ours
+runs as it is.
 """
 
 from __future__ import annotations
