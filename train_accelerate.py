@@ -114,7 +114,8 @@ class Run:
         self.saved = time.monotonic()
         if options.epochs == 0:
             self.keep()
-        while progress.epoch < options.epochs and self.schedule.share < 1:
+        # an epoch that was broken off, even after its last update, is still to be scored and recorded
+        while progress.epoch < options.epochs and (self.schedule.share < 1 or progress.step > 0):
             self.training_size = self.schedule.image_size or self.size
             train, validation = self.loader.splits(self.training_size)
             self.train_epoch(train)

@@ -1,6 +1,7 @@
 """Short forms of the faults that `make stress` injects at length: what is lost, what is said, and what a resumed run ends in."""
 
 import os
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def test_of_two_processes_one_is_killed_the_other_says_so_and_they_go_on_without
     assert_same_run(run, tmp_path / "alone" / "first" / "run")
 
 
-def test_jumps_of_the_wall_clock_and_a_kill_before_the_history_is_written_change_nothing(arguments, tmp_path):
+def test_jumps_of_the_wall_clock_and_kills_around_the_end_of_the_last_epoch_change_nothing(
+    arguments, tmp_path
+):
     limit = ["--max_minutes", "300"]  # the clock jumps by up to 720
     alone, jumping = (
         Training([*arguments, *limit, "--output_dir", tmp_path / name], tmp_path, first=first)
@@ -53,4 +56,11 @@ def test_jumps_of_the_wall_clock_and_a_kill_before_the_history_is_written_change
     (tmp_path / "jumping" / "history.jsonl").unlink()
     again = Training([*arguments, *limit, "--output_dir", tmp_path / "jumping"], tmp_path)
     assert again.wait() == [0], again.text()
+    assert_same_run(tmp_path / "jumping", tmp_path / "alone")
+    shutil.rmtree(max((tmp_path / "jumping" / "checkpoints").glob("step-*")))
+    again = Training([*arguments, *limit, "--output_dir", tmp_path / "jumping"], tmp_path)
+    assert again.wait() == [0], again.text()
+    assert (
+        "resuming from step-00001-00000007" in again.text()
+    )  # after the last update, before the epoch is scored
     assert_same_run(tmp_path / "jumping", tmp_path / "alone")
