@@ -221,8 +221,8 @@ def text(summary: Summary) -> str:
 ```python
 from datasets import load_dataset
 
-dataset = load_dataset("OWNER/NAME")  # or streaming=True, or the path of this folder
-image, label = dataset["train"][0]["image"], dataset["train"].features["label"].int2str(dataset["train"][0]["label"])
+train = load_dataset("OWNER/NAME", split="train")  # the name may be the path of this folder
+image, label = train[0]["image"], train.features["label"].int2str(train[0]["label"])
 ```
 
 ## Classes and splits
