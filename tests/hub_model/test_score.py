@@ -260,7 +260,7 @@ def test_two_processes_give_the_bytes_of_one(many, of_many, model, tmp_path):
 
 
 @pytest.mark.stress
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("launch", LAUNCHES)
 def test_kills_in_every_phase_lose_and_double_nothing(launch, model, tmp_path):
     """SIGKILL early, in the middle and near the end; then the rows are counted."""
@@ -294,7 +294,7 @@ def test_two_processes_refuse_in_one_sentence_and_both_end(model, tmp_path):
 
 
 @pytest.mark.stress
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3000)
 def test_memory_does_not_grow_with_the_images(model, tmp_path):
     """Ten times as many images need at most a tenth more memory."""
     report = "import resource, sys; from hub_model.score import main; code = main(sys.argv[1:]); "
