@@ -26,7 +26,7 @@ test: $(VENV)/installed  ## all tests; those on real images where ../shared/data
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -m 'not stress' $(TESTS)
 
-stress: $(VENV)/installed  ## fault injection: kills, full disks, cut connections; minutes
+stress: $(VENV)/installed  ## fault injection: kills, full disks, cut connections, damaged files; an hour
 	$(BIN)/python -m pytest -m stress
 
 bench: $(VENV)/installed  ## measure side by side with the peers and fill the README's tables: make bench [DATA=folder]

@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--data", choices=("auto", "memory", "stream"), default="auto", help="where decoded images are kept"
     )
-    data.add_argument("--workers", type=at_least(0), default=2, help="processes that decode while streaming")
+    data.add_argument("--workers", type=at_least(0), default=2, help="threads that decode while streaming")
     data.add_argument(
         "--shuffle_buffer", type=at_least(1), default=2000, help="images shuffled together while streaming"
     )
