@@ -24,7 +24,7 @@ space: $(VENV)/installed  ## the Space on http://127.0.0.1:7860 with the release
 test: $(VENV)/installed  ## all tests; those on real images where ../shared/data is there
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -m 'not stress' $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not stress' --numprocesses auto --maxprocesses 4 --dist loadfile $(TESTS)
 
 stress: $(VENV)/installed  ## fault injection: kills, full disks, cut connections, damaged files; an hour
 	$(BIN)/python -m pytest -m stress
