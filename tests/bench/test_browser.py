@@ -3,6 +3,7 @@
 import hashlib
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -53,19 +54,26 @@ def test_the_pages_tensors_are_bit_identical_to_timms(shape: tuple[int, int], co
     config = resolve_data_config(pretrained_cfg={**config, "interpolation": "bicubic"})
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     expected = create_transform(**config, is_training=False)(Image.fromarray(pixels))
+    numbers = {
+        "values": pixels.ravel().tolist(),
+        "width": shape[1],
+        "height": shape[0],
+        "config": {key: list(v) if isinstance(v, tuple) else v for key, v in config.items()},
+    }
+    with ThreadPoolExecutor(1) as pool:  # Playwright may have a loop in the main thread, from an earlier test
+        found = pool.submit(preprocessed, numbers).result()
+    assert torch.equal(torch.tensor(found, dtype=torch.float32).reshape(expected.shape), expected)
+
+
+def preprocessed(numbers: dict) -> list[float]:
+    """What the page's `preprocess` makes of the pixels."""
     with served({}) as address, chromium() as browser:
         page = browser.new_page()
         page.goto(f"{address}/preprocess.js")
-        found = page.evaluate(
+        return page.evaluate(
             """async ({ values, width, height, config }) => {
                 const { preprocess } = await import("/preprocess.js");
                 return Array.from(preprocess(Uint8Array.from(values), width, height, config));
             }""",
-            {
-                "values": pixels.ravel().tolist(),
-                "width": shape[1],
-                "height": shape[0],
-                "config": {key: list(v) if isinstance(v, tuple) else v for key, v in config.items()},
-            },
+            numbers,
         )
-    assert torch.equal(torch.tensor(found, dtype=torch.float32).reshape(expected.shape), expected)
