@@ -21,6 +21,8 @@ import timm
 import torch
 from safetensors import SafetensorError, safe_open
 
+from space.model_repo import LOADING_ARGS
+
 CONFIG, WEIGHTS, CARD, METRICS = "config.json", "model.safetensors", "README.md", "metrics.json"
 HISTORY, ONNX, CALIBRATION = "history.jsonl", "onnx/model.onnx", "calibration.json"
 STRANGER_ARRAYS = "out_of_distribution.safetensors"
@@ -40,15 +42,6 @@ PICKLES = {
     ".npz",
 }
 FOREIGN_CODE = ("auto_map", "custom_pipelines")  # what makes transformers run a repo's own code
-# arguments of `timm.create_model` that would make it fetch or unpickle something
-LOADING_ARGS = {
-    "checkpoint_path",
-    "pretrained",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-    "cache_dir",
-    "num_classes",
-}
 SPLITS = ("validation", "test")
 LOGITS_SCHEMA = {"file_name": pa.string(), "label": pa.int64(), "logits": pa.list_(pa.float32())}
 
