@@ -99,7 +99,8 @@ class CellAugmentation:
             return images
         sigma = (0.002 + 0.008 * amount) * images.shape[-1]
         images = images.clone()
-        images[::2] = gaussian_blur(images[::2], kernel_size=2 * math.ceil(2 * sigma) + 1, sigma=sigma)
+        blurred = gaussian_blur(images[::2], kernel_size=2 * math.ceil(2 * sigma) + 1, sigma=sigma)
+        images[::2] = blurred.clamp_max_(1.0)  # the kernel's weights sum to 1 only within rounding
         return images
 
 

@@ -13,7 +13,7 @@ from tests.training.test_stress_disks import let_the_wall_clock_jump
 
 @pytest.fixture(scope="module")
 def arguments(drawn_dataset) -> list:
-    return ["--dataset", drawn_dataset, *TINY, "--epochs", "2", "--checkpoint_minutes", "0.001", "--resume"]
+    return ["--dataset", drawn_dataset, *TINY, "--epochs", "2", "--checkpoint_minutes", "1e-6", "--resume"]
 
 
 def run_elsewhere(folder: Path) -> None:
