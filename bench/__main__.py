@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench.side_by_side import Row, markdown
+from dataset_script.arguments import whole_number
 
 RESULTS = Path(__file__).with_name("results.json")
 PARTS = ("inference", "training", "augmentation", "dataset_build", "loading", "scoring", "browser")
@@ -54,7 +55,7 @@ def main() -> int:
     parser.add_argument(
         "--data", type=Path, default=Path("../shared/data/bone_marrow"), help="folder of real images"
     )
-    parser.add_argument("--repeats", type=int, default=5, help="turns of every comparison")
+    parser.add_argument("--repeats", type=whole_number(1), default=5, help="turns of every comparison")
     parser.add_argument("--print", action="store_true", help="print what was measured last")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.parts) - set(PARTS))

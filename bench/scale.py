@@ -26,6 +26,7 @@ import psutil
 from PIL import Image
 
 from bench.dataset_build import proportional_megabytes
+from dataset_script.arguments import whole_number
 
 GOLDEN = 137.50776405003785  # degrees: multiples of it never come close to each other
 READ = "from pathlib import Path; from bench.scale import read_stream; read_stream({!r}, Path({!r}))"
@@ -119,8 +120,10 @@ def main() -> None:
     """Print two rows a size."""
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__.splitlines()[0])
     parser.add_argument("raw", type=Path, metavar="RAW", help="real crops, one folder a class")
-    parser.add_argument("--images", type=int, default=171_373, help="of the largest size")
-    parser.add_argument("--steps", type=int, default=3, help="sizes; each is a seventh of the next")
+    parser.add_argument("--images", type=whole_number(1), default=171_373, help="of the largest size")
+    parser.add_argument(
+        "--steps", type=whole_number(1), default=3, help="sizes; each is a seventh of the next"
+    )
     parser.add_argument("--place", type=Path, help="folder for the images (30 KB each are needed)")
     parser.add_argument("--keep", type=Path, help="leave the largest data set in this folder")
     arguments = parser.parse_args()

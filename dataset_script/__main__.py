@@ -9,16 +9,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from dataset_script.arguments import seed, whole_number
 from dataset_script.build import OVERLAPS_TEST, Options, Summary, build
 from dataset_script.drawn_cells import draw_folder
 from dataset_script.source import BuildError, shown
 from dataset_script.splits import SPLITS
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,8 +24,8 @@ def parser() -> argparse.ArgumentParser:
         "draw", help="write drawn cells of the seven classes as OUT/CLASS/CLASS_drawn_NNNNN.jpg"
     )
     draw.add_argument("out", type=Path)
-    draw.add_argument("--per_class", type=_positive, default=40)
-    draw.add_argument("--seed", type=int, default=0)
+    draw.add_argument("--per_class", type=whole_number(1), default=40)
+    draw.add_argument("--seed", type=seed, default=0)
 
     make = commands.add_parser("build", help="make a data set folder of raw images")
     make.add_argument(
@@ -41,9 +36,9 @@ def parser() -> argparse.ArgumentParser:
         "--classes", type=lambda text: tuple(filter(None, text.split(","))), default=(), metavar="A,B"
     )
     make.add_argument(
-        "--per_class", type=_positive, metavar="N", help="at most N images a class, drawn by seed"
+        "--per_class", type=whole_number(1), metavar="N", help="at most N images a class, drawn by seed"
     )
-    make.add_argument("--seed", type=int, default=0, help="of the splits and of --per_class")
+    make.add_argument("--seed", type=seed, default=0, help="of the splits and of --per_class")
     make.add_argument(
         "--test_names", type=Path, metavar="FILE", help="published test list: text or CSV of file names"
     )
@@ -54,8 +49,10 @@ def parser() -> argparse.ArgumentParser:
         help="what the card says about origin; auto: drawn if every image says so in its JPEG comment, matek if the files "
         "have the names and form of the published set, own otherwise",
     )  # fmt: skip
-    make.add_argument("--shard_mb", type=_positive, default=250, help="images in one Parquet file, at most")
-    make.add_argument("--workers", type=_positive, help="processes that decode (default: one a core)")
+    make.add_argument(
+        "--shard_mb", type=whole_number(1), default=250, help="images in one Parquet file, at most"
+    )
+    make.add_argument("--workers", type=whole_number(1), help="processes that decode (default: one a core)")
 
     send = commands.add_parser("push", help="publish a built folder as a data set repo, in one commit")
     send.add_argument("out", type=Path)

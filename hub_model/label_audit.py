@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.model_selection import StratifiedKFold
 
+from dataset_script.arguments import seed, whole_number
 from hub_model.evaluation import SEED
 from hub_model.frozen_features import out_of_fold
 
@@ -48,8 +49,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--contact_sheet", type=Path, help="draw the top of the list here; keep it out of the repo"
     )
-    parser.add_argument("--top", type=int, default=40, help="images on the contact sheet")
-    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--top", type=whole_number(1), default=40, help="images on the contact sheet")
+    parser.add_argument("--seed", type=seed, default=SEED)
 
 
 def judge(features: np.ndarray, labels: np.ndarray, classes: int, seed: int = SEED) -> np.ndarray:

@@ -20,6 +20,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
+from dataset_script.arguments import seed, whole_number
 from hub_model.evaluation import SEED, bootstrap
 from hub_model.frozen_features import balanced_accuracies, out_of_fold
 from hub_model.perturbations import BACKGROUND_SHARE
@@ -30,8 +31,8 @@ CLUSTERS, FOLDS, REPEATS, RESAMPLES = 40, 5, 3, 200
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
     parser.add_argument("folder", type=Path, help="run folder or model repo folder that takes the result")
-    parser.add_argument("--clusters", type=int, default=CLUSTERS)
-    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--clusters", type=whole_number(2), default=CLUSTERS)
+    parser.add_argument("--seed", type=seed, default=SEED)
 
 
 def background_statistics(image: np.ndarray) -> np.ndarray:

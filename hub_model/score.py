@@ -34,6 +34,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
+from dataset_script.arguments import whole_number
 from hub_model.contract import CALIBRATION, weights_digest
 from hub_model.score_datasets import UNREACHABLE, first_line, is_dataset_folder, open_dataset
 from hub_model.score_parts import Parts, is_disk_full
@@ -79,7 +80,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="auto: timm on a GPU, else ONNX if there",
     )
     parser.add_argument(
-        "--threads", type=int, help="of one process (default: the machine's cores, shared by its processes)"
+        "--threads",
+        type=whole_number(1),
+        help="of one process (default: the machine's cores, shared by its processes)",
     )
     arguments = parser.parse_args(argv)
     if arguments.resume and arguments.overwrite:

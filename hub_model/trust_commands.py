@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dataset_script.arguments import whole_number
 from hub_model import label_audit, new_slide, prevalence
 from hub_model.calibration import CalibrationError, calibrate_folder, read_label_names, write_json
 from hub_model.contract import weights_digest
@@ -38,13 +39,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     strangers = add("strangers", help='score and threshold of "not a cell I know", chosen and measured')
     _add_model_and_data(strangers)
-    strangers.add_argument("--each", type=int, default=100, help="foreign inputs of each kind")
+    strangers.add_argument("--each", type=whole_number(1), default=100, help="foreign inputs of each kind")
     strangers.set_defaults(run=run_strangers)
 
     robustness = add("robustness", help="other stains, cameras and microscopes, with and without a cure")
     _add_model_and_data(robustness)
     robustness.add_argument("--split", default="test")
-    robustness.add_argument("--images", type=int, help="at most so many crops, evenly over the classes")
+    robustness.add_argument(
+        "--images", type=whole_number(1), help="at most so many crops, evenly over the classes"
+    )
     robustness.add_argument(
         "--classes", nargs="+", help="only crops of these classes; answers may be any class"
     )

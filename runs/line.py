@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from dataset_script.arguments import positive, whole_number
 from local_hub import HubError, LocalHub
 
 ROOT = Path(__file__).parent.parent
@@ -48,8 +49,10 @@ def main() -> int:
         "--data", type=Path, help="folder of images, one folder a class (default: drawn cells)"
     )
     parser.add_argument("--out", type=Path, default=Path(".run"), help="where everything goes")
-    parser.add_argument("--minutes", type=float, default=4.0, help="how long to train")
-    parser.add_argument("--per_class", type=int, default=60, help="drawn cells of each class, without --data")
+    parser.add_argument("--minutes", type=positive, default=4.0, help="how long to train")
+    parser.add_argument(
+        "--per_class", type=whole_number(10), default=60, help="drawn cells of each class, without --data"
+    )
     arguments = parser.parse_args()
     if arguments.data and not arguments.data.is_dir():
         print(f"error: there is no folder {arguments.data}", file=sys.stderr)

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from dataset_script.arguments import port
 from local_hub import HubError, LocalHub
 from runs.line import OWNER, RELEASE, build_data_set, python
 
@@ -26,7 +27,7 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=Path(".run"), help="where the Hub and the data set are kept"
     )
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--port", type=port, default=7860)
     arguments = parser.parse_args()
     if not (RELEASE / "model.safetensors").is_file():
         print(f"error: there is no released model in {RELEASE}", file=sys.stderr)

@@ -19,7 +19,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--dataset", help="data set repo: Hub id or folder (default: DATASET_ID, else the front matter)"
     )
-    parser.add_argument("--port", type=int, help="port on 127.0.0.1 (default: the first free one from 7860)")
+    parser.add_argument(
+        "--port", type=_port, help="port on 127.0.0.1 (default: the first free one from 7860)"
+    )
     commands = parser.add_subparsers(dest="command")
     push = commands.add_parser("push", help="create or update a Space repo, in one commit")
     push.add_argument("repo_id", metavar="OWNER/NAME")
@@ -31,6 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
         if getattr(chosen, name):
             os.environ[variable] = getattr(chosen, name)
     return _push(chosen) if chosen.command == "push" else _run(chosen)
+
+
+def _port(text: str) -> int:
+    """Argparse type; the Space stands alone, so it has its own."""
+    if not text.isdecimal() or not 0 < int(text) < 2**16:
+        raise argparse.ArgumentTypeError(f"must be a whole number in 1..65535, not {text!r}")
+    return int(text)
 
 
 def _run(chosen: argparse.Namespace) -> int:

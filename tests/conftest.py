@@ -32,6 +32,14 @@ os.environ.pop("HF_HUB_OFFLINE", None)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Let every test draw the same numbers in every run, alone or among others."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def hub() -> LocalHub:
     """The running local Hub: `.endpoint`, `.token`, `.root`, `.environment`."""

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from dataset_script.arguments import not_negative, positive, seed, share, whole_number
 from training import TrainingError
 
 # What may differ between a run and its resumption without changing the result.
@@ -44,9 +45,14 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--data", choices=("auto", "memory", "stream"), default="auto", help="where decoded images are kept"
     )
-    data.add_argument("--workers", type=at_least(0), default=2, help="threads that decode while streaming")
     data.add_argument(
-        "--shuffle_buffer", type=at_least(1), default=2000, help="images shuffled together while streaming"
+        "--workers", type=whole_number(0), default=2, help="threads that decode while streaming"
+    )
+    data.add_argument(
+        "--shuffle_buffer",
+        type=whole_number(1),
+        default=2000,
+        help="images shuffled together while streaming",
     )
 
     model = parser.add_argument_group("model: what is trained, and from where")
@@ -58,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--init_from", help="hf-hub:OWNER/NAME, a run folder, or a .safetensors file: fine-tune that"
     )
     model.add_argument(
-        "--image_size", type=at_least(32), help="pixels a side (default: the start model's own, else 160)"
+        "--image_size", type=whole_number(32), help="pixels a side (default: the start model's own, else 160)"
     )
     model.add_argument(
         "--size_schedule",
@@ -72,15 +78,19 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("--freeze_backbone", action="store_true", help="train the classifier alone")
 
     schedule = parser.add_argument_group("schedule: how long, how fast")
-    schedule.add_argument("--epochs", type=at_least(0), default=100, help="0 only scores the start weights")
+    schedule.add_argument(
+        "--epochs", type=whole_number(0), default=100, help="0 only scores the start weights"
+    )
     schedule.add_argument(
         "--max_minutes", type=positive, help="end by then, with the whole schedule gone through"
     )
-    schedule.add_argument("--batch_size", type=at_least(2), default=48, help="images a step and process")
-    schedule.add_argument("--gradient_accumulation_steps", type=at_least(1), default=1)
+    schedule.add_argument("--batch_size", type=whole_number(2), default=48, help="images a step and process")
+    schedule.add_argument("--gradient_accumulation_steps", type=whole_number(1), default=1)
     schedule.add_argument("--optimizer", default="adamw", help="any of timm's")
     schedule.add_argument("--learning_rate", type=positive, default=2e-3)
-    schedule.add_argument("--weight_decay", type=float, default=0.05, help="not applied to norms and biases")
+    schedule.add_argument(
+        "--weight_decay", type=not_negative, default=0.05, help="not applied to norms and biases"
+    )
     schedule.add_argument(
         "--layer_decay", type=share, help="learning rate factor from each layer to the one below it"
     )
@@ -92,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     schedule.add_argument(
         "--mixed_precision", choices=("no", "fp16", "bf16"), help="default: as accelerate is configured"
     )
-    schedule.add_argument("--seed", type=at_least(0), default=0)
+    schedule.add_argument("--seed", type=seed, default=0)
 
     regular = parser.add_argument_group("augmentation and loss")
     regular.add_argument(
@@ -108,8 +118,8 @@ def build_parser() -> argparse.ArgumentParser:
     regular.add_argument(
         "--blur", type=share, default=0.2, help="share of the batches that are partly blurred"
     )
-    regular.add_argument("--mixup", type=float, default=0.2, help="alpha of mixup; 0 is off")
-    regular.add_argument("--cutmix", type=float, default=0.0, help="alpha of cutmix; 0 is off")
+    regular.add_argument("--mixup", type=not_negative, default=0.2, help="alpha of mixup; 0 is off")
+    regular.add_argument("--cutmix", type=not_negative, default=0.0, help="alpha of cutmix; 0 is off")
     regular.add_argument("--label_smoothing", type=share, default=0.1)
     regular.add_argument("--class_weights", choices=("none", "balanced"), default="none")
 
@@ -121,11 +131,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--teacher_weight", type=share, default=0.7, help="share of the loss that follows the teacher"
     )
     teacher.add_argument(
-        "--teacher_size", type=at_least(32), help="pixels a side that it sees (default: its own)"
+        "--teacher_size", type=whole_number(32), help="pixels a side that it sees (default: its own)"
     )
     teacher.add_argument("--teacher_temperature", type=positive, default=2.0)
     teacher.add_argument(
-        "--feature_weight", type=float, default=0.0, help="weight of following the teacher's pooled features"
+        "--feature_weight",
+        type=not_negative,
+        default=0.0,
+        help="weight of following the teacher's pooled features",
     )
 
     output = parser.add_argument_group("output")
@@ -137,7 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--checkpoint_minutes", type=positive, default=5.0, help="besides one after every epoch"
     )
-    output.add_argument("--keep_checkpoints", type=at_least(1), default=2)
+    output.add_argument("--keep_checkpoints", type=whole_number(1), default=2)
     output.add_argument(
         "--peer_timeout",
         type=positive,
@@ -208,34 +221,6 @@ def check_same_run(options: argparse.Namespace, recorded: Path, processes: int) 
 def as_json(options: argparse.Namespace) -> dict:
     """Return the options as plain JSON values."""
     return json.loads(json.dumps(vars(options), default=str))
-
-
-def at_least(least: int):
-    """Return an argparse type: an integer of at least `least`."""
-
-    def integer(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}")
-        return value
-
-    return integer
-
-
-def positive(text: str) -> float:
-    """Return the number, which must be above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("must be a number above 0")
-    return value
-
-
-def share(text: str) -> float:
-    """Return the number, which must lie in 0..1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError("must lie between 0 and 1")
-    return value
 
 
 def size_schedule(text: str) -> list[tuple[float, int]]:

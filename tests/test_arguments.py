@@ -1,0 +1,42 @@
+"""A number outside its limits is refused by every command line in one sentence that names the flag."""
+
+import importlib
+
+import pytest
+
+from dataset_script.arguments import not_negative, positive, share, whole_number
+
+REFUSED = [
+    ("dataset_script.__main__", ["draw", "out", "--per_class", "0"], "--per_class"),
+    ("dataset_script.__main__", ["draw", "out", "--seed", "-1"], "--seed"),
+    ("dataset_script.__main__", ["build", "raw", "out", "--seed", str(2**32)], "--seed"),
+    ("train_accelerate", ["--dataset", "d", "--output_dir", "o", "--mixup", "-1"], "--mixup"),
+    ("train_accelerate", ["--dataset", "d", "--output_dir", "o", "--weight_decay", "nan"], "--weight_decay"),
+    ("train_accelerate", ["--dataset", "d", "--output_dir", "o", "--seed", "10000000000"], "--seed"),
+    (
+        "train_accelerate",
+        ["--dataset", "d", "--output_dir", "o", "--learning_rate", "fast"],
+        "--learning_rate",
+    ),
+    ("hub_model.__main__", ["robustness", "model", "data", "--images", "-3"], "--images"),
+    ("hub_model.__main__", ["strangers", "model", "data", "--each", "0"], "--each"),
+    ("hub_model.__main__", ["label-audit", "data", "out", "--backbone", "b", "--top", "0"], "--top"),
+    ("hub_model.__main__", ["new-slide", "data", "run", "--backbone", "b", "--clusters", "1"], "--clusters"),
+    ("hub_model.score", ["images", "--model", "m", "--out", "o", "--threads", "0"], "--threads"),
+    ("local_hub.__main__", ["--root", "hub", "--port", "99999"], "--port"),
+    ("space.__main__", ["--port", "99999"], "--port"),
+]
+
+
+@pytest.mark.parametrize(("module", "arguments", "flag"), REFUSED)
+def test_a_number_outside_its_limits_is_refused_by_name(module, arguments, flag, capsys):
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(module).main(arguments)
+    assert end.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert flag in last and arguments[-1] in last and "must be" in last
+
+
+def test_numbers_within_their_limits_are_read():
+    assert [whole_number(0, 5)(text) for text in ("0", "5")] == [0, 5]
+    assert [not_negative("0"), positive("1e-3"), share("1")] == [0.0, 0.001, 1.0]
