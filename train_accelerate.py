@@ -24,7 +24,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, broadcast, set_seed
 from safetensors.torch import load_file
-from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from tqdm.auto import tqdm
 
@@ -38,6 +37,7 @@ from training.loader import Loader
 from training.memory import keep_freed_memory
 from training.model import (
     build_model,
+    build_optimizer,
     freeze_backbone,
     save_model,
     spare_slow_convolutions,
@@ -88,10 +88,7 @@ class Run:
 
         student = Student(model, self.teacher.num_features if options.feature_weight else 0)
         student.to(accelerator.device, memory_format=torch.channels_last)
-        rate, decay = options.learning_rate, options.weight_decay
-        optimizer = create_optimizer_v2(
-            student, options.optimizer, rate, decay, layer_decay=options.layer_decay
-        )
+        optimizer = build_optimizer(student, options)
         self.schedule = Schedule(options, accelerator, optimizer, self.loader.updates)
         self.student, self.optimizer = accelerator.prepare(student, optimizer)
         self.network = accelerator.unwrap_model(self.student).model

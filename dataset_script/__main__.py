@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         "--test_names", type=Path, metavar="FILE", help="published test list: text or CSV of file names"
     )
     make.add_argument("--strict", action="store_true", help="exit 1 when any file was rejected")
-    make.add_argument("--overwrite", action="store_true", help="replace OUT if it is there and not empty")
+    make.add_argument("--overwrite", action="store_true", help="replace the data set in OUT")
     make.add_argument(
         "--card", choices=("auto", "matek", "drawn", "own"), default="auto",
         help="what the card says about origin; auto: drawn if every image says so in its JPEG comment, matek if the files "

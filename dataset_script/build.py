@@ -164,6 +164,10 @@ def replaced_at_the_end(out: Path, overwrite: bool) -> Iterator[Path]:
         raise BuildError(
             f"{out} is there and not empty: choose another folder, or pass --overwrite to replace it"
         )
+    if out.exists() and not (out / "splits.csv").is_file() and (out.is_file() or any(out.iterdir())):
+        raise BuildError(
+            f"{out} holds no data set, and --overwrite deletes nothing else: choose another folder"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:

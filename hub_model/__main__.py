@@ -20,7 +20,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     made = commands.add_parser("build", help="make a model repo folder of a run folder")
     made.add_argument("run_folder", type=Path, metavar="RUN")
     made.add_argument("out", type=Path, metavar="OUT")
-    made.add_argument("--overwrite", action="store_true")
+    made.add_argument("--overwrite", action="store_true", help="replace the model repo in OUT")
     made.set_defaults(run=run_build)
     checked = commands.add_parser("check", help="compute the figures of a model repo folder anew")
     checked.add_argument("folder", type=Path)

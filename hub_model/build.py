@@ -53,6 +53,10 @@ def build(run_folder: Path, out: Path, overwrite: bool = False) -> dict:
     run = read_run(run_folder)
     if out.exists() and not overwrite:
         raise ContractError(f"{out} is there already: name another folder, or pass --overwrite")
+    if out.exists() and not (out / METRICS).is_file() and (out.is_file() or any(out.iterdir())):
+        raise ContractError(
+            f"{out} holds no model repo, and --overwrite deletes nothing else: name another folder"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as unfinished:
         folder = Path(unfinished) / "repo"

@@ -16,6 +16,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, Reposi
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import resolve_data_config
+from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
 from training import TrainingError
@@ -57,6 +58,10 @@ def find_start(where: str) -> Start:
         )
     else:
         folder, weights = path.parent, path
+    if not path.exists():
+        raise TrainingError(
+            f"there is no {where}: name a hf-hub:OWNER/NAME, a run folder or a .safetensors file"
+        )
     refuse_pickles(where, [file.name for file in folder.glob("*")] if path.is_dir() else [])
     if not weights.is_file():
         raise TrainingError(
@@ -129,9 +134,7 @@ def build_model(options, label_names: list[str]) -> tuple[nn.Module, dict]:
         shrink_head(model)
     given = (start.config.get("pretrained_cfg") if start else None) or model.pretrained_cfg
     data = resolve_data_config({k: given[k] for k in DATA_KEYS if k in given}, model=model)
-    size = options.image_size or (
-        given["input_size"][-1] if start and "input_size" in given else DEFAULT_IMAGE_SIZE
-    )
+    size = input_size(architecture, options, given if start else {}, model.pretrained_cfg)
     crop_pct = (
         data["crop_pct"] if start and start.config.get("pretrained_cfg") else 1.0
     )  # crops hold one cell each, cut to size: nothing of them is thrown away
@@ -141,9 +144,7 @@ def build_model(options, label_names: list[str]) -> tuple[nn.Module, dict]:
 def create(architecture: str, options, classes: int, pretrained: bool) -> nn.Module:
     """Return `timm.create_model`, its failures turned into one sentence each."""
     if architecture.split(".")[0] not in timm.list_models():
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise TrainingError(f"timm has no model {architecture!r}{hint}")
+        raise unknown("model", architecture, timm.list_models())
     drop = {"drop_rate": options.drop_rate, "drop_path_rate": options.drop_path_rate}
     try:
         try:
@@ -159,6 +160,42 @@ def create(architecture: str, options, classes: int, pretrained: bool) -> nn.Mod
             f"the ImageNet weights of {architecture} cannot be reached ({first_line(error)}): "
             "pass --no-pretrained to train from scratch, or --init_from to start from weights of your own"
         ) from error
+
+
+def build_optimizer(student: nn.Module, options) -> torch.optim.Optimizer:
+    """Return timm's optimizer of that name: no weight decay on norms and biases, and rates by layer where asked for.
+
+    Raises:
+        TrainingError: timm has no such optimizer.
+    """
+    if options.optimizer.lower() not in list_optimizers():
+        raise unknown("optimizer", options.optimizer, list_optimizers())
+    rate, decay = options.learning_rate, options.weight_decay
+    return create_optimizer_v2(student, options.optimizer, rate, decay, layer_decay=options.layer_decay)
+
+
+def unknown(kind: str, name: str, known: list[str]) -> TrainingError:
+    """Return the error for a name that timm does not have, with near matches."""
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    return TrainingError(f"timm has no {kind} {name!r}{hint}")
+
+
+def input_size(architecture: str, options, given: dict, own: dict) -> int:
+    """Return the pixels a side of the network's input.
+
+    Args:
+        given: the data config of the start weights; {} without.
+        own: the architecture's data config in timm.
+
+    Raises:
+        TrainingError: the architecture takes one size only, and another was asked for.
+    """
+    fixed = own["input_size"][-1] if own.get("fixed_input_size") else None
+    asked = [options.image_size, *(size for _, size in options.size_schedule)]
+    if fixed and any(size not in (None, fixed) for size in asked):
+        raise TrainingError(f"{architecture} takes images of {fixed} pixels only: pass --image_size {fixed}")
+    return options.image_size or fixed or given.get("input_size", [DEFAULT_IMAGE_SIZE])[-1]
 
 
 def load_weights(model: nn.Module, start: Start, keep_head: bool) -> None:
@@ -231,11 +268,12 @@ def save_model(model: nn.Module, data_config: dict, source: Source, folder: Path
         for k in ("pool_size", "first_conv", "classifier")
         if k in model.pretrained_cfg
     }
+    fixed = bool(model.pretrained_cfg.get("fixed_input_size"))
     config = {
         "num_classes": len(label_names),
         "label_names": label_names,
         "label_descriptions": source.label_descriptions,
-        "pretrained_cfg": {"fixed_input_size": False, **data, **shape, "num_classes": len(label_names)},
+        "pretrained_cfg": {"fixed_input_size": fixed, **data, **shape, "num_classes": len(label_names)},
     }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".model-") as unfinished:
         plain_layout = copy.deepcopy(model).to(memory_format=torch.contiguous_format)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 from pathlib import Path
 
@@ -146,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint, if there is one"
     )
-    output.add_argument("--overwrite", action="store_true", help="empty the output folder first")
+    output.add_argument("--overwrite", action="store_true", help="delete the run in the output folder first")
     output.add_argument(
         "--checkpoint_minutes", type=positive, default=5.0, help="besides one after every epoch"
     )
@@ -181,6 +182,8 @@ def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
         if options.image_size not in (None, final):
             parser.error(f"--size_schedule ends at {final} pixels, --image_size says {options.image_size}")
         options.image_size = final
+    if options.log_with and not importlib.util.find_spec(options.log_with):
+        parser.error(f"--log_with {options.log_with} needs that package: pip install {options.log_with}")
     if options.feature_weight and not options.teacher:
         parser.error("--feature_weight needs a --teacher")
     return options

@@ -45,9 +45,13 @@ def prepare_output(options, accelerator: Accelerator) -> None:
     """
     folder = options.output_dir
     if accelerator.is_main_process:
-        if options.overwrite and folder.exists():
-            shutil.rmtree(folder)
         recorded = folder / "args.json"
+        if options.overwrite and folder.is_dir() and any(folder.iterdir()):
+            if not recorded.is_file():
+                raise TrainingError(
+                    f"{folder} holds no run, and --overwrite deletes nothing else: use another folder"
+                )
+            shutil.rmtree(folder)
         if options.resume and recorded.is_file():
             check_same_run(options, recorded, accelerator.num_processes)
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -189,6 +189,9 @@ def test_a_full_folder_is_never_replaced_unasked(drawn_folder: Path, tmp_path: P
     assert main(["build", str(drawn_folder), str(tmp_path / "out")]) == 1
     assert "--overwrite" in capsys.readouterr().err
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
+    assert main(["build", str(drawn_folder), str(tmp_path / "out"), "--overwrite"]) == 1
+    assert "holds no data set" in capsys.readouterr().err
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
     assert main(["build", str(drawn_folder), str(drawn_folder.parent), "--overwrite"]) == 1, (
         "it would delete the raw data"
     )

@@ -212,6 +212,8 @@ def test_a_run_that_is_not_there_or_not_whole_is_one_sentence(
     assert "there is no run folder" in capsys.readouterr().err
     assert main(["build", str(run_folder), str(model_folder)]) == 1
     assert "is there already" in capsys.readouterr().err
+    assert main(["build", str(run_folder), str(run_folder), "--overwrite"]) == 1
+    assert "holds no model repo" in capsys.readouterr().err
     broken = copy(run_folder, tmp_path / "broken")
     table = pq.read_table(broken / "logits_test.parquet")
     pq.write_table(table.slice(1), broken / "logits_test.parquet")

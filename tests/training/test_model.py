@@ -16,6 +16,7 @@ from training.data import decode, geometry, normalise
 from training.model import (
     as_eval,
     build_model,
+    build_optimizer,
     find_start,
     freeze_backbone,
     save_model,
@@ -29,7 +30,13 @@ SOURCE = SimpleNamespace(label_names=NAMES, label_descriptions={n: f"cell {n}" f
 
 
 def options(**given) -> SimpleNamespace:
-    defaults = {"model": "rexnet_100", "pretrained": False, "init_from": None, "image_size": 64}
+    defaults = {
+        "model": "rexnet_100",
+        "pretrained": False,
+        "init_from": None,
+        "image_size": 64,
+        "size_schedule": [],
+    }
     return SimpleNamespace(**{**defaults, "drop_rate": 0.0, "drop_path_rate": 0.0, **given})
 
 
@@ -98,6 +105,20 @@ def refusal(function, *arguments) -> str:
 
 def test_an_unknown_architecture_suggests_near_names():
     assert "rexnet_150" in refusal(build_model, options(model="rexnet150"), NAMES)
+
+
+def test_an_unknown_optimizer_suggests_near_names():
+    model, _ = build_model(options(), NAMES)
+    assert "did you mean adam" in refusal(build_optimizer, model, SimpleNamespace(optimizer="adamv"))
+
+
+def test_an_architecture_of_one_input_size_gets_it_and_refuses_others():
+    _, data_config = build_model(options(model="vit_tiny_patch16_224", image_size=None), NAMES)
+    assert data_config["input_size"] == (3, 224, 224)
+    for given in ({"image_size": 64}, {"image_size": 224, "size_schedule": [(0.0, 96), (0.5, 224)]}):
+        assert "--image_size 224" in refusal(
+            build_model, options(model="vit_tiny_patch16_224", **given), NAMES
+        )
 
 
 def test_unreachable_imagenet_weights_name_both_ways_out():

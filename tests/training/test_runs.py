@@ -114,6 +114,17 @@ def test_the_clock_ends_a_run_with_the_learning_rate_at_zero(drawn_dataset, tmp_
     assert json.loads(history[-1])["learning_rate"] < 1e-5
 
 
+def test_what_is_no_run_is_not_overwritten_and_a_tracker_that_is_missing_is_named(
+    drawn_dataset, tmp_path, capsys
+):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert "holds no run" in refusal(capsys, drawn_dataset, tmp_path, "--overwrite")
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    with pytest.raises(SystemExit):
+        train(drawn_dataset, tmp_path / "run", "--log_with", "wandb")
+    assert "pip install wandb" in capsys.readouterr().err
+
+
 def test_a_folder_in_use_is_neither_mixed_nor_lost(run, drawn_dataset, capsys):
     before = (run / "history.jsonl").read_bytes()
     assert "is not empty" in refusal(capsys, drawn_dataset, run)
