@@ -16,6 +16,7 @@ from space.resources import Resources
 from space.texts import HEAD, LANGUAGES, NAMES
 from space.uploads import MAX_BYTES
 
+SESSIONS = 256  # visits that Gradio remembers, the oldest go first: each call of the API is one, of a fifth of a megabyte
 SWEEP = (30, 120)  # seconds: every half minute, uploads older than two minutes are deleted
 
 
@@ -100,6 +101,7 @@ def launch_arguments(i18n: gr.I18n) -> dict[str, Any]:
         "head": HEAD,
         "footer_links": ["api"],
         "max_file_size": MAX_BYTES,
+        "state_session_capacity": SESSIONS,
         "ssr_mode": False,
         "quiet": True,
         "show_error": False,
