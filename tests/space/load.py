@@ -87,8 +87,7 @@ def drop_to_answer(address: str, times: int = 20) -> list[float]:
             page.set_input_files(chooser, {"name": name, "mimeType": "image/jpeg", "buffer": data})
             page.wait_for_selector("#cell-answer .answer")
             measured.append(time.monotonic() - begin)
-            page.locator("#cell-picture button[aria-label='Clear'], #cell-picture button[aria-label='Remove']"
-                         ).first.click()  # fmt: skip
+            page.click("#cell-picture button[aria-label='Remove Image']")
             page.wait_for_selector("#cell-answer .answer", state="detached")
     return measured
 

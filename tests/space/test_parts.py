@@ -14,12 +14,14 @@ from huggingface_hub import HfApi
 import space
 from dataset_script.drawn_cells import draw_cell
 from space import texts_en, texts_id
+from space.app import start
 from space.batching import Batcher
 from space.cards import answer_card, percent
 from space.classifier import Classifier
 from space.dataset_repo import DatasetRepoError, Sample, open_dataset_repo
 from space.heat_map import grad_cam, overlay
 from space.notes import NOTES
+from space.page import SESSIONS
 from space.report import as_csv, as_page, harmless
 from space.similar import SimilarCells
 from space.texts import language_of, note_on
@@ -195,3 +197,18 @@ def test_a_folder_without_class_names_is_one_sentence(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [1], "target": [2]}), tmp_path / "train.parquet")
     with pytest.raises(DatasetRepoError, match=r"class names|label"):
         open_dataset_repo(tmp_path)
+
+
+def test_of_ever_more_visits_only_the_latest_are_remembered(
+    small_model: Path, small_dataset: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    page = start(str(small_model), str(small_dataset), server_name="127.0.0.1", prevent_thread_lock=True)
+    try:
+        visits = page.app.state_holder
+        for number in range(SESSIONS + 10):
+            visits[f"visit {number}"]
+        assert len(visits.session_data) == len(visits.time_last_used) == SESSIONS
+        assert "visit 9" not in visits and f"visit {SESSIONS + 9}" in visits
+    finally:
+        page.close()
