@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 
-from dataset_script.arguments import port
 from local_hub.server import ADDRESS, DEFAULT_TOKENS, LocalHub
 from local_hub.storage import HubError
 
@@ -21,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
         prog="local_hub", description="A small Hugging Face Hub for this machine."
     )
     parser.add_argument("--root", required=True, metavar="DIR", help="folder of the repos; made when missing")
-    parser.add_argument("--port", type=port, default=8777, help="0 picks a free one (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8777, help="0 picks a free one (default: %(default)s)")
     parser.add_argument("--host", default=ADDRESS, help=f"{ADDRESS} and no other")
     help_text = "a token, and whose it is (default: hf_localdev:localdev); once for each user"
     parser.add_argument("--token", action="append", metavar="TOKEN[:USER]", default=[], help=help_text)

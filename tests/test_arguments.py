@@ -23,7 +23,6 @@ REFUSED = [
     ("hub_model.__main__", ["label-audit", "data", "out", "--backbone", "b", "--top", "0"], "--top"),
     ("hub_model.__main__", ["new-slide", "data", "run", "--backbone", "b", "--clusters", "1"], "--clusters"),
     ("hub_model.score", ["images", "--model", "m", "--out", "o", "--threads", "0"], "--threads"),
-    ("local_hub.__main__", ["--root", "hub", "--port", "99999"], "--port"),
     ("space.__main__", ["--port", "99999"], "--port"),
 ]
 
