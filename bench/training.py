@@ -1,6 +1,7 @@
 """Training step: images/s of `train_accelerate.py` against its own ceiling, timm's `train.py` and Transformers' example script.
 
-All train a ReXNet-150 of seven classes from real JPEGs: 128 pixels, batches of 32, one thread a core, in float32 and in bfloat16.
+All train a ReXNet-150 of seven classes from real JPEGs: 128 pixels, batches of 32, one thread a core, in float32, and in
+bfloat16 where the CPU computes in it (emulated, a step takes minutes).
 Each contestant is a process of its own (`bench.training_contestants`) that trains `STEPS` steps whenever it is its turn.
 """
 
@@ -14,6 +15,8 @@ import tempfile
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+
+import torch
 
 from bench.side_by_side import Row, in_turns, rows
 
@@ -111,11 +114,14 @@ def compare(name: str, precision: str, images: Path, place: Path, repeats: int) 
 
 
 def measure(data: Path, repeats: int) -> list[Row]:
-    """Images/s in both precisions, each against the ceiling."""
+    """Images/s in both precisions, each against the ceiling; bfloat16 only where the CPU computes in it."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         images = sample(data, place / "images")
         for name, precision in PRECISIONS.items():
+            if precision == "bf16" and not torch.cpu.get_capabilities().get("avx512_bf16"):
+                print("bench: no rows for bfloat16, which this CPU does not compute in", file=sys.stderr)
+                continue
             found += compare(name, precision, images, place, repeats)
     return found
