@@ -16,7 +16,9 @@ import numpy as np
 from space.model_repo import ModelRepo, ModelRepoError
 from space.strangeness import SCORES
 
-VERDICT_LEVEL = "0.90"
+# Released model, validation: where one class is left at this level, it is right 97 times in 100; at 0.90, 92 times, at times with
+# a probability of 0.3.
+VERDICT_LEVEL = "0.95"
 
 
 @dataclass(frozen=True)

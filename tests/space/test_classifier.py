@@ -218,7 +218,7 @@ def test_verdicts_follow_the_thresholds(small_model: Path, tmp_path: Path) -> No
     folder = changed(small_model, tmp_path / "repo")
     calibration = {
         "temperature": {"value": 2.0},
-        "conformal": {"0.90": {"thresholds": {label: 0.6 for label in LABELS}}},
+        "conformal": {"0.95": {"thresholds": {label: 0.6 for label in LABELS}}},
         "out_of_distribution": {"score": "energy", "threshold": 0.0},
     }
     (folder / "calibration.json").write_text(json.dumps(calibration))
