@@ -13,7 +13,7 @@ import re
 import sys
 from pathlib import Path
 
-from bench.__main__ import read, table
+from bench.__main__ import PARTS, read, table
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -59,7 +59,12 @@ def speed(measured: dict) -> str:
     machines = " and on ".join(f"{cores} cores of an {cpu}" for cpu, cores in on)
     return (
         f"Measured in turns, on {machines}; ratios are taken turn by turn, and above 1 means better than the row with 1.00 in "
-        f"each table.\n\n{table(measured)}"
+        f"each table.\n\n"
+        + "\n".join(
+            f"<details>\n<summary>{part.replace('_', ' ').capitalize()}</summary>\n\n{table({part: measured[part]})}\n</details>\n"
+            for part in PARTS
+            if part in measured
+        )
     )
 
 
