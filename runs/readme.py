@@ -57,15 +57,16 @@ def speed(measured: dict) -> str:
         return ""
     on = sorted({(part["hardware"]["cpu"], part["hardware"]["cores"]) for part in measured.values()})
     machines = " and on ".join(f"{cores} cores of an {cpu}" for cpu, cores in on)
-    return (
+    intro = (
         f"Measured in turns, on {machines}; ratios are taken turn by turn, and above 1 means better than the row with 1.00 in "
-        f"each table.\n\n"
-        + "\n".join(
-            f"<details>\n<summary>{part.replace('_', ' ').capitalize()}</summary>\n\n{table({part: measured[part]})}\n</details>\n"
-            for part in PARTS
-            if part in measured
-        )
+        "each table."
     )
+    parts = [
+        f"<details>\n<summary>{name.replace('_', ' ').capitalize()}</summary>\n\n{table({name: measured[name]})}\n</details>"
+        for name in PARTS
+        if name in measured
+    ]
+    return "\n\n".join([intro, *parts]) + "\n"
 
 
 def filled(text: str) -> str:
