@@ -25,6 +25,7 @@ from tqdm import tqdm
 from dataset_script.check import luminance
 from dataset_script.layout import DOCUMENTS, Rejected, arrange
 from dataset_script.overlaps import PointStore, link, working_size
+from dataset_script.overwrite import holds_other_things
 from dataset_script.parquet import Row, shards, write_shard
 from dataset_script.source import BuildError, base_name, open_source, shown
 from dataset_script.splits import SPLITS, assign_splits
@@ -164,7 +165,7 @@ def replaced_at_the_end(out: Path, overwrite: bool) -> Iterator[Path]:
         raise BuildError(
             f"{out} is there and not empty: choose another folder, or pass --overwrite to replace it"
         )
-    if out.exists() and not (out / "splits.csv").is_file() and (out.is_file() or any(out.iterdir())):
+    if holds_other_things(out, "splits.csv"):
         raise BuildError(
             f"{out} holds no data set, and --overwrite deletes nothing else: choose another folder"
         )

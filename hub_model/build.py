@@ -9,6 +9,7 @@ from pathlib import Path
 
 import timm
 
+from dataset_script.overwrite import holds_other_things
 from hub_model.calibration import calibrate_folder, fit_calibration
 from hub_model.card import card_text, write_card
 from hub_model.contract import (
@@ -53,7 +54,7 @@ def build(run_folder: Path, out: Path, overwrite: bool = False) -> dict:
     run = read_run(run_folder)
     if out.exists() and not overwrite:
         raise ContractError(f"{out} is there already: name another folder, or pass --overwrite")
-    if out.exists() and not (out / METRICS).is_file() and (out.is_file() or any(out.iterdir())):
+    if holds_other_things(out, METRICS):
         raise ContractError(
             f"{out} holds no model repo, and --overwrite deletes nothing else: name another folder"
         )

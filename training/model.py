@@ -58,15 +58,10 @@ def find_start(where: str) -> Start:
         )
     else:
         folder, weights = path.parent, path
-    if not path.exists():
-        raise TrainingError(
-            f"there is no {where}: name a hf-hub:OWNER/NAME, a run folder or a .safetensors file"
-        )
     refuse_pickles(where, [file.name for file in folder.glob("*")] if path.is_dir() else [])
     if not weights.is_file():
-        raise TrainingError(
-            f"{where} has no {weights.name}: name a hf-hub:OWNER/NAME, a run folder or a .safetensors file"
-        )
+        missing = f"{where} has no {weights.name}" if path.is_dir() else f"there is no {where}"
+        raise TrainingError(f"{missing}: name a hf-hub:OWNER/NAME, a run folder or a .safetensors file")
     config = folder / "config.json"
     return Start(read_config(where, config) if config.is_file() else {}, weights)
 

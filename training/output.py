@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from matplotlib.figure import Figure
 from torch import nn
 
+from dataset_script.overwrite import holds_other_things
 from training import TrainingError
 from training.checkpoint import Progress, write_atomically
 from training.options import as_json, check_same_run
@@ -46,8 +47,8 @@ def prepare_output(options, accelerator: Accelerator) -> None:
     folder = options.output_dir
     if accelerator.is_main_process:
         recorded = folder / "args.json"
-        if options.overwrite and folder.is_dir() and any(folder.iterdir()):
-            if not recorded.is_file():
+        if options.overwrite and folder.is_dir():
+            if holds_other_things(folder, recorded.name):
                 raise TrainingError(
                     f"{folder} holds no run, and --overwrite deletes nothing else: use another folder"
                 )
