@@ -46,7 +46,8 @@ class Crops:
         row = self.images[int(index)]
         stored = row["image"]
         try:
-            data = stored["bytes"] or Path(stored["path"]).read_bytes()
+            data = stored["bytes"]
+            data = Path(stored["path"]).read_bytes() if data is None else data
             return np.asarray(to_rgb(Image.open(io.BytesIO(data))))
         except (OSError, TypeError) as error:
             raise CalibrationError(f"{row['file_name']} cannot be decoded: {error}") from None

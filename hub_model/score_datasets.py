@@ -108,7 +108,8 @@ class _Columns:
         if self.names is not None and label is not None:
             label = self.names[label] if 0 <= label < len(self.names) else None
         name = row.get("file_name") or Path(stored.get("path") or unnamed).name
-        data = stored.get("bytes") or self.own(stored.get("path"))
+        data = stored.get("bytes")
+        data = self.own(stored.get("path")) if data is None else data
         return Picture(str(name), data, split, None if label is None else str(label))
 
     def own(self, path: str | None) -> str | None:

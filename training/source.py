@@ -94,8 +94,10 @@ class Source:
     def _row(self, split: str, position: int, row: dict) -> Row:
         name = str(row.get("file_name") or f"{split}-{position:06d}")
         image, label = row[self.image_column], row[self.label_column]
-        data = image and (image["bytes"] or (self._read(name, image["path"]) if image["path"] else None))
-        if not data:
+        data = image and image["bytes"]
+        if data is None and image and image["path"]:
+            data = self._read(name, image["path"])
+        if data is None:
             raise TrainingError(f"{name} of {self.id} has no image in column {self.image_column!r}")
         index = self._index.get(label, label)
         if not isinstance(index, int) or not 0 <= index < len(self.label_names):

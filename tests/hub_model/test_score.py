@@ -149,6 +149,7 @@ def dataset(many, tmp_path_factory) -> Path:
         if name.startswith("test"):
             images[7]["bytes"] = b"no image"
             images[8] = {"bytes": None, "path": str(many / "0/0/00000.png")}  # outside of the data set
+            images[9]["bytes"] = b""
         table = {
             "image": images,
             "label": [(int(path.stem) + 1) % 2 for path in part],
@@ -168,7 +169,8 @@ def test_a_data_set_gives_every_row_of_every_split_with_its_label(many, dataset,
     }
     assert found == {"test": names[:20], "train": names[20:]} and len(rows) == 620
     assert all(row["label"] == ("even" if int(row["file_name"][:5]) % 2 == 0 else "odd") for row in rows)
-    assert [row["file_name"] for row in rows if row["error"]] == names[7:9]
+    bad = {row["file_name"]: row["error"] for row in rows if row["error"]}
+    assert list(bad) == names[7:10] and bad[names[9]] == "The file is empty."
     assert score(dataset, model, tmp_path / "test.parquet", "--split", "test") == 0
     test = [row for row in rows if row["split"] == "test"]
     assert pq.read_table(tmp_path / "test.parquet").to_pylist() == test

@@ -163,17 +163,20 @@ def test_an_exif_rotated_image_is_put_upright():
     assert to_rgb(image).size == (3, 6)
 
 
-def broken_image(folder):
+def broken_image(folder, image):
     features = datasets.Features(
         {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=["a", "b"])}
     )
-    rows = {"image": [{"bytes": b"no image", "path": None}] * 4, "label": [0, 1, 0, 1]}
+    rows = {"image": [image] * 4, "label": [0, 1, 0, 1]}
     for split in ("train", "validation"):
         datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
 
 
-def test_an_unreadable_image_is_named(tmp_path):
-    broken_image(tmp_path)
+@pytest.mark.parametrize(
+    "image", [{"bytes": b"no image", "path": None}, {"bytes": b"", "path": "empty.jpg"}], ids=["text", "empty"]
+)
+def test_an_unreadable_image_is_named(image, tmp_path):
+    broken_image(tmp_path, image)
     with pytest.raises(TrainingError, match="image train-000000 cannot be read"):
         make_split(tmp_path, MemorySplit, 0, 1)
     with pytest.raises(TrainingError, match="cannot be read"):

@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.stress, pytest.mark.timeout(3 * 3600)]
 KILLS, IN_A_WRITE = 20, 5  # on one process and on two; how many of them while a checkpoint is being written
 EPOCHS, UPDATES = 3, 7
 CHECKPOINTS = ["--checkpoint_minutes", "0.001"]  # one after nearly every update
+PEER_TIMEOUT = ["--peer_timeout", "1"]  # how long one waits for another that was killed before they met
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,7 @@ def arguments(drawn_dataset) -> list:
         "--epochs",
         str(EPOCHS),
         *CHECKPOINTS,
+        *PEER_TIMEOUT,
         "--resume",
         "--output_dir",
     ]
