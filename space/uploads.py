@@ -83,6 +83,10 @@ def _open(source: bytes | str | os.PathLike) -> Image.Image:
         raise UploadError("too_wide", width=width, height=height, limit=MAX_SIDE)
     if max(width, height) > LONGEST * min(width, height):
         raise UploadError("too_narrow", width=width, height=height)
-    if image.format != "MPO" and getattr(image, "is_animated", False):
+    try:
+        animated = image.format != "MPO" and getattr(image, "is_animated", False)
+    except Exception:  # a GIF's frames are read for it
+        raise UploadError("damaged") from None
+    if animated:
         raise UploadError("animated")
     return image

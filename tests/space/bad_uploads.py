@@ -46,6 +46,11 @@ def animated() -> bytes:
     return buffer.getvalue()
 
 
+def half_a_frame() -> bytes:
+    """A GIF whose second frame ends with its descriptor."""
+    return picture("P", (64, 64), "GIF").removesuffix(b";") + b"," + struct.pack("<HHHHB", 0, 0, 64, 64, 0)
+
+
 def zipped(entries: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
     """A zip file."""
     with zipfile.ZipFile(buffer := io.BytesIO(), "w", compression) as archive:
@@ -71,5 +76,6 @@ PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
     "line.png": (lambda: picture("RGB", (4_000, 20)), "too_narrow"),
     "pixel.png": (lambda: picture("RGB", (1, 1)), "too_small"),
     "animated.gif": (animated, "animated"),
+    "half-a-frame.gif": (half_a_frame, "damaged"),
     "500-megabytes.jpg": (lambda: jpeg() + bytes(500 * 2**20), "too_large"),
 }
