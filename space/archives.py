@@ -7,6 +7,7 @@ reason.
 
 from __future__ import annotations
 
+import lzma
 import stat
 import zipfile
 import zlib
@@ -22,6 +23,15 @@ MAX_PICTURES = 500
 MAX_ENTRIES = 5_000
 MAX_UNPACKED = 512 * 2**20  # bytes of one zip, as its directory declares them
 MAX_RATIO = 200  # of unpacked to packed size: photographs hardly shrink
+DAMAGED = (  # what zipfile and its decoders stumble over
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ def read_uploads(paths: Iterable[str], names: Iterable[str] | None = None) -> It
     paths = list(paths)
     taken = 0
     for path, name in zip(paths, names or [Path(path).name for path in paths], strict=True):
-        for entry in _zip_entries(path, name) if zipfile.is_zipfile(path) else [_read(name, path)]:
+        for entry in _zip_entries(path, name) if _is_zip(path) else [_read(name, path)]:
             if entry.picture is not None and taken == MAX_PICTURES:
                 yield Entry(entry.name, error=UploadError("too_many", limit=MAX_PICTURES))
                 return
@@ -50,15 +60,24 @@ def count_uploads(paths: Iterable[str]) -> int:
     """About how many pictures `read_uploads` will come to: for a progress bar."""
     count = 0
     for path in paths:
-        if zipfile.is_zipfile(path):
+        if _is_zip(path):
             try:
                 with zipfile.ZipFile(path) as archive:
                     count += sum(not _is_litter(info) for info in archive.infolist())
-            except (zipfile.BadZipFile, OSError, ValueError):
+            except DAMAGED:
                 count += 1
         else:
             count += 1
     return min(count, MAX_PICTURES)
+
+
+def _is_zip(path: str) -> bool:
+    """Whether it is a zip file, or the beginning of one."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == b"PK\x03\x04" or zipfile.is_zipfile(file)
+    except OSError:
+        return False
 
 
 def _read(name: str, source: bytes | str) -> Entry:
@@ -74,7 +93,9 @@ def _zip_entries(path: str, zip_name: str) -> Iterator[Entry]:
             infos = [info for info in archive.infolist() if not _is_litter(info)]
             unpacked = sum(info.file_size for info in infos)
             packed = max(1, sum(info.compress_size for info in infos))
-            if len(infos) > MAX_ENTRIES or unpacked > MAX_UNPACKED or unpacked > MAX_RATIO * packed + 2**20:
+            if len(infos) > MAX_ENTRIES:
+                raise UploadError("zip_crowded", entries=len(infos), limit=MAX_ENTRIES)
+            if unpacked > MAX_UNPACKED or unpacked > MAX_RATIO * packed + 2**20:
                 raise UploadError("zip_bomb")
             for info in infos:
                 try:
@@ -83,14 +104,18 @@ def _zip_entries(path: str, zip_name: str) -> Iterator[Entry]:
                     yield Entry(info.filename, error=error)
     except UploadError as error:
         yield Entry(zip_name, error=error)
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError):
+    except DAMAGED:
         yield Entry(zip_name, error=UploadError("bad_zip"))
 
 
 def _is_litter(info: zipfile.ZipInfo) -> bool:
     """Folders, and what file managers leave behind."""
     name = PurePosixPath(info.filename).name
-    return info.is_dir() or info.filename.startswith("__MACOSX/") or name in {".DS_Store", "Thumbs.db"}
+    return (
+        info.filename.endswith("/")
+        or info.filename.startswith("__MACOSX/")
+        or name in {".DS_Store", "Thumbs.db"}
+    )
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
@@ -104,7 +129,7 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     try:
         with archive.open(info) as file:
             data = file.read(info.file_size + 1)  # the directory may lie about the size
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, ValueError):
+    except DAMAGED:
         raise UploadError("damaged") from None
     if len(data) > info.file_size:
         raise UploadError("zip_bomb")

@@ -174,6 +174,7 @@ TEXTS = {
     "upload_damaged": "The file is damaged and cannot be decoded.",
     "upload_bad_zip": "The zip file is damaged.",
     "upload_zip_bomb": "The zip file would unpack to far more than pictures need and was not opened.",
+    "upload_zip_crowded": "The zip file has {entries} entries; up to {limit} are accepted.",
     "upload_zip_path": "The name of this zip entry leads out of the archive, or it is a link.",
     "upload_zip_locked": "This zip entry is encrypted.",
     "upload_too_many": "Only the first {limit} pictures are counted.",

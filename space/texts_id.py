@@ -179,6 +179,7 @@ TEXTS = {
     "upload_damaged": "Berkas rusak dan tidak dapat didekode.",
     "upload_bad_zip": "Berkas zip rusak.",
     "upload_zip_bomb": "Berkas zip akan membesar jauh melebihi kebutuhan gambar dan tidak dibuka.",
+    "upload_zip_crowded": "Berkas zip berisi {entries} entri; yang diterima hingga {limit}.",
     "upload_zip_path": "Nama entri zip ini mengarah ke luar arsip, atau berupa tautan.",
     "upload_zip_locked": "Entri zip ini terenkripsi.",
     "upload_too_many": "Hanya {limit} gambar pertama yang dihitung.",

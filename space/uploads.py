@@ -78,7 +78,7 @@ def _open(source: bytes | str | os.PathLike) -> Image.Image:
         raise UploadError("too_small", width=width, height=height, limit=MIN_SIDE)
     copies = 2 if image.format == "WEBP" else 1  # its decoder keeps as much again
     if copies * width * height > MAX_PIXELS:
-        raise UploadError("bomb", limit=MAX_PIXELS // 10**6)
+        raise UploadError("bomb", limit=MAX_PIXELS // copies // 10**6)
     if max(width, height) > MAX_SIDE:
         raise UploadError("too_wide", width=width, height=height, limit=MAX_SIDE)
     if max(width, height) > LONGEST * min(width, height):

@@ -3,15 +3,17 @@
 import io
 import stat
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import space
 from dataset_script.drawn_cells import draw_cell
-from space.archives import MAX_PICTURES, count_uploads, read_uploads
-from space.uploads import UploadError, read_picture
+from space.archives import MAX_ENTRIES, MAX_PICTURES, count_uploads, read_uploads
+from space.uploads import MAX_PIXELS, UploadError, read_picture
 from tests.space.bad_uploads import PICTURES, jpeg, picture, png_header, zipped
 
 
@@ -132,7 +134,56 @@ def test_links_locks_and_damaged_zips_are_named(tmp_path: Path) -> None:
     for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         locked[locked.index(signature) + flags] |= 1
     assert entries(tmp_path, bytes(locked)) == {"locked.jpg": "zip_locked"}
-    assert set(entries(tmp_path, zipped({"a.jpg": jpeg()})[:-30]).values()) <= {"bad_zip", "not_an_image"}
+    assert set(entries(tmp_path, zipped({"a.jpg": jpeg()})[:-30]).values()) == {"bad_zip"}
+
+
+def lzma_damaged() -> bytes:
+    data = bytearray(zipped({"a.jpg": jpeg()}, zipfile.ZIP_LZMA))
+    data[200:2000] = b"\xff" * 1800
+    return bytes(data)
+
+
+def of_version_9_9() -> bytes:
+    data = bytearray(zipped({"a.jpg": jpeg()}))
+    data[data.rindex(b"PK\x01\x02") + 6] = 99
+    return bytes(data)
+
+
+def nameless() -> bytes:
+    data = bytearray(zipped({"a.jpg": jpeg()}))
+    central = data.rindex(b"PK\x01\x02")
+    data[central + 28], data[central + 32] = 0, 5  # the name becomes the comment
+    return bytes(data)
+
+
+def crowded() -> bytes:
+    return zipped({f"{i}.txt": b"" for i in range(MAX_ENTRIES + 1)}, zipfile.ZIP_STORED)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "reason"),
+    [
+        (lzma_damaged, "a.jpg", "damaged"),
+        (of_version_9_9, "bad.zip", "bad_zip"),
+        (nameless, "", "zip_path"),
+        (crowded, "bad.zip", "zip_crowded"),
+    ],
+)
+def test_a_damaged_zip_leaves_the_picture_beside_it_alone(
+    make: Callable[[], bytes], name: str, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.zip").write_bytes(make())
+    (tmp_path / "good.jpg").write_bytes(jpeg())
+    paths = [str(tmp_path / "bad.zip"), str(tmp_path / "good.jpg")]
+    assert count_uploads(paths) >= 2
+    bad, good = read_uploads(paths)
+    assert (bad.name, bad.error.reason, good.error) == (name, reason, None)
+
+
+def test_the_pixels_that_are_claimed_are_those_of_the_sentence_and_of_the_readme() -> None:
+    with pytest.raises(UploadError, match="more than 12 million"):
+        read_picture(picture("RGB", (4_000, 3_500), "WEBP"))
+    assert f"{MAX_PIXELS // 10**6} megapixels" in (Path(space.__file__).parent / "README.md").read_text()
 
 
 def test_past_the_limit_the_rest_is_one_line(tmp_path: Path) -> None:
