@@ -158,14 +158,30 @@ def decide_kind(rows: Sequence[Row], wanted: str) -> str:
     return "matek" if not drawn and published >= 0.9 * len(rows) else "own"
 
 
-@contextlib.contextmanager
-def replaced_at_the_end(out: Path, overwrite: bool) -> Iterator[Path]:
-    """Give a temporary folder beside `out` that takes its place when the block ends well, and goes when it does not."""
+def check_free(out: Path, overwrite: bool) -> None:
+    """Check that a data set may be put at `out`.
+
+    Raises:
+        BuildError: something is there that may not be replaced.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise BuildError(
             f"{out} is there and not empty: choose another folder, or pass --overwrite to replace it"
         )
     if holds_other_things(out, "splits.csv"):
+
+
+@contextlib.contextmanager
+def replaced_at_the_end(out: Path, overwrite: bool) -> Iterator[Path]:
+    """Give a temporary folder beside `out` that takes its place when the block ends well, and goes when it does not.
+
+    A link stays: the folder takes the place of what it points to.
+
+    Raises:
+        BuildError: `out` is in the way, at the start or by the end.
+    """
+    out = out.resolve()
+    check_free(out, overwrite)
         raise BuildError(
             f"{out} holds no data set, and --overwrite deletes nothing else: choose another folder"
         )
@@ -175,7 +191,8 @@ def replaced_at_the_end(out: Path, overwrite: bool) -> Iterator[Path]:
         yield building
         building.chmod(0o755)
         old = building.with_suffix(".old")
-        if out.exists():
+        check_free(out, overwrite)
+        if overwrite and out.exists():
             out.rename(old)
         building.rename(out)
         shutil.rmtree(old, ignore_errors=True)
@@ -212,11 +229,14 @@ def build(raw: str, out: Path, options: Options) -> Summary:
     """Build the data set folder `out` from RAW.
 
     Raises:
+    out_place = out.resolve()
+    if Path.cwd().is_relative_to(out_place):
+        raise BuildError(f"{out} is the current folder or one above it: name another for the data set")
         BuildError: the input does not make a data set, or `out` is in the way.
         OSError: a file cannot be written (disk full).
     """
     source = open_source(raw)
-    raw_place, out_place = source.place, out.resolve()
+    raw_place = source.place
     if out_place.is_relative_to(raw_place) or raw_place.is_relative_to(out_place):
         raise BuildError(
             f"{out} and the raw data lie one inside the other: choose another place for the data set"

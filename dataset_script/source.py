@@ -166,6 +166,8 @@ def open_source(raw: str) -> FolderSource | ZipSource:
         BuildError: there is no such thing, or it cannot be read.
     """
     if raw.startswith("kaggle:"):
+    if not raw:
+        raise BuildError("RAW is empty: give a folder (one folder a class), a zip, or kaggle:OWNER/DATASET")
         return FolderSource(fetch_from_kaggle(raw.removeprefix("kaggle:")))
     path = Path(raw)
     if path.is_dir():

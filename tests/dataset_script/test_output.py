@@ -1,0 +1,85 @@
+"""Where a data set may be put, and what is left when a build ends early."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dataset_script.__main__ import main
+from dataset_script.build import replaced_at_the_end
+from dataset_script.source import BuildError
+from tests.dataset_script.test_build import noise_folder
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("empty_before", [False, True])
+def test_what_came_to_the_output_during_a_build_stays(
+    overwrite: bool, empty_before: bool, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    if empty_before:
+        out.mkdir()
+    with pytest.raises(BuildError, match="choose another"), replaced_at_the_end(out, overwrite):
+        out.mkdir(exist_ok=True)
+        (out / "thesis.txt").write_text("years of work")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "thesis.txt"]
+
+
+def test_of_two_builds_to_one_output_the_later_one_fails(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(BuildError, match="--overwrite"), replaced_at_the_end(out, False) as late:
+        (late / "splits.csv").write_text("late")
+        with replaced_at_the_end(out, False) as early:
+            (early / "splits.csv").write_text("early")
+    assert (out / "splits.csv").read_text() == "early" and list(tmp_path.iterdir()) == [out]
+    with replaced_at_the_end(out, True) as last:
+        (last / "splits.csv").write_text("last")
+    assert (out / "splits.csv").read_text() == "last" and list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_to_the_output_stays_a_link(there: bool, tmp_path: Path) -> None:
+    link, target = tmp_path / "link", tmp_path / "disk" / "target"
+    link.symlink_to(target)
+    if there:
+        target.mkdir(parents=True)
+    with replaced_at_the_end(link, False) as folder:
+        (folder / "splits.csv").write_text("")
+    assert link.is_symlink() and (target / "splits.csv").is_file()
+    assert sorted(path.name for path in (*tmp_path.iterdir(), *target.parent.iterdir())) == [
+        "disk",
+        "link",
+        "target",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("raw", "out", "sentence"),
+    [("raw", ".", "current folder"), ("raw", "", "current folder"), ("raw", "..", "current folder"),
+     ("", "../out", "RAW is empty")],
+)  # fmt: skip
+def test_an_empty_path_and_the_current_folder_are_refused_at_once(
+    raw: str, out: str, sentence: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["build", raw and "/nowhere", out]) == 1
+    assert sentence in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["here"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_build_that_is_stopped_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    raw = noise_folder(tmp_path / "raw", ["a", "b"], 30)
+    command = [sys.executable, "-m", "dataset_script", "build", str(raw), str(tmp_path / "out")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(tmp_path.glob(".out.*.partial")):
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert "dataset_script build: stopped; nothing was written\n" in process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and list(tmp_path.iterdir()) == [raw]
