@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dataset_script.check import luminance
-from dataset_script.layout import DOCUMENTS, Rejected, arrange
+from dataset_script.layout import DOCUMENTS, Rejected, arrange, find_listed
 from dataset_script.overlaps import PointStore, link, working_size
 from dataset_script.overwrite import holds_other_things
 from dataset_script.parquet import Row, shards, write_shard
@@ -68,6 +68,7 @@ class Summary:
     drawings: int
     seed: int
     listed: int | None = None  # names on the published test list, None without one
+    here: int = 0  # of them that are the name of a kept image
 
     @property
     def quarantined(self) -> Counter:
@@ -108,23 +109,19 @@ def group_rows(found: Survey, source, store: PointStore) -> tuple[int, int]:
     return compared, same
 
 
-def split_rows(
-    rows: Sequence[Row], classes: Sequence[str], listed: set[str] | None, seed: int
-) -> list[Rejected]:
-    """Give each row its split. Returns the images that must be left out: not listed, but overlapping a listed one.
+def split_rows(rows: Sequence[Row], classes: Sequence[str], names: int | None, seed: int) -> list[Rejected]:
+    """Give each row its split; `names` is the number of names on the test list, None without one.
+
+    Returns the images that must be left out: not listed, but overlapping a listed one.
 
     Raises:
         BuildError: a class has too few images, or the list names none of the images.
     """
     test_groups = None
-    if listed is not None:
-        for row in rows:
-            row.listed = base_name(row.path) in listed
+    if names is not None:
         test_groups = {row.group for row in rows if row.listed}
         if not test_groups:
-            raise BuildError(
-                f"none of the {len(listed)} names of the test list is among the {len(rows)} images"
-            )
+            raise BuildError(f"none of the {names} names of the test list is among the {len(rows)} images")
     places = assign_splits([row.group for row in rows], [row.label for row in rows], seed, test_groups)
     for row in rows:
         row.split = places[row.group]
@@ -138,7 +135,7 @@ def split_rows(
             f"too few good images for the splits {', '.join(needed)} in class {named}: add images that show "
             "different places, or leave the class out with --classes"
         )
-    if listed is None:
+    if names is None:
         return []
     named = {row.group: row.file_name for row in rows if row.listed}
     return [
@@ -169,6 +166,9 @@ def check_free(out: Path, overwrite: bool) -> None:
             f"{out} is there and not empty: choose another folder, or pass --overwrite to replace it"
         )
     if holds_other_things(out, "splits.csv"):
+        raise BuildError(
+            f"{out} holds no data set, and --overwrite deletes nothing else: choose another folder"
+        )
 
 
 @contextlib.contextmanager
@@ -182,9 +182,6 @@ def replaced_at_the_end(out: Path, overwrite: bool) -> Iterator[Path]:
     """
     out = out.resolve()
     check_free(out, overwrite)
-        raise BuildError(
-            f"{out} holds no data set, and --overwrite deletes nothing else: choose another folder"
-        )
     out.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:
@@ -229,48 +226,52 @@ def build(raw: str, out: Path, options: Options) -> Summary:
     """Build the data set folder `out` from RAW.
 
     Raises:
-    out_place = out.resolve()
-    if Path.cwd().is_relative_to(out_place):
-        raise BuildError(f"{out} is the current folder or one above it: name another for the data set")
         BuildError: the input does not make a data set, or `out` is in the way.
         OSError: a file cannot be written (disk full).
     """
+    out_place = out.resolve()
+    if Path.cwd().is_relative_to(out_place):
+        raise BuildError(f"{out} is the current folder or one above it: name another for the data set")
     source = open_source(raw)
     raw_place = source.place
     if out_place.is_relative_to(raw_place) or raw_place.is_relative_to(out_place):
         raise BuildError(
             f"{out} and the raw data lie one inside the other: choose another place for the data set"
         )
-    listed = None if options.test_names is None else read_test_names(options.test_names)
+    names = None if options.test_names is None else read_test_names(options.test_names)
+    on_list = None if names is None else len(names)
     with replaced_at_the_end(out, options.overwrite) as folder:
         layout = arrange(source.listing(), options.classes)
         classes = [shown(name) for name in layout.files]
+        listed = find_listed(layout, names or ())
         store = PointStore(folder)
         found, spare = survey(
-            source, layout, listed or set(), store,
+            source, layout, {path for paths in listed.values() for path in paths}, store,
             per_class=options.per_class, seed=options.seed, workers=options.workers,
         )  # fmt: skip
         if not found.rows:
+            reasons = Counter(item.reason for item in found.rejected).most_common()
             raise BuildError(
-                "none of the files is a whole image: see the layout that is expected in the README"
+                "none of the files can be kept: " + ", ".join(f"{reason} ({n:,})" for reason, n in reasons)
             )
         compared, same = group_rows(found, source, store)
         store.close()
         pictures = len(found.paths)
         found.forget_pictures()
         name_rows(found.rows)
-        overlapping = split_rows(found.rows, classes, listed, options.seed)
+        overlapping = split_rows(found.rows, classes, on_list, options.seed)
         left = {item.path for item in overlapping}
         found.rejected += overlapping
         rows = sorted(
             (row for row in found.rows if row.path not in left),
             key=lambda row: hashlib.sha256(b"order:" + row.sha256).digest(),
         )
+        kept = {row.path for row in rows}
         rejected = sorted(found.rejected, key=lambda item: item.path)
         summary = Summary(
             out, classes, layout.seen, rows, rejected, layout.left_out, spare, pictures, compared, same,
             decide_kind(rows, options.card), sum(row.drawn for row in rows), options.seed,
-            None if listed is None else len(listed),
+            on_list, sum(not kept.isdisjoint(paths) for paths in listed.values()),
         )  # fmt: skip
         write_rows(folder, rows, classes, source, options.shard_mb * 2**20)
         header = ("file_name", "label", "split", "group", "sha256", "on_test_list")

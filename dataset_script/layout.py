@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from dataset_script.labels import CLASSES
-from dataset_script.source import BuildError, shown
+from dataset_script.source import BuildError, base_name, shown
 
 IMAGE_SUFFIXES = {
     "jpg": "JPEG", "jpeg": "JPEG", "jpe": "JPEG", "jfif": "JPEG", "png": "PNG", "tif": "TIFF", "tiff": "TIFF",
@@ -37,6 +37,7 @@ class Layout:
     files: dict[str, list[str]] = field(default_factory=dict)  # class -> sorted paths
     rejected: list[Rejected] = field(default_factory=list)
     left_out: int = 0  # files of classes that --classes does not name
+    classes: set[str] = field(default_factory=set)  # also those that --classes does not name
     seen: int = 0  # all entries
 
 
@@ -91,6 +92,7 @@ def arrange(listing: Iterable[tuple[str, str]], wanted: Sequence[str] = ()) -> L
             f"no class folder {', '.join(missing)}; there are: {shown(', '.join(sorted(known))) or 'none'}"
         )
     for name in sorted(folders):
+    layout.classes = known
         if name not in known:
             layout.rejected += [Rejected(path, "unknown class folder") for path in folders[name]]
         elif wanted and name not in wanted:
@@ -101,3 +103,25 @@ def arrange(listing: Iterable[tuple[str, str]], wanted: Sequence[str] = ()) -> L
         found = ", ".join(shown(name) for name in layout.files) or "none"
         raise BuildError(f"a data set needs two class folders with images or more; found: {found}")
     return layout
+
+
+def find_listed(layout: Layout, names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the paths that each name on a test list stands for: several where it does not tell them apart.
+
+    They end in its file name and, where it has the folder of a class, are of that class; of these, those that share most
+    trailing folders with it. So `x.jpg` stands for every x.jpg, `/elsewhere/BLA/0001/x.jpg` for `BLA/x.jpg`.
+    """
+    by_name: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for label, paths in layout.files.items():
+        for path in paths:
+            by_name[label, base_name(path)].append(path)
+    found = {}
+    for name in names:
+        *folders, last = name.split("/")
+        labels = layout.classes.intersection(folders) or layout.files
+        paths = [path for label in labels for path in by_name.get((label, last), ())]
+        while folders:
+            last = f"{folders.pop()}/{last}"
+            paths = [path for path in paths if f"/{path}".endswith(f"/{last}")] or paths
+        found[name] = paths
+    return found

@@ -27,17 +27,31 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def read_test_names(path: Path) -> set[str]:
-    """Return the file names of a published test list: text with a name a line, or CSV with a column of names or paths.
+    """Return the names of a published test list: text with a name a line, or CSV with a column of names or paths.
+
+    Folders stay before a name, parted by one slash each.
 
     Raises:
         BuildError: the file cannot be read or names no file.
     """
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
+        separator = max("\t;,", key=re.sub(r'"[^"\n]*"', "", text).count)
+        rows = [
+            row
+            for line in text.splitlines()
+            for row in csv.reader([line], delimiter=separator, skipinitialspace=True)
+        ]
     except OSError as error:
         raise BuildError(f"--test_names {path} cannot be read: {error.strerror}") from error
-    cells = (part.strip().strip("\"'") for line in text.splitlines() for part in re.split(r"[,;\t]", line))
-    names = {re.split(r"[/\\]", cell)[-1] for cell in cells if re.search(r"\.[A-Za-z]\w{1,4}$", cell)}
+    except csv.Error as error:
+        raise BuildError(f"--test_names {path} is no list of file names: {error}") from error
+    cells = (cell.strip().strip("\"'") for row in rows for cell in row)
+    names = {
+        "/".join(part for part in re.split(r"[/\\]", cell) if part not in ("", "."))
+        for cell in cells
+        if re.search(r"\.[A-Za-z]\w{1,4}$", cell)
+    }
     if not names:
         raise BuildError(
             f"--test_names {path} names no image file: it needs a file name (like BLA_00001.jpg) a line"
