@@ -41,7 +41,10 @@ def parser() -> argparse.ArgumentParser:
     )
     make.add_argument("--seed", type=seed, default=0, help="of the splits and of --per_class")
     make.add_argument(
-        "--test_names", type=Path, metavar="FILE", help="published test list: text or CSV of file names"
+        "--test_names",
+        type=Path,
+        metavar="FILE",
+        help="published test list: text or CSV of file names, with folders where names repeat",
     )
     make.add_argument("--strict", action="store_true", help="exit 1 when any file was rejected")
     make.add_argument("--overwrite", action="store_true", help="replace the data set in OUT")
@@ -85,8 +88,7 @@ def print_summary(summary: Summary) -> None:
         f"{len(shared):,} groups of images that show the same place ({sum(shared):,} images); {summary.compared:,} pairs compared"
     )
     if summary.listed is not None:
-        listed = sum(row.listed for row in summary.rows)
-        print(f"test list: {summary.listed:,} names, {listed:,} of them here, {summary.listed - listed:,} absent; "
+        print(f"test list: {summary.listed:,} names, {summary.here:,} of them here, {summary.listed - summary.here:,} absent; "
               f"{summary.quarantined[OVERLAPS_TEST]:,} images left out because they overlap a listed one")  # fmt: skip
         bare = [name for label, name in enumerate(summary.classes) if not counts["test", label]]
         if bare:
@@ -121,9 +123,9 @@ def run(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         return run(args)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     except BuildError as error:
         message = str(error)
     except FileExistsError as error:

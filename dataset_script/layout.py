@@ -6,7 +6,7 @@ nothing else (an archive often wraps them once more).
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +17,7 @@ IMAGE_SUFFIXES = {
     "jpg": "JPEG", "jpeg": "JPEG", "jpe": "JPEG", "jfif": "JPEG", "png": "PNG", "tif": "TIFF", "tiff": "TIFF",
     "bmp": "BMP", "gif": "GIF", "webp": "WEBP",
 }  # fmt: skip
+SPLIT_FOLDERS = {"train", "val", "valid", "validation", "test"}
 # beside the class folders these describe the set: listed, but no reason for --strict to fail
 DOCUMENTS = {"sha256sums", "readme", "readme.md", "readme.txt", "license", "license.txt", "citation.cff"}
 
@@ -36,8 +37,8 @@ class Layout:
 
     files: dict[str, list[str]] = field(default_factory=dict)  # class -> sorted paths
     rejected: list[Rejected] = field(default_factory=list)
-    left_out: int = 0  # files of classes that --classes does not name
     classes: set[str] = field(default_factory=set)  # also those that --classes does not name
+    left_out: int = 0  # files of classes that --classes does not name
     seen: int = 0  # all entries
 
 
@@ -66,7 +67,7 @@ def arrange(listing: Iterable[tuple[str, str]], wanted: Sequence[str] = ()) -> L
     the published 21 classes and it does not. `wanted` picks classes; the others are left out, which is no rejection.
 
     Raises:
-        BuildError: no class folder, only one, or not those that are wanted.
+        BuildError: no class folder, only one, not those that are wanted, splits in their place, or two of one name.
     """
     layout, plain = Layout(), []
     for path, reason in listing:
@@ -91,8 +92,8 @@ def arrange(listing: Iterable[tuple[str, str]], wanted: Sequence[str] = ()) -> L
         raise BuildError(
             f"no class folder {', '.join(missing)}; there are: {shown(', '.join(sorted(known))) or 'none'}"
         )
-    for name in sorted(folders):
     layout.classes = known
+    for name in sorted(folders):
         if name not in known:
             layout.rejected += [Rejected(path, "unknown class folder") for path in folders[name]]
         elif wanted and name not in wanted:
@@ -102,6 +103,14 @@ def arrange(listing: Iterable[tuple[str, str]], wanted: Sequence[str] = ()) -> L
     if len(layout.files) < 2:
         found = ", ".join(shown(name) for name in layout.files) or "none"
         raise BuildError(f"a data set needs two class folders with images or more; found: {found}")
+    if SPLIT_FOLDERS.issuperset(map(str.lower, layout.files)):
+        raise BuildError(
+            f"the folders {', '.join(layout.files)} are splits, and one folder a class is expected: join them class by class, "
+            "and pass --test_names to keep a test set"
+        )
+    name, folders_of_it = Counter(map(shown, layout.files)).most_common(1)[0]
+    if folders_of_it > 1:
+        raise BuildError(f"{folders_of_it} class folders would all be called {name}: rename them")
     return layout
 
 

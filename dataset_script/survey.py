@@ -112,7 +112,10 @@ def survey(
     seed: int,
     workers: int,
 ) -> tuple[Survey, int]:
-    """First pass: check files until each class has `per_class` good ones, or all. Returns it and how many were not needed."""
+    """First pass: check files until each class has `per_class` good ones, or all; `listed` holds the paths on the test list.
+
+    Returns what was found and how many files were not needed.
+    """
     found = Survey(rejected=list(layout.rejected))
     label_of = {name: label for label, name in enumerate(layout.files)}
     queues = {}
@@ -132,12 +135,17 @@ def survey(
                 return found, sum(map(len, queues.values()))
             names = iter([name for _, name in wanted])
             for verdict in examine(source, [path for path, _ in wanted], workers, bar):
-                _take(found, verdict, next(names), label_of, store)
-            _settle_duplicates(found, listed)
+                _take(found, verdict, next(names), label_of, listed, store)
+            _settle_duplicates(found)
 
 
 def _take(
-    found: Survey, verdict: Accepted | Rejected, name: str, label_of: dict[str, int], store: PointStore
+    found: Survey,
+    verdict: Accepted | Rejected,
+    name: str,
+    label_of: dict[str, int],
+    listed: set[str],
+    store: PointStore,
 ) -> None:
     if isinstance(verdict, Rejected):
         found.rejected.append(verdict)
@@ -148,11 +156,12 @@ def _take(
         store.add(node, verdict.points)
     published = looks_published(name, base_name(verdict.path), verdict.size, verdict.format)
     row = Row(verdict.path, verdict.sha256, verdict.length, label_of[name], verdict.drawn, published)
+    row.listed = verdict.path in listed
     found.rows.append(row)
     found.nodes.append(node)
 
 
-def _settle_duplicates(found: Survey, listed: set[str]) -> None:
+def _settle_duplicates(found: Survey) -> None:
     """Keep one of byte-identical files (one that the test list names, if any), and none where their labels differ."""
     copies: dict[bytes, list[int]] = defaultdict(list)
     for index, row in enumerate(found.rows):
@@ -160,9 +169,7 @@ def _settle_duplicates(found: Survey, listed: set[str]) -> None:
     dropped = set()
     for sha256, indices in copies.items():
         if len(indices) > 1 or sha256 in found.contradicted:
-            indices.sort(
-                key=lambda index: (base_name(found.rows[index].path) not in listed, found.rows[index].path)
-            )
+            indices.sort(key=lambda index: (not found.rows[index].listed, found.rows[index].path))
             paths = [found.rows[index].path for index in indices]
             if len({found.rows[index].label for index in indices}) > 1 or sha256 in found.contradicted:
                 found.contradicted.add(sha256)

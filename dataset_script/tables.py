@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dataset_script.source import BuildError, shown
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins with one of these
+FORMULA = ("=", "+", "-", "@")  # a spreadsheet would run a cell that begins with one of these
 
 
 def cell(value: object) -> str:
