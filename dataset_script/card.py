@@ -6,7 +6,6 @@ What the card says about origin, licence and citation depends on what the images
 
 from __future__ import annotations
 
-import html
 import re
 from collections import Counter
 from pathlib import Path
@@ -51,8 +50,9 @@ def features(classes: list[str]) -> Features:
 
 def plain(text: str) -> str:
     """Return a name as it can stand in a Markdown table: no markup of it takes effect."""
-    text = html.escape(re.sub(r"\s+", " ", text))
-    return re.sub(r"([\\`*_\[\]{}()#+!|~$-])", lambda match: f"&#{ord(match[0])};", text)
+    return re.sub(
+        r"[&<>\\`*_\[\]{}()#+!|~$-]", lambda match: f"&#{ord(match[0])};", re.sub(r"\s+", " ", text)
+    )
 
 
 def draw_figures(folder: Path, summary: Summary) -> None:
@@ -61,7 +61,7 @@ def draw_figures(folder: Path, summary: Summary) -> None:
 
     (folder / "figures").mkdir()
     counts = Counter((row.split, row.label) for row in summary.rows)
-    names = [name.replace("$", r"\$")[:24] for name in summary.classes]
+    names = [name[:24].replace("$", r"\$") for name in summary.classes]
     totals = [sum(counts[split, label] for split in SPLITS) for label in range(len(names))]
 
     bar = Figure(figsize=(max(6, 0.7 * len(names) + 2), 4), layout="constrained")
@@ -69,11 +69,12 @@ def draw_figures(folder: Path, summary: Summary) -> None:
     base = [0] * len(names)
     for split in SPLITS:
         heights = [counts[split, label] for label in range(len(names))]
-        axes.bar(names, heights, bottom=base, label=split, color=COLOURS[split])
+        axes.bar(range(len(names)), heights, bottom=base, label=split, color=COLOURS[split])
         base = [a + b for a, b in zip(base, heights, strict=True)]
     for x, total in enumerate(totals):
         axes.annotate(f"{total:,}", (x, total), ha="center", va="bottom", fontsize=9)
     axes.set(ylabel="images", title="Images of each class, by split", ylim=(0, 1.15 * max(totals)))
+    axes.set_xticks(range(len(names)), names)
     axes.tick_params(axis="x", rotation=45 if len(names) > 10 else 0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, ncols=3, loc="upper right", fontsize=8)

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
@@ -59,9 +60,13 @@ def check_contract(folder: Path) -> None:
         raise BuildError(f"{folder}/data has no images for the split {', '.join(empty)}")
     with (folder / "splits.csv").open(newline="", encoding="utf-8") as file:
         told = Counter(row.get("split") for row in csv.DictReader(file))
-    card = DatasetCard.load(folder / "README.md").data
-    infos = card.get("dataset_info") or {}
-    written = {item["name"]: item["num_examples"] for item in infos.get("splits", ())}
+    try:
+        infos = DatasetCard.load(folder / "README.md").data.get("dataset_info") or {}
+        written = {item["name"]: item["num_examples"] for item in infos.get("splits", ())}
+    except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise BuildError(
+            f"{folder}/README.md has front matter that is not what `build` wrote: mend it, or build the folder again"
+        ) from error
     for name, numbers in (("splits.csv", dict(told)), ("README.md", written)):
         if numbers != dict(counts):
             raise BuildError(

@@ -24,8 +24,9 @@ class BuildError(ValueError):
 
 
 def shown(text: str) -> str:
-    """Return a file name as valid Unicode: bytes that are none are written as \\xNN."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Return a file name as valid Unicode: bytes that are none and control characters are written as \\xNN."""
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def base_name(path: str) -> str:
@@ -165,9 +166,9 @@ def open_source(raw: str) -> FolderSource | ZipSource:
     Raises:
         BuildError: there is no such thing, or it cannot be read.
     """
-    if raw.startswith("kaggle:"):
     if not raw:
         raise BuildError("RAW is empty: give a folder (one folder a class), a zip, or kaggle:OWNER/DATASET")
+    if raw.startswith("kaggle:"):
         return FolderSource(fetch_from_kaggle(raw.removeprefix("kaggle:")))
     path = Path(raw)
     if path.is_dir():
