@@ -18,7 +18,8 @@ from space.bulk import answer_uploads
 from space.classifier import Predictions
 from space.inputs import FileInput, forget
 from space.resources import Resources
-from space.tab_field import FIELD_SIDE, answer_field, nucleus_share
+from space.tab_cells import BULK_JOBS
+from space.tab_field import FIELD_SIDE, FIELDS, answer_field, nucleus_share
 from space.texts import language_of, say
 from space.uploads import CELL_SIDE, UploadError, read_picture
 
@@ -170,22 +171,24 @@ def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
         }
 
     one, many = FileInput(visible=False), FileInput(visible=False, file_count="multiple")
-    _register(predict, one, CellAnswer, 16)
-    _register(predict_many, many, list[NamedAnswer], 2)
-    _register(count, many, list[CountRow], 2)
-    _register(field, one, list[FieldCell], 1)
-    _register(model, None, ModelCard, None)
+    _register(predict, one, CellAnswer, None, 16)
+    _register(predict_many, many, list[NamedAnswer], "bulk", BULK_JOBS)
+    _register(count, many, list[CountRow], "bulk", BULK_JOBS)
+    _register(field, one, list[FieldCell], "field", FIELDS)
+    _register(model, None, ModelCard, None, None)
     page = gr.HTML(elem_id="api-page")
     tab.select(explain, None, page, api_visibility="private")
 
 
-def _register(fn: Any, source: FileInput | None, result: Any, limit: int | None) -> None:
+def _register(fn: Any, source: FileInput | None, result: Any, shared: str | None, limit: int | None) -> None:
+    """`limit` calls at a time; `shared` names the events of the page that count among them."""
     gr.on(
         [],
         fn,
         source,
         Api(None, python_type_to_json_schema(result)),
         api_name=fn.__name__,
+        concurrency_id=shared,
         concurrency_limit=limit,
     )
 

@@ -105,4 +105,5 @@ def launch_arguments(i18n: gr.I18n) -> dict[str, Any]:
         "ssr_mode": False,
         "quiet": True,
         "show_error": False,
+        "enable_monitoring": False,
     }

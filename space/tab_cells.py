@@ -13,6 +13,8 @@ from space.inputs import FileInput, forget
 from space.resources import Resources
 from space.texts import language_of, say
 
+BULK_JOBS = 2  # at a time, of the page and of the API together
+
 
 def build(resources: Resources, i18n: gr.I18n) -> None:
     """Lay the tab out and wire it."""
@@ -70,7 +72,8 @@ def build(resources: Resources, i18n: gr.I18n) -> None:
         files,
         [files, result, chart, numbers, table, bad],
         api_visibility="private",
-        concurrency_limit=2,
+        concurrency_id="bulk",
+        concurrency_limit=BULK_JOBS,
         show_progress_on=result,
     )
 

@@ -45,7 +45,7 @@ def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
         more = gr.Button(i18n("data_more"), elem_id="data-more")
     examples = gr.HTML(elem_id="data-examples")
 
-    def draw(request: gr.Request) -> list[Any]:
+    def draw(chosen: str, request: gr.Request) -> list[Any]:
         language = language_of(request)
         total = sum(sum(values) for values in dataset.counts.values())
         line = say(language, "data_summary", images=total, classes=len(dataset.label_names))
@@ -59,12 +59,12 @@ def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
             charts.class_pie(dataset.counts, dataset.label_names),
             charts.split_bars(dataset.counts, language),
             gr.update(choices=names),
-            show(dataset.label_names[0]),
+            show(chosen),
         ]
 
     def show(label: str) -> str:
         samples = [sample for sample in resources.held_out if sample.label == label]
         return cards.sample_grid(random.sample(samples, min(SHOWN, len(samples))))
 
-    tab.select(draw, None, [head, bars, pie, splits, choice, examples], api_visibility="private")
+    tab.select(draw, choice, [head, bars, pie, splits, choice, examples], api_visibility="private")
     gr.on([choice.input, more.click], show, choice, examples, api_visibility="private")

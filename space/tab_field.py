@@ -23,6 +23,7 @@ from space.uploads import UploadError, read_picture
 
 SHOWN_SIDE = 1400  # pixels of the picture that goes back to the page
 FIELD_SIDE = 6000  # larger fields are reduced to this
+FIELDS = 1  # at a time, of the page and of the API together
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def build(resources: Resources, i18n: gr.I18n) -> None:
         [picture, side],
         [boxes, chart, numbers],
         api_visibility="private",
-        concurrency_limit=1,
+        concurrency_id="field",
+        concurrency_limit=FIELDS,
         show_progress_on=boxes,
     )
 

@@ -4,6 +4,7 @@ note."""
 from __future__ import annotations
 
 import random
+from functools import cache
 from html import escape
 from typing import Any
 
@@ -23,6 +24,8 @@ def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
         gr.HTML(f'<p class="hint">{i18n("learn_none")}</p>')
         return
     score = gr.State(dict(FRESH))
+    shown = gr.Number(visible=False)  # the cell that the visitor looks at, which the answer is meant for
+    answer = cache(lambda cell: resources.batcher.predict([read_picture(resources.held_out[cell].image)]))
     gr.HTML(f'<p class="help">{i18n("learn_intro")}</p>')
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=5, min_width=300):
@@ -44,19 +47,28 @@ def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
         picture = (
             f'<img class="quiz" src="{cards.sample_uri(sample)}" alt="{escape(say(language, "learn_cell"))}">'
         )
-        return [state, picture, gr.update(choices=choices(resources, language), value=None), ""]
+        guesses = gr.update(choices=choices(resources, language), value=None)
+        return [state, state["cell"], picture, guesses, ""]
 
     def open_tab(state: dict[str, Any], request: gr.Request) -> list[Any]:
         if state["cell"] is None:
             return ask(state, request)
-        return [state, gr.update(), gr.update(), gr.update()]
+        return [state, *[gr.update()] * 4]
 
-    def judge(state: dict[str, Any], chosen: str | None, request: gr.Request) -> list[Any]:
+    def judge(
+        state: dict[str, Any], looked_at: float | None, chosen: str | None, request: gr.Request
+    ) -> list[Any]:
         language = language_of(request)
-        if chosen is None or state["cell"] is None:
-            return [state, cards.message(say(language, "learn_choose")), score_line(state, language)]
+        if state["cell"] is None:  # Gradio remembers so many visits only
+            *asked, _ = ask(state, request)
+            return [*asked, cards.message(say(language, "learn_lost")), score_line(state, language)]
+        if looked_at != state["cell"]:
+            return [state, *[gr.update()] * 5]
+        if chosen is None:
+            sentence = cards.message(say(language, "learn_choose"))
+            return [state, *[gr.update()] * 3, sentence, score_line(state, language)]
         sample = resources.held_out[state["cell"]]
-        predictions = resources.batcher.predict([read_picture(sample.image)])
+        predictions = answer(state["cell"])
         if not state["answered"]:
             state = {
                 **state,
@@ -67,17 +79,17 @@ def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
             }
         return [
             state,
+            *[gr.update()] * 3,
             judgement(resources, sample.label, chosen, predictions, language),
             score_line(state, language),
         ]
 
-    tab.select(open_tab, score, [score, cell, guess, verdict], api_visibility="private")
-    following.click(
-        ask, score, [score, cell, guess, verdict], api_visibility="private", show_progress="hidden"
-    )
-    check.click(
-        judge, [score, guess], [score, verdict, total], api_visibility="private", show_progress="hidden"
-    )
+    question = [score, shown, cell, guess, verdict]
+    # one after the other: beside "next", a late verdict would show under the new cell
+    options = {"api_visibility": "private", "concurrency_id": "quiz", "concurrency_limit": 1}
+    tab.select(open_tab, score, question, **options)
+    following.click(ask, score, question, show_progress="hidden", **options)
+    check.click(judge, [score, shown, guess], [*question, total], show_progress="hidden", **options)
 
 
 def choices(resources: Resources, language: str) -> list[tuple[str, str]]:

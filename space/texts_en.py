@@ -144,6 +144,7 @@ TEXTS = {
     "learn_answer": "Check my answer",
     "learn_next": "Next cell",
     "learn_choose": "Choose an answer first.",
+    "learn_lost": "Your visit was forgotten, and the score with it; here is a new cell.",
     "learn_right": "Right",
     "learn_wrong": "Not quite",
     "learn_truth": "The experts' label is {label}.",

@@ -149,6 +149,7 @@ TEXTS = {
     "learn_answer": "Periksa jawaban saya",
     "learn_next": "Sel berikutnya",
     "learn_choose": "Pilih jawaban dahulu.",
+    "learn_lost": "Kunjungan Anda terlupakan, begitu pula skornya; ini sel yang baru.",
     "learn_right": "Benar",
     "learn_wrong": "Belum tepat",
     "learn_truth": "Label para ahli adalah {label}.",

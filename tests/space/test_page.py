@@ -1,0 +1,98 @@
+"""The events of the page, called as a browser calls them: the quiz, the data tab, who waits for whom."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import httpx2
+import pytest
+
+from space.app import start
+from space.batching import Batcher
+from space.tab_learn import FRESH
+from space.texts import say
+from tests.space.small_model_repo import LABELS
+
+
+@pytest.fixture(scope="module")
+def page(
+    small_model: Path, small_dataset: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[gr.Blocks]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        page = start(str(small_model), str(small_dataset), server_name="127.0.0.1", prevent_thread_lock=True)
+        yield page
+        page.close()
+
+
+def function(page: gr.Blocks, elem_id: str, event: str) -> Any:
+    """What an element of the page calls."""
+    ids = {block.elem_id: number for number, block in page.blocks.items()}
+    return next(fn for fn in page.fns.values() if (ids[elem_id], event) in fn.targets)
+
+
+def tab_function(page: gr.Blocks, name: str) -> Any:
+    """What a tab calls when it is opened."""
+    ids = {block.id: number for number, block in page.blocks.items() if isinstance(block, gr.Tab)}
+    return next(fn for fn in page.fns.values() if (ids[name], "select") in fn.targets)
+
+
+def send(page: gr.Blocks, session: str, fn: Any, *data: Any) -> None:
+    """Trigger an event without waiting for what comes of it."""
+    body = {"fn_index": fn._id, "session_hash": session, "data": data}
+    httpx2.post(f"{page.local_api_url}queue/join", json=body).raise_for_status()
+
+
+def answers(page: gr.Blocks, session: str) -> list[list[Any]]:
+    """What the events of a visit gave, in the order in which a browser learns of it."""
+    with httpx2.stream(
+        "GET", f"{page.local_api_url}queue/data", params={"session_hash": session}, timeout=60
+    ) as stream:
+        messages = [json.loads(line[5:]) for line in stream.iter_lines() if line.startswith("data:")]
+    return [message["output"]["data"] for message in messages if message["msg"] == "process_completed"]
+
+
+def test_no_verdict_comes_after_the_next_cell(page: gr.Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: Any, answer: Any = Batcher.predict) -> Any:
+        time.sleep(1)
+        return answer(*_)
+
+    monkeypatch.setattr(Batcher, "predict", slow)
+    check, following = function(page, "learn-check", "click"), function(page, "learn-next", "click")
+    send(page, "hasty", tab_function(page, "learn"), None)
+    ((_, cell, *_),) = answers(page, "hasty")
+    send(page, "hasty", check, None, cell, LABELS[0])
+    send(page, "hasty", following, None)
+    judged, asked = answers(page, "hasty")
+    assert "answer" in judged[4] and "1" in judged[5]
+    assert "img" in asked[2] and asked[4] == ""
+    send(page, "hasty", check, None, asked[1] + 1, LABELS[0])  # still looking at another cell
+    (late,) = answers(page, "hasty")
+    assert "answer" not in str(late)
+
+
+def test_a_visit_that_was_forgotten_gets_a_new_cell_and_the_reason(page: gr.Blocks) -> None:
+    check = function(page, "learn-check", "click")
+    _, cell, picture, _, sentence, _ = check.fn(dict(FRESH), 3, LABELS[0], None)
+    assert isinstance(cell, int) and "img" in picture and say("en", "learn_lost") in sentence
+
+
+def test_the_data_tab_shows_again_the_class_that_was_chosen(page: gr.Blocks) -> None:
+    *_, examples = tab_function(page, "data").fn("EOS", None)
+    assert "EOS_" in examples and "BLA_" not in examples
+
+
+def test_the_page_and_the_api_share_their_limits(page: gr.Blocks) -> None:
+    api = {fn.api_name: fn for fn in page.fns.values()}
+    for button, names, limit in (("cells-run", ("predict_many", "count"), 2), ("field-run", ("field",), 1)):
+        shared = [function(page, button, "click"), *(api[name] for name in names)]
+        assert len({fn.concurrency_id for fn in shared}) == 1
+        assert {fn.concurrency_limit for fn in shared} == {limit}
+
+
+def test_strangers_learn_nothing_of_other_visits(page: gr.Blocks) -> None:
+    for address in ("monitoring", "monitoring/summary"):
+        assert httpx2.get(f"{page.local_url}{address}").status_code == 403
