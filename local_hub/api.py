@@ -116,14 +116,14 @@ def repo_info(repo: Repository, revision: str, blobs: bool = False) -> dict[str,
         "private": settings["private"],
     }
     answer |= {"gated": False, "disabled": False, "downloads": 0, "likes": 0}
-    answer |= {"tags": cards.tags(card), "cardData": json_ready(card), "siblings": siblings}
+    answer |= {"tags": cards.tags(card), "cardData": card, "siblings": siblings}
     answer["usedStorage"] = sum(file.size for file in commit.files.values())
     if repo.kind == "models":
         answer |= {
             "modelId": repo.id,
             **{key: card[key] for key in ("library_name", "pipeline_tag") if key in card},
         }
-        answer |= {"model-index": json_ready(card["model-index"])} if card.get("model-index") else {}
+        answer |= {"model-index": card["model-index"]} if card.get("model-index") else {}
     elif repo.kind == "spaces":
         hardware = {"current": None, "requested": None}
         answer |= {
@@ -131,15 +131,6 @@ def repo_info(repo: Repository, revision: str, blobs: bool = False) -> dict[str,
             "runtime": {"stage": "STOPPED", "hardware": hardware},
         }
     return answer
-
-
-def json_ready(value: Any) -> Any:
-    """YAML has dates, which JSON has not."""
-    if isinstance(value, dict):
-        return {str(key): json_ready(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [json_ready(item) for item in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 # ---- commits, branches and tags

@@ -6,6 +6,7 @@ https://huggingface.co/docs/hub/model-cards, https://huggingface.co/docs/hub/spa
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -18,14 +19,32 @@ RESULT_FIELDS = {"task": ("type",), "dataset": ("type", "name"), "metrics": ("ty
 TEXT_FIELDS = ("tags", "datasets", "metrics", "base_model", "license", "language")
 
 
-def read_metadata(text: str) -> dict[str, Any]:
-    """Metadata of a card; empty when there is none or it cannot be read."""
+def front_matter(text: str) -> Any:
+    """What the YAML of a card says, None without any; ValueError when it cannot be read."""
     match = FRONT_MATTER.match(text)
     try:
-        data = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:
+        return yaml.safe_load(match[1]) if match else None
+    except Exception as error:  # PyYAML passes on what int(), date(), a look-up or deep nesting raise
+        raise ValueError(f"the metadata is not YAML: {error}") from None
+
+
+def read_metadata(text: str) -> dict[str, Any]:
+    """Metadata of a card as JSON can hold it; empty when there is none or it cannot be read."""
+    try:
+        ready = json.dumps(json_ready(front_matter(text)), ensure_ascii=False)
+    except (ValueError, RecursionError):
         return {}
+    data = json.loads(ready.encode(errors="replace"), parse_constant=lambda _: None)  # a NaN becomes null
     return data if isinstance(data, dict) else {}
+
+
+def json_ready(value: Any) -> Any:
+    """YAML has dates, which JSON has not."""
+    if isinstance(value, dict):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [json_ready(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 def as_list(value: Any) -> list[Any]:
@@ -42,11 +61,10 @@ def tags(metadata: dict[str, Any]) -> list[str]:
 
 def check(text: str, repo_type: str) -> tuple[list[str], list[str]]:
     """(errors, warnings) for the card of a `model`, `dataset` or `space`."""
-    match = FRONT_MATTER.match(text)
     try:
-        data = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError as error:
-        return [f"the metadata is not YAML: {error}"], []
+        data = front_matter(text)
+    except ValueError as error:
+        return [str(error)], []
     if data is None:
         return [], ["empty or missing yaml metadata in repo card"]
     if not isinstance(data, dict):

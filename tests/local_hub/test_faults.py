@@ -21,6 +21,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from local_hub import HubError, LocalHub
+from local_hub.cards import read_metadata
 from local_hub.storage import checked_path
 from local_hub.uploads import is_ignored
 
@@ -218,6 +219,35 @@ def test_a_full_disk_is_answered_with_a_sentence_and_costs_nothing(tmp_path):
         client.upload_file(path_or_fileobj=b"x" * 20_000, path_in_repo="small.bin", repo_id="localdev/full")
         assert client.list_repo_files("localdev/full") == [".gitattributes", "small.bin"]
         assert process.poll() is None
+
+
+# ---- cards
+@pytest.mark.parametrize(
+    "line",
+    [
+        "score: .nan",
+        "library_name: 2024-01-01",
+        'x: "\\ud800"',
+        "d: 2024-99-99",
+        "x: !!bool maybe",
+        "x: 1" + ":1" * 300 + ".5",
+        "x: " + "9" * 5000,
+        "x: 0x" + "f" * 5000,
+        "x: " + "[" * 3000,
+        "x: &x [*x]",
+    ],
+)
+def test_no_card_makes_its_repo_or_a_list_unreadable(hub, owner, name, line):
+    card = f"---\n{line}\n---\n"
+    assert commit_by_hand(hub.endpoint, name, add("README.md", card)).status_code == 200
+    assert api.model_info(name).id == name
+    assert name in [model.id for model in api.list_models(author=owner)]
+    assert "errors" in http.post(f"{hub.endpoint}/api/validate-yaml", json={"content": card}).json()
+
+
+def test_of_a_card_json_gets_what_it_can_hold():
+    card = '---\na: [.nan, -.inf, 1.5]\n2024-01-01: 2024-01-02\nb: "\\ud800"\n---\n'
+    assert read_metadata(card) == {"a": [None, None, 1.5], "2024-01-01": "2024-01-02", "b": "?"}
 
 
 # ---- tokens
