@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import signal
 import sys
 import time
 from pathlib import Path
@@ -44,10 +45,28 @@ from training.model import (
     training_mode,
 )
 from training.options import parse_options
-from training.output import prepare_output, stop_when_told, write_history, write_logits, write_report
+from training.output import (
+    check_output,
+    note_signal,
+    start_output,
+    write_history,
+    write_logits,
+    write_report,
+)
 from training.peers import check_launch, patience, tell_of_lost_peer
 from training.schedule import Schedule, seed_of
 from training.source import open_source
+
+UNWRITABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
 
 
 class Run:
@@ -67,8 +86,10 @@ class Run:
             keep_freed_memory()
         check_launch(accelerator)
         set_seed(options.seed)
-        self.told_to_stop = stop_when_told()
-        prepare_output(options, accelerator)
+        self.told_to_stop = []
+        note_signal(signal.SIGTERM, self.told_to_stop)
+        check_output(options, accelerator)
+        accelerator.wait_for_everyone()
 
         with accelerator.local_main_process_first():
             source = open_source(options, streaming=options.data == "stream")
@@ -88,7 +109,7 @@ class Run:
 
         student = Student(model, self.teacher.num_features if options.feature_weight else 0)
         student.to(accelerator.device, memory_format=torch.channels_last)
-        optimizer = build_optimizer(student, options)
+        optimizer = build_optimizer(student.model, student.projector, options)
         self.schedule = Schedule(options, accelerator, optimizer, self.loader.updates)
         self.student, self.optimizer = accelerator.prepare(student, optimizer)
         self.network = accelerator.unwrap_model(self.student).model
@@ -98,6 +119,7 @@ class Run:
         self.mix = mixing(options.mixup, options.cutmix, len(names))
         self.progress = Progress()
         accelerator.register_for_checkpointing(self.progress, *([self.ema] if self.ema else []))
+        start_output(options, accelerator, source.revision)
 
     def train(self) -> None:
         """Go through the epochs, from the last checkpoint on when resuming, then score the best weights."""
@@ -107,6 +129,7 @@ class Run:
         progress.divide_among(self.accelerator.num_processes, dealt, updates)
         if checkpoint:
             self.say(f"resuming from {checkpoint}: epoch {progress.epoch}, step {progress.step}")
+        note_signal(signal.SIGINT, self.told_to_stop)
         self.schedule.start(progress)
         self.saved = time.monotonic()
         if options.epochs == 0:
@@ -250,7 +273,8 @@ class Run:
             teachers = self.teacher.origins if self.teacher else []
             write_report(options, self.loader.source, self.accelerator, self.network, self.progress, teachers)
         self.accelerator.end_training()
-        self.say(f"run folder: {folder} (make a model repo of it: python -m hub_model build {folder} OUT)")
+        hint = f" (make a model repo of it: python -m hub_model build {folder} OUT)"
+        self.say(f"run folder: {folder}{hint if self.progress.history else ''}")
 
     @property
     def weights(self) -> torch.nn.Module:
@@ -292,8 +316,11 @@ def main(argv: list[str] | None = None) -> int:
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; the same with --resume goes on from the last checkpoint", file=sys.stderr)
+        return 130
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+        if error.errno not in UNWRITABLE:
             raise
         print(f"error: {options.output_dir} cannot be written: {error.strerror}", file=sys.stderr)
         return 1

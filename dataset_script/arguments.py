@@ -26,7 +26,9 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     return read
 
 
-def _real_number(accepts: Callable[[float], bool], limits: str) -> Callable[[str], float]:
+def real_number(accepts: Callable[[float], bool], limits: str) -> Callable[[str], float]:
+    """Return the type of a finite number that `accepts` is true of; `limits` says which those are."""
+
     def read(text: str) -> float:
         try:
             value = float(text)
@@ -39,8 +41,8 @@ def _real_number(accepts: Callable[[float], bool], limits: str) -> Callable[[str
     return read
 
 
-positive = _real_number(lambda value: value > 0, "a number above 0")
-not_negative = _real_number(lambda value: value >= 0, "a number of at least 0")
-share = _real_number(lambda value: 0 <= value <= 1, "a number in 0..1")
+positive = real_number(lambda value: value > 0, "a number above 0")
+not_negative = real_number(lambda value: value >= 0, "a number of at least 0")
+share = real_number(lambda value: 0 <= value <= 1, "a number in 0..1")
 seed = whole_number(0, LARGEST_SEED)
 port = whole_number(0, LARGEST_PORT)

@@ -117,8 +117,8 @@ def near_equal(total: int, parts: int) -> list[int]:
 
 
 def updates_in(images: int, batch_size: int, parts: int) -> int:
-    """Return the updates of an epoch whose updates are of `parts` batches each."""
-    return math.ceil(images / (batch_size * parts))
+    """Return the updates of an epoch whose updates are of `parts` batches each; no batch has fewer than two images."""
+    return max(1, min(math.ceil(images / (batch_size * parts)), images // (2 * parts)))
 
 
 @dataclass

@@ -130,10 +130,28 @@ def build_model(options, label_names: list[str]) -> tuple[nn.Module, dict]:
     given = (start.config.get("pretrained_cfg") if start else None) or model.pretrained_cfg
     data = resolve_data_config({k: given[k] for k in DATA_KEYS if k in given}, model=model)
     size = input_size(architecture, options, given if start else {}, model.pretrained_cfg)
+    check_sizes(model, {size, *(size for _, size in options.size_schedule)})
     crop_pct = (
         data["crop_pct"] if start and start.config.get("pretrained_cfg") else 1.0
     )  # crops hold one cell each, cut to size: nothing of them is thrown away
     return model, {**data, "input_size": (3, size, size), "crop_pct": crop_pct}
+
+
+@torch.no_grad()
+def check_sizes(model: nn.Module, sizes: set[int]) -> None:
+    """Let the network see an empty image of each size.
+
+    Raises:
+        TrainingError: it cannot take one.
+    """
+    training = model.training
+    for size in sorted(sizes):
+        try:
+            model.eval()(torch.zeros(1, 3, size, size))
+        except (AssertionError, RuntimeError) as error:
+            name = model.pretrained_cfg["architecture"]
+            raise TrainingError(f"{name} cannot take images of {size} pixels: {first_line(error)}") from error
+    model.train(training)
 
 
 def create(architecture: str, options, classes: int, pretrained: bool) -> nn.Module:
@@ -150,23 +168,39 @@ def create(architecture: str, options, classes: int, pretrained: bool) -> nn.Mod
             )
     except (*UNREACHABLE, RuntimeError) as error:
         if not pretrained:
-            raise
+            raise TrainingError(f"timm cannot make {architecture}: {first_line(error)}") from error
         raise TrainingError(
             f"the ImageNet weights of {architecture} cannot be reached ({first_line(error)}): "
             "pass --no-pretrained to train from scratch, or --init_from to start from weights of your own"
         ) from error
 
 
-def build_optimizer(student: nn.Module, options) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, projector: nn.Module | None, options) -> torch.optim.Optimizer:
     """Return timm's optimizer of that name: no weight decay on norms and biases, and rates by layer where asked for.
 
+    Args:
+        model: a network of timm, which knows its layers.
+        projector: what is trained besides, at the rate of the last layer.
+
     Raises:
-        TrainingError: timm has no such optimizer.
+        TrainingError: timm has no such optimizer, or it does not work here.
     """
     if options.optimizer.lower() not in list_optimizers():
         raise unknown("optimizer", options.optimizer, list_optimizers())
     rate, decay = options.learning_rate, options.weight_decay
-    return create_optimizer_v2(student, options.optimizer, rate, decay, layer_decay=options.layer_decay)
+    try:
+        optimizer = create_optimizer_v2(
+            model, options.optimizer, rate, decay, layer_decay=options.layer_decay
+        )
+    except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
+        raise TrainingError(
+            f"optimizer {options.optimizer} does not work here: {first_line(error)}"
+        ) from error
+    for parameter in projector.parameters() if projector else ():
+        optimizer.add_param_group(
+            {"params": [parameter], "weight_decay": decay if parameter.ndim > 1 else 0.0}
+        )
+    return optimizer
 
 
 def unknown(kind: str, name: str, known: list[str]) -> TrainingError:
@@ -279,6 +313,8 @@ def save_model(model: nn.Module, data_config: dict, source: Source, folder: Path
         path = Path(unfinished) / "config.json"
         written = json.loads(path.read_text())
         written.get("model_args", {}).pop("num_classes", None)  # transformers would pass it twice
+        for of_other_weights in ("tag", "license", "origin_url"):  # timm's own, of its ImageNet weights
+            written["pretrained_cfg"].pop(of_other_weights, None)
         path.write_text(json.dumps(written, indent=2) + "\n")
         for name in ("config.json", "model.safetensors"):
             (Path(unfinished) / name).replace(folder / name)

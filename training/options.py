@@ -5,13 +5,20 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import re
 from pathlib import Path
 
-from dataset_script.arguments import not_negative, positive, seed, share, whole_number
+from dataset_script.arguments import not_negative, positive, real_number, seed, share, whole_number
 from training import TrainingError
+
+LARGEST_BATCH, LARGEST_BUFFER = 2**16, 2**31 - 1
+a_rate = real_number(lambda value: 0 < value <= 1e30, "a number above 0 and at most 1e30")
+a_factor = real_number(lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+a_time = real_number(lambda value: 0 < value <= 1_000_000, "a number above 0 and at most 1,000,000")
 
 # What may differ between a run and its resumption without changing the result.
 FREE_ON_RESUME = {
+    "dataset_revision",  # what it stands for is compared
     "output_dir",
     "resume",
     "overwrite",
@@ -51,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     data.add_argument(
         "--shuffle_buffer",
-        type=whole_number(1),
+        type=whole_number(1, LARGEST_BUFFER),
         default=2000,
         help="images shuffled together while streaming",
     )
@@ -83,17 +90,19 @@ def build_parser() -> argparse.ArgumentParser:
         "--epochs", type=whole_number(0), default=100, help="0 only scores the start weights"
     )
     schedule.add_argument(
-        "--max_minutes", type=positive, help="end by then, with the whole schedule gone through"
+        "--max_minutes", type=a_time, help="end by then, with the whole schedule gone through"
     )
-    schedule.add_argument("--batch_size", type=whole_number(2), default=48, help="images a step and process")
-    schedule.add_argument("--gradient_accumulation_steps", type=whole_number(1), default=1)
+    schedule.add_argument(
+        "--batch_size", type=whole_number(2, LARGEST_BATCH), default=48, help="images a step and process"
+    )
+    schedule.add_argument("--gradient_accumulation_steps", type=whole_number(1, LARGEST_BATCH), default=1)
     schedule.add_argument("--optimizer", default="adamw", help="any of timm's")
-    schedule.add_argument("--learning_rate", type=positive, default=2e-3)
+    schedule.add_argument("--learning_rate", type=a_rate, default=2e-3)
     schedule.add_argument(
         "--weight_decay", type=not_negative, default=0.05, help="not applied to norms and biases"
     )
     schedule.add_argument(
-        "--layer_decay", type=share, help="learning rate factor from each layer to the one below it"
+        "--layer_decay", type=a_factor, help="learning rate factor from each layer to the one below it"
     )
     schedule.add_argument(
         "--warmup", type=share, default=0.03, help="share of the run in which the learning rate rises"
@@ -149,12 +158,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     output.add_argument("--overwrite", action="store_true", help="delete the run in the output folder first")
     output.add_argument(
-        "--checkpoint_minutes", type=positive, default=5.0, help="besides one after every epoch"
+        "--checkpoint_minutes", type=a_time, default=5.0, help="besides one after every epoch"
     )
     output.add_argument("--keep_checkpoints", type=whole_number(1), default=2)
     output.add_argument(
         "--peer_timeout",
-        type=positive,
+        type=a_time,
         default=30.0,
         metavar="MINUTES",
         help="with several processes: how long one waits for another that does not answer",
@@ -197,7 +206,7 @@ def check_same_run(options: argparse.Namespace, recorded: Path, processes: int) 
     Raises:
         TrainingError: names the options that differ.
     """
-    before, now = json.loads(recorded.read_text()), as_json(options)
+    before, now = read_recorded(recorded), as_json(options)
     accumulation = "gradient_accumulation_steps"
     before_processes = before.get("processes", processes)
     batches = before.get(accumulation, 1) * before_processes
@@ -219,6 +228,34 @@ def check_same_run(options: argparse.Namespace, recorded: Path, processes: int) 
         raise TrainingError(
             f"{recorded.parent} was started with other options: {flags}; repeat them or use a new folder"
         )
+
+
+def check_same_data(options: argparse.Namespace, recorded: Path, revision: str) -> None:
+    """Refuse to resume a run with other data than it had, as far as its `args.json` says.
+
+    Raises:
+        TrainingError: says what changed.
+    """
+    before = read_recorded(recorded).get("data_revision", revision)
+    if before != revision and all(re.fullmatch("[0-9a-f]{40,64}", known) for known in (before, revision)):
+        raise TrainingError(
+            f"{options.dataset} has changed since {recorded.parent} was started (revision {before[:12]}, now "
+            f"{revision[:12]}): bring the old state back, of a repo with --dataset_revision {before}, or use a new folder"
+        )
+
+
+def read_recorded(path: Path) -> dict:
+    """Return a run's recorded options.
+
+    Raises:
+        TrainingError: the file is damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise TrainingError(
+            f"{path} is damaged, so nothing says what run this is: start again with --overwrite"
+        ) from error
 
 
 def as_json(options: argparse.Namespace) -> dict:

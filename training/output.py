@@ -22,7 +22,7 @@ from torch import nn
 from dataset_script.overwrite import holds_other_things
 from training import TrainingError
 from training.checkpoint import Progress, write_atomically
-from training.options import as_json, check_same_run
+from training.options import as_json, check_same_data, check_same_run
 from training.source import Source
 
 PACKAGES = (
@@ -38,30 +38,57 @@ PACKAGES = (
 )
 
 
-def prepare_output(options, accelerator: Accelerator) -> None:
-    """Make the output folder and record the options in it; never mix two runs.
+def check_output(options, accelerator: Accelerator) -> None:
+    """Make the output folder where there is none, and change nothing where there is one; never mix two runs.
 
     Raises:
-        TrainingError: the folder holds something else.
+        TrainingError: the folder holds something else, or what is to be read.
+    """
+    folder = options.output_dir
+    if not accelerator.is_main_process:
+        return
+    recorded = folder / "args.json"
+    if folder.exists() and not folder.is_dir():
+        raise TrainingError(f"{folder} is a file: name a folder")
+    if options.overwrite:
+        if holds_other_things(folder, recorded.name):
+            raise TrainingError(
+                f"{folder} holds no run, and --overwrite deletes nothing else: use another folder"
+            )
+        for source in (options.dataset, options.init_from, *options.teacher):
+            if source and Path(source).exists() and Path(source).resolve().is_relative_to(folder.resolve()):
+                raise TrainingError(
+                    f"{source} lies in {folder}, which --overwrite deletes: use another folder"
+                )
+    elif options.resume and recorded.is_file():
+        check_same_run(options, recorded, accelerator.num_processes)
+    elif folder.exists() and any(folder.iterdir()):
+        raise TrainingError(
+            f"{folder} is not empty: --resume goes on with the run in it, --overwrite deletes it"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def start_output(options, accelerator: Accelerator, revision: str) -> None:
+    """Delete the run that is to be overwritten, now that nothing can be wrong any more, and record the options.
+
+    Args:
+        revision: the data set's, which a resumed run must find again.
+
+    Raises:
+        TrainingError: a resumed run would go on with other data.
     """
     folder = options.output_dir
     if accelerator.is_main_process:
+        if options.overwrite:
+            target = folder.resolve()  # of a link, what it points to
+            shutil.rmtree(target)
+            target.mkdir()
         recorded = folder / "args.json"
-        if options.overwrite and folder.is_dir():
-            if holds_other_things(folder, recorded.name):
-                raise TrainingError(
-                    f"{folder} holds no run, and --overwrite deletes nothing else: use another folder"
-                )
-            shutil.rmtree(folder)
-        if options.resume and recorded.is_file():
-            check_same_run(options, recorded, accelerator.num_processes)
-        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise TrainingError(
-                f"{folder} is not empty: --resume goes on with the run in it, --overwrite deletes it"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
+        if recorded.is_file():
+            check_same_data(options, recorded, revision)
         clear_remains(folder)
-        facts = as_json(options) | {"processes": accelerator.num_processes}
+        facts = as_json(options) | {"processes": accelerator.num_processes, "data_revision": revision}
         write_atomically(recorded, json.dumps(facts, indent=2) + "\n")
         if options.log_with:
             os.environ.setdefault("TRACKIO_DIR", str(folder / "trackio"))
@@ -84,12 +111,16 @@ def flat(options: dict) -> dict:
     return {k: v if isinstance(v, (int, float, str)) else str(v) for k, v in options.items()}
 
 
-def stop_when_told() -> list:
-    """Return a list that gets an entry as soon as SIGTERM arrives."""
-    told = []
+def note_signal(number: signal.Signals, told: list) -> None:
+    """Append to `told` when that signal arrives; a second Ctrl-C interrupts at once."""
+
+    def note(*_: object) -> None:
+        told.append(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
     with contextlib.suppress(ValueError):  # not in the main thread: whoever runs us there handles signals
-        signal.signal(signal.SIGTERM, lambda *_: told.append(True))
-    return told
+        signal.signal(number, note)
 
 
 def write_history(progress: Progress, folder: Path) -> None:

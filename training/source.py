@@ -99,12 +99,16 @@ class Source:
             data = self._read(name, image["path"])
         if data is None:
             raise TrainingError(f"{name} of {self.id} has no image in column {self.image_column!r}")
-        index = self._index.get(label, label)
+        index = self._position(label)
         if not isinstance(index, int) or not 0 <= index < len(self.label_names):
             raise TrainingError(
-                f"{name} of {self.id} has label {label!r}, outside 0..{len(self.label_names) - 1}"
+                f"{name} of {self.id} has label {label!r}, none of the {len(self.label_names)} classes"
             )
         return Row(name, data, index)
+
+    def _position(self, label: int | str) -> int | None:
+        """Return the index of a label as the column has it; a ClassLabel's is its own."""
+        return self._index.get(label) if self._index else label
 
     def _read(self, name: str, path: str) -> bytes:
         """Return an image that the table holds as a path: below the data set's folder, or where `datasets` put downloads.
@@ -139,7 +143,7 @@ class Source:
     def class_counts(self, split: str) -> list[int]:
         """Return how many images each class has, from the label column alone."""
         column = self.splits[split].select_columns([self.label_column])
-        counts = Counter(self._index.get(row[self.label_column], row[self.label_column]) for row in column)
+        counts = Counter(self._position(row[self.label_column]) for row in column)
         return [counts[i] for i in range(len(self.label_names))]
 
 
@@ -177,7 +181,8 @@ def _open_source(options, streaming: bool) -> Source:
     )
     tables = {k: t.cast_column(options.image_column, datasets.Image(decode=False)) for k, t in tables.items()}
     card = card_metadata(options)
-    described = card.get("label_descriptions") or {}
+    described = card.get("label_descriptions")
+    described = described if isinstance(described, dict) else {}
     source = Source(
         id=str(options.dataset),
         revision=revision_of(options),
@@ -205,6 +210,8 @@ class Names:
 
 def load(options, streaming: bool) -> dict:
     """Return the data set's splits through `datasets.load_dataset`."""
+    if not options.dataset.strip():
+        raise TrainingError("--dataset is empty: name a data set repo OWNER/NAME or a folder")
     try:
         return dict(
             datasets.load_dataset(
@@ -278,11 +285,13 @@ def count_rows(table, split: str, label_column: str) -> int:
 
 
 def revision_of(options) -> str:
-    """Return what pins the data: the repo's commit, or the SHA-256 over a folder's file names and sizes."""
+    """Return what pins the data: the repo's commit, or the SHA-256 over a folder's file names and sizes, cards aside."""
     folder = Path(options.dataset)
     if folder.is_dir():
         files = sorted(
-            (str(f.relative_to(folder)), f.stat().st_size) for f in folder.rglob("*") if f.is_file()
+            (str(f.relative_to(folder)), f.stat().st_size)
+            for f in folder.rglob("[!.]*")
+            if f.is_file() and f.suffix != ".md" and not f.relative_to(folder).parts[0].startswith(".")
         )
         return hashlib.sha256(repr(files).encode()).hexdigest()
     try:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from training import TrainingError
-from training.data import MemorySplit, StreamSplit, geometry, near_equal, to_rgb
+from training.data import MemorySplit, StreamSplit, geometry, near_equal, to_rgb, updates_in
 from training.source import open_source
 
 CONFIG = {
@@ -145,6 +145,14 @@ def test_near_equal_parts_differ_by_one_and_lose_nothing():
             assert sum(sizes) == total and len(sizes) == parts and max(sizes) - min(sizes) <= 1
 
 
+def test_no_batch_of_an_epoch_has_a_single_image():
+    for parts in (1, 2, 3):
+        for batch_size in (2, 3, 16):
+            for images in range(2 * parts, 100):
+                sizes = near_equal(images, parts * updates_in(images, batch_size, parts))
+                assert min(sizes) >= 2 and max(sizes) <= max(batch_size, 4)
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "LA", "I;16", "1"])
 def test_every_mode_becomes_8_bit_rgb_of_the_same_brightness(mode):
     grey = Image.new("L", (4, 4), 200)
@@ -173,7 +181,9 @@ def broken_image(folder, image):
 
 
 @pytest.mark.parametrize(
-    "image", [{"bytes": b"no image", "path": None}, {"bytes": b"", "path": "empty.jpg"}], ids=["text", "empty"]
+    "image",
+    [{"bytes": b"no image", "path": None}, {"bytes": b"", "path": "empty.jpg"}],
+    ids=["text", "empty"],
 )
 def test_an_unreadable_image_is_named(image, tmp_path):
     broken_image(tmp_path, image)

@@ -1,5 +1,6 @@
 """The start of a run: small head, true preprocessing, weights from elsewhere, and what is refused."""
 
+import json
 import math
 from types import SimpleNamespace
 
@@ -77,6 +78,12 @@ def test_training_timm_and_transformers_make_the_same_logits_from_the_same_jpeg(
     assert hugging == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_saved_model_claims_no_tag_or_licence_of_timms_weights(saved):
+    assert not {"tag", "license", "origin_url"} & set(
+        json.loads((saved[0] / "config.json").read_text())["pretrained_cfg"]
+    )
+
+
 def test_the_same_classes_keep_the_head_and_others_get_a_new_one(saved):
     folder, model, _ = saved
     kept, _ = build_model(options(model=None, init_from=str(folder)), NAMES)
@@ -109,7 +116,46 @@ def test_an_unknown_architecture_suggests_near_names():
 
 def test_an_unknown_optimizer_suggests_near_names():
     model, _ = build_model(options(), NAMES)
-    assert "did you mean adam" in refusal(build_optimizer, model, SimpleNamespace(optimizer="adamv"))
+    assert "did you mean adam" in refusal(build_optimizer, model, None, SimpleNamespace(optimizer="adamv"))
+
+
+def rates(**given) -> SimpleNamespace:
+    return SimpleNamespace(
+        **{
+            "optimizer": "adamw",
+            "learning_rate": 1e-3,
+            "weight_decay": 0.05,
+            "layer_decay": None,
+            **given,
+        }
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="these optimizers work on a GPU")
+def test_an_optimizer_that_needs_a_gpu_is_said_to():
+    model, _ = build_model(options(), NAMES)
+    assert "fusedadam does not work here" in refusal(
+        build_optimizer, model, None, rates(optimizer="fusedadam")
+    )
+
+
+def test_layer_decay_gives_lower_layers_lower_rates_and_what_is_trained_besides_the_full_one():
+    model, _ = build_model(options(), NAMES)
+    projector = torch.nn.Linear(4, 3)
+    groups = build_optimizer(model, projector, rates(layer_decay=0.5)).param_groups
+    scale = {id(p): group.get("lr_scale", 1.0) for group in groups for p in group["params"]}
+    assert len(scale) == len([*model.parameters(), *projector.parameters()])
+    assert scale[id(model.stem.conv.weight)] < 0.01 < scale[id(model.head.fc.weight)] == 1.0
+    assert scale[id(projector.weight)] == 1.0
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert decay[id(projector.weight)] == decay[id(model.head.fc.weight)] == 0.05
+    assert decay[id(projector.bias)] == decay[id(model.head.fc.bias)] == 0
+
+
+def test_an_image_that_is_too_small_and_a_tag_that_is_unknown_are_said():
+    text = refusal(build_model, options(model="inception_v3", size_schedule=[(0.0, 32), (0.5, 299)]), NAMES)
+    assert "inception_v3 cannot take images of 32 pixels" in text
+    assert "rexnet_100.nonsense" in refusal(build_model, options(model="rexnet_100.nonsense"), NAMES)
 
 
 def test_an_architecture_of_one_input_size_gets_it_and_refuses_others():

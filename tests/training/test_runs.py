@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,6 +126,42 @@ def test_what_is_no_run_is_not_overwritten_and_a_tracker_that_is_missing_is_name
     assert "pip install wandb" in capsys.readouterr().err
 
 
+def test_what_is_overwritten_stays_until_nothing_else_can_be_wrong(run, drawn_dataset, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    link, before = tmp_path / "link", (run / "model.safetensors").read_bytes()
+    assert "cannot be reached" in refusal(capsys, tmp_path / "nowhere", link, "--overwrite")
+    assert "did you mean" in refusal(capsys, drawn_dataset, link, "--overwrite", "--model", "resnet10")
+    for flag in ("--init_from", "--teacher"):
+        text = refusal(capsys, drawn_dataset, link, "--overwrite", flag, str(tmp_path / "run"))
+        assert "which --overwrite deletes" in text
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+    assert train(drawn_dataset, link, "--overwrite", "--seed", "1", epochs=1) == 0
+    assert link.is_symlink() and (tmp_path / "run" / "model.safetensors").read_bytes() != before
+
+
+def test_an_output_that_cannot_be_a_folder_is_one_sentence(drawn_dataset, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert "is a file" in refusal(capsys, drawn_dataset, tmp_path / "file")
+    assert "cannot be written" in refusal(capsys, drawn_dataset, tmp_path / "file" / "run")
+    assert "cannot be written" in refusal(capsys, drawn_dataset, tmp_path / ("x" * 300))
+
+
+def test_a_run_does_not_go_on_with_other_data_or_options_that_cannot_be_read(
+    run, drawn_dataset, tmp_path, capsys
+):
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(drawn_dataset, tmp_path / "dataset")
+    recorded = tmp_path / "run" / "args.json"
+    recorded.write_text(recorded.read_text().replace(str(drawn_dataset), str(tmp_path / "dataset")))
+    assert train(tmp_path / "dataset", tmp_path / "run", "--resume") == 0
+    (tmp_path / "dataset" / "splits.csv").write_text("changed")
+    assert "has changed since" in refusal(capsys, tmp_path / "dataset", tmp_path / "run", "--resume")
+    for damaged in ('{"x', "[1]"):
+        recorded.write_text(damaged)
+        assert "is damaged" in refusal(capsys, drawn_dataset, tmp_path / "run", "--resume")
+
+
 def test_a_folder_in_use_is_neither_mixed_nor_lost(run, drawn_dataset, capsys):
     before = (run / "history.jsonl").read_bytes()
     assert "is not empty" in refusal(capsys, drawn_dataset, run)
@@ -185,12 +222,13 @@ def test_a_run_killed_at_random_moments_ends_like_one_left_alone(run, drawn_data
         assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes(), name
 
 
-def test_sigterm_saves_and_ends_cleanly(drawn_dataset, tmp_path):
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_told_to_stop_saves_and_ends_cleanly(told, drawn_dataset, tmp_path):
     arguments = command(drawn_dataset, tmp_path / "run", "--epochs", "1000", "--resume")
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("epoch"):
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(told)
             break
     rest = process.stdout.read()
     assert process.wait(timeout=60) == 0

@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.training.test_data import options
 from training import TrainingError
-from training.source import open_source
+from training.source import open_source, revision_of
 
 PICTURE = Image.new("RGB", (8, 8))
 
@@ -75,6 +75,35 @@ def test_a_label_outside_the_classes_is_refused_with_its_row(tmp_path):
         list(source.rows("validation"))
 
 
+def test_a_number_that_training_does_not_know_is_not_taken_for_a_position(tmp_path):
+    kinds = features(label=datasets.Value("int64"))
+    write(tmp_path, {"image": [PICTURE] * 3, "label": [10, 20, 30]}, kinds, splits=("train",))
+    write(tmp_path, {"image": [PICTURE] * 3, "label": [10, 20, 1]}, kinds, splits=("validation",))
+    source = open_source(options(tmp_path), streaming=False)
+    assert [row.label for row in source.rows("train")] == [0, 1, 2]
+    with pytest.raises(TrainingError, match=r"validation-000002 .* has label 1, none of the 3 classes"):
+        list(source.rows("validation"))
+
+
+@pytest.mark.parametrize("described", ["[a, b]", "text", "{a: one}"])
+def test_descriptions_in_a_card_are_used_where_they_name_classes(described, tmp_path):
+    kinds = features(label=datasets.ClassLabel(names=["a", "b"]))
+    write(tmp_path, {"image": [PICTURE] * 2, "label": [0, 1]}, kinds)
+    (tmp_path / "README.md").write_text(f"---\nlabel_descriptions: {described}\n---\n")
+    source = open_source(options(tmp_path), streaming=False)
+    assert source.label_descriptions == {"a": "one" if ":" in described else "a", "b": "b"}
+
+
+def test_a_card_does_not_change_what_pins_the_data(tmp_path):
+    kinds = features(label=datasets.ClassLabel(names=["a", "b"]))
+    write(tmp_path, {"image": [PICTURE] * 2, "label": [0, 1]}, kinds)
+    before = revision_of(options(tmp_path))
+    (tmp_path / "README.md").write_text("# Cells")
+    assert revision_of(options(tmp_path)) == before
+    write(tmp_path, {"image": [PICTURE] * 4, "label": [0, 1, 0, 1]}, kinds, splits=("test",))
+    assert revision_of(options(tmp_path)) != before
+
+
 def test_text_labels_are_taken_in_sorted_order(tmp_path):
     write(
         tmp_path,
@@ -89,6 +118,7 @@ def test_text_labels_are_taken_in_sorted_order(tmp_path):
 
 def test_a_data_set_that_is_not_there_is_named(tmp_path):
     assert "nobody/nothing" in refusal("nobody/nothing")
+    assert "--dataset is empty" in refusal("")
     assert str(tmp_path) in refusal(tmp_path)
 
 
