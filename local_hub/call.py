@@ -80,10 +80,11 @@ class Call:
 
 
 def error_response(error: HubError) -> Response:
-    message = re.sub(r"[^ -~]", "?", error.message)  # names may hold what a header cannot
+    text = error.message.encode(errors="replace").decode()  # names may hold what JSON or a header cannot
+    message = re.sub(r"[^ -~]", "?", text)
     headers = {"X-Error-Message": message, "X-Error-Code": error.code, "X-Repo-Commit": error.commit}
     return JSONResponse(
-        {"error": error.message}, error.status, {name: text for name, text in headers.items() if text}
+        {"error": text}, error.status, {name: value for name, value in headers.items() if value}
     )
 
 
@@ -97,7 +98,7 @@ async def answered(work: Awaitable[Response]) -> Response:
         return error_response(HubError(400, None, "the request ended early"))
     except KeyError as error:
         return error_response(HubError(400, None, f"the request lacks the field {error}"))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         return error_response(HubError(400, None, f"malformed request: {error}"))
     except FileNotFoundError:  # whatever a commit names is there before it, so the repo was deleted meanwhile
         return error_response(HubError(404, "RepoNotFound", "Repository not found"))

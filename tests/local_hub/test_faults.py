@@ -414,13 +414,28 @@ def test_ranges_and_headers_of_a_file(hub, name):
     assert http.get(url, headers={"If-None-Match": f'"{sha256}"'}).status_code == 304
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b'{"files": 3}', b'{"files": [{}]}', b"{}"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe",
+        b'{"files": 3}',
+        b'{"files": [{}]}',
+        b"{}",
+        rb'{"name": "\ud800"}',
+        pytest.param(b"[" * 200_000, id="deep list"),
+        pytest.param(b'{"key": "header", "value": ' + b'{"a":' * 200_000, id="deep header"),
+    ],
+)
 def test_a_malformed_request_gets_one_sentence(hub, name, body):
     headers = {"Authorization": f"Bearer {hub.token}"}
     for address in (
         f"/api/models/{name}/preupload/main",
         f"/api/models/{name}/commit/main",
         "/api/repos/create",
+        "/api/validate-yaml",
     ):
         answer = http.post(hub.endpoint + address, content=body, headers=headers)
         assert answer.status_code == 400
