@@ -53,7 +53,11 @@ def repo_of_body(call: Call) -> tuple[dict[str, Any], Repository]:
 def create_repo(call: Call) -> Response:
     body, repo = repo_of_body(call)
     private = bool(body.get("private")) or body.get("visibility") == "private"
-    settings = {"private": private, "sdk": body.get("sdk")}
+    if (sdk := body.get("sdk")) not in (None, *cards.SPACE_CHOICES["sdk"]):
+        raise HubError(
+            400, None, f'"sdk" must be one of {", ".join(cards.SPACE_CHOICES["sdk"])}, not {sdk!r}'
+        )
+    settings = {"private": private, "sdk": sdk}
     answer = {"url": f"{call.base_url}/{repo.url_path}", "name": repo.id, "id": repo.id}
     try:
         call.hub.storage.create(repo, settings, call.user_or_refuse())

@@ -31,7 +31,7 @@ from typing import Any
 
 KINDS = ("models", "datasets", "spaces")
 NAME = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?(?<!\.git)")
-REF_NAME = re.compile(r"(?!.*(?:\.\.|//|@\{))(?![/.-])[^\s~^:?*\[\\\x00-\x20\x7f]+(?<![/.])")
+REF_NAME = re.compile(r"(?!.*(?:\.\.|//|@\{))(?![/.-])[^\s~^:?*\[\\\x00-\x20\x7f\ud800-\udfff]+(?<![/.])")
 # what a new repo on the Hub has in its .gitattributes
 LARGE_FILES = """7z arrow avro bin bz2 ckpt ftz gz h5 joblib lz4 mds mlmodel model msgpack npy npz onnx ot parquet pb
     pickle pkl pt pth rar safetensors tar tflite tgz wasm xz zip zst""".split()  # noqa: SIM905
@@ -82,9 +82,11 @@ def lfs_pointer(sha256: str, size: int) -> bytes:
 
 
 def checked_path(path: str) -> str:
-    """A path inside a repo; HubError 400 when absolute, with `.`, `..`, `.git`, backslashes or control characters."""
+    """A path inside a repo; HubError 400 when absolute, with `.`, `..`, `.git`, backslashes, controls or surrogates."""
     parts = path.split("/")
-    if any(part in ("", ".", "..", ".git") for part in parts) or re.search(r"[\\\x00-\x1f\x7f]", path):
+    if any(part in ("", ".", "..", ".git") for part in parts) or re.search(
+        r"[\\\x00-\x1f\x7f\ud800-\udfff]", path
+    ):
         raise HubError(400, None, f"invalid path in repo: {path!r}")
     return path
 

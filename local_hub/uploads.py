@@ -144,6 +144,10 @@ def commit(call: Call) -> Response:
             header = operation["value"]
         else:
             changes.append(stage(repo, operation["key"], operation["value"]))
+    title, message = header["summary"], header.get("description") or ""
+    if not (isinstance(title, str) and isinstance(message, str)):
+        raise HubError(400, None, "the summary and the description of a commit must be text")
+    (title + message).encode()  # ValueError for a lone surrogate, which no answer can hold
     with call.hub.storage.lock:
         refs = repo.refs()
         ref = repo.find_ref(refs, revision, ("heads",))
@@ -156,7 +160,6 @@ def commit(call: Call) -> Response:
         for change in changes:
             change(files)
         refuse_files_in_files(files)
-        title, message = header["summary"], header.get("description") or ""
         sha = repo.add_commit(Commit(parent, timestamp(), author, title, message, files))
         number = 1 + sum(name.startswith("pr/") for name in refs)
         repo.write_refs({**refs, (f"pr/{number}" if create_pr else ref): sha})

@@ -343,6 +343,7 @@ def test_an_upload_address_is_for_one_object_only(hub, name):
         "a\\..\\b",
         "a\nb",
         "a\0b",
+        "a\udcff",
     ],
 )
 def test_a_path_that_climbs_out_is_refused(hub, name, path):
@@ -442,6 +443,25 @@ def test_a_malformed_request_gets_one_sentence(hub, name, body):
         assert answer.json()["error"]
         assert "\n" not in answer.json()["error"]
     assert [commit.title for commit in api.list_repo_commits(name)] == ["initial commit"]
+
+
+@pytest.mark.parametrize(
+    ("address", "body"),
+    [
+        ("models/{}/commit/main", {"key": "header", "value": {"summary": 5}}),
+        ("models/{}/commit/main", {"key": "header", "value": {"summary": "x", "description": ["x"]}}),
+        ("models/{}/commit/main", {"key": "header", "value": {"summary": "\ud800"}}),
+        ("models/{}/tag/main", {"tag": "v1\ud800"}),
+        ("repos/create", {"name": "x", "type": "space", "sdk": "\ud800"}),
+    ],
+)
+def test_what_no_answer_could_hold_is_not_stored(hub, name, address, body):
+    headers = {"Authorization": f"Bearer {hub.token}"}
+    url = f"{hub.endpoint}/api/{address.format(name)}"
+    answer = http.post(url, content=json.dumps(body), headers=headers)
+    assert (answer.status_code, "error" in answer.json()) == (400, True)
+    assert [commit.title for commit in api.list_repo_commits(name)] == ["initial commit"]
+    assert api.list_repo_refs(name).tags == []
 
 
 def test_an_unknown_address_is_a_404_in_json(hub):
