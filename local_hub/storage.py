@@ -115,9 +115,10 @@ class Incoming:
         self.file.close()
 
     def move_to(self, target: Path) -> None:
+        """FileNotFoundError when the repo around `target` was deleted meanwhile."""
         self.file.flush()
         os.fsync(self.file.fileno())
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(exist_ok=True)
         os.replace(self.path, target)
         sync_folder(target.parent)
 
@@ -159,6 +160,8 @@ class Storage:
             first = draft.add_commit(Commit(None, timestamp(), author, "initial commit", "", files))
             draft.write_refs({"heads/main": first})
             repo.folder.parent.mkdir(parents=True, exist_ok=True)
+            if repo.folder.exists():  # without a repo.json: an older hub left it behind
+                os.rename(repo.folder, Path(tempfile.mkdtemp(dir=self.incoming)) / "left behind")
             os.rename(draft.folder, repo.folder)
             sync_folder(repo.folder.parent)
 

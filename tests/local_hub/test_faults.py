@@ -181,23 +181,44 @@ def test_a_large_file_with_another_content_than_announced_is_not_kept(hub, name)
     assert http.get(f"{hub.endpoint}/{name}/resolve/main/a.bin").content == right
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(hub, name):
-    sha256 = hashlib.sha256(b"x" * 100_000).hexdigest()
-    wanted = {"operation": "upload", "objects": [{"oid": sha256, "size": 100_000}]}
+@contextmanager
+def begun_upload(hub: LocalHub, name: str, content: bytes) -> Iterator[tuple[socket.socket, Path]]:
+    """A PUT of a large file of which the first half has arrived; yields (connection, where it would be stored)."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    wanted = {"operation": "upload", "objects": [{"oid": sha256, "size": len(content)}]}
     headers = {"Authorization": f"Bearer {hub.token}"}
     answer = http.post(
         f"{hub.endpoint}/{name}.git/info/lfs/objects/batch", json=wanted, headers=headers
     ).json()
     target = answer["objects"][0]["actions"]["upload"]["href"].removeprefix(hub.endpoint)
     with socket.create_connection(("127.0.0.1", hub.port)) as connection:
-        head = f"PUT {target} HTTP/1.1\r\nHost: {hub.endpoint[7:]}\r\nContent-Length: 100000\r\n\r\n"
-        connection.sendall(head.encode() + b"x" * 5000)
+        head = f"PUT {target} HTTP/1.1\r\nHost: {hub.endpoint[7:]}\r\nContent-Length: {len(content)}\r\n\r\n"
+        connection.sendall(head.encode() + content[: len(content) // 2])
         time.sleep(0.2)
+        yield connection, hub.root / "models" / name / "lfs" / sha256
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(hub, name):
+    with begun_upload(hub, name, b"x" * 100_000) as (_, stored):
+        pass
     deadline = time.monotonic() + 5
     while list((hub.root / ".incoming").iterdir()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert list((hub.root / ".incoming").iterdir()) == []
-    assert not (hub.root / "models" / name / "lfs" / sha256).exists()
+    assert not stored.exists()
+
+
+def test_an_upload_does_not_outlive_its_repo(hub, name):
+    content = b"x" * 100_000
+    with begun_upload(hub, name, content) as (connection, stored):
+        api.delete_repo(name)
+        connection.sendall(content[len(content) // 2 :])
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
+    assert not stored.parents[1].exists()
+    stored.parent.mkdir(parents=True)  # as older hubs left it
+    api.create_repo(name)
+    assert api.list_repo_files(name) == [".gitattributes"]
+    assert not stored.parent.exists()
 
 
 def test_a_full_disk_is_answered_with_a_sentence_and_costs_nothing(tmp_path):
