@@ -1,8 +1,8 @@
 """The API: named endpoints with typed results, and the tab that explains them.
 
 In: files, sent as Gradio clients send them. Out: plain typed values (below). Uploads are deleted as soon as
-they were read. A bad upload is an error of one sentence for `/predict` and `/field`, and a row with `error`
-for the others.
+they were read. A bad upload is an error of one sentence for `/predict` and `/field`, a row with `error` for
+`/predict_many`, and for `/count` one of `unusable`, or that error when nothing is left to count.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ class NamedAnswer(TypedDict):
 
 
 class CountRow(TypedDict):
-    """Shares in 0…1 with their 95% intervals [low, high]."""
+    """Shares in 0…1 with their 95% intervals [low, high].
+
+    Left out, and said in every row: cells `unknown` to the model, and `unusable` files.
+    """
 
     label: str
     cells: int
@@ -54,10 +57,12 @@ class CountRow(TypedDict):
     share_interval: list[float]
     corrected: float
     corrected_interval: list[float]
+    unknown: int
+    unusable: int
 
 
 class FieldCell(TypedDict):
-    """A square box in pixels of the picture, and its class."""
+    """A square box in pixels of the picture, and its class; every row says how many cells were `found` in all."""
 
     left: int
     top: int
@@ -65,6 +70,7 @@ class FieldCell(TypedDict):
     label: str
     confidence: float
     verdict: str
+    found: int
 
 
 class ModelCard(TypedDict):
@@ -136,6 +142,10 @@ def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
 
     def count(files: list[str] | None) -> list[CountRow]:
         """Differential count of up to 500 pictures: as counted and corrected for the prevalence."""
+        answer = _answer_and_forget(resources, files)
+        if not answer.counts:
+            reason = "count_nothing" if answer.predictions else "cells_none"
+            raise gr.Error(say("en", reason), print_exception=False)
         return [
             {
                 "label": c.label,
@@ -144,19 +154,22 @@ def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
                 "share_interval": list(c.share_interval),
                 "corrected": c.corrected,
                 "corrected_interval": list(c.corrected_interval),
+                "unknown": answer.unknown,
+                "unusable": len(answer.bad),
             }
-            for c in _answer_and_forget(resources, files).counts
+            for c in answer.counts
         ]
 
     def field(image: str | None) -> list[FieldCell]:
-        """Find and classify the nucleated cells of a whole microscope picture."""
+        """Find and classify the nucleated cells of a whole microscope picture: of more than 400, that many, evenly spread."""
         answer = answer_field(resources, _read_and_forget(image, FIELD_SIDE), nucleus_share(resources), None)
         cells: list[FieldCell] = []
         for row, box in enumerate(answer.boxes):
             label, confidence = answer.predictions.top(row, 1)[0]
             verdict = str(answer.predictions.verdicts[row])
             place = {"left": box.left, "top": box.top, "side": box.side}
-            cells.append({**place, "label": label, "confidence": confidence, "verdict": verdict})
+            named = {"label": label, "confidence": confidence, "verdict": verdict}
+            cells.append({**place, **named, "found": answer.found})
         return cells
 
     def model() -> ModelCard:

@@ -22,7 +22,7 @@ if (
     sys.modules["space"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["space"])
 
-from space.inputs import separate_uploads, sweep_uploads
+from space.inputs import refuse_what_does_not_fit, separate_uploads, sweep_uploads
 from space.model_repo import ModelRepoError
 from space.page import SWEEP, build_error_page, build_page, launch_arguments
 from space.resources import chosen_repos, load_resources
@@ -37,6 +37,7 @@ def start(model_id: str, dataset_id: str, revision: str | None = None, **launch:
     except ModelRepoError as error:
         print(f"error: {error}", file=sys.stderr)
         page, i18n = build_error_page(str(error))
+    refuse_what_does_not_fit(page)
     separate_uploads()
     sweep_uploads(*SWEEP)
     page.queue(max_size=WAITING, default_concurrency_limit=8)

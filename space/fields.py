@@ -9,7 +9,7 @@ cells.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from skimage.segmentation import watershed
 WORKING_SIDE = 1200  # pixels of the longer side while searching
 CROP_SIDE = 250  # of the training crops
 TYPICAL_DIAMETER = 0.36  # of a nucleus in a training crop's side, when no crop was measured
-MAX_CELLS = 400
+MAX_CELLS = 400  # of one field that are classified
 WEAKEST_NUCLEUS = 0.7  # of the stain channel; the palest of 360 real nuclei peaks at 1.4
 
 
@@ -73,7 +73,7 @@ def typical_diameter(crops: Iterable[Image.Image]) -> float:
 def find_cells(
     picture: Image.Image, diameter: float = TYPICAL_DIAMETER, side: int | None = None
 ) -> list[Box]:
-    """Boxes of the nucleated cells, from left to right in rows, at most MAX_CELLS.
+    """Boxes of the nucleated cells, from left to right in rows.
 
     `side` is the crop's side in pixels of the picture; when not given it follows from the median nucleus, so
     that its diameter takes up the share `diameter` of the crop.
@@ -91,7 +91,13 @@ def find_cells(
     apart = 1.5 * guess / scale
     centres = _merged([(region.centroid[0] / scale, region.centroid[1] / scale) for region in regions], apart)
     centres.sort(key=lambda centre: (round(centre[0] / side), centre[1]))
-    return [Box(round(x - side / 2), round(y - side / 2), side) for y, x in centres[:MAX_CELLS]]
+    return [Box(round(x - side / 2), round(y - side / 2), side) for y, x in centres]
+
+
+def evenly(boxes: Sequence[Box], limit: int = MAX_CELLS) -> list[Box]:
+    """At most `limit` boxes, evenly over the field: the first ones would be a count of its upper part."""
+    chosen = np.linspace(0, len(boxes) - 1, min(limit, len(boxes)))
+    return [boxes[i] for i in chosen.round().astype(int)]
 
 
 def _guess_radius(small: Image.Image) -> float:

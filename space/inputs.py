@@ -20,6 +20,8 @@ from gradio import route_utils
 from gradio.utils import get_upload_folder
 from gradio_client.utils import is_http_url_like
 
+from space.texts import say
+
 FOLDER = "upload-"  # how the folder of an upload begins; what lies elsewhere is no visitor's to delete
 
 
@@ -68,6 +70,21 @@ class FileInput(gr.File, metaclass=_WithoutStub):
         files = payload if isinstance(payload, list) else getattr(payload, "root", [payload])
         paths = [file.path for file in files]
         return paths if self.file_count == "multiple" else paths[0]
+
+
+def refuse_what_does_not_fit(page: gr.Blocks) -> None:
+    """Answer inputs that an event cannot take with a sentence, where Gradio says nothing and logs a traceback."""
+    read = page.preprocess_data
+
+    async def read_or_refuse(*arguments: Any, **options: Any) -> list[Any]:
+        try:
+            return await read(*arguments, **options)
+        except gr.Error as error:
+            raise gr.Error(error.message, print_exception=False) from None
+        except Exception:  # a path of any kind, or a value of any type
+            raise gr.Error(say("en", "upload_unfit"), print_exception=False) from None
+
+    page.preprocess_data = read_or_refuse
 
 
 def forget(paths: list[str]) -> None:

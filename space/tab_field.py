@@ -15,7 +15,7 @@ from space.bulk import count_known, prior_note
 from space.charts import COLOURS
 from space.classifier import Predictions
 from space.counts import Count
-from space.fields import Box, cut, find_cells, typical_diameter
+from space.fields import Box, cut, evenly, find_cells, typical_diameter
 from space.inputs import PictureInput
 from space.resources import Resources
 from space.texts import language_of, say
@@ -29,9 +29,10 @@ FIELDS = 1  # at a time, of the page and of the API together
 @dataclass(frozen=True)
 class FieldAnswer:
     """Row i of `predictions` answers for `boxes[i]`, in pixels of `picture`; both are empty when none was
-    found."""
+    found. `found` cells are more than the boxes in a field of very many."""
 
     picture: Image.Image
+    found: int
     boxes: list[Box]
     predictions: Predictions | None
     counts: list[Count]
@@ -41,11 +42,12 @@ def answer_field(
     resources: Resources, picture: Image.Image, diameter: float, side: int | None
 ) -> FieldAnswer:
     """Find, cut out, classify and count the nucleated cells of a field."""
-    boxes = find_cells(picture, diameter, side)
+    found = find_cells(picture, diameter, side)
+    boxes = evenly(found)
     if not boxes:
-        return FieldAnswer(picture, [], None, [])
+        return FieldAnswer(picture, 0, [], None, [])
     predictions = resources.batcher.predict([cut(picture, box) for box in boxes])
-    return FieldAnswer(picture, boxes, predictions, count_known(resources, predictions))
+    return FieldAnswer(picture, len(found), boxes, predictions, count_known(resources, predictions))
 
 
 def nucleus_share(resources: Resources) -> float:
@@ -65,7 +67,7 @@ def build(resources: Resources, i18n: gr.I18n) -> None:
                 height=280,
                 elem_id="field-picture",
             )
-            side = gr.Slider(0, 800, 0, step=10, label=i18n("field_side"), elem_id="field-side")
+            side = gr.Slider(0, 800, 0, step=10, precision=0, label=i18n("field_side"), elem_id="field-side")
             gr.HTML(f'<p class="help">{i18n("field_help")}</p>')
             run = gr.Button(i18n("field_run"), variant="primary", elem_id="field-run")
             gr.HTML(f'<p class="help warn">{i18n("field_fails")}</p>')
@@ -74,7 +76,7 @@ def build(resources: Resources, i18n: gr.I18n) -> None:
             chart = gr.Plot(show_label=False, visible=False, elem_id="field-chart", elem_classes="plot")
             numbers = gr.HTML(elem_id="field-numbers")
 
-    def respond(path: str | None, crop_side: float, request: gr.Request) -> tuple:
+    def respond(path: str | None, crop_side: int | None, request: gr.Request) -> tuple:
         language = language_of(request)
         nothing = gr.update(visible=False)
         if path is None:
@@ -83,13 +85,12 @@ def build(resources: Resources, i18n: gr.I18n) -> None:
             field = read_picture(path, FIELD_SIDE)
         except UploadError as error:
             return cards.message(error.sentence(language), "bad"), nothing, ""
-        answer = answer_field(resources, field, measured(), int(crop_side) or None)
+        answer = answer_field(resources, field, measured(), crop_side or None)
         if not answer.boxes:
             return cards.message(say(language, "field_none"), "bad"), nothing, ""
-        found = say(language, "field_found", found=len(answer.boxes), side=answer.boxes[0].side)
         image = cards.data_uri(draw_boxes(resources, answer))
         return (
-            f'<section class="result"><h2>{escape(found)}</h2>{legend(resources, language, answer)}'
+            f'<section class="result">{field_head(language, answer)}{legend(resources, language, answer)}'
             f'<img class="field" src="{image}" alt="{escape(say(language, "field_alt"))}"></section>',
             gr.update(value=charts.count_chart(answer.counts, language), visible=bool(answer.counts)),
             cards.count_table(resources.classifier, language, answer.counts)
@@ -105,6 +106,17 @@ def build(resources: Resources, i18n: gr.I18n) -> None:
         concurrency_limit=FIELDS,
         show_progress_on=boxes,
     )
+
+
+def field_head(language: str, answer: FieldAnswer) -> str:
+    """How many cells were found, and how many of them are not in the count."""
+    found = say(language, "field_found", found=answer.found, side=answer.boxes[0].side)
+    notes = []
+    if answer.found > len(answer.boxes):
+        notes.append(say(language, "field_evenly", boxes=len(answer.boxes)))
+    if unknown := sum(verdict.kind == "unknown" for verdict in answer.predictions.verdicts):
+        notes.append(say(language, "count_unknown", unknown=unknown))
+    return f"<h2>{escape(found)}</h2>" + (f"<p>{escape(' · '.join(notes))}</p>" if notes else "")
 
 
 def colour_of(resources: Resources, label: str) -> str:

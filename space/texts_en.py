@@ -50,9 +50,10 @@ TEXTS = {
     "cells_none": "No picture among these files could be used.",
     "cells_first": "First drop some pictures.",
     "count_title": "Differential count",
-    "count_cells": "{counted} cells counted",
+    "count_cells": "Cells counted: {counted}",
     "count_unknown": "{unknown} not known to the model and left out",
-    "count_bad": "{bad} files could not be used",
+    "count_bad": "files that could not be used: {bad}",
+    "count_nothing": "The model knows none of these cells, so there is nothing to count.",
     "count_doubtful": "{doubtful} doubtful",
     "count_flat": "as counted",
     "count_corrected": "prevalence-corrected",
@@ -87,9 +88,10 @@ TEXTS = {
     "smudged nuclei; "
     "clumped platelets and stain deposits, which are boxed as cells; cells cut by the edge; other stains "
     "than "
-    "Giemsa or Wright. The count is of the boxes that you see.",
+    "Giemsa or Wright. The count is of the boxes that you see, but for those with a question mark.",
     "field_none": "No nucleated cell was found. Try a picture with a violet stain, or set the crop size.",
-    "field_found": "{found} nucleated cells found, crops of {side} pixels",
+    "field_found": "Nucleated cells found: {found}, crops of {side} pixels",
+    "field_evenly": "{boxes} of them, evenly over the field, are boxed and counted",
     "field_alt": "The field with a numbered box around each cell found",
     "field_first": "First drop the picture of a field.",
     # The model
@@ -159,9 +161,9 @@ TEXTS = {
     "api_endpoints": "Endpoints",
     "api_predict": "one picture → classes, probabilities, verdict",
     "api_predict_many": "pictures or zips → one row a picture",
-    "api_count": "pictures or zips → differential count",
-    "api_field": "picture of a field → boxes with classes",
-    "api_model": "model, labels, temperature, figures",
+    "api_count": "pictures or zips → differential count, and how many were left out",
+    "api_field": "picture of a field → up to 400 boxes with classes, evenly over it, and how many cells were found",
+    "api_model": "model, revision, labels, temperature, backend",
     # Uploads
     "upload_empty": "The file is empty.",
     "upload_too_large": "The file has {megabytes} MB; up to {limit} MB are accepted.",
@@ -181,5 +183,6 @@ TEXTS = {
     "upload_too_many": "Only the first {limit} pictures are counted.",
     "upload_missing": "Please send a picture.",
     "upload_too_narrow": "The picture is {width} × {height} pixels: that is a line, not a cell.",
+    "upload_unfit": "These inputs do not fit this call: a picture must be a file that was uploaded here.",
     "upload_gone": "The picture was deleted in the meantime: please send it again.",
 }

@@ -54,9 +54,10 @@ TEXTS = {
     "cells_none": "Tidak ada gambar yang dapat digunakan di antara berkas ini.",
     "cells_first": "Jatuhkan beberapa gambar dahulu.",
     "count_title": "Hitung jenis",
-    "count_cells": "{counted} sel dihitung",
+    "count_cells": "Sel yang dihitung: {counted}",
     "count_unknown": "{unknown} tidak dikenal model dan tidak dihitung",
-    "count_bad": "{bad} berkas tidak dapat digunakan",
+    "count_bad": "berkas yang tidak dapat digunakan: {bad}",
+    "count_nothing": "Model tidak mengenal satu pun sel ini, jadi tidak ada yang dihitung.",
     "count_doubtful": "{doubtful} meragukan",
     "count_flat": "sesuai hitungan",
     "count_corrected": "terkoreksi prevalensi",
@@ -91,10 +92,11 @@ TEXTS = {
     "atau tercoreng; "
     "gumpalan trombosit dan endapan warna yang dikira sel; sel yang terpotong tepi; pewarnaan selain "
     "Giemsa atau "
-    "Wright. Yang dihitung adalah kotak yang Anda lihat.",
+    "Wright. Yang dihitung adalah kotak yang Anda lihat, kecuali yang bertanda tanya.",
     "field_none": "Tidak ada sel berinti yang ditemukan. Coba gambar dengan pewarnaan ungu, atau atur "
     "ukuran potongan.",
     "field_found": "{found} sel berinti ditemukan, potongan {side} piksel",
+    "field_evenly": "{boxes} di antaranya, tersebar merata di lapang pandang, diberi kotak dan dihitung",
     "field_alt": "Lapang pandang dengan kotak bernomor pada tiap sel yang ditemukan",
     "field_first": "Jatuhkan gambar lapang pandang dahulu.",
     # Model
@@ -165,9 +167,9 @@ TEXTS = {
     "api_endpoints": "Endpoint",
     "api_predict": "satu gambar → kelas, peluang, putusan",
     "api_predict_many": "gambar atau zip → satu baris per gambar",
-    "api_count": "gambar atau zip → hitung jenis",
-    "api_field": "gambar lapang pandang → kotak dengan kelas",
-    "api_model": "model, label, temperatur, angka-angka",
+    "api_count": "gambar atau zip → hitung jenis, dan berapa yang tidak dihitung",
+    "api_field": "gambar lapang pandang → hingga 400 kotak dengan kelas, tersebar merata, dan berapa sel yang ditemukan",
+    "api_model": "model, revisi, label, temperatur, backend",
     # Unggahan
     "upload_empty": "Berkasnya kosong.",
     "upload_too_large": "Berkas berukuran {megabytes} MB; yang diterima hingga {limit} MB.",
@@ -186,5 +188,6 @@ TEXTS = {
     "upload_too_many": "Hanya {limit} gambar pertama yang dihitung.",
     "upload_missing": "Kirimkan sebuah gambar.",
     "upload_too_narrow": "Gambar itu berukuran {width} × {height} piksel: itu garis, bukan sel.",
+    "upload_unfit": "Masukan ini tidak cocok: gambar harus berupa berkas yang diunggah ke sini.",
     "upload_gone": "Gambar itu sudah dihapus: kirimkan sekali lagi.",
 }

@@ -79,14 +79,20 @@ def test_many_pictures_and_zips_give_rows_and_a_count(client: Client, tmp_path: 
     assert {row["label"] for row in rows if not row["error"]} <= set(LABELS)
     counts = client.predict(files, api_name="/count")
     assert [row["label"] for row in counts] == list(LABELS)
-    assert sum(row["cells"] for row in counts) <= 5
+    assert sum(row["cells"] for row in counts) + counts[0]["unknown"] == 5 and counts[0]["unusable"] == 2
+
+
+def test_a_count_of_nothing_is_a_sentence(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_bytes(b"text")
+    with pytest.raises(AppError, match="No picture among these files"):
+        client.predict([handle_file(tmp_path / "text.jpg")], api_name="/count")
 
 
 def test_a_field_gives_boxes(client: Client, tmp_path: Path) -> None:
     spots = [(140, 140), (140, 400), (400, 140), (400, 400)]
     draw_field(540, 540, [("BLA", *spot) for spot in spots], seed=2).save(tmp_path / "field.png")
     cells = client.predict(handle_file(tmp_path / "field.png"), api_name="/field")
-    assert len(cells) == 4 and all(cell["side"] > 100 for cell in cells)
+    assert len(cells) == 4 and all(cell["side"] > 100 and cell["found"] == 4 for cell in cells)
 
 
 @pytest.mark.parametrize("name", [name for name in PICTURES if name != "500-megabytes.jpg"])

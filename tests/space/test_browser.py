@@ -47,7 +47,7 @@ def test_every_tab_answers_in_its_language_and_asks_nobody_else(
     page = context.new_page()
     visit(page, space.address, language)
     expected = {
-        "en": {"cell": "promyelocyte", "cells": "Differential count", "field": "nucleated cells found",
+        "en": {"cell": "promyelocyte", "cells": "Differential count", "field": "Nucleated cells found",
                "model": "Balanced accuracy", "data": "images of 7 classes", "learn": "The experts' label",
                "api": "Everything the page does"},
         "id": {"cell": "promielosit", "cells": "Hitung jenis", "field": "sel berinti ditemukan",

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dataset_script.drawn_cells import LOOKS, draw_cell, draw_field
-from space.fields import CROP_SIDE, Box, cut, find_cells, typical_diameter
+from space.fields import CROP_SIDE, MAX_CELLS, Box, cut, evenly, find_cells, typical_diameter
 
 KINDS = [label for label in LOOKS if label != "NIF"]
 
@@ -37,6 +37,14 @@ def test_the_scale_of_the_picture_does_not_matter() -> None:
     large = find_cells(field.resize((2040, 2040)))
     assert len(small) == pytest.approx(len(large), abs=1)
     assert large[0].side / small[0].side == pytest.approx(3, rel=0.15)
+
+
+def test_of_very_many_cells_those_counted_lie_all_over_the_field() -> None:
+    boxes = [Box(0, top, 10) for top in range(1000)]
+    chosen = evenly(boxes)
+    assert len(set(chosen)) == len(chosen) == MAX_CELLS
+    assert np.mean([box.top for box in chosen]) == pytest.approx(499.5, abs=1)
+    assert evenly(boxes[:7]) == boxes[:7] and evenly([]) == []
 
 
 @pytest.mark.parametrize("colour", [(244, 240, 238), (90, 40, 140), (0, 0, 0)])

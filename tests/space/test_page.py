@@ -40,19 +40,30 @@ def tab_function(page: gr.Blocks, name: str) -> Any:
     return next(fn for fn in page.fns.values() if (ids[name], "select") in fn.targets)
 
 
+def post(url: str, body: dict) -> dict[str, Any]:
+    """What an address of Gradio answers to JSON, which may hold what JSON does not know, such as NaN."""
+    headers = {"content-type": "application/json"}
+    return httpx2.post(url, content=json.dumps(body), headers=headers).raise_for_status().json()
+
+
 def send(page: gr.Blocks, session: str, fn: Any, *data: Any) -> None:
     """Trigger an event without waiting for what comes of it."""
     body = {"fn_index": fn._id, "session_hash": session, "data": data}
-    httpx2.post(f"{page.local_api_url}queue/join", json=body).raise_for_status()
+    post(f"{page.local_api_url}queue/join", body)
 
 
-def answers(page: gr.Blocks, session: str) -> list[list[Any]]:
+def outputs(page: gr.Blocks, session: str) -> list[dict[str, Any]]:
     """What the events of a visit gave, in the order in which a browser learns of it."""
     with httpx2.stream(
         "GET", f"{page.local_api_url}queue/data", params={"session_hash": session}, timeout=60
     ) as stream:
         messages = [json.loads(line[5:]) for line in stream.iter_lines() if line.startswith("data:")]
-    return [message["output"]["data"] for message in messages if message["msg"] == "process_completed"]
+    return [message["output"] for message in messages if message["msg"] == "process_completed"]
+
+
+def answers(page: gr.Blocks, session: str) -> list[list[Any]]:
+    """The values among them."""
+    return [output["data"] for output in outputs(page, session)]
 
 
 def test_no_verdict_comes_after_the_next_cell(page: gr.Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +102,50 @@ def test_the_page_and_the_api_share_their_limits(page: gr.Blocks) -> None:
         shared = [function(page, button, "click"), *(api[name] for name in names)]
         assert len({fn.concurrency_id for fn in shared}) == 1
         assert {fn.concurrency_limit for fn in shared} == {limit}
+
+
+def upload(data: object, **more: object) -> dict:
+    return {"path": data, "meta": {"_type": "gradio.FileData"}, **more}
+
+
+PATHS = (
+    None,
+    5,
+    "",
+    "\0",
+    "\ud800",
+    "a" * 5000,
+    "/etc/passwd",
+    "cell.jpg",
+    "file:///etc/passwd",
+    "ftp://x/y.jpg",
+)
+UNFIT = [
+    *[("predict", data) for data in ([], ["cell.jpg"], [5], [float("nan")], [{}], [[]], [{"path": "x.jpg"}])],
+    *[("predict", [upload(path)]) for path in PATHS],
+    ("predict", [upload("/x.jpg", orig_name=5)]),
+    ("predict_many", [upload("/x.jpg")]),
+    ("predict_many", [[None]]),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "data"), UNFIT)
+def test_inputs_that_do_not_fit_are_a_sentence_and_no_traceback(
+    page: gr.Blocks, capfd: pytest.CaptureFixture, endpoint: str, data: list
+) -> None:
+    url = f"{page.local_api_url}call/{endpoint}"
+    event = post(url, {"data": data})["event_id"]
+    told = json.loads(httpx2.get(f"{url}/{event}").text.rpartition("data: ")[2])
+    assert told["error"].endswith(".") and "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("side", ["abc", [3], -5, 801, float("nan")])
+def test_a_crop_side_that_does_not_fit_is_a_sentence_too(
+    page: gr.Blocks, capfd: pytest.CaptureFixture, side: object
+) -> None:
+    send(page, f"side {side}", function(page, "field-run", "click"), None, side)
+    (told,) = outputs(page, f"side {side}")
+    assert told["error"].endswith(".") and "Traceback" not in capfd.readouterr().err
 
 
 def test_strangers_learn_nothing_of_other_visits(page: gr.Blocks) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import HfApi
+from PIL import Image
 
 import space
 from dataset_script.drawn_cells import draw_cell
@@ -19,12 +20,15 @@ from space.batching import Batcher
 from space.cards import answer_card, percent
 from space.classifier import Classifier
 from space.dataset_repo import DatasetRepoError, Sample, open_dataset_repo
+from space.fields import Box
 from space.heat_map import grad_cam, overlay
 from space.notes import NOTES
 from space.page import SESSIONS
 from space.report import as_csv, as_page, harmless
 from space.similar import SimilarCells
+from space.tab_field import FieldAnswer, field_head
 from space.texts import language_of, note_on
+from space.trust import Verdict
 from tests.space.small_model_repo import LABELS
 
 FOLDER = Path(space.__file__).parent
@@ -163,6 +167,17 @@ def test_the_heat_map_is_the_gradient_weighted_feature_map(classifier: Classifie
         expected = (weights[:, None, None] * spatial).sum(0).clamp(min=0).detach().numpy()
         np.testing.assert_allclose(heat, expected / expected.max(), atol=1e-4)
     assert overlay(classifier.preprocess.seen(cell), heat).size == (384, 384)
+
+
+def test_a_field_says_what_its_count_leaves_out(classifier: Classifier) -> None:
+    answers = classifier.predict([draw_cell("BLA", 1), draw_cell("EOS", 2)])
+    answers.verdicts[:] = [Verdict("unknown", ("BLA",)), Verdict("sure", ("EOS",))]
+    boxes = [Box(0, 0, 90), Box(90, 0, 90)]
+    head = field_head("en", FieldAnswer(Image.new("RGB", (200, 200)), 2, boxes, answers, []))
+    assert "Nucleated cells found: 2" in head and "1 not known to the model and left out" in head
+    assert "evenly" not in head
+    head = field_head("id", FieldAnswer(Image.new("RGB", (200, 200)), 900, boxes, answers, []))
+    assert "900" in head and "2 di antaranya, tersebar merata" in head
 
 
 def test_the_data_set_repo_reads_alike_from_folder_and_hub(small_dataset: Path, owner: str) -> None:
