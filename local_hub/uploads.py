@@ -151,7 +151,7 @@ def commit(call: Call) -> Response:
     with call.hub.storage.lock:
         refs = repo.refs()
         ref = repo.find_ref(refs, revision, ("heads",))
-        if ref is None:
+        if ref is None or ref.startswith("tags/"):
             raise HubError(404, "RevisionNotFound", f"no branch or pull request {revision!r} to commit to")
         parent = refs[ref]
         if not parent.startswith(header.get("parentCommit") or ""):

@@ -34,12 +34,14 @@ def name(owner: str) -> str:
     return api.create_repo(f"{owner}/repo-{uuid.uuid4().hex[:8]}").repo_id
 
 
-def commit_by_hand(endpoint: str, name: str, *lines: dict, token: str = "hf_localdev") -> httpx2.Response:
+def commit_by_hand(
+    endpoint: str, name: str, *lines: dict, token: str = "hf_localdev", revision: str = "main"
+) -> httpx2.Response:
     """The last request of a push, without what a client would refuse to send."""
     header = {"key": "header", "value": {"summary": "by hand"}}
     body = "\n".join(json.dumps(line) for line in (header, *lines))
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    return http.post(f"{endpoint}/api/models/{name}/commit/main", content=body, headers=headers)
+    return http.post(f"{endpoint}/api/models/{name}/commit/{revision}", content=body, headers=headers)
 
 
 def add(path: str, content: str = "x") -> dict:
@@ -82,6 +84,13 @@ def test_of_two_pushes_on_one_parent_one_is_told_412(name):
     assert len(outcomes) == 6
     assert len(winners) == 1
     assert Path(hf_hub_download(name, "same.txt")).read_text() == str(winners[0])
+
+
+def test_a_tag_stays_where_it_is(hub, name):
+    api.create_tag(name, tag="v1")
+    assert commit_by_hand(hub.endpoint, name, add("a.txt"), revision="refs%2Ftags%2Fv1").status_code == 404
+    assert commit_by_hand(hub.endpoint, name, add("a.txt"), revision="refs%2Fheads%2Fmain").status_code == 200
+    assert api.list_repo_files(name, revision="v1") == [".gitattributes"]
 
 
 @contextmanager
