@@ -50,14 +50,21 @@ def repo_of_body(call: Call) -> tuple[dict[str, Any], Repository]:
     return body, repo
 
 
+def wants_private(body: dict[str, Any]) -> bool:
+    """Which of the two a body asks for, as `visibility` or, like older clients, as `private`."""
+    visibility = body.get("visibility", "public")
+    if visibility not in ("public", "private"):
+        raise HubError(400, None, f'"visibility" must be public or private, not {visibility!r}')
+    return bool(body.get("private")) or visibility == "private"
+
+
 def create_repo(call: Call) -> Response:
     body, repo = repo_of_body(call)
-    private = bool(body.get("private")) or body.get("visibility") == "private"
     if (sdk := body.get("sdk")) not in (None, *cards.SPACE_CHOICES["sdk"]):
         raise HubError(
             400, None, f'"sdk" must be one of {", ".join(cards.SPACE_CHOICES["sdk"])}, not {sdk!r}'
         )
-    settings = {"private": private, "sdk": sdk}
+    settings = {"private": wants_private(body), "sdk": sdk}
     answer = {"url": f"{call.base_url}/{repo.url_path}", "name": repo.id, "id": repo.id}
     try:
         call.hub.storage.create(repo, settings, call.user_or_refuse())
@@ -90,7 +97,7 @@ def list_repos(call: Call) -> Response:
 def settings(call: Call) -> Response:
     repo, body = call.repository(write=True), call.json()
     if "private" in body or "visibility" in body:
-        repo.update_settings(private=bool(body.get("private")) or body.get("visibility") == "private")
+        repo.update_settings(private=wants_private(body))
     return JSONResponse({"private": repo.settings()["private"]})
 
 

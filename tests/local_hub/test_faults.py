@@ -309,6 +309,17 @@ def test_a_private_repo_looks_missing_to_strangers(two_users):
     assert budi.model_info("anna/secret").private is False
 
 
+@pytest.mark.parametrize("visibility", ["zzz", "protected", "", None, ["private"]])
+def test_an_unknown_visibility_makes_nothing_public(hub, name, visibility):
+    api.update_repo_settings(name, private=True)
+    headers, body = {"Authorization": f"Bearer {hub.token}"}, {"visibility": visibility}
+    url = f"{hub.endpoint}/api/models/{name}/settings"
+    assert http.put(url, json=body, headers=headers).status_code == 400
+    assert api.model_info(name).private
+    body["name"] = f"{name.split('/')[1]}-2"
+    assert http.post(f"{hub.endpoint}/api/repos/create", json=body, headers=headers).status_code == 400
+
+
 def test_only_the_owner_writes(two_users):
     anna, budi, nobody = (HfApi(two_users.endpoint, token=token) for token in ("hf_anna", "hf_budi", False))
     anna.create_repo("anna/open")
