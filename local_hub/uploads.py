@@ -40,7 +40,7 @@ def preupload(call: Call) -> Response:
         named = any(
             fnmatch.fnmatch(name, pattern) for pattern in patterns for name in (path, path.split("/")[-1])
         )
-        binary = b"\0" in base64.b64decode(file.get("sample") or "")
+        binary = b"\0" in base64.b64decode(file.get("sample") or "", validate=True)
         mode = "lfs" if size > 0 and (named or binary or size > LARGEST_REGULAR_FILE) else "regular"
         files.append({"path": path, "uploadMode": mode, "shouldIgnore": is_ignored(path, gitignore)})
         if path in commit.files:
@@ -172,13 +172,16 @@ def stage(repo: Repository, key: str, value: dict[str, str]) -> Change:
     """Store what a line of a commit brings, and return what it does to the files of the parent."""
     path = checked_path(value["path"].rstrip("/") if key == "deletedFolder" else value["path"])
     if key == "file":
-        base64_encoded = value.get("encoding") == "base64"
-        content = base64.b64decode(value["content"]) if base64_encoded else value["content"].encode()
+        content = value["content"].encode()
+        if value.get("encoding") == "base64":
+            content = base64.b64decode(content, validate=True)
         added = repo.add_blob(content)
     elif key == "lfsFile":
         added = repo.large_file(value["oid"])
         if added is None:
             raise HubError(400, None, f"LFS pointer pointed to a file that does not exist: {path}")
+        if value.get("size", added.size) != added.size:
+            raise HubError(400, None, f"{path} was uploaded with {added.size} bytes, not {value['size']!r}")
     elif key in ("deletedFile", "deletedFolder"):
         return lambda files: delete(files, path, whole_folder=key == "deletedFolder")
     else:

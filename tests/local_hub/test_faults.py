@@ -207,6 +207,17 @@ def begun_upload(hub: LocalHub, name: str, content: bytes) -> Iterator[tuple[soc
         yield connection, hub.root / "models" / name / "lfs" / sha256
 
 
+def test_content_that_is_not_what_it_says_is_refused(hub, name):
+    line = upload_by_hand(hub.endpoint, name, b"x" * 100)
+    line["value"]["size"] = 5
+    for wrong in ("!!!!", "eA", "e A=="):
+        value = add("a.txt", wrong)["value"] | {"encoding": "base64"}
+        assert commit_by_hand(hub.endpoint, name, {"key": "file", "value": value}).status_code == 400
+    answer = commit_by_hand(hub.endpoint, name, line)
+    assert (answer.status_code, "100 bytes, not 5" in answer.json()["error"]) == (400, True)
+    assert api.list_repo_files(name) == [".gitattributes"]
+
+
 def test_an_upload_that_breaks_off_leaves_nothing(hub, name):
     with begun_upload(hub, name, b"x" * 100_000) as (_, stored):
         pass
