@@ -20,6 +20,8 @@ import yaml
 from space.batching import Batcher
 from space.classifier import Classifier
 from space.dataset_repo import DatasetRepo, DatasetRepoError, Sample, open_dataset_repo
+from space.heat_map import grad_cam
+from space.model_repo import ModelRepoError
 from space.similar import SimilarCells
 from space.uploads import CELL_SIDE, UploadError, read_picture
 
@@ -73,16 +75,36 @@ def is_readable(sample: Sample) -> bool:
     return True
 
 
+def open_classifier(model_id: str, revision: str | None) -> Classifier:
+    """Load the model and let it answer for a white picture as it will for a visitor's: a repo that cannot is broken."""
+    try:
+        classifier = Classifier.from_hub(model_id, revision)
+        height, width = classifier.preprocess.config["input_size"][1:]
+        pixels = classifier.preprocess([np.full((height, width, 3), 255, np.uint8)])
+        logits, features = classifier.forward(pixels)
+        outputs, labels = logits.shape[1], len(classifier.label_names)
+        if outputs != labels:
+            raise ModelRepoError(
+                f"{model_id} breaks the contract: {outputs} outputs for {labels} label_names"
+            )
+        classifier.interpret(logits, features)
+        grad_cam(classifier.model, pixels, 0)
+    except ModelRepoError:
+        raise
+    except Exception as error:  # whatever the libraries raise for files that they cannot use
+        raise ModelRepoError(f"{model_id} breaks the contract ({error!r})") from error
+    return classifier
+
+
 def load_resources(model_id: str, dataset_id: str, revision: str | None = None) -> Resources:
     """Load the model and warm it up, open the data set, and start filling the index of similar cells."""
-    classifier = Classifier.from_hub(model_id, revision)
-    height, width = classifier.preprocess.config["input_size"][1:]
-    classifier.predict(np.full((height, width, 3), 255, np.uint8))
+    classifier = open_classifier(model_id, revision)
+    rows = classifier.repo.read_jsonl("history.jsonl")
     resources = Resources(
         classifier=classifier,
         batcher=Batcher(classifier),
         metrics=classifier.repo.read_json("metrics.json"),
-        history=classifier.repo.read_jsonl("history.jsonl"),
+        history=[row for row in rows if isinstance(row, dict) and "epoch" in row],
     )
     try:
         resources.dataset = open_dataset_repo(dataset_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
@@ -22,7 +23,7 @@ def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
     split = held_out_figures(resources)
     with gr.Row(visible=bool(resources.history)):
         curves = [titled_plot(i18n, f"model_{measure}", 260) for measure in MEASURES]
-    with gr.Row(visible=split is not None):
+    with gr.Row(visible=split is not None and not {"confusion_matrix", "per_class"}.isdisjoint(split)):
         confusion = titled_plot(i18n, "model_confusion")
         per_class = titled_plot(i18n, "model_per_class")
     with gr.Row(visible=split is not None and "reliability" in split):
@@ -33,19 +34,21 @@ def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
     def draw(request: gr.Request) -> list[Any]:
         language = language_of(request)
         drawn = [
-            charts.history_chart(resources.history, m, language) if resources.history else None
+            part(charts.history_chart, resources.history, m, language) if resources.history else None
             for m in MEASURES
         ]
+        nothing = cards.message(say(language, "model_no_metrics"))
         if split is None:
-            return [cards.message(say(language, "model_no_metrics")), *drawn, None, None, None, None, ""]
+            return [nothing, *drawn, None, None, None, None, ""]
+        labels = resources.metrics.get("label_names", resources.classifier.label_names)
         return [
-            headline(resources, split, language),
+            part(headline, resources, split, language) or nothing,
             *drawn,
-            charts.confusion_chart(split["confusion_matrix"], resources.metrics["label_names"], language),
-            charts.per_class_chart(split["per_class"], language),
-            charts.reliability_chart(split["reliability"], language) if "reliability" in split else None,
-            charts.coverage_chart(split.get("accuracy_against_coverage", []), language),
-            per_class_table(resources, split, language),
+            part(charts.confusion_chart, split.get("confusion_matrix"), labels, language),
+            part(charts.per_class_chart, split.get("per_class"), language),
+            part(charts.reliability_chart, split.get("reliability"), language),
+            part(charts.coverage_chart, split.get("accuracy_against_coverage"), language),
+            part(per_class_table, resources, split, language) or "",
         ]
 
     tab.select(
@@ -58,8 +61,18 @@ def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
 
 def held_out_figures(resources: Resources) -> dict[str, Any] | None:
     """The figures of the test split, else of validation; None when the repo reports none."""
-    splits = (resources.metrics or {}).get("splits", {})
-    return next(({"split": name, **splits[name]} for name in ("test", "validation") if name in splits), None)
+    splits = (resources.metrics or {}).get("splits")
+    splits = splits if isinstance(splits, dict) else {}
+    names = (name for name in ("test", "validation") if isinstance(splits.get(name), dict))
+    return next(({"split": name, **splits[name]} for name in names), None)
+
+
+def part(draw: Callable[..., Any], *values: Any) -> Any:
+    """What is drawn of figures of the repo; None when they are missing or of another shape."""
+    try:
+        return draw(*values)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return None
 
 
 def headline(resources: Resources, split: dict[str, Any], language: str) -> str:

@@ -118,7 +118,7 @@ TEXTS = {
     "model_coverage": "Accuracy when only the surest are answered",
     "model_covered": "share answered",
     "model_ideal": "ideal",
-    "model_no_metrics": "The model repo has no metrics.json, so there is nothing to report here.",
+    "model_no_metrics": "The model repo has no metrics.json with figures to report here.",
     "model_no_history": "The model repo has no history.jsonl: no curves.",
     "model_interval": "95% interval {low} to {high}",
     "model_images": "{images} {split} images",

@@ -123,7 +123,7 @@ TEXTS = {
     "model_coverage": "Akurasi bila hanya yang paling yakin dijawab",
     "model_covered": "bagian yang dijawab",
     "model_ideal": "ideal",
-    "model_no_metrics": "Repo model tidak memiliki metrics.json, jadi tidak ada yang dilaporkan di sini.",
+    "model_no_metrics": "Repo model tidak memiliki metrics.json dengan angka yang dapat dilaporkan di sini.",
     "model_no_history": "Repo model tidak memiliki history.jsonl: tidak ada kurva.",
     "model_interval": "interval 95% {low} sampai {high}",
     "model_images": "{images} gambar {split}",

@@ -3,10 +3,14 @@
 import ast
 import csv
 import io
+import json
+import shutil
 import string
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 from huggingface_hub import HfApi
@@ -14,7 +18,7 @@ from PIL import Image
 
 import space
 from dataset_script.drawn_cells import draw_cell
-from space import texts_en, texts_id
+from space import tab_model, texts_en, texts_id
 from space.app import start
 from space.batching import Batcher
 from space.cards import answer_card, percent
@@ -22,12 +26,14 @@ from space.classifier import Classifier
 from space.dataset_repo import DatasetRepoError, Sample, open_dataset_repo
 from space.fields import Box
 from space.heat_map import grad_cam, overlay
+from space.model_repo import ModelRepoError
 from space.notes import NOTES
 from space.page import SESSIONS
 from space.report import as_csv, as_page, harmless
+from space.resources import load_resources
 from space.similar import SimilarCells
 from space.tab_field import FieldAnswer, field_head
-from space.texts import language_of, note_on
+from space.texts import LANGUAGES, language_of, note_on
 from space.trust import Verdict
 from tests.space.small_model_repo import LABELS
 
@@ -178,6 +184,73 @@ def test_a_field_says_what_its_count_leaves_out(classifier: Classifier) -> None:
     assert "evenly" not in head
     head = field_head("id", FieldAnswer(Image.new("RGB", (200, 200)), 900, boxes, answers, []))
     assert "900" in head and "2 di antaranya, tersebar merata" in head
+
+
+def without_arrays(repo: Path) -> None:
+    rule = {"score": "mahalanobis", "threshold": 1.0, "residual_variance": 1.0}
+    (repo / "calibration.json").write_text(json.dumps({"out_of_distribution": rule}))
+
+
+def of_garbage(repo: Path) -> None:
+    without_arrays(repo)
+    (repo / "out_of_distribution.safetensors").write_bytes(b"garbage")
+
+
+def cut_off(repo: Path) -> None:
+    (repo / "model.safetensors").write_bytes((repo / "model.safetensors").read_bytes()[:1000])
+
+
+def says(**changes: object) -> Callable[[Path], None]:
+    """The change to config.json, those to its pretrained_cfg among them."""
+
+    def change(repo: Path) -> None:
+        config = json.loads((repo / "config.json").read_text())
+        cfg = config["pretrained_cfg"]
+        for key, value in changes.items():
+            (cfg if key in cfg and key not in config else config)[key] = value
+        (repo / "config.json").write_text(json.dumps(config))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        without_arrays,
+        of_garbage,
+        cut_off,
+        says(architecture="nonsense"),
+        says(input_size=[3, 0, 0]),
+        says(input_size="144"),
+        says(interpolation="nonsense"),
+        says(label_names=list(LABELS[:6]), num_classes=6),
+        says(label_names=[*LABELS, "XYZ"], num_classes=8),
+    ],
+)
+def test_a_model_repo_that_cannot_answer_is_refused_in_one_sentence(
+    damage: Callable[[Path], None], small_model: Path, tmp_path: Path
+) -> None:
+    repo = shutil.copytree(small_model, tmp_path / "repo")
+    (repo / "calibration.json").unlink()
+    damage(repo)
+    with pytest.raises(ModelRepoError, match="breaks the contract") as refusal:
+        load_resources(str(repo), "")
+    assert "\n" not in str(refusal.value)
+
+
+def test_figures_that_are_missing_or_garbled_are_left_out(small_model: Path, tmp_path: Path) -> None:
+    repo = shutil.copytree(small_model, tmp_path / "repo")
+    metrics = json.loads((repo / "metrics.json").read_text())
+    (repo / "history.jsonl").write_text('[1]\n2\n{"train_loss": 1}\n')
+    for split, drawn in ((None, 0), ({}, 0), ({"per_class": 3}, 0), (metrics["splits"]["test"], 4)):
+        splits = {"test": dict(split, confusion_matrix=None)} if split is not None else {"test": None}
+        (repo / "metrics.json").write_text(json.dumps({"splits": splits}))
+        resources = load_resources(str(repo), "")
+        with gr.Blocks() as page:
+            tab_model.build(resources, gr.I18n(**LANGUAGES), gr.Tab())
+        (draw,) = page.fns.values()
+        head, *parts = draw.fn(None)
+        assert resources.history == [] and head and sum(bool(part) for part in parts) == drawn
 
 
 def test_the_data_set_repo_reads_alike_from_folder_and_hub(small_dataset: Path, owner: str) -> None:
