@@ -91,7 +91,7 @@ def list_repos(call: Call) -> Response:
         if named and call.may_read(repo):
             info = repo_info(repo, "main")
             found += [info] if filters <= set(info["tags"]) else []
-    return JSONResponse(found[: int(query.get("limit", len(found)))])
+    return JSONResponse(found[: call.number("limit", len(found))])
 
 
 def settings(call: Call) -> Response:

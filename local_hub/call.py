@@ -62,6 +62,13 @@ class Call:
             raise ValueError("the body must be a JSON object")
         return data
 
+    def number(self, name: str, default: int, least: int = 0) -> int:
+        """A number of the query."""
+        number = int(self.query.get(name, default))
+        if number < least:
+            raise HubError(400, None, f"{name} must be at least {least}, not {number}")
+        return number
+
     def may_write(self, owner: str) -> bool:
         """A user's own name is theirs; any other namespace is an organization of which every user is a member."""
         return self.user is not None and (self.user == owner or owner not in self.hub.tokens.values())

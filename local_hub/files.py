@@ -10,7 +10,14 @@ import hashlib
 from typing import Any
 from urllib.parse import parse_qs, quote
 
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.responses import (
+    FileResponse,
+    JSONResponse,
+    MalformedRangeHeader,
+    RangeNotSatisfiable,
+    Response,
+)
 
 from local_hub.call import Call, truthy
 from local_hub.storage import File, HubError, Repository, lfs_pointer
@@ -78,7 +85,7 @@ def tree(call: Call) -> Response:
     found = listing.below(folder.strip("/"), truthy(call.query.get("recursive")))
     if folder and not found:
         raise HubError(404, "EntryNotFound", f"{folder} does not exist on {revision!r}", listing.sha)
-    start, size = int(call.query.get("cursor", 0)), min(int(call.query.get("limit", PAGE)), PAGE)
+    start, size = call.number("cursor", 0), min(call.number("limit", PAGE, least=1), PAGE)
     headers = {"X-Repo-Commit": listing.sha}
     if start + size < len(found):
         headers["Link"] = f'<{call.request.url.include_query_params(cursor=start + size)}>; rel="next"'
@@ -92,6 +99,22 @@ def paths_info(call: Call) -> Response:
     listing = Listing(repo, repo.resolve(call.params["revision"]), truthy(expand))
     entries = [listing.entry(path.strip("/")) for path in form.get("paths", [])]
     return JSONResponse([entry for entry in entries if entry])
+
+
+class Content(FileResponse):
+    """A file. As RFC 9110 wants it, a `Range` in another unit, or one that is malformed, is ignored."""
+
+    @classmethod
+    def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
+        try:
+            return super()._parse_range_header(http_range, file_size)
+        except MalformedRangeHeader:
+            return []
+        except RangeNotSatisfiable:
+            headers = {"Content-Range": f"bytes */{file_size}"}
+            raise HTTPException(
+                416, f"the file has {file_size} bytes, and none of them are {http_range}", headers
+            ) from None
 
 
 def resolve(call: Call) -> Response:
@@ -113,4 +136,4 @@ def resolve(call: Call) -> Response:
     if call.request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     media_type = "application/octet-stream" if file.sha256 else "text/plain; charset=utf-8"
-    return FileResponse(repo.content(file), headers=headers, media_type=media_type)
+    return Content(repo.content(file), headers=headers, media_type=media_type)

@@ -15,6 +15,7 @@ from typing import TextIO
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -74,8 +75,16 @@ def routes(kind: str) -> list[Route]:
     return [*found, Route(lfs, uploads.lfs_put(kind), methods=["PUT"])]
 
 
-async def no_such_endpoint(request: Request, _: Exception) -> Response:
-    return error_response(HubError(404, None, "this local hub has no such page or endpoint"))
+async def http_error(request: Request, error: HTTPException) -> Response:
+    """What Starlette refuses, in the Hub's form."""
+    known = {
+        404: "this local hub has no such page or endpoint",
+        405: f"{request.method} does nothing at this address",
+    }
+    text = known.get(error.status_code, error.detail)
+    response = error_response(HubError(error.status_code, None, text))
+    response.headers.update(error.headers or {})
+    return response
 
 
 def make_app(storage: Storage, tokens: dict[str, str]) -> RawPath:
@@ -88,7 +97,7 @@ def make_app(storage: Storage, tokens: dict[str, str]) -> RawPath:
     found = [Route(path, endpoint(function, "models"), methods=[method]) for method, path, function in table]
     for kind in reversed(KINDS):  # models last, for their paths have no word in front
         found += routes(kind)
-    app = Starlette(routes=found, exception_handlers={404: no_such_endpoint})
+    app = Starlette(routes=found, exception_handlers={HTTPException: http_error})
     app.router.redirect_slashes = False
     app.state.hub = Hub(storage, tokens)
     return RawPath(app)

@@ -463,7 +463,12 @@ def test_ranges_and_headers_of_a_file(hub, name):
     assert part.headers["Content-Range"] == f"bytes 1000-1099/{len(data)}"
     assert http.get(url, headers={"Range": "bytes=-5"}).content == data[-5:]
     assert http.get(url, headers={"Range": "bytes=25590-"}).content == data[25590:]
-    assert http.get(url, headers={"Range": "bytes=99999-"}).status_code == 416
+    beyond = http.get(url, headers={"Range": "bytes=99999-"})
+    assert (beyond.status_code, "25600 bytes" in beyond.json()["error"]) == (416, True)
+    assert beyond.headers["Content-Range"] == f"bytes */{len(data)}"
+    for ignored in ("bytes=x", "bytes=1-0", "bytes=", "items=0-5", "items", "bytes=" + "9" * 5000 + "-"):
+        whole = http.get(url, headers={"Range": ignored})
+        assert (whole.status_code, whole.content) == (200, data)
     assert http.get(url, headers={"If-None-Match": f'"{sha256}"'}).status_code == 304
 
 
@@ -519,6 +524,20 @@ def test_what_no_answer_could_hold_is_not_stored(hub, name, address, body):
 def test_an_unknown_address_is_a_404_in_json(hub):
     answer = http.get(f"{hub.endpoint}/api/no/such/thing")
     assert (answer.status_code, "error" in answer.json()) == (404, True)
+
+
+def test_a_method_that_an_address_has_not_is_a_405_in_json(hub, name):
+    answer = http.post(f"{hub.endpoint}/api/models/{name}")
+    assert (answer.status_code, "POST" in answer.json()["error"]) == (405, True)
+    assert "GET" in answer.headers["Allow"]
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=-1", "cursor=-1", "limit=x"])
+def test_a_page_that_cannot_be_is_refused(hub, name, query):
+    answer = http.get(f"{hub.endpoint}/api/models/{name}/tree/main?{query}")
+    assert (answer.status_code, query.split("=")[1] in answer.json()["error"]) == (400, True)
+    whole_list = http.get(f"{hub.endpoint}/api/models?limit=-1")
+    assert (whole_list.status_code, "-1" in whole_list.json()["error"]) == (400, True)
 
 
 # ---- the program
