@@ -29,6 +29,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(
             f"local_hub serves {ADDRESS} only, not {options.host}: tokens would cross the network in the clear."
         )
+    if not options.root:
+        sys.exit("--root takes a folder; '.' is the current one.")
     tokens = dict(read_token(text) for text in options.token)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

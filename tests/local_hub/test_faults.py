@@ -576,6 +576,7 @@ def test_what_cannot_be_used_is_named_in_one_sentence(hub, tmp_path):
         (("--root", str(tmp_path / "a"), "--port", str(hub.port)), "in use"),
         (("--root", str(tmp_path / "b"), "--port", "99999"), "port 99999"),
         (("--root", str(tmp_path / "c"), "--token", ":x"), "--token takes"),
+        (("--root", ""), "--root takes"),
     ):
         done = run_hub(*arguments)
         assert done.returncode == 1
