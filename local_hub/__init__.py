@@ -8,7 +8,8 @@ In: a folder. Out: an endpoint for `HF_ENDPOINT` at which `huggingface_hub`, `da
         subprocess.run([...], env={**os.environ, **hub.environment})
 
 Nothing here imports a Hugging Face library: they read `HF_ENDPOINT` when they are imported, so the Hub comes
-first. Not here: Xet storage (clients need `HF_HUB_DISABLE_XET=1`), the git protocol, discussions, gated repos.
+first. Not here: Xet storage (clients need `HF_HUB_DISABLE_XET=1`), the git protocol, discussions, gated repos,
+protected Spaces, `move_repo`, `super_squash_history`, variables and secrets of Spaces, `list_user_repos` (`hf repos ls`).
 """
 
 from local_hub.server import LocalHub

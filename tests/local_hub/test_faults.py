@@ -20,6 +20,7 @@ import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
+import local_hub
 from local_hub import HubError, LocalHub
 from local_hub.cards import read_metadata
 from local_hub.storage import checked_path
@@ -524,6 +525,22 @@ def test_what_no_answer_could_hold_is_not_stored(hub, name, address, body):
 def test_an_unknown_address_is_a_404_in_json(hub):
     answer = http.get(f"{hub.endpoint}/api/no/such/thing")
     assert (answer.status_code, "error" in answer.json()) == (404, True)
+
+
+@pytest.mark.parametrize(
+    ("word", "attempt"),
+    [
+        ("move_repo", lambda name: api.move_repo(name, f"{name}-moved")),
+        ("super_squash_history", lambda name: api.super_squash_history(name)),
+        ("variables", lambda name: api.add_space_variable(name, "KEY", "value")),
+        ("secrets", lambda name: api.add_space_secret(name, "KEY", "value")),
+        ("hf repos ls", lambda _: list(api.list_user_repos())),
+    ],
+)
+def test_what_is_not_here_says_so(name, word, attempt):
+    with pytest.raises(HfHubHTTPError, match="no such page or endpoint"):
+        attempt(name)
+    assert word in local_hub.__doc__
 
 
 def test_a_method_that_an_address_has_not_is_a_405_in_json(hub, name):
