@@ -1,11 +1,13 @@
 """The Space's entry: `python app.py`, which is what a Space runs; also `python -m space` from the project.
 
 In: MODEL_ID, DATASET_ID, MODEL_REVISION of the environment (else the README's front matter), HF_ENDPOINT for
-another Hub. Out: the app on GRADIO_SERVER_NAME:GRADIO_SERVER_PORT, 127.0.0.1:7860 unless a Space sets them.
+another Hub. Out: the app on GRADIO_SERVER_NAME:GRADIO_SERVER_PORT, 127.0.0.1:7860 unless a Space sets them,
+or one sentence and exit status 1 when it cannot be there.
 """
 
 import importlib.util
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -45,9 +47,29 @@ def start(model_id: str, dataset_id: str, revision: str | None = None, **launch:
     return page
 
 
+def free_address() -> tuple[str, int]:
+    """Name and port to listen at."""
+    name, port = (
+        os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
+        os.environ.get("GRADIO_SERVER_PORT", "7860"),
+    )
+    if not port.isdecimal() or not 0 < int(port) < 2**16:
+        sys.exit(f"error: GRADIO_SERVER_PORT must be a whole number in 1..65535, not {port!r}")
+    family = socket.AF_INET6 if ":" in name else socket.AF_INET
+    try:
+        socket.create_server((name.strip("[]"), int(port)), family=family).close()
+    except OSError as error:
+        sys.exit(f"error: the app cannot listen at {name}:{port} ({error.strerror})")
+    return name, int(port)
+
+
 def main() -> None:
-    model_id, dataset_id = chosen_repos()
-    start(model_id, dataset_id, os.environ.get("MODEL_REVISION") or None)
+    name, port = free_address()
+    revision = os.environ.get("MODEL_REVISION") or None
+    address = {"server_name": name, "server_port": port}
+    page = start(*chosen_repos(), revision, **address, prevent_thread_lock=True)
+    print(f"The Space is at {page.local_url} (Ctrl-C ends it)", flush=True)
+    page.block_thread()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ In: the dictionaries of `texts_en.py` and `texts_id.py`. The browser's language 
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from space.notes import NOTES, Note
@@ -18,22 +19,28 @@ NAMES = {"en": "English", "id": "Bahasa Indonesia"}
 # Gradio takes the browser's language and has no switch of its own in the page. Its Settings panel changes the language
 # through `changeLocale` of the module `core`; this does the same for `?lang=`. What still loads may set the browser's
 # language afterwards, which shows in the page's `lang`: then it is changed once more. (sdk_version is pinned; a test watches.)
+# A picture that is a button has no name of its own either: the examples are numbered for those who cannot see them.
 HEAD = """
 <script>
 (() => {
   const page = document.documentElement;
   const asked = new URLSearchParams(location.search).get("lang");
-  const language = (asked || navigator.language).startsWith("id") ? "id" : "en";
+  const language = /^i[dn]/i.test(asked || navigator.language) ? "id" : "en";
   const core = performance.getEntriesByType("resource").find(entry => /\\/assets\\/core-[^/]*\\.js/.test(entry.name));
   const change = () => { import(core.name).then(module => module.changeLocale(language)); };
+  const example = EXAMPLES[language];
   page.lang = language;
+  new MutationObserver(() => document.querySelectorAll("#cell-examples button:has(img)").forEach((button, i) => {
+    const name = example.replace("{number}", i + 1);
+    if (button.ariaLabel !== name) button.ariaLabel = name;
+  })).observe(page, { childList: true, subtree: true });
   if (!asked || !core) return;
   change();
   new MutationObserver(() => { if (!page.lang.startsWith(language)) change(); })
     .observe(page, { attributeFilter: ["lang"] });
 })();
 </script>
-"""
+""".replace("EXAMPLES", json.dumps({code: texts["cell_example"] for code, texts in LANGUAGES.items()}))
 
 
 def say(language: str, key: str, **values: Any) -> str:

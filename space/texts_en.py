@@ -20,6 +20,7 @@ TEXTS = {
     # One cell
     "cell_picture": "Picture of one cell: drop, paste, or use the camera",
     "cell_examples": "Or take one of these",
+    "cell_example": "Example {number}",
     "cell_waiting": "The answer appears here: drop the picture of one cell, or pick an example.",
     "verdict_sure": "Sure: {first}",
     "verdict_between": "Between {names}",

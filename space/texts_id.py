@@ -20,6 +20,7 @@ TEXTS = {
     # Satu sel
     "cell_picture": "Gambar satu sel: jatuhkan, tempel, atau gunakan kamera",
     "cell_examples": "Atau ambil salah satu dari ini",
+    "cell_example": "Contoh {number}",
     "cell_waiting": "Jawaban muncul di sini: jatuhkan gambar satu sel, atau pilih sebuah contoh.",
     "verdict_sure": "Yakin: {first}",
     "verdict_between": "Antara {names}",

@@ -90,6 +90,19 @@ def test_the_browsers_language_decides_and_the_switch_overrides(
     context.close()
 
 
+@pytest.mark.parametrize("asked", ["ID", "in"])
+def test_other_spellings_of_indonesian_are_understood_and_the_examples_have_names(
+    space: RunningSpace, watched: tuple, asked: str
+) -> None:
+    page = watched[0].new_page()
+    visit(page, space.address, asked)
+    expect(page.locator("h1")).to_have_text("Sel sumsum tulang", timeout=30_000)
+    page.get_by_role("button", name="Contoh 14", exact=True).click()
+    expect(page.locator("#cell-answer .answer")).to_contain_text("%", timeout=30_000)
+    nameless = page.locator("#cell-examples button:not([aria-label])").count()
+    assert nameless == 0 and page.evaluate("document.documentElement.lang") == "id"
+
+
 @pytest.mark.parametrize("name", ["text.jpg", "truncated.jpg", "bomb.png", "animated.gif"])
 def test_a_bad_picture_gets_its_sentence_on_the_page(
     space: RunningSpace, watched: tuple, tmp_path: Path, name: str

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import shutil
+import socket
 import string
 import threading
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from PIL import Image
 import space
 from dataset_script.drawn_cells import draw_cell
 from space import tab_model, texts_en, texts_id
-from space.app import start
+from space.app import main, start
 from space.batching import Batcher
 from space.cards import answer_card, percent
 from space.classifier import Classifier
@@ -285,6 +286,25 @@ def test_a_folder_without_class_names_is_one_sentence(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [1], "target": [2]}), tmp_path / "train.parquet")
     with pytest.raises(DatasetRepoError, match=r"class names|label"):
         open_dataset_repo(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "port", "reason"),
+    [
+        ("127.0.0.1", "abc", "GRADIO_SERVER_PORT must be"),
+        ("127.0.0.1", "99999", "GRADIO_SERVER_PORT must be"),
+        ("999.1.1.1", "7860", "cannot listen at 999.1.1.1:7860"),
+        ("127.0.0.1", "taken", "in use"),
+    ],
+)
+def test_an_address_that_cannot_be_had_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, name: str, port: str, reason: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("GRADIO_SERVER_NAME", name)
+        monkeypatch.setenv("GRADIO_SERVER_PORT", port.replace("taken", str(taken.getsockname()[1])))
+        with pytest.raises(SystemExit, match=f"^error: .*{reason}"):
+            main()
 
 
 def test_of_ever_more_visits_only_the_latest_are_remembered(
