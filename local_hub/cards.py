@@ -16,14 +16,24 @@ FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re
 COLORS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
 SPACE_CHOICES = {"sdk": ("gradio", "docker", "static", "streamlit"), "colorFrom": COLORS, "colorTo": COLORS}
 RESULT_FIELDS = {"task": ("type",), "dataset": ("type", "name"), "metrics": ("type", "value")}
+DEEPEST = 100  # brackets in brackets
 TEXT_FIELDS = ("tags", "datasets", "metrics", "base_model", "license", "language")
+
+
+class Loader(yaml.SafeLoader):
+    """PyYAML's, without the seconds that it spends on thousands of open brackets."""
+
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        if self.flow_level == DEEPEST:
+            raise yaml.YAMLError(f"its brackets nest more than {DEEPEST} deep")
+        super().fetch_flow_collection_start(token)
 
 
 def front_matter(text: str) -> Any:
     """What the YAML of a card says, None without any; ValueError when it cannot be read."""
     match = FRONT_MATTER.match(text)
     try:
-        return yaml.safe_load(match[1]) if match else None
+        return yaml.load(match[1], Loader) if match else None
     except Exception as error:  # PyYAML passes on what int(), date(), a look-up or deep nesting raise
         raise ValueError(f"the metadata is not YAML: {error}") from None
 

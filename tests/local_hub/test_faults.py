@@ -22,7 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 import local_hub
 from local_hub import HubError, LocalHub
-from local_hub.cards import read_metadata
+from local_hub.cards import check, read_metadata
 from local_hub.storage import checked_path
 from local_hub.uploads import is_ignored
 
@@ -276,6 +276,7 @@ def test_a_full_disk_is_answered_with_a_sentence_and_costs_nothing(tmp_path):
         "x: " + "9" * 5000,
         "x: 0x" + "f" * 5000,
         "x: " + "[" * 3000,
+        "x:\n" + "- " * 600 + "y",
         "x: &x [*x]",
     ],
 )
@@ -290,6 +291,12 @@ def test_no_card_makes_its_repo_or_a_list_unreadable(hub, owner, name, line):
 def test_of_a_card_json_gets_what_it_can_hold():
     card = '---\na: [.nan, -.inf, 1.5]\n2024-01-01: 2024-01-02\nb: "\\ud800"\n---\n'
     assert read_metadata(card) == {"a": [None, None, 1.5], "2024-01-01": "2024-01-02", "b": "?"}
+
+
+def test_deep_brackets_are_refused_before_they_cost_time():
+    errors, _ = check(f"---\nx: {'[' * 100_000}\n---\n", "model")
+    assert errors == ["the metadata is not YAML: its brackets nest more than 100 deep"]
+    assert check(f"---\nx: {'[' * 100}{']' * 100}\n---\n", "model") == ([], [])
 
 
 # ---- tokens
