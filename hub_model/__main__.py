@@ -6,11 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from hub_model.build import build, check
-from hub_model.calibration import CalibrationError
+from hub_model.build import build
+from hub_model.check import check
 from hub_model.contract import ContractError
 from hub_model.publish import push, verify
 from hub_model.trust_commands import add_commands
+from space.model_repo import ModelRepoError
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -22,7 +23,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     made.add_argument("out", type=Path, metavar="OUT")
     made.add_argument("--overwrite", action="store_true", help="replace the model repo in OUT")
     made.set_defaults(run=run_build)
-    checked = commands.add_parser("check", help="compute the figures of a model repo folder anew")
+    checked = commands.add_parser("check", help="compute anew what follows from weights, logits and history")
     checked.add_argument("folder", type=Path)
     checked.set_defaults(run=run_check)
     pushed = commands.add_parser("push", help="publish a model repo folder, in one commit")
@@ -55,7 +56,10 @@ def run_check(arguments: argparse.Namespace) -> int:
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if not problems:
-        print(f"{arguments.folder}: every figure agrees with the logits")
+        print(
+            f"{arguments.folder}: all that follows from its weights, logits and history agrees; figures measured on images "
+            "(strangers, robustness, input sizes, new slide) and the normalisation are taken as they stand"
+        )
     return 1 if problems else 0
 
 
@@ -78,9 +82,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     try:
         return arguments.run(arguments)
-    except (ContractError, CalibrationError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except (ContractError, ModelRepoError) as error:
+        message = str(error)
+    except OSError as error:
+        message = f"{error.filename or 'a file'}: {error.strerror or error}"
+    print(f"error: {message}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

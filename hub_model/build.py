@@ -10,8 +10,8 @@ from pathlib import Path
 import timm
 
 from dataset_script.overwrite import holds_other_things
-from hub_model.calibration import calibrate_folder, fit_calibration
-from hub_model.card import card_text, write_card
+from hub_model.calibration import calibrate_folder
+from hub_model.card import write_card
 from hub_model.contract import (
     CALIBRATION,
     CARD,
@@ -22,16 +22,12 @@ from hub_model.contract import (
     STRANGER_ARRAYS,
     WEIGHTS,
     ContractError,
-    check_files,
-    check_weights,
-    read_all_logits,
-    read_config,
-    read_json,
+    naming,
 )
 from hub_model.figures import draw_figures
 from hub_model.onnx_export import export_onnx
-from hub_model.results import SCHEMA, differences, measure_model, measure_splits
-from hub_model.run_folder import Run, read_run
+from hub_model.results import describe, measure_splits
+from hub_model.run_folder import ENVIRONMENT, MEASUREMENTS, Run, read_run
 from hub_model.trust_figures import draw_trust_figures
 
 COPIED = (
@@ -74,55 +70,26 @@ def fill(run: Run, folder: Path) -> dict:
     for name in COPIED:
         if (run.folder / name).exists():
             shutil.copyfile(run.folder / name, folder / name)
-    metrics = measure(run, calibrate_folder(folder))
-    (folder / METRICS).write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    calibration = calibrate_folder(folder)
+    with naming(run.folder / ENVIRONMENT):
+        metrics = measure(run, calibration)
+        write_card(metrics, folder / CARD)
     draw_figures(metrics, run.history, folder / "figures")
-    draw_trust_figures(metrics, folder / "figures")
+    with naming(run.folder / MEASUREMENTS):
+        text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
+        draw_trust_figures(metrics, folder / "figures")
+    (folder / METRICS).write_text(text, encoding="utf-8")
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     export_onnx(model, run.config.input_size, folder / ONNX)
-    write_card(metrics, folder / CARD)
     return metrics
 
 
 def measure(run: Run, calibration: dict) -> dict:
     """Return what goes into metrics.json."""
-    names = run.config.label_names
     return {
-        "schema": SCHEMA,
-        "label_names": names,
-        "label_descriptions": run.config.label_descriptions,
-        "model": measure_model(run.config) | {"best_epoch": run.best_epoch},
+        **describe(run.config, run.history),
         "dataset": run.dataset,
         "training": run.training,
-        "splits": measure_splits(run.logits, names, calibration),
+        "splits": measure_splits(run.logits, run.config.label_names, calibration),
         **run.measurements,
     }
-
-
-def check(folder: Path) -> list[str]:
-    """Return what is wrong with a model repo folder, a sentence each; figures are computed anew from its logits."""
-    if problems := check_files(folder):
-        return problems
-    try:
-        config, metrics = read_config(folder / CONFIG), read_json(folder / METRICS)
-        check_weights(folder / WEIGHTS, config)
-        if metrics.get("label_names") != config.label_names:
-            return [
-                f"{METRICS} has the label names {metrics.get('label_names')}, {CONFIG} has {config.label_names}"
-            ]
-        logits = read_all_logits(folder, len(config.label_names))
-        calibration = read_json(folder / CALIBRATION)
-        fitted = fit_calibration(logits["validation"].values, logits["validation"].labels, config.label_names)
-        known = {key: calibration.get(key) for key in fitted}
-        problems = [f"{CALIBRATION}: {text}" for text in differences(known, fitted)[:5]]
-        found = differences(
-            metrics["splits"], measure_splits(logits, config.label_names, calibration), "splits"
-        )
-        problems += [f"{METRICS}: {text}" for text in found[:5]]
-        if card_text(metrics).strip() != (folder / CARD).read_text(encoding="utf-8").strip():
-            problems.append(f"{CARD} disagrees with {METRICS}: build it again")
-    except ContractError as error:
-        problems.append(str(error))
-    except (KeyError, TypeError) as error:
-        problems.append(f"{METRICS} lacks {error}")
-    return problems

@@ -12,15 +12,7 @@ def trust_chapter(metrics: dict) -> str:
     sections = []
     if "conformal" in metrics["splits"][split]:
         sections += [_certainty(metrics["splits"][split], split, metrics["label_names"])]
-    for key, section in (
-        ("out_of_distribution", _strangers),
-        ("robustness", _robustness),
-        ("size_curve", _sizes),
-        ("prevalence", _prevalence),
-        ("new_slide", _new_slide),
-    ):
-        if metrics.get(key):
-            sections.append(section(metrics[key]))
+    sections += [section(metrics[key]) for key, section in SECTIONS.items() if metrics.get(key)]
     return "\n\n".join(sections)
 
 
@@ -122,3 +114,12 @@ def _new_slide(found: dict) -> str:
 No patient identifiers are public. With whole groups of like background colour held out in place of random images, a small model on
 frozen features falls from {found["random"]["balanced_accuracy"]:.3f} to {found["grouped"]["balanced_accuracy"]:.3f} balanced accuracy (difference {found["drop"]:.3f}{_span(found["interval"])}):
 expect a loss of that order on new slides."""
+
+
+SECTIONS = {
+    "out_of_distribution": _strangers,
+    "robustness": _robustness,
+    "size_curve": _sizes,
+    "prevalence": _prevalence,
+    "new_slide": _new_slide,
+}  # of what was measured, by its name

@@ -6,10 +6,11 @@ The contract is that of `config.json` (timm's schema with label names), `model.s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,10 @@ PICKLES = {
 }
 FOREIGN_CODE = ("auto_map", "custom_pipelines")  # what makes transformers run a repo's own code
 SPLITS = ("validation", "test")
+HISTORY_KEYS = (
+    "epoch",
+    *(f"{s}_{k}" for s in ("train", "validation") for k in ("loss", "accuracy", "macro_f1")),
+)
 LOGITS_SCHEMA = {"file_name": pa.string(), "label": pa.int64(), "logits": pa.list_(pa.float32())}
 
 
@@ -70,13 +75,25 @@ class ModelConfig:
     raw: dict[str, Any]
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Whatever a file of the wrong shape makes the code inside stumble over becomes a `ContractError` that names it."""
+    try:
+        yield
+    except ContractError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or "it says nothing more"
+        raise ContractError(f"{path} is malformed: {type(error).__name__}, {reason}") from None
+
+
 def read_json(path: Path) -> dict:
     """The JSON object in a file; `ContractError` names the file that has none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ContractError(f"{path} is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ContractError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(found, dict):
         raise ContractError(f"{path} holds a {type(found).__name__}, not a JSON object")
@@ -91,7 +108,7 @@ def read_config(path: Path) -> ModelConfig:
     names, descriptions = raw.get("label_names"), raw.get("label_descriptions", {})
     if not isinstance(raw.get("architecture"), str) or not timm.is_model(raw["architecture"]):
         raise ContractError(f"{path}: timm has no architecture {raw.get('architecture')!r}")
-    if not isinstance(names, list) or len(names) < 2 or len({str(name) for name in names}) != len(names):
+    if not is_label_names(names):
         raise ContractError(f"{path}: label_names must be a list of 2 or more different names, not {names!r}")
     if raw.get("num_classes") != len(names):
         raise ContractError(
@@ -106,12 +123,22 @@ def read_config(path: Path) -> ModelConfig:
         raise ContractError(f"{path}: model_args.num_classes must go, transformers fails on it")
     if loading := sorted(LOADING_ARGS & set(arguments)):
         raise ContractError(f"{path}: model_args.{loading[0]} must go, weights come from {WEIGHTS} alone")
-    size = raw.get("pretrained_cfg", {}).get("input_size")
+    pretrained = raw.get("pretrained_cfg")
+    size = pretrained.get("input_size") if isinstance(pretrained, dict) else None
     if not isinstance(size, list) or len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
         raise ContractError(
             f"{path}: pretrained_cfg.input_size must be [channels, height, width], not {size!r}"
         )
     return ModelConfig(raw["architecture"], names, descriptions, tuple(size), raw)
+
+
+def is_label_names(value: object) -> bool:
+    """Whether it is a list of 2 or more different texts."""
+    return (
+        isinstance(value, list)
+        and all(isinstance(name, str) for name in value)
+        and len(set(value)) == len(value) > 1
+    )
 
 
 def read_logits(path: Path, classes: int) -> Logits:
@@ -147,13 +174,19 @@ def columns(schema: dict) -> str:
 
 
 def read_history(path: Path) -> list[dict]:
-    """The epochs of `history.jsonl`, oldest first; none where no epoch was trained."""
+    """The epochs of `history.jsonl`, oldest first; none where no epoch was trained. `ContractError` names a bad line."""
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
     except FileNotFoundError:
         raise ContractError(f"{path} is missing") from None
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ContractError(f"{path} is not JSON lines: {error}") from None
+    for line, entry in enumerate(history, start=1):
+        if not isinstance(entry, dict):
+            raise ContractError(f"{path}, line {line}, holds a {type(entry).__name__}, not a JSON object")
+        if missing := [key for key in HISTORY_KEYS if not isinstance(entry.get(key), (int, float))]:
+            raise ContractError(f"{path}, line {line}, has no number under {missing[0]!r}")
+    return history
 
 
 def read_all_logits(folder: Path, classes: int) -> dict[str, Logits]:
@@ -178,7 +211,7 @@ def check_weights(path: Path, config: ModelConfig) -> None:
             model = timm.create_model(
                 config.architecture, num_classes=len(config.label_names), **config.raw.get("model_args", {})
             )
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # timm's architectures raise whatever they stumble over
         raise ContractError(
             f"{path.parent / CONFIG} describes no model that timm can build: {error}"
         ) from None
@@ -198,6 +231,16 @@ def weights_digest(folder: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         raise ContractError(f"{folder / WEIGHTS} is missing") from None
+
+
+def check_rule(calibration: dict, digest: str, path: Path) -> None:
+    """Raise ContractError when the rule for strangers, if there is one, was fitted to other weights or lacks its arrays."""
+    with naming(path):
+        rule = calibration.get("out_of_distribution")
+        if rule and rule.get("weights_sha256") != digest:
+            raise ContractError(f"{path} belongs to other weights: run `python -m hub_model strangers` again")
+        if rule and rule.get("arrays_fitted_on") and not (path.parent / STRANGER_ARRAYS).is_file():
+            raise ContractError(f"{path.parent / STRANGER_ARRAYS} is missing, which {CALIBRATION} needs")
 
 
 def find_pickle(files: Iterable[str]) -> str | None:

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 
-from hub_model.build import check
+from hub_model.check import check
 from hub_model.contract import CONFIG, ContractError, files_of, find_pickle, read_config
 
 UNREACHABLE = (

@@ -1,6 +1,7 @@
 """`metrics.json`: what is measured on a run or model folder, as one dict from which every text takes its numbers.
 
-`measure_splits` makes the part that follows from logits alone; `build` writes it and `check` makes it again.
+`measure_splits` makes the part that follows from logits alone, `describe` that of the other files; `build` writes them and
+`check` makes them again.
 """
 
 from __future__ import annotations
@@ -40,6 +41,23 @@ def measure_splits(
         )
         for split, table in logits.items()
     }
+
+
+def describe(config: ModelConfig, history: list[dict]) -> dict:
+    """What `config.json` and `history.jsonl` alone say of a model."""
+    return {
+        "schema": SCHEMA,
+        "label_names": config.label_names,
+        "label_descriptions": config.label_descriptions,
+        "model": measure_model(config) | {"best_epoch": best_epoch(history, config.input_size[-1])},
+    }
+
+
+def best_epoch(history: list[dict], side: int) -> int | None:
+    """The epoch whose weights the trainer keeps: the best by validation macro-F1, of those at the final image size if any."""
+    if not history:
+        return None
+    return max(history, key=lambda e: (e.get("image_size") == side, e["validation_macro_f1"]))["epoch"]
 
 
 def measure_model(config: ModelConfig) -> dict:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from hub_model.card_trust import SECTIONS
 from hub_model.contract import (
     CALIBRATION,
     CONFIG,
@@ -15,8 +16,10 @@ from hub_model.contract import (
     ContractError,
     Logits,
     ModelConfig,
+    check_rule,
     check_weights,
     find_pickle,
+    naming,
     read_all_logits,
     read_config,
     read_history,
@@ -24,12 +27,8 @@ from hub_model.contract import (
     weights_digest,
 )
 
-MEASUREMENTS = "measurements"
+MEASUREMENTS, ENVIRONMENT = "measurements", "environment.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-HISTORY_KEYS = (
-    "epoch",
-    *(f"{s}_{k}" for s in ("train", "validation") for k in ("loss", "accuracy", "macro_f1")),
-)
 RECIPE = (
     "epochs", "batch_size", "gradient_accumulation_steps", "optimizer", "learning_rate", "weight_decay", "warmup",
     "layer_decay", "freeze_backbone", "ema_decay", "label_smoothing", "mixup", "cutmix", "drop_rate",
@@ -84,16 +83,6 @@ class Run:
             "hardware": self.environment.get("hardware", {}),
         }
 
-    @property
-    def best_epoch(self) -> int | None:
-        """The epoch whose weights were kept: as the trainer says, else the best by validation macro-F1."""
-        named = self.environment.get("model", {}).get("best_epoch")
-        if not self.history:
-            return None
-        return (
-            named if named is not None else max(self.history, key=lambda e: e["validation_macro_f1"])["epoch"]
-        )
-
 
 def public_id(name: str) -> str | None:
     """`OWNER/NAME` when `name` is a Hub id (`hf-hub:` and `@revision` aside), None for a folder or anything else."""
@@ -123,32 +112,23 @@ def read_run(folder: Path) -> Run:
         raise ContractError(f"{folder / WEIGHTS} is missing")
     check_weights(folder / WEIGHTS, config)
     history = read_history(folder / HISTORY)
-    for line, entry in enumerate(history, start=1):
-        if missing := [key for key in HISTORY_KEYS if not isinstance(entry.get(key), (int, float))]:
-            raise ContractError(f"{folder / HISTORY}, line {line}, has no number under {missing[0]!r}")
-    environment = read_json(folder / "environment.json")
-    dataset = environment.get("dataset", {})
-    if not {"id", "splits"} <= set(dataset):
-        raise ContractError(
-            f"{folder / 'environment.json'} must name the data set: dataset.id and dataset.splits"
-        )
+    environment = read_json(folder / ENVIRONMENT)
     logits = read_all_logits(folder, len(config.label_names))
-    for split, table in logits.items():
-        if (images := dataset["splits"].get(split)) != len(table.labels):
+    with naming(folder / ENVIRONMENT):
+        dataset = environment.get("dataset", {})
+        if not {"id", "splits"} <= set(dataset):
             raise ContractError(
-                f"{folder}: logits_{split}.parquet has {len(table.labels)} rows, but environment.json counts "
-                f"{images} images in {split}"
+                f"{folder / ENVIRONMENT} must name the data set: dataset.id and dataset.splits"
             )
+        for split, table in logits.items():
+            if (images := dataset["splits"].get(split)) != len(table.labels):
+                raise ContractError(
+                    f"{folder}: logits_{split}.parquet has {len(table.labels)} rows, but environment.json counts "
+                    f"{images} images in {split}"
+                )
     digest = weights_digest(folder)
-    rule = (
-        read_json(folder / CALIBRATION).get("out_of_distribution")
-        if (folder / CALIBRATION).exists()
-        else None
-    )
-    if rule and rule.get("weights_sha256") != digest:
-        raise ContractError(
-            f"{folder / CALIBRATION} belongs to other weights: run `python -m hub_model strangers` again"
-        )
+    if (folder / CALIBRATION).exists():
+        check_rule(read_json(folder / CALIBRATION), digest, folder / CALIBRATION)
     measurements = {
         path.stem: read_measurement(path, digest) for path in sorted((folder / MEASUREMENTS).glob("*.json"))
     }
@@ -157,8 +137,15 @@ def read_run(folder: Path) -> Run:
 
 
 def read_measurement(path: Path, digest: str) -> dict | list:
-    """What `python -m hub_model` measured on these weights; `ContractError` when it was on others."""
+    """What `python -m hub_model` measured on these weights; `ContractError` when it was on others, or something else."""
+    if path.stem not in SECTIONS:
+        raise ContractError(
+            f"{path} is no measurement that is known (known: {', '.join(SECTIONS)}): delete it"
+        )
     found = read_json(path)
     if found.get("weights_sha256") != digest or "result" not in found:
         raise ContractError(f"{path} belongs to other weights: measure again, or delete it")
+    with naming(path):
+        if found["result"]:
+            SECTIONS[path.stem](found["result"])  # what the card says of it
     return found["result"]

@@ -14,14 +14,20 @@ import pytest
 import timm
 import torch
 from huggingface_hub import HfApi, ModelCard
+from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
+from dataset_script.push import push as push_dataset
 from hub_model.__main__ import main
-from hub_model.build import check
-from hub_model.calibration import fit_calibration
+from hub_model.calibration import calibrate_folder, fit_calibration
+from hub_model.card import write_card
+from hub_model.check import check
 from hub_model.contract import ContractError, read_logits
+from hub_model.out_of_distribution import Answers, fit_mahalanobis, report, write_rule
+from hub_model.prevalence import simulate_samples
 from hub_model.publish import push, verify
 from hub_model.trust_commands import write_measurement
+from local_hub import LocalHub
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -48,6 +54,23 @@ def run_folder(drawn_dataset: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def model_folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("model") / "model"
     assert main(["build", str(run_folder), str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def measured_folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repo with a rule for strangers and measurements."""
+    run = copy(run_folder, tmp_path_factory.mktemp("measured") / "run")
+    rng, features = np.random.default_rng(0), timm.create_model("test_mambaout").head_hidden_size
+    cells, strangers = (Answers(rng.normal(size=(60, 7)), rng.normal(size=(60, features))) for _ in range(2))
+    rule = fit_mahalanobis(cells.features, rng.integers(0, 7, 60))
+    calibrate_folder(run)
+    write_rule(run, rule, 5.0)
+    write_measurement(run, "out_of_distribution", report(rule, 5.0, cells, {"noise": strangers}))
+    simulated = simulate_samples(run, np.full(7, 1 / 7), cells=20, samples=2)
+    write_measurement(run, "prevalence", simulated)
+    out = run.parent / "model"
+    assert main(["build", str(run), str(out)]) == 0
     return out
 
 
@@ -133,6 +156,36 @@ def test_the_same_push_again_makes_no_commit(repo: str, model_folder: Path) -> N
     assert [commit.commit_id for commit in HfApi().list_repo_commits(repo)] == before
 
 
+@pytest.mark.parametrize("name", ["ownerless", "three/part/name", "a/b@main", "two words/x"])
+def test_a_name_that_is_no_id_makes_no_repo(model_folder: Path, owner: str, name: str) -> None:
+    with pytest.raises(ContractError, match="is no id"):
+        push(model_folder, name)
+    assert not HfApi().repo_exists(f"{owner}/ownerless")
+
+
+def test_private_is_not_ignored_for_a_repo_that_is_public(
+    model_folder: Path, drawn_dataset: Path, owner: str
+) -> None:
+    name, hub = f"{owner}/in-public", HfApi()
+    for kind, publish, folder in (("model", push, model_folder), ("dataset", push_dataset, drawn_dataset)):
+        hub.create_repo(name, repo_type=kind)
+        before = len(hub.list_repo_commits(name, repo_type=kind))
+        with pytest.raises(ValueError, match="is public: make it private"):
+            publish(folder, name, private=True)
+        assert len(hub.list_repo_commits(name, repo_type=kind)) == before
+        hub.update_repo_settings(name, repo_type=kind, private=True)
+        publish(folder, name, private=True)
+        assert len(hub.list_repo_commits(name, repo_type=kind)) == before + 1
+
+
+def test_what_the_hub_says_is_passed_on(
+    model_folder: Path, hub: LocalHub, owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(hub.tokens, "hf_anna", "anna")
+    with pytest.raises(ContractError, match=f"published: {owner} has no right to create"):
+        push(model_folder, "anna/model")
+
+
 def test_building_again_gives_the_same_bytes(run_folder: Path, model_folder: Path, tmp_path: Path) -> None:
     assert main(["build", str(run_folder), str(tmp_path / "again")]) == 0
     for path in model_folder.rglob("*"):
@@ -186,6 +239,82 @@ def test_a_folder_that_breaks_the_contract_is_not_published(
     assert named in error and error.startswith("error: ") and error.count("\n") == 1
     assert not HfApi().repo_exists(f"{owner}/never-published")
     assert main(["check", str(folder)]) == 1
+
+
+def edit(folder: Path, name: str, *keys: str, value: object) -> None:
+    """Set one value of a JSON file, and write the card that follows from metrics.json."""
+    found = json.loads((folder / name).read_text())
+    place = found
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    (folder / name).write_text(json.dumps(found))
+    write_card(json.loads((folder / "metrics.json").read_text()), folder / "README.md")
+
+
+def blank_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {name: torch.zeros_like(value) for name, value in weights.items()}, folder / "model.safetensors"
+    )
+
+
+def edits(name: str, *keys: str, value: object):
+    return lambda folder: edit(folder, name, *keys, value=value)
+
+
+def writes(name: str, data: bytes):
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (blank_weights, "calibration.json belongs to other weights"),
+        (lambda folder: (folder / "out_of_distribution.safetensors").unlink(), "out_of_distribution.safetensors"),
+        (writes("out_of_distribution.safetensors", b"junk"), "gives no answer"),
+        (writes("onnx/model.onnx", b""), "onnx/model.onnx cannot be run"),
+        (edits("calibration.json", "out_of_distribution", "weights_sha256", value="0"), "other weights"),
+        (edits("config.json", "pretrained_cfg", "std", value=[0, 0, 0]), "not finite"),
+        (lambda folder: (folder / "figures/per_class.png").unlink(), "figures/per_class.png"),
+        (writes("figures/per_class.png", b""), "figures/per_class.png"),
+        (writes("history.jsonl", b"5\n"), "history.jsonl, line 1"),
+    ],
+)  # fmt: skip
+def test_a_file_that_does_not_work_is_no_part_of_a_repo(
+    measured_folder: Path, tmp_path: Path, damage, named: str
+) -> None:
+    folder = copy(measured_folder, tmp_path / "damaged")
+    damage(folder)
+    found = check(folder)
+    assert found and named in found[0], found
+
+
+def test_what_follows_from_other_files_is_compared_with_them(measured_folder: Path, tmp_path: Path) -> None:
+    folder = copy(measured_folder, tmp_path / "edited")
+    edit(folder, "config.json", "label_descriptions", value={"BLA": "x"})
+    edit(folder, "calibration.json", "out_of_distribution", "threshold", value=1)
+    edit(folder, "metrics.json", "model", "parameters", value=5)
+    edit(folder, "metrics.json", "model", "best_epoch", value=7)
+    edit(folder, "metrics.json", "training", "epochs_trained", value=2)
+    edit(folder, "metrics.json", "label_descriptions", value={})
+    edit(folder, "metrics.json", "prevalence", "mean_absolute_error", "em", value=0.0)
+    found = "\n".join(check(folder))
+    for named in (
+        "model.parameters is 5", "model.best_epoch is 7", "epochs_trained is 2", "label_descriptions.BLA",
+        "mean_absolute_error.em is 0.0", "different rules for strangers",
+    ):  # fmt: skip
+        assert named in found, found
+
+
+def test_a_repo_with_measurements_is_whole(measured_folder: Path) -> None:
+    assert check(measured_folder) == []
+
+
+def test_weights_of_another_network_are_told_by_the_onnx_graph(model_folder: Path, tmp_path: Path) -> None:
+    folder = copy(model_folder, tmp_path / "blank")
+    blank_weights(folder)
+    assert "onnx/model.onnx gives other answers" in check(folder)[0]
 
 
 def test_measurements_go_to_the_card_unless_they_are_of_other_weights(

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from hub_model.build import check
+from hub_model.check import check
 from hub_model.contract import read_logits
 from hub_model.publish import push
 from space.classifier import Classifier

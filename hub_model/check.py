@@ -1,0 +1,121 @@
+"""A model repo folder in, what is wrong with it out: all that follows from its weights, logits and history is computed anew.
+
+What needs images cannot be: the figures on strangers (but for their rule), robustness, input sizes and a new slide, how long
+training took, and whether the normalisation in `config.json` is the one that was trained with. These are taken as they stand.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hub_model.calibration import fit_calibration
+from hub_model.card import card_text
+from hub_model.contract import (
+    CALIBRATION,
+    CARD,
+    CONFIG,
+    HISTORY,
+    METRICS,
+    ONNX,
+    WEIGHTS,
+    ContractError,
+    ModelConfig,
+    check_files,
+    check_rule,
+    check_weights,
+    naming,
+    read_all_logits,
+    read_config,
+    read_history,
+    read_json,
+    weights_digest,
+)
+from hub_model.onnx_export import TOLERANCE, LogitsAndFeatures, largest_difference
+from hub_model.prevalence import simulate_samples
+from hub_model.results import describe, differences, measure_splits
+from space.classifier import Classifier
+
+
+def check(folder: Path) -> list[str]:
+    """Return what is wrong with a model repo folder, a sentence each."""
+    if problems := check_files(folder):
+        return problems
+    try:
+        config = read_config(folder / CONFIG)
+        check_weights(folder / WEIGHTS, config)
+        check_pictures(folder)
+        calibration = read_json(folder / CALIBRATION)
+        check_rule(calibration, weights_digest(folder), folder / CALIBRATION)
+        check_answers(folder, config)
+        return compare(folder, config, calibration)
+    except ContractError as error:
+        return [str(error)]
+
+
+def check_pictures(folder: Path) -> None:
+    """Raise ContractError for a picture that the card shows and that cannot be seen."""
+    with naming(folder / CARD):
+        shown = re.findall(r"\((figures/[^)]+)\)", (folder / CARD).read_text(encoding="utf-8"))
+    for name in shown:
+        try:
+            Image.open(folder / name).load()
+        except (OSError, SyntaxError, ValueError):  # SyntaxError: Pillow's word for a broken PNG
+            raise ContractError(f"{name}, which {CARD} shows, is missing or no picture") from None
+
+
+def check_answers(folder: Path, config: ModelConfig) -> None:
+    """Raise ContractError where the model gives no answer about an image, or its ONNX graph another one."""
+    try:
+        classifier = Classifier.from_hub(folder, backend="timm")
+        answer = classifier.predict(np.zeros((*config.input_size[1:], 3), np.uint8))
+    except Exception as error:  # whatever a damaged file makes safetensors, timm or NumPy raise
+        raise ContractError(f"{folder} gives no answer: {' '.join(str(error).split())}") from None
+    strangeness = 0.0 if answer.strangeness is None else answer.strangeness
+    if not (np.isfinite(answer.logits).all() and np.isfinite(strangeness).all()):
+        raise ContractError(f"{folder} gives an answer that is not finite")
+    try:
+        network = LogitsAndFeatures(classifier.model)
+        difference = largest_difference(network, config.input_size, folder / ONNX)
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        raise ContractError(f"{ONNX} cannot be run: {' '.join(str(error).split())}") from None
+    if not difference <= TOLERANCE:
+        raise ContractError(
+            f"{ONNX} gives other answers than {WEIGHTS}: they differ by {difference:.1e} of their range"
+        )
+
+
+def compare(folder: Path, config: ModelConfig, calibration: dict) -> list[str]:
+    """Where calibration, metrics and card are not what follows from config, history and logits."""
+    history, names = read_history(folder / HISTORY), config.label_names
+    logits, metrics = read_all_logits(folder, len(names)), read_json(folder / METRICS)
+    fitted = fit_calibration(logits["validation"].values, logits["validation"].labels, names)
+    known = {key: calibration.get(key) for key in fitted}
+    problems = [f"{CALIBRATION}: {text}" for text in differences(known, fitted)[:5]]
+    with naming(folder / CONFIG):
+        expected = describe(config, history)
+    expected |= {
+        "splits": measure_splits(logits, names, fitted),
+        "epochs_trained": len(history),
+        "images": {split: len(table.labels) for split, table in logits.items()},
+    }
+    with naming(folder / METRICS):
+        found = {key: metrics.get(key) for key in expected} | {
+            "epochs_trained": metrics["training"]["epochs_trained"],
+            "images": {split: metrics["dataset"]["splits"].get(split) for split in logits},
+        }
+        if stored := metrics.get("prevalence"):
+            shares = np.array([stored["prevalence"][name] for name in names])
+            found["prevalence"] = stored
+            expected["prevalence"] = simulate_samples(folder, shares, stored["cells"], stored["samples"])
+        problems += [f"{METRICS}: {text}" for text in differences(found, expected)[:5]]
+        rule, measured = calibration.get("out_of_distribution") or {}, metrics.get("out_of_distribution")
+        if measured and any(measured[key] != rule.get(key) for key in ("score", "threshold")):
+            problems.append(f"{METRICS} and {CALIBRATION} have different rules for strangers: measure again")
+        card = card_text(metrics)
+    if card.strip() != (folder / CARD).read_text(encoding="utf-8").strip():
+        problems.append(f"{CARD} disagrees with {METRICS}: build it again")
+    return problems
