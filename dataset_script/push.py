@@ -109,6 +109,10 @@ def push(
         if repo_id.count("/") != 1:
             raise HFValidationError(f"{repo_id!r} should look like OWNER/NAME")
         url = api.create_repo(repo_id, repo_type="dataset", private=private or None, exist_ok=True)
+        if private and not api.repo_info(repo_id, repo_type="dataset").private:
+            raise BuildError(
+                f"{repo_id} is public: make it private in its settings, or push without --private"
+            )
         if revision:
             api.create_branch(repo_id, repo_type="dataset", branch=revision, exist_ok=True)
         parent = api.repo_info(repo_id, repo_type="dataset", revision=revision).sha

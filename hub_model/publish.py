@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
 
 from hub_model.check import check
 from hub_model.contract import CONFIG, ContractError, files_of, find_pickle, read_config
+from space.push import is_id
 
 UNREACHABLE = (
     httpx2.HTTPError,
@@ -62,14 +63,21 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
     """Publish a model repo folder in one commit and return its address; the same content makes no commit.
 
     Raises:
-        ContractError: the folder breaks the contract, or the Hub does not take it.
+        ContractError: the folder breaks the contract, the Hub does not take it, or the repo is public and should be private.
     """
+    if not is_id(repo):
+        raise ContractError(f"{repo!r} is no id of a model repo (owner/name)")
     if problems := check(folder):
         raise ContractError(f"{folder} is not published: {problems[0]}")
     api = HfApi()
     try:
         api.create_repo(repo, private=private or None, exist_ok=True)
-        parent = api.model_info(repo).sha
+        there = api.model_info(repo)
+        if private and not there.private:
+            raise ContractError(
+                f"{repo} is public: make it private in its settings, or push without --private"
+            )
+        parent = there.sha
         stale = set(api.list_repo_files(repo, revision=parent)) - set(files_of(folder)) - {".gitattributes"}
         done = api.create_commit(  # `upload_folder` would cut a large folder into several commits
             repo,
@@ -128,7 +136,8 @@ def refuse_code(repo: str, cache: Path) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of the innermost cause."""
-    while error.__cause__ is not None:
+    """Return the first line of what the Hub said, else of the innermost cause."""
+    while error.__cause__ is not None and not getattr(error, "server_message", None):
         error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    text = getattr(error, "server_message", None) or str(error)
+    return (text.strip().splitlines() or [type(error).__name__])[0]

@@ -13,6 +13,7 @@ from shutil import copyfile
 import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 FOLDER = Path(__file__).parent
 KINDS = {".py", ".css", ".txt", ".md"}
@@ -34,19 +35,37 @@ def space_files(out: Path, model_id: str, dataset_id: str) -> None:
     card.save(out / "README.md")
 
 
+def is_id(name: str) -> bool:
+    """Whether it is an `owner/name` that a Hub takes."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1
+
+
 def push_space(space_id: str, model_id: str, dataset_id: str, private: bool = False) -> str:
     """Create or update the Space repo and return its address. Raises PushError."""
     for name in filter(None, (model_id, dataset_id)):
-        if Path(name).exists() or name.count("/") != 1:
+        if Path(name).exists() or not is_id(name):
             raise PushError(
                 f"a Space reads its model and data set from the Hub: {name!r} is no id (owner/name)"
             )
     if not model_id:
         raise PushError("no model is named: pass --model OWNER/NAME")
+    if not is_id(space_id):
+        raise PushError(f"{space_id!r} is no id of a Space (owner/name)")
     api = HfApi()
     try:
-        api.create_repo(space_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
-        parent = api.space_info(space_id).sha
+        api.create_repo(
+            space_id, repo_type="space", space_sdk="gradio", private=private or None, exist_ok=True
+        )
+        info = api.space_info(space_id)
+        if private and not info.private:
+            raise PushError(
+                f"{space_id} is public: make it private in its settings, or push without --private"
+            )
+        parent = info.sha
         there = api.list_repo_files(space_id, repo_type="space", revision=parent)
         with tempfile.TemporaryDirectory() as folder:
             space_files(Path(folder), model_id, dataset_id)
@@ -60,13 +79,12 @@ def push_space(space_id: str, model_id: str, dataset_id: str, private: bool = Fa
                 commit_message=f"Show {model_id}",
                 parent_commit=parent,  # someone else's commit in between is refused, not overwritten
             )
-    except HFValidationError as error:
-        raise PushError(str(error).splitlines()[0]) from None
     except (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError) as error:
         if isinstance(error, HfHubHTTPError) and error.response.status_code == 412:
             raise PushError(
                 f"someone else has changed {space_id} meanwhile: look at it, then push again"
             ) from None
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        text = getattr(error, "server_message", None) or str(error)
+        reason = (text.strip().splitlines() or [type(error).__name__])[0]
         raise PushError(f"{space_id} could not be pushed: {reason}") from None
     return commit.repo_url.url if hasattr(commit.repo_url, "url") else str(commit.repo_url)

@@ -11,6 +11,7 @@ from gradio_client import Client, handle_file
 from huggingface_hub import HfApi, SpaceCard, snapshot_download
 
 import space
+from local_hub import LocalHub
 from space.push import PushError, push_space
 from space.resources import chosen_repos, front_matter
 from tests.space.conftest import start_space
@@ -86,11 +87,46 @@ def test_the_environment_beats_the_front_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "dataset"), [("", ""), ("/tmp", ""), ("a/b", "three/part/name"), ("plain", "")]
+    ("model", "dataset"),
+    [
+        ("", ""),
+        ("/tmp", ""),
+        ("a/b", "three/part/name"),
+        ("plain", ""),
+        ("a/b@main", ""),
+        ("a/b c\nx: y", ""),
+        ("a/b", "a/b.git"),
+    ],
 )
 def test_a_space_cannot_show_what_is_not_on_the_hub(model: str, dataset: str) -> None:
     with pytest.raises(PushError):
         push_space("nobody/x", model, dataset)
+
+
+@pytest.mark.parametrize("name", ["ownerless", "a/b@main", "a/b/c"])
+def test_a_name_that_is_no_id_makes_no_space(owner: str, name: str) -> None:
+    with pytest.raises(PushError, match="no id of a Space"):
+        push_space(name, "a/b", "")
+    assert not HfApi().repo_exists(f"{owner}/ownerless", repo_type="space")
+
+
+def test_private_is_not_ignored_for_a_space_that_is_public(repos: tuple[str, str], owner: str) -> None:
+    name, hub = f"{owner}/public-space", HfApi()
+    hub.create_repo(name, repo_type="space", space_sdk="gradio")
+    before = len(hub.list_repo_commits(name, repo_type="space"))
+    with pytest.raises(PushError, match="is public: make it private"):
+        push_space(name, *repos, private=True)
+    assert len(hub.list_repo_commits(name, repo_type="space")) == before
+    hub.update_repo_settings(name, repo_type="space", private=True)
+    push_space(name, *repos, private=True)
+
+
+def test_what_the_hub_says_is_passed_on(
+    repos: tuple[str, str], hub: LocalHub, owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(hub.tokens, "hf_anna", "anna")
+    with pytest.raises(PushError, match=f"pushed: {owner} has no right to create"):
+        push_space("anna/cells", *repos)
 
 
 @pytest.mark.parametrize("fault", ["no hub", "bad name"])
