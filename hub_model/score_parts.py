@@ -32,7 +32,7 @@ class Parts:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.folder = out.with_name(out.name + ".parts")
+        self.folder = out.parent / f"{out.name}.parts"  # `out` may be a folder, which `claim` refuses
         self._lock: BinaryIO | None = None
 
     def claim(self, resume: bool, overwrite: bool) -> None:

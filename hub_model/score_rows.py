@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from typing import Any
 
 import fsspec
@@ -77,7 +79,9 @@ def encoded(picture: Picture) -> bytes | str:
     if isinstance(picture.data, bytes):
         return picture.data
     if "://" not in picture.data:
-        open(picture.data, "rb").close()  # raises for a file that is gone or may not be read
+        if not stat.S_ISREG(os.stat(picture.data).st_mode):  # to open a pipe is to wait for its writer
+            raise OSError("it is not a file")
+        open(picture.data, "rb").close()  # raises for a file that may not be read
         return picture.data
     try:
         with fsspec.open(picture.data) as file:

@@ -83,7 +83,7 @@ class FolderImages:
         with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as file:
             for path in in_order(images_below(folder, others), scratch):
                 line = json.dumps(path).encode() + b"\n"
-                digest.update(line)
+                digest.update(line + state(os.path.join(folder, path)))
                 file.write(line)
                 total += 1
         if not total:
@@ -109,6 +109,15 @@ class FolderImages:
             for _ in range(piece.rows):
                 path = json.loads(file.readline())
                 yield Picture(shown(path), os.path.join(self.folder, path))
+
+
+def state(path: str) -> bytes:
+    """What differs when a file is replaced by another of the same name: size and time; nothing for one that is gone."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return b"\n"
+    return f"{found.st_size} {found.st_mtime_ns}\n".encode()
 
 
 def images_below(folder: Path, others: list[int]) -> Iterator[str]:

@@ -113,18 +113,20 @@ def test_an_unreadable_image_is_a_row_with_its_reason(model, tmp_path, capsys):
     for name, data in odd.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(data)
+    os.mkfifo(folder / "0/pipe.png")
     (folder / "0/gone.png").symlink_to(tmp_path / "nowhere.png")
     (folder / "0/linked.png").symlink_to(folder / "1/1/00001.png")
     assert score(folder, model, tmp_path / "out.parquet") == 0
     rows = {row["file_name"]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
     bad = {name: row["error"] for name, row in rows.items() if row["error"]}
-    assert len(rows) == 45 and set(bad) == {"0/cut.png", "0/empty.jpg", "0/text.tif", "0/gone.png"}
+    assert len(rows) == 46
+    assert set(bad) == {"0/cut.png", "0/empty.jpg", "0/text.tif", "0/gone.png", "0/pipe.png"}
     assert bad["0/empty.jpg"] == "The file is empty." and "cut off" in bad["0/cut.png"]
-    assert "No such file" in bad["0/gone.png"]
+    assert "No such file" in bad["0/gone.png"] and "it is not a file" in bad["0/pipe.png"]
     for name in bad:
         assert {value for key, value in rows[name].items() if key not in ("file_name", "error")} == {None}
     assert rows["0/linked.png"]["probability_beta"] == rows["1/1/00001.png"]["probability_beta"]
-    assert "45 images" in (said := capsys.readouterr().out) and "4 unreadable" in said
+    assert "46 images" in (said := capsys.readouterr().out) and "5 unreadable" in said
 
 
 @pytest.fixture(scope="module")
@@ -327,6 +329,7 @@ def test_what_is_wrong_with_the_input_is_one_sentence(dataset, model, owner, tmp
         ("is a run folder", (images, run, out)),
         ("has no onnx/model.onnx", (images, model, out, "--backend", "onnx")),
         ("is a folder: name a file", (images, model, tmp_path)),
+        *(("is a folder: name a file", (images, model, folder)) for folder in (".", "..", "/", "")),
         ("lies in the folder of images", (images, model, images / "out.parquet")),
         ("cannot be written", (images, model, empty / "notes.txt" / "out.parquet")),
         ("has no splits", (images, model, out, "--split", "test")),
@@ -349,6 +352,18 @@ def test_predictions_are_never_replaced_unasked(of_many, many, model, dataset, t
     assert out.read_bytes() == of_many.read_bytes()
     assert score(dataset, model, out, "--split", "test", "--overwrite") == 0
     assert pq.read_table(out).num_rows == 20 and sorted(tmp_path.iterdir()) == [tmp_path / "other", out]
+
+
+def test_an_image_that_changed_under_its_name_is_scored_again(model, tmp_path, capsys):
+    images, out = write_images(tmp_path / "images", 3), tmp_path / "out.parquet"
+    assert score(images, model, out) == 0
+    assert score(images, model, out, "--resume") == 0
+    assert "nothing to do" in capsys.readouterr().out
+    (images / "0/0/00000.png").write_bytes((images / "1/1/00001.png").read_bytes())
+    assert "with another listing" in refusal(capsys, images, model, out, "--resume")
+    assert score(images, model, out, "--overwrite") == 0
+    rows = pq.read_table(out).to_pylist()
+    assert rows[0]["probability_beta"] == rows[1]["probability_beta"]
 
 
 def test_a_full_disk_is_said_and_what_is_finished_is_kept(
