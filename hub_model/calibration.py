@@ -17,7 +17,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
-from hub_model.contract import ContractError, read_json, read_logits
+from hub_model.contract import CONFIG, ContractError, is_label_names, naming, read_json, read_logits
 from space.trust import softmax
 
 SCHEMA = 1
@@ -113,17 +113,22 @@ def check_logits(
 
 def read_label_names(folder: Path) -> list[str]:
     """The classes, in the order of the logits, from the `config.json` of a run folder or model repo."""
-    config = read_json(folder / "config.json")
-    names = config.get("label_names") or config.get("pretrained_cfg", {}).get("label_names")
-    if not names:
-        raise CalibrationError(f"{folder / 'config.json'} has no list 'label_names'")
-    return [str(name) for name in names]
+    config = read_json(folder / CONFIG)
+    with naming(folder / CONFIG):
+        names = config.get("label_names") or config.get("pretrained_cfg", {}).get("label_names")
+    if not is_label_names(names):
+        raise CalibrationError(f"{folder / CONFIG} has no list 'label_names' of 2 or more different names")
+    return names
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Write JSON whole or not at all."""
+    """Write JSON whole or not at all. Raises CalibrationError for a number that is not finite."""
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError:
+        raise CalibrationError(f"{path} is not written: a number in it is not finite") from None
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    unfinished.write_text(text, "utf-8")
     unfinished.replace(path)
 
 

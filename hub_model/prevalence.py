@@ -26,7 +26,7 @@ from scipy.optimize import nnls
 from hub_model.calibration import CalibrationError, read_label_names
 from hub_model.contract import read_logits
 from hub_model.evaluation import SEED, bootstrap
-from hub_model.trust_report import read_calibration
+from hub_model.trust_report import read_temperature
 from space.trust import softmax
 
 METHODS = ("plain", "known", "em", "adjusted")
@@ -184,11 +184,13 @@ def differential_count(
 def parse_prevalence(text: str, label_names: Sequence[str]) -> np.ndarray:
     """`BLA=0.02,LYT=0.3,…` as shares [C] that sum to 1; every class must be named and positive.
 
-    Raises CalibrationError naming what is missing, unknown or not a positive number.
+    Raises CalibrationError naming what is missing, unknown, given twice or not a positive number.
     """
     given: dict[str, float] = {}
     for part in text.split(","):
         name, _, value = part.strip().partition("=")
+        if name in given:
+            raise CalibrationError(f"the prevalence of {name} is given twice")
         try:
             given[name] = float(value)
         except ValueError:
@@ -202,10 +204,10 @@ def prevalence_of(counts: Mapping[str, float], label_names: Sequence[str]) -> np
         raise CalibrationError(f"the prevalence of {', '.join(missing)} is missing")
     if unknown := [name for name in counts if name not in label_names]:
         raise CalibrationError(f"unknown classes in the prevalence: {', '.join(unknown)}")
-    shares = np.array([float(counts[name]) for name in label_names])
-    if not (np.isfinite(shares).all() and (shares > 0).all()):
-        raise CalibrationError("every class needs a prevalence above 0")
-    return shares / shares.sum()
+    given = [float(counts[name]) for name in label_names]
+    if min(given) > 0 and (shares := np.array(given) / sum(given)).min() > 0:  # an infinite sum leaves 0
+        return shares
+    raise CalibrationError("every class needs a finite prevalence above 0")
 
 
 def labelled_of(folder: Path) -> Labelled:
@@ -223,7 +225,7 @@ def simulate_samples(
     classes and samples. `known` is told the true prevalence, so its error is a floor, not a rival.
     """
     names = read_label_names(folder)
-    temperature = read_calibration(folder)["temperature"]["value"]
+    temperature = read_temperature(folder)
     labelled = labelled_of(folder)
     logits = read_logits(folder / "logits_test.parquet", len(names))
     labels = logits.labels

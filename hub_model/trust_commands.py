@@ -26,7 +26,7 @@ from hub_model.perturbations import PERTURBATIONS
 from hub_model.robustness import Reference, measure_robustness, table
 from hub_model.run_folder import MEASUREMENTS
 from hub_model.size_curve import SIZES, measure_size_curve
-from hub_model.trust_report import read_calibration
+from hub_model.trust_report import read_temperature
 from space.trust import softmax
 
 
@@ -122,7 +122,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
 def run_strangers(arguments: argparse.Namespace) -> int:
     """Choose, fit, write and measure the out-of-distribution rule; print AUROC by kind."""
     folder = arguments.folder
-    temperature = _temperature(folder)
+    temperature = read_temperature(folder)
     classifier = open_classifier(folder)
     train, validation, test = (
         read_crops(arguments.dataset, split, revision=arguments.revision)
@@ -215,28 +215,31 @@ def run_prevalence(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _temperature(folder: Path) -> float:
-    return float(read_calibration(folder)["temperature"]["value"])
-
-
 def _read_cells(path: Path, names: list[str], folder: Path) -> np.ndarray:
     """Calibrated probabilities [N, C] of the cells in `path`: what bulk scoring wrote, or a column `logits`.
 
-    Rows without a prediction, images that could not be read, are left out.
+    Rows without a prediction, images that could not be read, are left out. Raises CalibrationError for what is no probability.
     """
     scored = [f"probability_{name}" for name in names]
     try:
-        columns = pq.read_schema(path).names
-        if set(scored) <= set(columns):
+        calibrated = set(scored) <= set(pq.read_schema(path).names)
+        if calibrated:
             table = pq.read_table(path, columns=scored).drop_null()
-            return np.stack([table[name].to_numpy().astype(np.float64) for name in scored], axis=1)
-        logits = pq.read_table(path, columns=["logits"])["logits"].to_pylist()
-        return softmax(np.array(logits, np.float64).reshape(len(logits), len(names)), _temperature(folder))
+            cells = np.stack([table[name].to_numpy().astype(np.float64) for name in scored], axis=1)
+        else:
+            logits = pq.read_table(path, columns=["logits"])["logits"].to_pylist()
+            cells = np.array(logits, np.float64).reshape(len(logits), len(names))
     except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CalibrationError(
             f"{path} has neither the columns {scored[0]}, … nor a column of {len(names)} logits a cell: {reason}"
         ) from None
+    if not calibrated:
+        cells = softmax(np.where(np.isfinite(cells), cells, np.nan), read_temperature(folder))
+    right = (cells >= 0).all(axis=1) & (np.abs(cells.sum(axis=1) - 1) < 1e-3)
+    if not right.all():
+        raise CalibrationError(f"{path}: cell {right.argmin() + 1} has no probabilities that sum to 1")
+    return cells
 
 
 def _features(arguments: argparse.Namespace):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hub_model.calibration import CalibrationError, check_logits
-from hub_model.contract import read_json
+from hub_model.contract import naming, read_json
 from hub_model.evaluation import RESAMPLES, SEED, bootstrap
 from hub_model.metrics.cell_classification.cell_classification import (
     ECE_BINS,
@@ -145,3 +145,15 @@ def read_calibration(folder: Path) -> dict:
     if not path.is_file():
         raise CalibrationError(f"{folder} has no calibration.json: run `python -m hub_model calibrate` first")
     return read_json(path)
+
+
+def read_temperature(folder: Path) -> float:
+    """The temperature in `calibration.json`. Raises CalibrationError when there is none, or none above 0."""
+    path, calibration = folder / "calibration.json", read_calibration(folder)
+    with naming(path):
+        temperature = float(calibration["temperature"]["value"])
+    if not 0 < temperature < math.inf:
+        raise CalibrationError(
+            f"{path} has the temperature {temperature}: it must be a finite number above 0"
+        )
+    return temperature

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hub_model.__main__ import main
-from hub_model.calibration import CalibrationError
+from hub_model.calibration import CalibrationError, write_json
 from hub_model.prevalence import (
     METHODS,
     Labelled,
@@ -132,11 +132,52 @@ def test_what_bulk_scoring_wrote_and_logits_make_the_same_count(tmp_path, capsys
         ("BLA=0.1,EOS=0.2,LYT=0.3,MON=0.4,XYZ=1", "unknown classes in the prevalence: XYZ"),
         ("BLA=0.1,EOS=0.2,LYT=0.3,MON=0", "above 0"),
         ("BLA=much,EOS=1,LYT=1,MON=1", "not of the form"),
+        ("BLA=1,BLA=2,EOS=1,LYT=1,MON=1", "BLA is given twice"),
+        ("BLA=1e308,EOS=1e308,LYT=1e308,MON=1e308", "finite"),
+        ("BLA=1,EOS=1,LYT=1,MON=nan", "finite"),
     ],
 )
 def test_a_wrong_prevalence_is_said_in_one_sentence(text, message):
     with pytest.raises(CalibrationError, match=message):
         parse_prevalence(text, NAMES)
+
+
+@pytest.mark.parametrize("row", [[np.nan] * 4, [0.0] * 4, [1.5, -0.5, 0.0, 0.0], [0.9, 0.9, 0.9, 0.9]])
+def test_what_is_no_probability_is_not_counted(tmp_path, capsys, row):
+    (tmp_path / "config.json").write_text(json.dumps({"label_names": NAMES}))
+    scored = {f"probability_{name}": [0.25, row[i]] for i, name in enumerate(NAMES)}
+    pq.write_table(pa.table(scored), tmp_path / "scored.parquet")
+    assert main(["prevalence", str(tmp_path), str(tmp_path / "scored.parquet")]) == 1
+    said = capsys.readouterr()
+    assert "cell 2 has no probabilities" in said.err and not said.out
+
+
+@pytest.mark.parametrize("logit", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_not_counted(tmp_path, capsys, logit):
+    (tmp_path / "config.json").write_text(json.dumps({"label_names": NAMES}))
+    (tmp_path / "calibration.json").write_text(json.dumps({"temperature": {"value": 1}}))
+    pq.write_table(pa.table({"logits": [[1.0, 2.0, 3.0, logit]]}), tmp_path / "logits.parquet")
+    assert main(["prevalence", str(tmp_path), str(tmp_path / "logits.parquet")]) == 1
+    assert "cell 1 has no probabilities" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [{}, {"temperature": None}, *({"temperature": {"value": value}} for value in (0, -1, "x", None, [], float("nan")))],
+)  # fmt: skip
+def test_a_temperature_that_is_none_is_said_in_one_sentence(tmp_path, capsys, calibration):
+    (tmp_path / "config.json").write_text(json.dumps({"label_names": NAMES}))
+    (tmp_path / "calibration.json").write_text(json.dumps(calibration))
+    assert main(["prevalence", str(tmp_path), "--simulate", "--prevalence", "BLA=1,EOS=1,LYT=1,MON=1"]) == 1
+    error = capsys.readouterr().err
+    assert "calibration.json" in error and error.count("\n") == 1
+    assert not (tmp_path / "measurements").exists()
+
+
+def test_a_measurement_that_is_no_number_is_not_written(tmp_path):
+    with pytest.raises(CalibrationError, match="not finite"):
+        write_json(tmp_path / "x.json", {"error": float("nan")})
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_cells_and_missing_inputs_are_refused():
