@@ -58,7 +58,11 @@ def main() -> int:
         print(f"error: there is no folder {arguments.data}", file=sys.stderr)
         return 1
     started = time.monotonic()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"error: {arguments.out} cannot be a folder ({error.strerror})", file=sys.stderr)
+        return 1
     try:
         with LocalHub(arguments.out / "hub") as hub:
             os.environ.update(hub.environment)

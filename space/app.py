@@ -67,7 +67,10 @@ def main() -> None:
     name, port = free_address()
     revision = os.environ.get("MODEL_REVISION") or None
     address = {"server_name": name, "server_port": port}
-    page = start(*chosen_repos(), revision, **address, prevent_thread_lock=True)
+    try:
+        page = start(*chosen_repos(), revision, **address, prevent_thread_lock=True)
+    except OSError as error:  # somebody took the port while the model was loaded
+        sys.exit(f"error: {error}")
     print(f"The Space is at {page.local_url} (Ctrl-C ends it)", flush=True)
     page.block_thread()
 

@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from gradio_client import Client, handle_file
 from huggingface_hub import HfApi, SpaceCard, snapshot_download
 
+import runs.line
+import runs.space
 import space
 from local_hub import LocalHub
 from space.push import PushError, push_space
@@ -141,3 +144,13 @@ def test_a_refused_push_is_one_sentence_and_exit_1(repos: tuple[str, str], owner
     )
     assert done.returncode == 1 and done.stderr.startswith("error: "), done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [runs.line.main, runs.space.main])
+def test_an_output_that_cannot_be_a_folder_is_one_sentence(
+    command: Callable[[], int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(sys, "argv", ["command", "--out", str(tmp_path / "file")])
+    assert command() == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'file'} cannot be a folder")
