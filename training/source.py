@@ -21,6 +21,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from training import TrainingError
+from training.row_groups import read_by_row_groups
 
 UNREACHABLE = (OSError, HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError)
 UNREADABLE = (
@@ -209,18 +210,16 @@ class Names:
 
 
 def load(options, streaming: bool) -> dict:
-    """Return the data set's splits through `datasets.load_dataset`."""
+    """Return the data set's splits through `datasets`."""
     if not options.dataset.strip():
         raise TrainingError("--dataset is empty: name a data set repo OWNER/NAME or a folder")
     try:
-        return dict(
-            datasets.load_dataset(
-                options.dataset,
-                options.dataset_config,
-                revision=options.dataset_revision,
-                streaming=streaming,
-            )
-        )
+        where = (options.dataset, options.dataset_config)
+        if not streaming:
+            return dict(datasets.load_dataset(*where, revision=options.dataset_revision))
+        builder = datasets.load_dataset_builder(*where, revision=options.dataset_revision)
+        read_by_row_groups(builder)
+        return dict(builder.as_streaming_dataset())
     except pyarrow.ArrowException:  # `open_source` knows what it means
         raise
     except UNREADABLE as error:

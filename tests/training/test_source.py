@@ -1,6 +1,11 @@
 """Foreign data sets: what is wrong with each is said in one sentence that names the way out."""
 
+import os
+import time
+
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -92,6 +97,25 @@ def test_descriptions_in_a_card_are_used_where_they_name_classes(described, tmp_
     (tmp_path / "README.md").write_text(f"---\nlabel_descriptions: {described}\n---\n")
     source = open_source(options(tmp_path), streaming=False)
     assert source.label_descriptions == {"a": "one" if ":" in described else "a", "b": "b"}
+
+
+def test_a_streamed_file_is_not_read_ahead_of_a_slow_reader(tmp_path):
+    """40 row groups of a megabyte: pyarrow's own scanner had all of them in memory by the third row."""
+    kinds = features(label=datasets.ClassLabel(names=["a", "b"])).arrow_schema
+    picture = {"bytes": os.urandom(2**20), "path": None}
+    for split in ("train", "validation"):
+        with pq.ParquetWriter(tmp_path / f"{split}.parquet", kinds, compression="none") as writer:
+            for number in range(40 if split == "train" else 1):
+                writer.write_table(pa.table({"image": [picture], "label": [number % 2]}, schema=kinds))
+    source = open_source(options(tmp_path), streaming=True)
+    before, started = pa.total_allocated_bytes(), time.monotonic()
+    for number, row in enumerate(source.rows("train", shuffle=(0, 2))):
+        if number < 3:
+            time.sleep(0.3)
+            assert pa.total_allocated_bytes() - before < 8 * 2**20
+        assert len(row.data) == 2**20
+    assert number == 39
+    assert time.monotonic() - started < 5, "datasets waits that long for the scanner's threads"
 
 
 def test_a_card_does_not_change_what_pins_the_data(tmp_path):
