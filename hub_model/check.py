@@ -92,6 +92,8 @@ def compare(folder: Path, config: ModelConfig, calibration: dict) -> list[str]:
     """Where calibration, metrics and card are not what follows from config, history and logits."""
     history, names = read_history(folder / HISTORY), config.label_names
     logits, metrics = read_all_logits(folder, len(names)), read_json(folder / METRICS)
+    with naming(folder / METRICS):
+        card = card_text(metrics)
     fitted = fit_calibration(logits["validation"].values, logits["validation"].labels, names)
     known = {key: calibration.get(key) for key in fitted}
     problems = [f"{CALIBRATION}: {text}" for text in differences(known, fitted)[:5]]
@@ -115,7 +117,6 @@ def compare(folder: Path, config: ModelConfig, calibration: dict) -> list[str]:
         rule, measured = calibration.get("out_of_distribution") or {}, metrics.get("out_of_distribution")
         if measured and any(measured[key] != rule.get(key) for key in ("score", "threshold")):
             problems.append(f"{METRICS} and {CALIBRATION} have different rules for strangers: measure again")
-        card = card_text(metrics)
     if card.strip() != (folder / CARD).read_text(encoding="utf-8").strip():
         problems.append(f"{CARD} disagrees with {METRICS}: build it again")
     return problems

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from pathlib import Path
 
 import timm
@@ -97,7 +98,11 @@ def differences(found: object, expected: object, where: str = "") -> list[str]:
     )
     if numbers and math.isclose(found, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
         return []
-    return [] if found == expected else [f"{where} is {found!r}, recomputed {expected!r}"]
+    return (
+        []
+        if found == expected
+        else [f"{where} is {reprlib.repr(found)}, recomputed {reprlib.repr(expected)}"]
+    )
 
 
 def weights_megabytes(path: Path) -> float:

@@ -241,14 +241,19 @@ def test_a_folder_that_breaks_the_contract_is_not_published(
     assert main(["check", str(folder)]) == 1
 
 
-def edit(folder: Path, name: str, *keys: str, value: object) -> None:
-    """Set one value of a JSON file, and write the card that follows from metrics.json."""
+def set_value(folder: Path, name: str, *keys: str, value: object) -> None:
+    """Set one value of a JSON file."""
     found = json.loads((folder / name).read_text())
     place = found
     for key in keys[:-1]:
         place = place[key]
     place[keys[-1]] = value
     (folder / name).write_text(json.dumps(found))
+
+
+def edit(folder: Path, name: str, *keys: str, value: object) -> None:
+    """Set one value of a JSON file, and write the card that follows from metrics.json."""
+    set_value(folder, name, *keys, value=value)
     write_card(json.loads((folder / "metrics.json").read_text()), folder / "README.md")
 
 
@@ -261,6 +266,10 @@ def blank_weights(folder: Path) -> None:
 
 def edits(name: str, *keys: str, value: object):
     return lambda folder: edit(folder, name, *keys, value=value)
+
+
+def sets(name: str, *keys: str, value: object):
+    return lambda folder: set_value(folder, name, *keys, value=value)
 
 
 def writes(name: str, data: bytes):
@@ -279,6 +288,16 @@ def writes(name: str, data: bytes):
         (lambda folder: (folder / "figures/per_class.png").unlink(), "figures/per_class.png"),
         (writes("figures/per_class.png", b""), "figures/per_class.png"),
         (writes("history.jsonl", b"5\n"), "history.jsonl, line 1"),
+        (writes("config.json", b'{"a":' * 100_000), "config.json cannot be read as JSON"),
+        (writes("README.md", b"\xff"), "README.md is malformed"),
+        (edits("config.json", "pretrained_cfg", value=None), "config.json: pretrained_cfg"),
+        (edits("config.json", "label_names", value=[{}] * 7), "config.json: label_names"),
+        (edits("calibration.json", "out_of_distribution", value="x"), "calibration.json is malformed"),
+        (edits("calibration.json", "temperature", "value", value=[]), "calibration.json (TypeError"),
+        (sets("metrics.json", "splits", value=[]), "metrics.json is malformed"),
+        (sets("metrics.json", "label_descriptions", value=None), "metrics.json is malformed"),
+        (sets("metrics.json", "model", "input_size", value=[3]), "metrics.json is malformed"),
+        (sets("metrics.json", "splits", "test", "accuracy", value="x"), "metrics.json is malformed"),
     ],
 )  # fmt: skip
 def test_a_file_that_does_not_work_is_no_part_of_a_repo(
@@ -315,6 +334,39 @@ def test_weights_of_another_network_are_told_by_the_onnx_graph(model_folder: Pat
     folder = copy(model_folder, tmp_path / "blank")
     blank_weights(folder)
     assert "onnx/model.onnx gives other answers" in check(folder)[0]
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (sets("environment.json", "dataset", value=None), "environment.json is malformed"),
+        (sets("environment.json", "dataset", "splits", value="many"), "environment.json is malformed"),
+        (sets("environment.json", "model", value=[]), "environment.json is malformed"),
+        (sets("environment.json", "model", "teachers", value=[{}]), "environment.json is malformed"),
+        (writes("history.jsonl", b"[]\n"), "history.jsonl, line 1, holds a list"),
+        (writes("calibration.json", b'{"out_of_distribution": "x"}'), "calibration.json is malformed"),
+        (lambda run: write_measurement(run, "robustness", {"a": 1}), "robustness.json is malformed"),
+        (lambda run: write_measurement(run, "splits", {"test": {}}), "splits.json is no measurement"),
+    ],
+)
+def test_a_run_folder_with_a_file_of_the_wrong_shape_is_one_sentence(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, damage, named: str
+) -> None:
+    run = copy(run_folder, tmp_path / "run")
+    damage(run)
+    assert main(["build", str(run), str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert named in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["build", str(run_folder), str(tmp_path / "file" / "out")]) == 1
+    error = capsys.readouterr().err
+    assert str(tmp_path / "file") in error and error.count("\n") == 1
 
 
 def test_measurements_go_to_the_card_unless_they_are_of_other_weights(

@@ -8,12 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from hub_model.calibration import (
+    CalibrationError,
     calibrate_folder,
     conformal_threshold,
     fit_calibration,
     fit_conformal,
     fit_temperature,
     mean_log_loss,
+    read_label_names,
 )
 from hub_model.contract import ContractError, read_logits
 from hub_model.trust_report import surest, trust_figures
@@ -39,6 +41,16 @@ def run_folder(tmp_path):
         table = pa.table({**columns, "logits": pa.array(logits.tolist(), pa.list_(pa.float32()))})
         pq.write_table(table, tmp_path / f"logits_{split}.parquet")
     return tmp_path
+
+
+@pytest.mark.parametrize("names", [5, "ABCDEFG", ["A"], ["A", "A"], [1, 2], None])
+def test_label_names_are_a_list_of_different_names(tmp_path, names):
+    (tmp_path / "config.json").write_text(json.dumps({"label_names": names}))
+    with pytest.raises(CalibrationError, match="no list 'label_names'"):
+        read_label_names(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": None}))
+    with pytest.raises(ContractError, match=r"config\.json is malformed"):
+        read_label_names(tmp_path)
 
 
 @pytest.mark.parametrize("sharpness", [0.4, 1.0, 3.0])
