@@ -6,8 +6,10 @@ https://huggingface.co/docs/hub/model-cards, https://huggingface.co/docs/hub/spa
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -17,6 +19,7 @@ COLORS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
 SPACE_CHOICES = {"sdk": ("gradio", "docker", "static", "streamlit"), "colorFrom": COLORS, "colorTo": COLORS}
 RESULT_FIELDS = {"task": ("type",), "dataset": ("type", "name"), "metrics": ("type", "value")}
 DEEPEST = 100  # brackets in brackets
+MOST_VALUES = 100_000  # of a card whose aliases are written out
 TEXT_FIELDS = ("tags", "datasets", "metrics", "base_model", "license", "language")
 
 
@@ -41,19 +44,21 @@ def front_matter(text: str) -> Any:
 def read_metadata(text: str) -> dict[str, Any]:
     """Metadata of a card as JSON can hold it; empty when there is none or it cannot be read."""
     try:
-        ready = json.dumps(json_ready(front_matter(text)), ensure_ascii=False)
+        ready = json.dumps(json_ready(front_matter(text), itertools.count()), ensure_ascii=False)
     except (ValueError, RecursionError):
         return {}
     data = json.loads(ready.encode(errors="replace"), parse_constant=lambda _: None)  # a NaN becomes null
     return data if isinstance(data, dict) else {}
 
 
-def json_ready(value: Any) -> Any:
-    """YAML has dates, which JSON has not."""
+def json_ready(value: Any, seen: Iterator[int]) -> Any:
+    """YAML has dates and aliases, which JSON has not; ValueError when these unfold to too much."""
+    if next(seen) > MOST_VALUES:
+        raise ValueError(f"the metadata unfolds to more than {MOST_VALUES:,} values")
     if isinstance(value, dict):
-        return {str(key): json_ready(item) for key, item in value.items()}
+        return {str(key): json_ready(item, seen) for key, item in value.items()}
     if isinstance(value, list):
-        return [json_ready(item) for item in value]
+        return [json_ready(item, seen) for item in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 

@@ -299,6 +299,12 @@ def test_deep_brackets_are_refused_before_they_cost_time():
     assert check(f"---\nx: {'[' * 100}{']' * 100}\n---\n", "model") == ([], [])
 
 
+def test_a_card_whose_aliases_unfold_to_billions_of_values_has_no_metadata():
+    levels = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 1}]" for i in range(12))
+    assert read_metadata(f"---\n{levels}\n---\n") == {}
+    assert read_metadata("---\na: &a [1]\nb: *a\n---\n") == {"a": [1], "b": [1]}
+
+
 # ---- tokens
 @pytest.fixture
 def two_users(tmp_path: Path):
