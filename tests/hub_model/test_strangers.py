@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from hub_model.__main__ import main
 from hub_model.calibration import CalibrationError
 from hub_model.out_of_distribution import (
     Answers,
@@ -154,3 +155,10 @@ def test_the_written_rule_answers_as_the_fitted_one(tmp_path):
         np.testing.assert_array_equal(
             SCORES[name](strangers.logits, strangers.features, written, arrays), rule(strangers)
         )
+
+
+def test_a_folder_that_is_no_model_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "calibration.json").write_text(json.dumps({"temperature": {"value": 1}}))
+    assert main(["strangers", str(tmp_path), "no-data"]) == 1
+    error = capsys.readouterr().err
+    assert "it has no config.json" in error and error.count("\n") == 1
