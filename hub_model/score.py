@@ -119,6 +119,7 @@ def open_model(arguments: argparse.Namespace, device: torch.device, revision: st
         classifier = Classifier.from_hub(arguments.model, revision, backend, threads=1)
         if classifier.backend == "timm":
             classifier.model.to(device)
+        classifier.rehearse()
     except ModelRepoError as error:
         raise ScoringError(str(error)) from None
     return classifier

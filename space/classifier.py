@@ -189,6 +189,22 @@ class Classifier:
         """
         return cls(open_model_repo(model_id, revision), backend, threads)
 
+    def rehearse(self) -> np.ndarray:
+        """Answer for a white picture as for any other, and return its pixels [1, 3, H, W].
+
+        Raises ModelRepoError where files of the repo do not work, or do not fit together.
+        """
+        try:
+            height, width = self.preprocess.config["input_size"][1:]
+            pixels = self.preprocess([np.full((height, width, 3), 255, np.uint8)])
+            logits, features = self.forward(pixels)
+            if logits.shape[1] != len(self.label_names):
+                raise ValueError(f"{logits.shape[1]} outputs for {len(self.label_names)} label_names")
+            self.interpret(logits, features)
+        except Exception as error:  # whatever the libraries raise for files that they cannot use
+            raise ModelRepoError(f"{self.repo.name} breaks the contract ({error!r})") from error
+        return pixels
+
     def predict(self, images: ImageLike | Iterable[ImageLike], batch_size: int = BATCH_SIZE) -> Predictions:
         """Answer for one image or many: PIL images, paths, encoded bytes, or uint8 arrays [H, W(, 3)].
 

@@ -79,16 +79,7 @@ def open_classifier(model_id: str, revision: str | None) -> Classifier:
     """Load the model and let it answer for a white picture as it will for a visitor's: a repo that cannot is broken."""
     try:
         classifier = Classifier.from_hub(model_id, revision)
-        height, width = classifier.preprocess.config["input_size"][1:]
-        pixels = classifier.preprocess([np.full((height, width, 3), 255, np.uint8)])
-        logits, features = classifier.forward(pixels)
-        outputs, labels = logits.shape[1], len(classifier.label_names)
-        if outputs != labels:
-            raise ModelRepoError(
-                f"{model_id} breaks the contract: {outputs} outputs for {labels} label_names"
-            )
-        classifier.interpret(logits, features)
-        grad_cam(classifier.model, pixels, 0)
+        grad_cam(classifier.model, classifier.rehearse(), 0)
     except ModelRepoError:
         raise
     except Exception as error:  # whatever the libraries raise for files that they cannot use

@@ -75,11 +75,18 @@ class Trust:
             raise ModelRepoError(f"{repo.name} breaks the contract: calibration.json ({error!r})") from None
         path, arrays = repo.folder / "out_of_distribution.safetensors", {}
         if path.is_file():
+            from safetensors import SafetensorError
             from safetensors.numpy import load_file
 
+            try:
+                stored = load_file(path)
+            except (SafetensorError, OSError) as error:
+                raise ModelRepoError(
+                    f"{repo.name} breaks the contract: {path.name} cannot be read ({error})"
+                ) from None
             arrays = {  # converted once, not for every answer; training features are large and compared in float32
                 name: array if name == "training_features" else array.astype(np.float64)
-                for name, array in load_file(path).items()
+                for name, array in stored.items()
             }
         trust = cls(repo.label_names, temperature, thresholds, stranger, arrays)
         trust._check_score(repo.name)

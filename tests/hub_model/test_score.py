@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import itertools
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -339,6 +341,17 @@ def test_what_is_wrong_with_the_input_is_one_sentence(dataset, model, owner, tmp
     for sentence, arguments in cases:
         assert sentence in refusal(capsys, *arguments), arguments
         assert not list(tmp_path.rglob("*.parts")), "a refused run leaves nothing behind"
+
+
+@pytest.mark.parametrize("arrays", [None, b"junk"])
+def test_a_model_repo_whose_arrays_are_missing_or_damaged_is_named(arrays, many, model, tmp_path, capsys):
+    broken = shutil.copytree(model, tmp_path / "model")
+    calibration = json.loads((broken / "calibration.json").read_text())
+    calibration["out_of_distribution"] = {"score": "mahalanobis", "threshold": 0, "residual_variance": 1}
+    (broken / "calibration.json").write_text(json.dumps(calibration))
+    if arrays:
+        (broken / "out_of_distribution.safetensors").write_bytes(arrays)
+    assert "breaks the contract" in refusal(capsys, many, broken, tmp_path / "out.parquet")
 
 
 def test_predictions_are_never_replaced_unasked(of_many, many, model, dataset, tmp_path, capsys):
