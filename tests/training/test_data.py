@@ -187,7 +187,7 @@ def broken_image(folder, image):
 )
 def test_an_unreadable_image_is_named(image, tmp_path):
     broken_image(tmp_path, image)
-    with pytest.raises(TrainingError, match="image train-000000 cannot be read: cannot identify image file$"):
+    with pytest.raises(TrainingError, match=r"train-000000 cannot be read: cannot identify image file$"):
         make_split(tmp_path, MemorySplit, 0, 1)
     with pytest.raises(TrainingError, match="cannot be read"):
         list(make_split(tmp_path, StreamSplit, 0, 1).training(0))
