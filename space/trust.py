@@ -115,7 +115,7 @@ class Trust:
         )
 
     def verdicts(self, probabilities: np.ndarray, strangeness: np.ndarray | None) -> list[Verdict]:
-        """One plain verdict an image. An empty set is doubt too: the two likeliest are named."""
+        """One plain verdict an image. An empty set is doubt too: the two likeliest are named; so is one without the likeliest."""
         members = self.sets(probabilities).get(VERDICT_LEVEL)
         verdicts = []
         for row, p in enumerate(probabilities):
@@ -127,7 +127,7 @@ class Trust:
                 verdicts.append(Verdict("uncalibrated", (names[0],)))
             else:
                 left = [self.label_names[i] for i in order if members[row, i]]
-                left = left or names[:2]
+                left = list(dict.fromkeys([names[0], *left])) if left else names[:2]
                 verdicts.append(Verdict("sure" if len(left) == 1 else "between", tuple(left)))
         return verdicts
 

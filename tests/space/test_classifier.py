@@ -19,6 +19,7 @@ from timm.data import create_transform, resolve_data_config, resolve_model_data_
 from dataset_script.drawn_cells import draw_cell
 from space.classifier import Classifier, Preprocessing, to_rgb
 from space.model_repo import ModelRepoError
+from space.trust import Trust
 from tests.space.small_model_repo import LABELS
 
 
@@ -256,3 +257,10 @@ def test_every_kind_of_picture_becomes_upright_rgb() -> None:
     assert to_rgb(buffer.getvalue()).size == (100, 200)
     for mode in ("CMYK", "P", "1", "LA", "I", "F"):
         assert to_rgb(grey.convert(mode) if mode != "CMYK" else cell.convert(mode)).mode == "RGB"
+
+
+def test_no_verdict_is_sure_of_a_class_that_is_not_the_likeliest() -> None:
+    trust = Trust(("a", "b", "c"), 1.0, {"0.95": np.array([0.3, 0.7, 0.3])}, None, {})
+    probabilities = np.array([[0.55, 0.4, 0.05], [0.8, 0.15, 0.05], [0.5, 0.2, 0.3]])
+    found = [(verdict.kind, verdict.labels) for verdict in trust.verdicts(probabilities, None)]
+    assert found == [("between", ("a", "b")), ("sure", ("a",)), ("between", ("a", "c"))]
