@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from dataset_script.drawn_cells import COMMENT
+from dataset_script.errors import first_line
 from dataset_script.layout import IMAGE_SUFFIXES, Rejected, suffix
 from dataset_script.overlaps import fingerprint
 from dataset_script.source import MAX_FILE_BYTES
@@ -97,9 +98,7 @@ def _judge_header(path: str, image: Image.Image) -> Rejected | None:
 
 
 def _judge_error(path: str, data: bytes, error: Exception) -> Rejected:
-    text = (str(error).splitlines() or [type(error).__name__])[0]
-    if "bytes>" in text:  # Pillow names the buffer by its address: of no use, and different each time
-        text = type(error).__name__
+    text = first_line(error)
     if isinstance(error, Image.DecompressionBombError):
         return Rejected(path, "absurd dimensions", text.split(",")[0])
     if "truncated" in text.lower() or _cut_short(data):

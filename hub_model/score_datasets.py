@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from dataset_script.errors import first_line
 from hub_model.score_sources import MAX_PIECES, SUFFIXES, Picture, Piece, ScoringError, Source, rows_a_piece
 
 UNREACHABLE = (OSError, HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError)
@@ -238,8 +239,3 @@ def _cut(files: list[tuple[str, str, list[int]]], rows: int) -> Iterator[Piece]:
                 yield Piece(filled, (split, url, (start, group + 1), first))
                 position[split] = first + filled
                 start, filled = group + 1, 0
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its kind when it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,6 @@ import io
 import itertools
 import math
 import os
-import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -99,9 +98,7 @@ def decode(row: Row, transform: Callable[[Image.Image], Image.Image]) -> torch.T
                 image.load()
                 return pil_to_tensor(transform(to_rgb(image)))
     except Exception as error:  # Pillow's parsers raise whatever they stumble over
-        text = re.sub(r" <_io\.BytesIO.*>", "", first_line(error))
-        text = type(error).__name__ if "bytes>" in text else text  # Pillow names a buffer by its address
-        raise TrainingError(f"image {row.name} cannot be read: {text}") from error
+        raise TrainingError(f"image {row.name} cannot be read: {first_line(error)}") from error
 
 
 def normalise(images: torch.Tensor, data_config: dict) -> torch.Tensor:

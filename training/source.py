@@ -20,6 +20,7 @@ from huggingface_hub import DatasetCard, HfApi, HfFileSystem
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+from dataset_script.errors import first_line
 from training import TrainingError
 from training.row_groups import read_by_row_groups
 
@@ -307,8 +308,3 @@ def card_metadata(options) -> dict:
     except (*UNREACHABLE, ValueError, yaml.YAMLError):
         return {}
     return card.data.to_dict()
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its kind when it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

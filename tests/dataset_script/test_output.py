@@ -12,6 +12,7 @@ import pytest
 
 from dataset_script.__main__ import main
 from dataset_script.build import replaced_at_the_end
+from dataset_script.check import check
 from dataset_script.source import BuildError
 from tests.dataset_script.test_build import noise_folder
 
@@ -83,3 +84,9 @@ def test_a_build_that_is_stopped_leaves_nothing(number: signal.Signals, tmp_path
     process.send_signal(number)
     assert "dataset_script build: stopped; nothing was written\n" in process.communicate(timeout=60)[1]
     assert process.returncode == 1 and list(tmp_path.iterdir()) == [raw]
+
+
+@pytest.mark.parametrize("data", [b"\xff\xd8\xff" + b"x" * 50, b"II*\0" + b"x" * 40])
+def test_the_same_damage_is_told_in_the_same_words(data: bytes) -> None:
+    verdicts = [check("a/x.jpg", data) for _ in range(2)]
+    assert verdicts[0] == verdicts[1] and "0x" not in verdicts[0].detail
