@@ -104,6 +104,8 @@ class Run:
         if options.teacher:
             temperature, size = options.teacher_temperature, options.teacher_size
             self.teacher = Teacher(options.teacher, names, temperature, size).to(accelerator.device)
+            if accelerator.device.type == "cpu" and (reason := self.teacher.through_onnx()):
+                self.say(f"the teachers answer through PyTorch, which takes longer: {reason}")
         if options.freeze_backbone:
             freeze_backbone(model)
 

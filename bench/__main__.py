@@ -19,7 +19,7 @@ from bench.side_by_side import Row, markdown
 from dataset_script.arguments import whole_number
 
 RESULTS = Path(__file__).with_name("results.json")
-PARTS = ("inference", "training", "augmentation", "dataset_build", "loading", "scoring", "browser")
+PARTS = ("inference", "training", "teacher", "augmentation", "dataset_build", "loading", "scoring", "browser")
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "datasets", "onnxruntime")
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hub_model.contract import ContractError
 from tests.training.test_model import NAMES, SOURCE, options
 from training import TrainingError
 from training.distill import Lesson, Student, Teacher, feature_loss, label_loss, teacher_loss
@@ -24,6 +25,29 @@ def test_two_equal_teachers_say_what_one_says(run):
     assert torch.allclose(one.probabilities, two.probabilities)
     assert two.features.shape[1] == 2 * one.features.shape[1]
     assert torch.allclose(one.probabilities.sum(1), torch.ones(3))
+
+
+def test_onnx_runtime_gives_the_same_lesson_to_a_batch_of_any_size(run):
+    teacher = Teacher([run], NAMES, 2.0, size=64)
+    batches = [torch.rand(images, 3, 48, 48) for images in (3, 5)]
+    expected = [teacher(views) for views in batches]
+    through_pytorch = teacher.networks
+    assert teacher.through_onnx() is None and teacher.networks is not through_pytorch
+    for views, before in zip(batches, expected, strict=True):
+        lesson = teacher(views)
+        assert torch.allclose(lesson.probabilities, before.probabilities, atol=1e-5)
+        assert torch.allclose(lesson.features, before.features, atol=1e-4)
+
+
+def test_a_teacher_that_cannot_be_exported_goes_on_through_pytorch(run, monkeypatch):
+    def refuse(*_):
+        raise ContractError("the ONNX graph differs")
+
+    monkeypatch.setattr("training.onnx_network.export_onnx", refuse)
+    teacher, views = Teacher([run], NAMES, 2.0), torch.rand(3, 3, 48, 48)
+    expected = teacher(views).probabilities
+    assert teacher.through_onnx() == "the ONNX graph differs"
+    assert torch.equal(teacher(views).probabilities, expected)
 
 
 def test_a_higher_temperature_softens_the_answer(run):
