@@ -51,7 +51,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     robustness.add_argument(
         "--classes", nargs="+", help="only crops of these classes; answers may be any class"
     )
-    robustness.add_argument("--conditions", nargs="+", help=f"some of: {', '.join(PERTURBATIONS)}")
+    robustness.add_argument(
+        "--conditions", nargs="+", help=f"some of: {', '.join(PERTURBATIONS).replace('%', '%%')}"
+    )
     robustness.add_argument("--cures", nargs="*", help="some of the cures; all by default")
     robustness.set_defaults(run=run_robustness)
 

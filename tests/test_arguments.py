@@ -1,4 +1,4 @@
-"""A number outside its limits is refused by every command line in one sentence that names the flag."""
+"""Every command line has a help page, and refuses a number outside its limits in one sentence that names the flag."""
 
 import importlib
 
@@ -25,6 +25,39 @@ REFUSED = [
     ("hub_model.score", ["images", "--model", "m", "--out", "o", "--threads", "0"], "--threads"),
     ("space.__main__", ["--port", "99999"], "--port"),
 ]
+COMMANDS = {
+    "dataset_script.__main__": ["draw", "build", "push"],
+    "hub_model.__main__": [
+        "build",
+        "check",
+        "push",
+        "verify",
+        "calibrate",
+        "strangers",
+        "robustness",
+        "size-curve",
+        "prevalence",
+        "new-slide",
+        "label-audit",
+    ],
+    "hub_model.score": [],
+    "local_hub.__main__": [],
+    "space.__main__": [],
+    "train_accelerate": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "command"), [(m, [c]) for m, cs in COMMANDS.items() for c in cs] + [(m, []) for m in COMMANDS]
+)
+def test_every_command_has_a_help_page(module, command, capsys):
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(module).main([*command, "--help"])
+    assert end.value.code == 0
+    page = capsys.readouterr().out
+    assert page.startswith("usage: ")
+    if not command:
+        assert all(name in page for name in COMMANDS[module])
 
 
 @pytest.mark.parametrize(("module", "arguments", "flag"), REFUSED)
