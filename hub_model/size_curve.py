@@ -18,7 +18,7 @@ from hub_model.crops import Crops
 from hub_model.robustness import recalls, uncured
 from space.classifier import Classifier, Preprocessing
 
-SIZES = (96, 128, 160, 192, 224)
+SIZES = (96, 112, 128, 144, 160, 192, 224)
 TIMINGS = 9  # the median of so many
 
 

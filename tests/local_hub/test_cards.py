@@ -1,0 +1,50 @@
+"""What a card may hold: no card makes its repo or a list unreadable."""
+
+import pytest
+from huggingface_hub import HfApi
+
+from local_hub.cards import check, read_metadata
+from tests.local_hub.by_hand import add, commit_by_hand, http
+
+api = HfApi()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "score: .nan",
+        "library_name: 2024-01-01",
+        'x: "\\ud800"',
+        "d: 2024-99-99",
+        "x: !!bool maybe",
+        "x: 1" + ":1" * 300 + ".5",
+        "x: " + "9" * 5000,
+        "x: 0x" + "f" * 5000,
+        "x: " + "[" * 3000,
+        "x:\n" + "- " * 600 + "y",
+        "x: &x [*x]",
+    ],
+)
+def test_no_card_makes_its_repo_or_a_list_unreadable(hub, owner, name, line):
+    card = f"---\n{line}\n---\n"
+    assert commit_by_hand(hub.endpoint, name, add("README.md", card)).status_code == 200
+    assert api.model_info(name).id == name
+    assert name in [model.id for model in api.list_models(author=owner)]
+    assert "errors" in http.post(f"{hub.endpoint}/api/validate-yaml", json={"content": card}).json()
+
+
+def test_of_a_card_json_gets_what_it_can_hold():
+    card = '---\na: [.nan, -.inf, 1.5]\n2024-01-01: 2024-01-02\nb: "\\ud800"\n---\n'
+    assert read_metadata(card) == {"a": [None, None, 1.5], "2024-01-01": "2024-01-02", "b": "?"}
+
+
+def test_deep_brackets_are_refused_before_they_cost_time():
+    errors, _ = check(f"---\nx: {'[' * 100_000}\n---\n", "model")
+    assert errors == ["the metadata is not YAML: its brackets nest more than 100 deep"]
+    assert check(f"---\nx: {'[' * 100}{']' * 100}\n---\n", "model") == ([], [])
+
+
+def test_a_card_whose_aliases_unfold_to_billions_of_values_has_no_metadata():
+    levels = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 1}]" for i in range(12))
+    assert read_metadata(f"---\n{levels}\n---\n") == {}
+    assert read_metadata("---\na: &a [1]\nb: *a\n---\n") == {"a": [1], "b": [1]}

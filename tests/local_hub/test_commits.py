@@ -1,0 +1,255 @@
+"""No commit and no upload is lost, half there, or other than it says."""
+
+import hashlib
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
+
+from local_hub import LocalHub
+from local_hub.uploads import is_ignored
+from tests.local_hub.by_hand import add, commit_by_hand, http
+
+api = HfApi()
+
+
+def test_no_commit_is_lost_when_many_push_at_once(name):
+    def push(number: int) -> None:
+        operation = CommitOperationAdd(f"{number}.txt", str(number).encode())
+        HfApi().create_commit(name, [operation], commit_message=f"push {number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(push, range(24)))
+    assert {f"{number}.txt" for number in range(24)} <= set(api.list_repo_files(name))
+    commits = api.list_repo_commits(name)
+    assert len(commits) == 25
+    assert {commit.title for commit in commits} == {"initial commit"} | {
+        f"push {number}" for number in range(24)
+    }
+
+
+def test_of_two_pushes_on_one_parent_one_is_told_412(name):
+    parent = api.list_repo_commits(name)[0].commit_id
+    start, outcomes = threading.Barrier(6), []
+
+    def push(number: int) -> None:
+        start.wait()
+        operation = CommitOperationAdd("same.txt", str(number).encode())
+        try:
+            HfApi().create_commit(name, [operation], commit_message="x", parent_commit=parent)
+            outcomes.append(number)
+        except HfHubHTTPError as error:
+            outcomes.append(error.response.status_code)
+
+    threads = [threading.Thread(target=push, args=(number,)) for number in range(6)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    winners = [outcome for outcome in outcomes if outcome != 412]
+    assert len(outcomes) == 6
+    assert len(winners) == 1
+    assert Path(hf_hub_download(name, "same.txt")).read_text() == str(winners[0])
+
+
+def test_a_tag_stays_where_it_is(hub, name):
+    api.create_tag(name, tag="v1")
+    assert commit_by_hand(hub.endpoint, name, add("a.txt"), revision="refs%2Ftags%2Fv1").status_code == 404
+    assert commit_by_hand(hub.endpoint, name, add("a.txt"), revision="refs%2Fheads%2Fmain").status_code == 200
+    assert api.list_repo_files(name, revision="v1") == [".gitattributes"]
+
+
+@contextmanager
+def hub_process(root: Path, **options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A local Hub in a process of its own, that a test may kill; yields (process, endpoint)."""
+    command = [sys.executable, "-m", "local_hub", "--root", str(root), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    try:
+        lines = []
+        while "# Ctrl-C" not in (lines[-1] if lines else ""):
+            lines.append(process.stdout.readline())
+            assert lines[-1], process.stderr.read()
+        exported = dict(
+            line.removeprefix("export ").strip().split("=", 1) for line in lines if line.startswith("export")
+        )
+        yield process, exported["HF_ENDPOINT"]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+
+
+def upload_by_hand(endpoint: str, name: str, content: bytes) -> dict:
+    """Send a large file, without the client's retries (they would wait for a dead server); its line of a commit."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    wanted = {"operation": "upload", "objects": [{"oid": sha256, "size": len(content)}]}
+    headers = {"Authorization": "Bearer hf_localdev"}
+    answer = http.post(f"{endpoint}/{name}.git/info/lfs/objects/batch", json=wanted, headers=headers)
+    target = answer.raise_for_status().json()["objects"][0]["actions"]["upload"]["href"]
+    http.put(target, content=content).raise_for_status()
+    return {"key": "lfsFile", "value": {"path": "weights.bin", "oid": sha256}}
+
+
+def test_a_killed_hub_has_the_old_commit_or_the_new_one(tmp_path):
+    """Commits of 40 regular files and a large one; the server is killed at moments spread over each."""
+    root, name, rounds = tmp_path / "hub", "localdev/killed", 12
+
+    def contents(version: int) -> dict[str, bytes]:
+        files = {f"file {number}.txt": f"{version} {number}".encode() for number in range(40)}
+        return files | {"weights.bin": b"%d\0" % version * 10_000}
+
+    def commit(endpoint: str, version: int, started: Callable[[], object] = lambda: None) -> float:
+        files = contents(version)
+        lines = [upload_by_hand(endpoint, name, files.pop("weights.bin"))]
+        lines += [add(path, content.decode()) for path, content in files.items()]
+        started()
+        start = time.perf_counter()
+        commit_by_hand(endpoint, name, *lines).raise_for_status()
+        return time.perf_counter() - start
+
+    with hub_process(root) as (_, endpoint):
+        HfApi(endpoint, token="hf_localdev").create_repo(name)
+        seconds = commit(endpoint, 0)
+    version, landed = 0, []
+    for attempt in range(1, rounds + 1):
+        with hub_process(root) as (process, endpoint):
+            killer = threading.Timer(seconds * (attempt - 1) / (rounds - 2), process.kill)
+            try:
+                commit(endpoint, attempt, killer.start)
+                acknowledged = True
+            except httpx2.HTTPError:
+                acknowledged = False
+            killer.join()
+        with LocalHub(root) as hub:
+            client = HfApi(hub.endpoint)
+            urls = {
+                path: f"{hub.endpoint}/{name}/resolve/main/{path}" for path in client.list_repo_files(name)
+            }
+            found = {path: http.get(url).raise_for_status().content for path, url in urls.items()}
+            commits = len(client.list_repo_commits(name))
+            assert list((root / ".incoming").iterdir()) == []  # no rubbish is left
+        del found[".gitattributes"]
+        assert found in (contents(version), contents(attempt))  # one version, not a mixture
+        landed.append(found == contents(attempt))
+        assert landed[-1] or not acknowledged  # what was acknowledged stays
+        version = attempt if landed[-1] else version
+        assert commits == 2 + sum(landed)
+    assert False in landed, "no kill fell into a commit"
+
+
+def test_a_large_file_with_another_content_than_announced_is_not_kept(hub, name):
+    right, wrong = b"right" * 1000, b"wrong" * 1000
+    sha256 = hashlib.sha256(right).hexdigest()
+    wanted = {"operation": "upload", "objects": [{"oid": sha256, "size": len(right)}]}
+    headers = {"Authorization": f"Bearer {hub.token}"}
+    answer = http.post(
+        f"{hub.endpoint}/{name}.git/info/lfs/objects/batch", json=wanted, headers=headers
+    ).json()
+    actions = answer["objects"][0]["actions"]
+    point = {"key": "lfsFile", "value": {"path": "a.bin", "oid": sha256}}
+    assert http.put(actions["upload"]["href"], content=wrong).status_code == 422
+    assert http.post(actions["verify"]["href"], json={"oid": sha256, "size": len(right)}).status_code == 422
+    assert commit_by_hand(hub.endpoint, name, point).status_code == 400
+    assert http.put(actions["upload"]["href"], content=right).status_code == 200
+    assert commit_by_hand(hub.endpoint, name, point).status_code == 200
+    assert http.get(f"{hub.endpoint}/{name}/resolve/main/a.bin").content == right
+
+
+@contextmanager
+def begun_upload(hub: LocalHub, name: str, content: bytes) -> Iterator[tuple[socket.socket, Path]]:
+    """A PUT of a large file of which the first half has arrived; yields (connection, where it would be stored)."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    wanted = {"operation": "upload", "objects": [{"oid": sha256, "size": len(content)}]}
+    headers = {"Authorization": f"Bearer {hub.token}"}
+    answer = http.post(
+        f"{hub.endpoint}/{name}.git/info/lfs/objects/batch", json=wanted, headers=headers
+    ).json()
+    target = answer["objects"][0]["actions"]["upload"]["href"].removeprefix(hub.endpoint)
+    with socket.create_connection(("127.0.0.1", hub.port)) as connection:
+        head = f"PUT {target} HTTP/1.1\r\nHost: {hub.endpoint[7:]}\r\nContent-Length: {len(content)}\r\n\r\n"
+        connection.sendall(head.encode() + content[: len(content) // 2])
+        time.sleep(0.2)
+        yield connection, hub.root / "models" / name / "lfs" / sha256
+
+
+def test_content_that_is_not_what_it_says_is_refused(hub, name):
+    line = upload_by_hand(hub.endpoint, name, b"x" * 100)
+    line["value"]["size"] = 5
+    for wrong in ("!!!!", "eA", "e A=="):
+        value = add("a.txt", wrong)["value"] | {"encoding": "base64"}
+        assert commit_by_hand(hub.endpoint, name, {"key": "file", "value": value}).status_code == 400
+    answer = commit_by_hand(hub.endpoint, name, line)
+    assert (answer.status_code, "100 bytes, not 5" in answer.json()["error"]) == (400, True)
+    assert api.list_repo_files(name) == [".gitattributes"]
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(hub, name):
+    with begun_upload(hub, name, b"x" * 100_000) as (_, stored):
+        pass
+    deadline = time.monotonic() + 5
+    while list((hub.root / ".incoming").iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert list((hub.root / ".incoming").iterdir()) == []
+    assert not stored.exists()
+
+
+def test_an_upload_does_not_outlive_its_repo(hub, name):
+    content = b"x" * 100_000
+    with begun_upload(hub, name, content) as (connection, stored):
+        api.delete_repo(name)
+        connection.sendall(content[len(content) // 2 :])
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
+    assert not stored.parents[1].exists()
+    stored.parent.mkdir(parents=True)  # as older hubs left it
+    api.create_repo(name)
+    assert api.list_repo_files(name) == [".gitattributes"]
+    assert not stored.parent.exists()
+
+
+def test_a_full_disk_is_answered_with_a_sentence_and_costs_nothing(tmp_path):
+    """A limit on file sizes stands in for the disk: writing fails in the middle of a file, as it does when full."""
+
+    def limit_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    with hub_process(tmp_path / "hub", preexec_fn=limit_files) as (process, endpoint):
+        client = HfApi(endpoint, token="hf_localdev")
+        client.create_repo("localdev/full")
+        for path in ("large.bin", "regular.txt"):
+            with pytest.raises((HfHubHTTPError, RuntimeError)) as error:
+                client.upload_file(path_or_fileobj=b"x" * 200_000, path_in_repo=path, repo_id="localdev/full")
+            http_error = error.value if path == "regular.txt" else error.value.__cause__
+            assert http_error.response.status_code == 507
+            assert "storage failed" in http_error.response.headers["X-Error-Message"]
+            assert list((tmp_path / "hub" / ".incoming").iterdir()) == []
+        client.upload_file(path_or_fileobj=b"x" * 20_000, path_in_repo="small.bin", repo_id="localdev/full")
+        assert client.list_repo_files("localdev/full") == [".gitattributes", "small.bin"]
+        assert process.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "path", "ignored"),
+    [
+        (["*.pyc"], "a/b.pyc", True),
+        (["*.pyc", "!keep.pyc"], "a/keep.pyc", False),
+        (["/build"], "build/x", True),
+        (["/build"], "src/build/x", False),
+        (["build/"], "src/build/x", True),
+        (["build/"], "src/build", False),
+        (["# a.txt", ""], "a.txt", False),
+        (["docs/*.md"], "docs/a.md", True),
+        (["docs/*.md"], "a.md", False),
+    ],
+)
+def test_gitignore_lines(lines, path, ignored):
+    assert is_ignored(path, lines) is ignored

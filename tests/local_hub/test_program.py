@@ -1,0 +1,94 @@
+"""`python -m local_hub`: its own machine only, one sentence for what cannot be used, and a restart that loses nothing."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+
+from local_hub import LocalHub
+
+
+def run_hub(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "local_hub", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "localhost", ""])
+def test_another_interface_is_refused_with_one_sentence(tmp_path, host):
+    done = run_hub("--root", str(tmp_path / "hub"), "--host", host)
+    assert done.returncode == 1
+    assert done.stderr.startswith("local_hub serves 127.0.0.1 only")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "hub").exists()
+
+
+def test_it_listens_on_127_0_0_1_only(hub):
+    hexadecimal = f"0100007F:{hub.port:04X}"
+    lines = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()
+    ]
+    listening = [
+        fields[1] for fields in lines if fields[3] == "0A" and fields[1].endswith(f":{hub.port:04X}")
+    ]
+    assert listening == [hexadecimal]
+
+
+def test_what_cannot_be_used_is_named_in_one_sentence(hub, tmp_path):
+    (tmp_path / "file").write_text("")
+    for arguments, words in (
+        (("--root", str(hub.root)), "already serves"),
+        (("--root", str(tmp_path / "file")), "cannot be used"),
+        (("--root", str(tmp_path / "a"), "--port", str(hub.port)), "in use"),
+        (("--root", str(tmp_path / "b"), "--port", "99999"), "port 99999"),
+        (("--root", str(tmp_path / "c"), "--token", ":x"), "--token takes"),
+        (("--root", ""), "--root takes"),
+    ):
+        done = run_hub(*arguments)
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_chosen_token_is_neither_printed_nor_stored(tmp_path):
+    root = tmp_path / "hub"
+    command = [
+        sys.executable,
+        "-m",
+        "local_hub",
+        "--root",
+        str(root),
+        "--port",
+        "0",
+        "--token",
+        "hf_marked:anna",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines = []
+    while "# Ctrl-C" not in (lines[-1] if lines else ""):
+        lines.append(process.stdout.readline())
+        assert lines[-1]
+    endpoint = next(line for line in lines if "HF_ENDPOINT" in line).strip().split("=")[1]
+    client = HfApi(endpoint, token="hf_marked")
+    client.create_repo("anna/x")
+    client.upload_file(path_or_fileobj=b"x", path_in_repo="a.txt", repo_id="anna/x")
+    process.send_signal(signal.SIGTERM)
+    output = "".join(lines) + process.communicate(timeout=20)[0]
+    assert process.returncode == 0
+    stored = b"".join(path.read_bytes() for path in root.rglob("*") if path.is_file())
+    assert "hf_marked" not in output
+    assert b"hf_marked" not in stored
+    assert b"anna" in stored
+
+
+def test_what_was_pushed_is_there_after_a_restart(tmp_path):
+    with LocalHub(tmp_path) as hub:
+        client = HfApi(hub.endpoint, token=hub.token)
+        client.create_repo("localdev/kept")
+        client.upload_file(path_or_fileobj=b"x", path_in_repo="a.txt", repo_id="localdev/kept")
+    with LocalHub(tmp_path) as hub:
+        assert HfApi(hub.endpoint).list_repo_files("localdev/kept") == [".gitattributes", "a.txt"]
