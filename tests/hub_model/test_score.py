@@ -1,4 +1,4 @@
-"""Bulk scoring: every image is a row, once, in order, whatever is killed and however many processes there are."""
+"""Bulk scoring: every image is a row, once, in order; predictions are not replaced unasked, and refusals are one sentence."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ import itertools
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tarfile
-import time
 from pathlib import Path
 
 import datasets
@@ -20,62 +16,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfApi
-from PIL import Image
 
 from hub_model import score_parts, score_sources
-from hub_model.score import main
 from space.classifier import Classifier
-from tests.hub_model.small_classifier import LABELS, SIDE, write_model
-
-MODULE = ["-m", "hub_model.score"]
-TWO = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-TWO += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", *MODULE]
-LAUNCHES = {"one process": MODULE, "two processes": TWO}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-def write_images(folder: Path, count: int, seed: int = 0) -> Path:
-    """Write noise as `FOLDER/i/j/NAME.png`."""
-    rng = np.random.default_rng(seed)
-    for number in range(count):
-        path = folder / str(number % 7) / str(number % 3) / f"{number:05d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(path, compress_level=0)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def many(tmp_path_factory) -> Path:
-    """1,500 images, six pieces."""
-    return write_images(tmp_path_factory.mktemp("many"), 1500)
-
-
-@pytest.fixture(scope="module")
-def of_many(many, model, tmp_path_factory) -> Path:
-    """Their predictions, from an undisturbed run of one process."""
-    out = tmp_path_factory.mktemp("of_many") / "predictions.parquet"
-    assert score(many, model, out) == 0
-    return out
-
-
-def score(source, model, out, *more) -> int:
-    return main([str(source), "--model", str(model), "--out", str(out), *map(str, more)])
-
-
-def refusal(capsys, *arguments) -> str:
-    """The one sentence that a run ends with."""
-    assert score(*arguments) == 1
-    text = capsys.readouterr().err
-    assert text.startswith("error: ") and text.count("\n") == 1 and "Traceback" not in text
-    return text
-
-
-def paths_below(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if path.is_file())
+from tests.hub_model.scoring import paths_below, refusal, score, write_images
+from tests.hub_model.small_classifier import LABELS, write_model
 
 
 def test_every_image_is_a_row_in_the_order_of_the_paths(many, of_many, model):
@@ -223,95 +168,6 @@ def test_a_repo_in_another_form_is_streamed(many, model, owner, tmp_path):
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert [row["file_name"] for row in rows] == [Path(name).name for name in names]
     assert {(row["split"], row["label"], row["error"]) for row in rows} == {("train", "1", None)}
-
-
-def kill_in_the_middle(launch: list[str], arguments: list[str], parts: Path, at_least: int = 1) -> int:
-    """Start, SIGKILL every process as soon as a few parts are there; return how many are left."""
-    process = subprocess.Popen(
-        [sys.executable, *launch, *arguments], start_new_session=True, stdout=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 250
-    while len(list(parts.glob("part-*"))) < at_least and time.monotonic() < deadline:
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    return len(list(parts.glob("part-*")))
-
-
-def arguments_of(source: Path, model: Path, out: Path) -> list[str]:
-    return [str(source), "--model", str(model), "--out", str(out), "--threads", "1"]
-
-
-def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_one_left_alone(
-    many, of_many, model, tmp_path, capsys
-):
-    out = tmp_path / "predictions.parquet"
-    arguments = arguments_of(many, model, out)
-    left = kill_in_the_middle(MODULE, arguments, tmp_path / "predictions.parquet.parts")
-    assert 1 <= left < 6 and not out.exists()
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/part-*")}
-    assert main(arguments) == 0
-    assert f"going on: {len(kept)} of 6 parts are there" in capsys.readouterr().out
-    assert out.read_bytes() == of_many.read_bytes()
-
-
-def test_two_processes_give_the_bytes_of_one(many, of_many, model, tmp_path):
-    out = tmp_path / "predictions.parquet"
-    done = subprocess.run(
-        [sys.executable, *TWO, *arguments_of(many, model, out)], check=True, text=True, capture_output=True
-    )
-    assert done.stdout.count("1,500 images") == 1
-    assert out.read_bytes() == of_many.read_bytes()
-
-
-@pytest.mark.stress
-@pytest.mark.timeout(3000)
-@pytest.mark.parametrize("launch", LAUNCHES)
-def test_kills_in_every_phase_lose_and_double_nothing(launch, model, tmp_path):
-    """SIGKILL early, in the middle and near the end; then the rows are counted."""
-    images = write_images(tmp_path / "images", 5000, seed=1)
-    out, alone = tmp_path / "out.parquet", tmp_path / "alone.parquet"
-    arguments = arguments_of(images, model, out)
-    for at_least in (1, 8, 16):
-        kill_in_the_middle(LAUNCHES[launch], arguments, tmp_path / "out.parquet.parts", at_least)
-    subprocess.run([sys.executable, *LAUNCHES[launch], *arguments], check=True)
-    names = pq.read_table(out)["file_name"].to_pylist()
-    assert names == paths_below(images) and len(set(names)) == 5000
-    assert score(images, model, alone) == 0
-    assert out.read_bytes() == alone.read_bytes()
-
-
-@pytest.mark.stress
-def test_the_launchers_cpu_flag_loses_no_row(many, of_many, model, tmp_path):
-    """`accelerate launch --cpu --num_processes 2` starts one process; a later version may start two."""
-    out = tmp_path / "predictions.parquet"
-    launch = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", *MODULE]
-    subprocess.run([sys.executable, *launch, *arguments_of(many, model, out)], check=True)
-    assert out.read_bytes() == of_many.read_bytes()
-
-
-@pytest.mark.stress
-def test_two_processes_refuse_in_one_sentence_and_both_end(model, tmp_path):
-    arguments = arguments_of(tmp_path / "nowhere", model, tmp_path / "out.parquet")
-    done = subprocess.run([sys.executable, *TWO, *arguments], text=True, capture_output=True, timeout=250)
-    assert done.returncode == 1 and done.stderr.count("error: ") == 1
-    assert "is neither a folder nor a data set" in done.stderr
-
-
-@pytest.mark.stress
-@pytest.mark.timeout(3000)
-def test_memory_does_not_grow_with_the_images(model, tmp_path):
-    """Ten times as many images need at most a tenth more memory."""
-    report = "import resource, sys; from hub_model.score import main; code = main(sys.argv[1:]); "
-    report += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
-    peaks = []
-    for count in (800, 8000):
-        images = write_images(tmp_path / str(count), count)
-        command = [sys.executable, "-c", report, *arguments_of(images, model, tmp_path / f"{count}.parquet")]
-        done = subprocess.run(command, check=True, text=True, capture_output=True)
-        peaks.append(int(done.stdout.split()[-1]))
-    assert peaks[1] < 1.1 * peaks[0], peaks
 
 
 def test_what_is_wrong_with_the_input_is_one_sentence(dataset, model, owner, tmp_path, capsys):
