@@ -19,6 +19,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from tqdm.auto import tqdm
 
 from training import TrainingError
 from training.augment import CellAugmentation, mixing
+from training.batch_norm import reestimate_batch_norm
 from training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from training.data import Batch, Split, normalise
 from training.distill import Student, Teacher, feature_loss, label_loss, resize, teacher_loss
@@ -259,6 +261,10 @@ class Run:
                 write_history(self.progress, folder)
             self.weights.load_state_dict(load_file(folder / "model.safetensors"))
         broadcast(list(self.weights.state_dict().values()))
+        if options.reestimate_batch_norm:
+            layers = reestimate_batch_norm(self.weights, self.plain_views(), self.accelerator)
+            self.say(f"statistics taken anew in {layers} layers of batch norm")
+            self.keep()
         for name, file in ((options.validation_split, "validation"), (options.test_split, "test")):
             if name not in self.loader.source.sizes:
                 continue
@@ -277,6 +283,14 @@ class Run:
         self.accelerator.end_training()
         hint = f" (make a model repo of it: python -m hub_model build {folder} OUT)"
         self.say(f"run folder: {folder}{hint if self.progress.history else ''}")
+
+    def plain_views(self) -> Iterator[torch.Tensor]:
+        """Yield normalised random views [N, 3, S, S] of this process's training images, each once, without mixup."""
+        split, epoch = self.loader.splits(self.size)[0], self.progress.epoch
+        for step, batch in enumerate(split.training(epoch)):
+            torch.manual_seed(seed_of(self.options.seed, epoch, *split.place(step)))
+            images = batch.images.to(self.accelerator.device).float().div_(255)
+            yield normalise(self.augment(images, self.size), self.data_config)
 
     @property
     def weights(self) -> torch.nn.Module:

@@ -110,6 +110,11 @@ def build_parser() -> argparse.ArgumentParser:
     schedule.add_argument("--clip_grad", type=positive, default=2.0, help="largest gradient norm")
     schedule.add_argument("--ema_decay", type=share, default=0.998, help="0 switches the weight average off")
     schedule.add_argument(
+        "--reestimate_batch_norm",
+        action="store_true",
+        help="at the end take batch norm's statistics anew, from views without mixup",
+    )
+    schedule.add_argument(
         "--mixed_precision", choices=("no", "fp16", "bf16"), help="default: as accelerate is configured"
     )
     schedule.add_argument("--seed", type=seed, default=0)
@@ -222,6 +227,8 @@ def check_same_run(options: argparse.Namespace, recorded: Path, processes: int) 
             f"with {processes} processes, {hint}"
         )
     free = FREE_ON_RESUME | ({accumulation} if before_processes != processes else set())
+    if not before.get("reestimate_batch_norm"):  # it comes at the end, and cannot be taken back
+        free |= {"reestimate_batch_norm"}
     changed = [k for k in now if k not in free and before.get(k) != now[k]]
     if changed:
         flags = ", ".join(f"--{k} (was {before.get(k)!r}, now {now[k]!r})" for k in changed)
