@@ -214,6 +214,11 @@ def recipe(metrics: dict) -> str:
         lines.append(
             f"- {training['epochs_trained']} epochs; the weights are those of epoch {best + 1}, best by validation macro-F1."
         )
+    if training["recipe"].get("reestimate_batch_norm"):
+        lines.append(
+            "- Batch norm's statistics were taken anew at the end, from one random view of each training image without mixup; the "
+            "curves show what was there before."
+        )
     lines.append(
         "- Options: " + ", ".join(f"{key} {value}" for key, value in training["recipe"].items()) + "."
     )

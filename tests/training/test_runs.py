@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 
 import train_accelerate
 from train_accelerate import main
@@ -101,6 +102,26 @@ def test_a_teacher_a_size_schedule_and_accumulation_work_together(run, drawn_dat
         48,
         48,
     ]
+
+
+def test_batch_norm_taken_anew_is_in_the_stored_weights_and_logits_once_and_for_all(
+    run, drawn_dataset, tmp_path, capsys
+):
+    again, scored = tmp_path / "again", tmp_path / "scored"
+    shutil.copytree(run, again)
+    before = load_file(run / "model.safetensors")
+    flag = "--reestimate_batch_norm"
+    assert train(drawn_dataset, again, "--resume", flag) == 0
+    after = load_file(again / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all("running_" in name or "num_batches" in name for name in changed)
+    assert train(drawn_dataset, scored, "--init_from", str(again), epochs=0) == 0
+    logits = [pq.read_table(folder / "logits_validation.parquet") for folder in (again, scored)]
+    assert logits[0].equals(logits[1])
+    weights = (again / "model.safetensors").read_bytes()
+    assert train(drawn_dataset, again, "--resume", flag) == 0
+    assert (again / "model.safetensors").read_bytes() == weights
+    assert flag in refusal(capsys, drawn_dataset, again, "--resume")
 
 
 def test_options_for_small_and_unbalanced_data_train(run, drawn_dataset, tmp_path):
