@@ -9,7 +9,7 @@ import timm
 import torch
 
 from bench.side_by_side import Row, in_turns, rows, seconds
-from training.distill import logits_and_features
+from hub_model.onnx_export import LogitsAndFeatures
 from training.onnx_network import OnnxNetwork
 
 BATCH, SIZE, CLASSES = 32, 160, 7
@@ -21,9 +21,9 @@ def contestants(architecture: str) -> dict[str, Callable[[], object]]:
     views = torch.randn(BATCH, 3, SIZE, SIZE)
     model = timm.create_model(architecture, num_classes=CLASSES).eval()
     through_onnx = OnnxNetwork(model, SIZE)
-    through_pytorch = torch.inference_mode()(logits_and_features(model))
+    through_pytorch = torch.inference_mode()(LogitsAndFeatures(model))
     twin = timm.create_model(architecture, num_classes=CLASSES).eval().to(memory_format=torch.channels_last)
-    channels_last = torch.inference_mode()(logits_and_features(twin))
+    channels_last = torch.inference_mode()(LogitsAndFeatures(twin))
     return {
         "ONNX Runtime (training/onnx_network.py)": lambda: through_onnx(views),
         "PyTorch": lambda: through_pytorch(views),

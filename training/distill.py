@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import timm
@@ -14,13 +13,11 @@ from torch.onnx import OnnxExporterError
 
 from dataset_script.errors import first_line
 from hub_model.contract import ContractError
+from hub_model.onnx_export import LogitsAndFeatures
 from training import TrainingError
 from training.data import normalise
 from training.model import as_eval, find_start, load_weights
 from training.onnx_network import OnnxNetwork
-
-# normalised images [N, 3, S, S] in, logits [N, C] and pooled features [N, D] out
-Network = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Teacher(nn.Module):
             resolve_data_config(start.config["pretrained_cfg"], model=model) for model, start in pairs
         ]
         self.sizes = [size or config["input_size"][-1] for config in self.configs]
-        self.networks = [logits_and_features(model) for model in self.models]
+        self.networks = [LogitsAndFeatures(model) for model in self.models]
 
     def through_onnx(self) -> str | None:
         """Answer through ONNX Runtime from now on, on the CPU: the same, sooner. Return why not, where it stays PyTorch."""
@@ -94,16 +91,6 @@ class Teacher(nn.Module):
             probabilities.append((logits / self.temperature).softmax(dim=1))
             features.append(pooled)
         return Lesson(torch.stack(probabilities).mean(dim=0), torch.cat(features, dim=1))
-
-
-def logits_and_features(model: nn.Module) -> Network:
-    """Return the model as a function from normalised images to logits and pooled features."""
-
-    def answer(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        pooled = model.forward_head(model.forward_features(images), pre_logits=True)
-        return model.get_classifier()(pooled), pooled
-
-    return answer
 
 
 class Student(nn.Module):

@@ -19,3 +19,11 @@ def commit_by_hand(
 
 def add(path: str, content: str = "x") -> dict:
     return {"key": "file", "value": {"path": path, "content": content}}
+
+
+def announce_upload(endpoint: str, name: str, sha256: str, size: int) -> dict:
+    """Announce a large file, as its upload begins; the answer's actions."""
+    wanted = {"operation": "upload", "objects": [{"oid": sha256, "size": size}]}
+    headers = {"Authorization": "Bearer hf_localdev"}
+    answer = http.post(f"{endpoint}/{name}.git/info/lfs/objects/batch", json=wanted, headers=headers)
+    return answer.raise_for_status().json()["objects"][0]["actions"]

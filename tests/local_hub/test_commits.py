@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from local_hub import LocalHub
 from local_hub.uploads import is_ignored
-from tests.local_hub.by_hand import add, commit_by_hand, http
+from tests.local_hub.by_hand import add, announce_upload, commit_by_hand, http
 
 api = HfApi()
 
@@ -92,10 +92,7 @@ def hub_process(root: Path, **options: object) -> Iterator[tuple[subprocess.Pope
 def upload_by_hand(endpoint: str, name: str, content: bytes) -> dict:
     """Send a large file, without the client's retries (they would wait for a dead server); its line of a commit."""
     sha256 = hashlib.sha256(content).hexdigest()
-    wanted = {"operation": "upload", "objects": [{"oid": sha256, "size": len(content)}]}
-    headers = {"Authorization": "Bearer hf_localdev"}
-    answer = http.post(f"{endpoint}/{name}.git/info/lfs/objects/batch", json=wanted, headers=headers)
-    target = answer.raise_for_status().json()["objects"][0]["actions"]["upload"]["href"]
+    target = announce_upload(endpoint, name, sha256, len(content))["upload"]["href"]
     http.put(target, content=content).raise_for_status()
     return {"key": "lfsFile", "value": {"path": "weights.bin", "oid": sha256}}
 
@@ -150,12 +147,7 @@ def test_a_killed_hub_has_the_old_commit_or_the_new_one(tmp_path):
 def test_a_large_file_with_another_content_than_announced_is_not_kept(hub, name):
     right, wrong = b"right" * 1000, b"wrong" * 1000
     sha256 = hashlib.sha256(right).hexdigest()
-    wanted = {"operation": "upload", "objects": [{"oid": sha256, "size": len(right)}]}
-    headers = {"Authorization": f"Bearer {hub.token}"}
-    answer = http.post(
-        f"{hub.endpoint}/{name}.git/info/lfs/objects/batch", json=wanted, headers=headers
-    ).json()
-    actions = answer["objects"][0]["actions"]
+    actions = announce_upload(hub.endpoint, name, sha256, len(right))
     point = {"key": "lfsFile", "value": {"path": "a.bin", "oid": sha256}}
     assert http.put(actions["upload"]["href"], content=wrong).status_code == 422
     assert http.post(actions["verify"]["href"], json={"oid": sha256, "size": len(right)}).status_code == 422
@@ -169,12 +161,8 @@ def test_a_large_file_with_another_content_than_announced_is_not_kept(hub, name)
 def begun_upload(hub: LocalHub, name: str, content: bytes) -> Iterator[tuple[socket.socket, Path]]:
     """A PUT of a large file of which the first half has arrived; yields (connection, where it would be stored)."""
     sha256 = hashlib.sha256(content).hexdigest()
-    wanted = {"operation": "upload", "objects": [{"oid": sha256, "size": len(content)}]}
-    headers = {"Authorization": f"Bearer {hub.token}"}
-    answer = http.post(
-        f"{hub.endpoint}/{name}.git/info/lfs/objects/batch", json=wanted, headers=headers
-    ).json()
-    target = answer["objects"][0]["actions"]["upload"]["href"].removeprefix(hub.endpoint)
+    upload = announce_upload(hub.endpoint, name, sha256, len(content))["upload"]
+    target = upload["href"].removeprefix(hub.endpoint)
     with socket.create_connection(("127.0.0.1", hub.port)) as connection:
         head = f"PUT {target} HTTP/1.1\r\nHost: {hub.endpoint[7:]}\r\nContent-Length: {len(content)}\r\n\r\n"
         connection.sendall(head.encode() + content[: len(content) // 2])
