@@ -1,4 +1,4 @@
-"""Train an image classifier on a data set of cell crops.
+"""Train an image classifier on a dataset of cell crops.
 
     accelerate launch train_accelerate.py --dataset OWNER/NAME --model rexnet_150 --output_dir RUN
 
@@ -55,7 +55,7 @@ from training.output import (
     write_logits,
     write_report,
 )
-from training.peers import check_launch, patience, tell_of_lost_peer
+from training.peers import check_launch, process_group_timeout, tell_of_lost_peer
 from training.schedule import Schedule, seed_of
 from training.source import open_source
 
@@ -82,7 +82,7 @@ class Run:
             gradient_accumulation_steps=options.gradient_accumulation_steps,
             log_with=options.log_with,
             project_config=ProjectConfiguration(project_dir=str(options.output_dir)),
-            kwargs_handlers=[patience(options)],
+            kwargs_handlers=[process_group_timeout(options)],
         )
         if accelerator.device.type == "cpu":
             keep_freed_memory()

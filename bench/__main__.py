@@ -64,7 +64,7 @@ def main() -> int:
     results = read()
     if not arguments.print:
         if not arguments.data.is_dir():
-            parser.error(f"--data {arguments.data} is no folder")
+            parser.error(f"--data {arguments.data} is not a directory")
         for part in arguments.parts or PARTS:
             measured = importlib.import_module(f"bench.{part}").measure(arguments.data, arguments.repeats)
             command = f"python -m bench {part} --repeats {arguments.repeats}"

@@ -1,4 +1,4 @@
-"""The released ONNX graph in a browser: the page in bench/browser/, its answers against `space.classifier`, and its speed.
+"""The released ONNX graph in a browser: the page in bench/browser/, its answers against `Classifier`, and its speed.
 
 The page is served from 127.0.0.1, then Chromium goes offline and gets 50 images from disk. onnxruntime-web comes from the npm
 registry into bench/.cache/, which git ignores; its version and the SHA-256 of each file are here.
@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.side_by_side import Row, rows
+from hub_model.inference.errors import RepoError
 
 HERE = Path(__file__).parent
 PAGE = HERE / "browser"
@@ -39,17 +40,13 @@ FLAGS = ["--no-sandbox", "--disable-dev-shm-usage"]
 TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm"}
 
 
-class IntegrityError(RuntimeError):
-    """A fetched file is not the one that was pinned."""
-
-
 def check_integrity(folder: Path, sha256: dict[str, str]) -> None:
-    """Raise IntegrityError naming the first file of `folder` that is missing or another than the pinned one."""
+    """Raise RepoError naming the first file of `folder` that is missing or another than the pinned one."""
     for name, expected in sha256.items():
         path = folder / name
         found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
         if found != expected:
-            raise IntegrityError(f"{path}: expected SHA-256 {expected}, found {found}")
+            raise RepoError(f"{path}: expected SHA-256 {expected}, found {found}")
 
 
 def runtime() -> Path:
@@ -167,10 +164,10 @@ def measure(data: Path, repeats: int) -> list[Row]:
     """One comparison: the page and Python, one image at a time, and how many of their decisions agree."""
     import time
 
-    from space.classifier import Classifier
+    from hub_model.inference.classifier import Classifier
 
     images = chosen(data, IMAGES)
-    classifier = Classifier.from_hub(RELEASE)
+    classifier = Classifier.from_pretrained(RELEASE)
     names = list(classifier.label_names)
     expected = classifier.predict(images)
     print(f"{PACKAGE} {VERSION}: {runtime()}", file=sys.stderr)

@@ -23,8 +23,8 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from timm.models import save_for_hf
 
+from hub_model.inference.classifier import Classifier
 from hub_model.onnx_export import export_onnx, only_errors
-from space.classifier import Classifier
 
 LABELS = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
 EAGER, COMPILED, PIPELINE = "timm, eager", "timm, torch.compile", "transformers.pipeline"
@@ -167,7 +167,7 @@ def openvino(subject: Subject, path: Path, batch: int) -> Contestant:
 
 
 def ours(subject: Subject) -> Contestant:
-    classifier = Classifier.from_hub(subject.folder, threads=len(os.sched_getaffinity(0)))
+    classifier = Classifier.from_pretrained(subject.folder, threads=len(os.sched_getaffinity(0)))
     return Contestant(
         lambda images: classifier.predict(images, batch_size=len(images)).probabilities,
         lambda pixels: classifier.forward(pixels)[0],

@@ -1,4 +1,4 @@
-"""Data set build: images/s and the largest memory of `dataset_script build`, against `datasets`' ImageFolder and `push_to_hub`.
+"""Dataset build: images/s and the largest memory of `dataset_script build`, against `datasets`' ImageFolder and `push_to_hub`.
 
 The folder is built as it is, and again with every image many times over, each time turned, mirrored or magnified, so that all
 are different pictures. Memory is that of all processes together (proportional set size, sampled).
@@ -134,8 +134,8 @@ def measure(data: Path, repeats: int) -> list[Row]:
         BUILD: "every image decoded, copies and overlaps found",
         IMAGE_FOLDER: "decodes nothing, finds no copies, makes no splits; to the local Hub",
     }
-    table = rows(f"Data set of {count:,} crops", values, "images/s", IMAGE_FOLDER, True, notes)
-    table += rows(f"Data set of {count:,} crops, peak memory", memory, "MB", IMAGE_FOLDER, False)
+    table = rows(f"Dataset of {count:,} crops", values, "images/s", IMAGE_FOLDER, True, notes)
+    table += rows(f"Dataset of {count:,} crops, peak memory", memory, "MB", IMAGE_FOLDER, False)
     with tempfile.TemporaryDirectory() as place:
         raw = grown(data, Path(place) / "raw", TIMES)
         seconds, peak = measured(build_command(raw, Path(place) / "out"))

@@ -18,7 +18,7 @@ import torch
 
 from bench.contestants import EAGER, OURS, Contestant, Subject, contestants, untrained
 from bench.side_by_side import Row, in_turns, rows, seconds
-from space.classifier import Classifier
+from hub_model.inference.classifier import Classifier
 
 RELEASE = Path(__file__).parent.parent / "hub_model" / "release"
 BATCHES = (1, 32)
@@ -98,7 +98,7 @@ def network_alone(
 
 def decode_and_resize(subject: Subject, images: list[bytes], repeats: int) -> list[Row]:
     """timm's transform against ours, for one image and for a batch; the tensors are bit-identical, or this fails."""
-    preprocess = Classifier.from_hub(subject.folder).preprocess
+    preprocess = Classifier.from_pretrained(subject.folder).preprocess
     if not np.array_equal(preprocess(images), subject.pixels(images)):
         raise SystemExit("error: preprocessing differs from timm's transform")
     made = []

@@ -1,4 +1,4 @@
-"""Loading: how long the first batch of a published data set takes, and how fast an epoch of decoded images is handed out."""
+"""Loading: how long the first batch of a published dataset takes, and how fast an epoch of decoded images is handed out."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def first_batches(hub: LocalHub, repeats: int) -> list[Row]:
             "load_dataset(streaming=True), empty cache": lambda: cold("stream"),
         }
         values = in_turns(turns, min(repeats, PROCESSES))
-    comparison = f"From load_dataset to the first {BATCH} images, data set on the local Hub"
+    comparison = f"From load_dataset to the first {BATCH} images, dataset on the local Hub"
     return rows(comparison, values, "s", "load_dataset, empty cache", more_is_better=False)
 
 
@@ -118,7 +118,7 @@ def measure(data: Path, repeats: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as place, LocalHub(Path(place) / "hub") as hub:
         raw, built = sample(data, Path(place) / "raw"), Path(place) / "dataset"
         command = [sys.executable, "-m", "dataset_script"]
-        # links out of a folder are not read: a data set is built of copies
+        # links out of a folder are not read: a dataset is built of copies
         copies = Path(place) / "copies"
         subprocess.run(["cp", "-rL", str(raw), str(copies)], check=True)
         subprocess.run([*command, "build", str(copies), str(built)], check=True, stdout=subprocess.DEVNULL)

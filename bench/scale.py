@@ -3,7 +3,7 @@
 Every crop of RAW is repeated under other angles, magnifications and shifts until there are as many different pictures as asked
 for, up to the 171,373 of the whole published set. For each size (a 49th, a 7th and all of the images, say) a row is printed for
 `dataset_script build` and one for an epoch of the trainer's streamed training split: seconds, images/s, and the largest memory
-of all processes together (proportional set size, sampled). `--keep FOLDER` leaves the largest data set there.
+of all processes together (proportional set size, sampled). `--keep FOLDER` leaves the largest dataset there.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def grow(files: list[Path], raw: Path, out: Path, start: int, images: int) -> No
 
 
 def read_stream(dataset: str, report: Path) -> None:
-    """Go through one epoch of a data set's streamed training split as the trainer does; write images and seconds as JSON."""
+    """Go through one epoch of a dataset's streamed training split as the trainer does; write images and seconds as JSON."""
     from training.data import StreamSplit, geometry
     from training.options import parse_options
     from training.source import open_source
@@ -125,7 +125,7 @@ def main() -> None:
         "--steps", type=whole_number(1), default=3, help="sizes; each is a seventh of the next"
     )
     parser.add_argument("--place", type=Path, help="folder for the images (30 KB each are needed)")
-    parser.add_argument("--keep", type=Path, help="leave the largest data set in this folder")
+    parser.add_argument("--keep", type=Path, help="leave the largest dataset in this folder")
     arguments = parser.parse_args()
     files = sorted(arguments.raw.glob("*/**/*.jpg"))
     if not files:

@@ -13,7 +13,7 @@ from pathlib import Path
 from dataset_script.arguments import seed, whole_number
 from dataset_script.build import OVERLAPS_TEST, Options, Summary, build
 from dataset_script.drawn_cells import draw_folder
-from dataset_script.source import BuildError, shown
+from dataset_script.source import DatasetError, shown
 from dataset_script.splits import SPLITS
 
 
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     draw.add_argument("--per_class", type=whole_number(1), default=40)
     draw.add_argument("--seed", type=seed, default=0)
 
-    make = commands.add_parser("build", help="make a data set folder of raw images")
+    make = commands.add_parser("build", help="make a dataset folder of raw images")
     make.add_argument(
         "raw", help="folder (one folder a class, files at any depth), zip, or kaggle:OWNER/DATASET"
     )
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         help="published test list: text or CSV of file names, with folders where names repeat",
     )
     make.add_argument("--strict", action="store_true", help="exit 1 when any file was rejected")
-    make.add_argument("--overwrite", action="store_true", help="replace the data set in OUT")
+    make.add_argument("--overwrite", action="store_true", help="replace the dataset in OUT")
     make.add_argument(
         "--card", choices=("auto", "matek", "drawn", "own"), default="auto",
         help="what the card says about origin; auto: drawn if every image says so in its JPEG comment, matek if the files "
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     )
     make.add_argument("--workers", type=whole_number(1), help="processes that decode (default: one a core)")
 
-    send = commands.add_parser("push", help="publish a built folder as a data set repo, in one commit")
+    send = commands.add_parser("push", help="publish a built folder as a dataset repo, in one commit")
     send.add_argument("out", type=Path)
     send.add_argument("repo_id", metavar="OWNER/NAME")
     send.add_argument("--private", action="store_true")
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         return run(args)
-    except BuildError as error:
+    except DatasetError as error:
         message = str(error)
     except FileExistsError as error:
         message = f"{error.filename} is there already: choose another folder"

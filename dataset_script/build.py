@@ -1,4 +1,4 @@
-"""RAW in, a data set repo as a folder out: `data/*.parquet`, `README.md`, `figures/`, `splits.csv`, `quarantine.csv`.
+"""RAW in, a dataset repo as a folder out: `data/*.parquet`, `README.md`, `figures/`, `splits.csv`, `quarantine.csv`.
 
 Two passes over the files: the first decodes and fingerprints each one (in worker processes), the second writes the accepted
 ones as they are. In between there are only small records, a few hundred bytes an image. The folder is built beside OUT and
@@ -27,7 +27,7 @@ from dataset_script.layout import DOCUMENTS, Rejected, arrange, find_listed
 from dataset_script.overlaps import PointStore, link, working_size
 from dataset_script.overwrite import holds_other_things
 from dataset_script.parquet import Row, shards, write_shard
-from dataset_script.source import BuildError, base_name, open_source, shown
+from dataset_script.source import DatasetError, base_name, open_source, shown
 from dataset_script.splits import SPLITS, assign_splits
 from dataset_script.survey import Survey, survey
 from dataset_script.tables import read_test_names, write_csv
@@ -115,13 +115,13 @@ def split_rows(rows: Sequence[Row], classes: Sequence[str], names: int | None, s
     Returns the images that must be left out: not listed, but overlapping a listed one.
 
     Raises:
-        BuildError: a class has too few images, or the list names none of the images.
+        DatasetError: a class has too few images, or the list names none of the images.
     """
     test_groups = None
     if names is not None:
         test_groups = {row.group for row in rows if row.listed}
         if not test_groups:
-            raise BuildError(f"none of the {names} names of the test list is among the {len(rows)} images")
+            raise DatasetError(f"none of the {names} names of the test list is among the {len(rows)} images")
     places = assign_splits([row.group for row in rows], [row.label for row in rows], seed, test_groups)
     for row in rows:
         row.split = places[row.group]
@@ -131,7 +131,7 @@ def split_rows(rows: Sequence[Row], classes: Sequence[str], names: int | None, s
     if poor:
         images = Counter(row.label for row in rows)
         named = ", ".join(f"{shown(classes[label])} ({images[label]} images)" for label in poor)
-        raise BuildError(
+        raise DatasetError(
             f"too few good images for the splits {', '.join(needed)} in class {named}: add images that show "
             "different places, or leave the class out with --classes"
         )
@@ -156,18 +156,18 @@ def decide_kind(rows: Sequence[Row], wanted: str) -> str:
 
 
 def check_free(out: Path, overwrite: bool) -> None:
-    """Check that a data set may be put at `out`.
+    """Check that a dataset may be put at `out`.
 
     Raises:
-        BuildError: something is there that may not be replaced.
+        DatasetError: something is there that may not be replaced.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
-        raise BuildError(
+        raise DatasetError(
             f"{out} is there and not empty: choose another folder, or pass --overwrite to replace it"
         )
     if holds_other_things(out, "splits.csv"):
-        raise BuildError(
-            f"{out} holds no data set, and --overwrite deletes nothing else: choose another folder"
+        raise DatasetError(
+            f"{out} holds no dataset, and --overwrite deletes nothing else: choose another folder"
         )
 
 
@@ -178,7 +178,7 @@ def replaced_at_the_end(out: Path, overwrite: bool) -> Iterator[Path]:
     A link stays: the folder takes the place of what it points to.
 
     Raises:
-        BuildError: `out` is in the way, at the start or by the end.
+        DatasetError: `out` is in the way, at the start or by the end.
     """
     out = out.resolve()
     check_free(out, overwrite)
@@ -211,7 +211,9 @@ def write_rows(folder: Path, rows: Sequence[Row], classes: Sequence[str], source
         def read(row: Row) -> bytes:
             data = source.read(row.path)
             if hashlib.sha256(data).digest() != row.sha256:
-                raise BuildError(f"{shown(row.path)} changed while the data set was being built: build again")
+                raise DatasetError(
+                    f"{shown(row.path)} changed while the dataset was being built: build again"
+                )
             bar.update()
             return data
 
@@ -223,20 +225,20 @@ def write_rows(folder: Path, rows: Sequence[Row], classes: Sequence[str], source
 
 
 def build(raw: str, out: Path, options: Options) -> Summary:
-    """Build the data set folder `out` from RAW.
+    """Build the dataset folder `out` from RAW.
 
     Raises:
-        BuildError: the input does not make a data set, or `out` is in the way.
+        DatasetError: the input does not make a dataset, or `out` is in the way.
         OSError: a file cannot be written (disk full).
     """
     out_place = out.resolve()
     if Path.cwd().is_relative_to(out_place):
-        raise BuildError(f"{out} is the current folder or one above it: name another for the data set")
+        raise DatasetError(f"{out} is the current folder or one above it: name another for the dataset")
     source = open_source(raw)
     raw_place = source.place
     if out_place.is_relative_to(raw_place) or raw_place.is_relative_to(out_place):
-        raise BuildError(
-            f"{out} and the raw data lie one inside the other: choose another place for the data set"
+        raise DatasetError(
+            f"{out} and the raw data lie one inside the other: choose another place for the dataset"
         )
     names = None if options.test_names is None else read_test_names(options.test_names)
     on_list = None if names is None else len(names)
@@ -251,7 +253,7 @@ def build(raw: str, out: Path, options: Options) -> Summary:
         )  # fmt: skip
         if not found.rows:
             reasons = Counter(item.reason for item in found.rejected).most_common()
-            raise BuildError(
+            raise DatasetError(
                 "none of the files can be kept: " + ", ".join(f"{reason} ({n:,})" for reason, n in reasons)
             )
         compared, same = group_rows(found, source, store)

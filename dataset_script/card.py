@@ -1,4 +1,4 @@
-"""The card of the data set repo and its figures: a build's summary in, `README.md` and `figures/*.png` out.
+"""The card of the dataset repo and its figures: a build's summary in, `README.md` and `figures/*.png` out.
 
 What the card says about origin, licence and citation depends on what the images are: the published crops (`matek`), drawings
 (`drawn`), or someone's own images (`own`), about which nothing is claimed.
@@ -35,7 +35,7 @@ COLOURS = {"train": "#3b6fb6", "validation": "#e3a23c", "test": "#b5485d"}
 
 
 def features(classes: list[str]) -> Features:
-    """Return the columns of the data set, labels in the order of `classes`."""
+    """Return the columns of the dataset, labels in the order of `classes`."""
     text = Value("string")
     return Features(
         {
@@ -135,7 +135,7 @@ experts (Munich Leukemia Laboratory, Fraunhofer IIS, Helmholtz Munich; The Cance
 **These are drawings, not photographs.** Every image was drawn by `dataset_script.drawn_cells`, to try out and test software
 without any real data. A model trained on them knows nothing about real cells.""",
     "own": """\
-Images from a folder of the person who built this data set, one folder a class. Origin, consent, licence and citation are
+Images from a folder of the person who built this dataset, one folder a class. Origin, consent, licence and citation are
 theirs to state here: nothing was assumed.""",
 }
 LICENCE = {
@@ -261,7 +261,7 @@ Every file was decoded to its last pixel. {summary.seen:,} files seen, {len(summ
 
 
 def write_card(folder: Path, summary: Summary) -> None:
-    """Write README.md and the figures into the data set folder, whose Parquet files are there already."""
+    """Write README.md and the figures into the dataset folder, whose Parquet files are there already."""
     draw_figures(folder, summary)
     card = DatasetCard(f"---\n{metadata(folder, summary).to_yaml()}\n---\n\n{text(summary)}")
     card.save(folder / "README.md")

@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from dataset_script.drawn_cells import COMMENT
-from dataset_script.errors import first_line
 from dataset_script.layout import IMAGE_SUFFIXES, Rejected, suffix
 from dataset_script.overlaps import fingerprint
 from dataset_script.source import MAX_FILE_BYTES
+from hub_model.inference.errors import first_line
 
 Image.init()  # `formats` below names decoders, which Pillow registers late
 

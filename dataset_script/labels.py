@@ -46,7 +46,7 @@ CITATION = """\
   author  = {Matek, Christian and Krappe, Sebastian and M{\\"u}nzenmayer, Christian and Haferlach, Torsten
              and Marr, Carsten},
   title   = {Highly accurate differentiation of bone marrow cell morphologies using deep neural networks on a
-             large image data set},
+             large image dataset},
   journal = {Blood},
   volume  = {138},
   number  = {20},

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from dataset_script.labels import CLASSES
-from dataset_script.source import BuildError, base_name, shown
+from dataset_script.source import DatasetError, base_name, shown
 
 IMAGE_SUFFIXES = {
     "jpg": "JPEG", "jpeg": "JPEG", "jpe": "JPEG", "jfif": "JPEG", "png": "PNG", "tif": "TIFF", "tiff": "TIFF",
@@ -24,7 +24,7 @@ DOCUMENTS = {"sha256sums", "readme", "readme.md", "readme.txt", "license", "lice
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file that is not part of the data set, and why."""
+    """A file that is not part of the dataset, and why."""
 
     path: str
     reason: str
@@ -67,7 +67,7 @@ def arrange(listing: Iterable[tuple[str, str]], wanted: Sequence[str] = ()) -> L
     the published 21 classes and it does not. `wanted` picks classes; the others are left out, which is no rejection.
 
     Raises:
-        BuildError: no class folder, only one, not those that are wanted, splits in their place, or two of one name.
+        DatasetError: no class folder, only one, not those that are wanted, splits in their place, or two of one name.
     """
     layout, plain = Layout(), []
     for path, reason in listing:
@@ -89,7 +89,7 @@ def arrange(listing: Iterable[tuple[str, str]], wanted: Sequence[str] = ()) -> L
     known = known | (set(wanted) & set(folders))
     missing = [name for name in wanted if name not in folders]
     if missing:
-        raise BuildError(
+        raise DatasetError(
             f"no class folder {', '.join(missing)}; there are: {shown(', '.join(sorted(known))) or 'none'}"
         )
     layout.classes = known
@@ -102,15 +102,15 @@ def arrange(listing: Iterable[tuple[str, str]], wanted: Sequence[str] = ()) -> L
             layout.files[name] = folders[name]
     if len(layout.files) < 2:
         found = ", ".join(shown(name) for name in layout.files) or "none"
-        raise BuildError(f"a data set needs two class folders with images or more; found: {found}")
+        raise DatasetError(f"a dataset needs two class folders with images or more; found: {found}")
     if SPLIT_FOLDERS.issuperset(map(str.lower, layout.files)):
-        raise BuildError(
+        raise DatasetError(
             f"the folders {', '.join(layout.files)} are splits, and one folder a class is expected: join them class by class, "
             "and pass --test_names to keep a test set"
         )
     name, folders_of_it = Counter(map(shown, layout.files)).most_common(1)[0]
     if folders_of_it > 1:
-        raise BuildError(f"{folders_of_it} class folders would all be called {name}: rename them")
+        raise DatasetError(f"{folders_of_it} class folders would all be called {name}: rename them")
     return layout
 
 

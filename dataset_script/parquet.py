@@ -1,4 +1,4 @@
-"""The rows of the data set as Parquet shards: `data/SPLIT-00000-of-0000N.parquet`, image bytes as they were found.
+"""The rows of the dataset as Parquet shards: `data/SPLIT-00000-of-0000N.parquet`, image bytes as they were found.
 
 The same rows give the same bytes: no time, path or machine goes in. Row groups are small and carry a page index, so that
 readers stream them; only one of them is in memory here.
@@ -19,7 +19,7 @@ ROW_GROUP_BYTES = 16 * 2**20
 
 @dataclass(slots=True)
 class Row:
-    """One image of the data set."""
+    """One image of the dataset."""
 
     path: str  # in the source
     sha256: bytes

@@ -1,4 +1,4 @@
-"""A built data set folder in, one commit on the Hub out; nothing where the repo has that content already.
+"""A built dataset folder in, one commit on the Hub out; nothing where the repo has that content already.
 
 Speaks to whatever `HF_ENDPOINT` names, through `huggingface_hub` alone.
 """
@@ -18,7 +18,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCa
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from dataset_script.source import BuildError
+from dataset_script.source import DatasetError
 from dataset_script.splits import SPLITS
 
 COLUMNS = ("image", "label", "file_name", "sha256", "group")
@@ -27,49 +27,51 @@ PARTS = ("README.md", "splits.csv", "quarantine.csv", "figures/classes_bar.png",
 
 
 def check_contract(folder: Path) -> None:
-    """Check that a folder is a whole data set as `build` makes it.
+    """Check that a folder is a whole dataset as `build` makes it.
 
     Raises:
-        BuildError: what breaks the contract, by file.
+        DatasetError: what breaks the contract, by file.
     """
     if not folder.is_dir():
-        raise BuildError(
-            f"{folder} is no folder: build one with `python -m dataset_script build RAW {folder}`"
+        raise DatasetError(
+            f"{folder} is not a directory: build one with `python -m dataset_script build RAW {folder}`"
         )
     missing = [name for name in PARTS if not (folder / name).is_file()]
     if missing:
-        raise BuildError(f"{folder} breaks the contract of a data set repo: {', '.join(missing)} is missing")
+        raise DatasetError(f"{folder} breaks the contract of a dataset repo: {', '.join(missing)} is missing")
     odd = [
         p
         for p in sorted(folder.rglob("*"))
         if p.is_symlink() or (p.is_file() and _stranger(p.relative_to(folder)))
     ]
     if odd:
-        raise BuildError(f"{odd[0]} does not belong in a data set repo: remove it, or build the folder again")
+        raise DatasetError(
+            f"{odd[0]} does not belong in a dataset repo: remove it, or build the folder again"
+        )
     groups, counts = {}, Counter()
     for split in SPLITS:
         for path in sorted((folder / "data").glob(f"{split}-*-of-*.parquet")):
             for group in _groups_of(path):
                 counts[split] += 1
                 if groups.setdefault(group, split) != split:
-                    raise BuildError(
+                    raise DatasetError(
                         f"{path}: group {group} is in {groups[group]} and in {split}; build the folder again"
                     )
     empty = [split for split in SPLITS if not counts[split]]
     if empty:
-        raise BuildError(f"{folder}/data has no images for the split {', '.join(empty)}")
+        raise DatasetError(f"{folder}/data has no images for the split {', '.join(empty)}")
     with (folder / "splits.csv").open(newline="", encoding="utf-8") as file:
         told = Counter(row.get("split") for row in csv.DictReader(file))
     try:
         infos = DatasetCard.load(folder / "README.md").data.get("dataset_info") or {}
         written = {item["name"]: item["num_examples"] for item in infos.get("splits", ())}
     except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise BuildError(
+        raise DatasetError(
             f"{folder}/README.md has front matter that is not what `build` wrote: mend it, or build the folder again"
         ) from error
     for name, numbers in (("splits.csv", dict(told)), ("README.md", written)):
         if numbers != dict(counts):
-            raise BuildError(
+            raise DatasetError(
                 f"{folder}/{name} counts {numbers}, the Parquet files hold {dict(counts)}: build the folder again"
             )
 
@@ -85,22 +87,22 @@ def _groups_of(path: Path) -> list[str]:
         with pq.ParquetFile(path) as file:
             absent = [name for name in COLUMNS if name not in file.schema_arrow.names]
             if absent:
-                raise BuildError(f"{path} breaks the contract: it has no column {', '.join(absent)}")
+                raise DatasetError(f"{path} breaks the contract: it has no column {', '.join(absent)}")
             return file.read(columns=["group"])["group"].to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise BuildError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+        raise DatasetError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
 
 
 def push(
     folder: Path, repo_id: str, *, private: bool = False, revision: str | None = None
 ) -> tuple[str, bool]:
-    """Publish a data set folder as one commit that makes the repo equal to it.
+    """Publish a dataset folder as one commit that makes the repo equal to it.
 
     Returns:
         The repo's URL and whether a commit was made (False: it held exactly this already).
 
     Raises:
-        BuildError: the folder breaks the contract, the name is no repo id, or the Hub cannot be reached or refuses.
+        DatasetError: the folder breaks the contract, the name is no repo id, or the Hub cannot be reached or refuses.
     """
     check_contract(folder)
     api = HfApi()
@@ -110,7 +112,7 @@ def push(
             raise HFValidationError(f"{repo_id!r} should look like OWNER/NAME")
         url = api.create_repo(repo_id, repo_type="dataset", private=private or None, exist_ok=True)
         if private and not api.repo_info(repo_id, repo_type="dataset").private:
-            raise BuildError(
+            raise DatasetError(
                 f"{repo_id} is public: make it private in its settings, or push without --private"
             )
         if revision:
@@ -123,20 +125,20 @@ def push(
             repo_type="dataset",
             revision=revision,
             parent_commit=parent,  # someone else's commit in between is refused, not overwritten
-            commit_message="Publish the data set",
+            commit_message="Publish the dataset",
         )
         return str(url), info.oid != parent
     except HFValidationError as error:
-        raise BuildError(f"{repo_id} is no repo id: {error}") from error
+        raise DatasetError(f"{repo_id} is no repo id: {error}") from error
     except LocalTokenNotFoundError as error:
-        raise BuildError("no Hub token: run `hf auth login`, or set HF_TOKEN") from error
+        raise DatasetError("no Hub token: run `hf auth login`, or set HF_TOKEN") from error
     except HfHubHTTPError as error:
-        raise BuildError(_refusal(repo_id, error)) from error
+        raise DatasetError(_refusal(repo_id, error)) from error
     except (httpx2.HTTPError, OSError, RuntimeError) as error:  # RuntimeError: a large file was not taken
         cause = error.__cause__ if isinstance(error, RuntimeError) else error
         if isinstance(cause, HfHubHTTPError):
-            raise BuildError(_refusal(repo_id, cause)) from error
-        raise BuildError(
+            raise DatasetError(_refusal(repo_id, cause)) from error
+        raise DatasetError(
             f"the Hub at {constants.ENDPOINT} cannot be reached ({type(cause or error).__name__}): check the network and "
             "HF_ENDPOINT, then push again; what has arrived is not sent twice"
         ) from error

@@ -1,4 +1,4 @@
-"""Where the raw files come from: a folder, a zip of one, or a Kaggle data set in; paths and bytes out.
+"""Where the raw files come from: a folder, a zip of one, or a Kaggle dataset in; paths and bytes out.
 
 Nothing is unpacked and no path is followed out of the source: an entry that climbs, links or lies is listed with the
 reason why it is not read. Paths are relative to the source, with forward slashes.
@@ -19,7 +19,7 @@ BOMB_RATIO = 200  # image formats hardly compress; a zip entry that grows more t
 SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information"}
 
 
-class BuildError(ValueError):
+class DatasetError(ValueError):
     """Something about the input that the person at the keyboard can change, in one sentence."""
 
 
@@ -95,7 +95,7 @@ class ZipSource:
         try:
             self.archive = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-            raise BuildError(f"{path} is not a zip file that can be read: {error}") from error
+            raise DatasetError(f"{path} is not a zip file that can be read: {error}") from error
         self.entries: dict[str, zipfile.ZipInfo] = {}
 
     def listing(self) -> Iterator[tuple[str, str]]:
@@ -139,23 +139,23 @@ def fetch_from_kaggle(name: str) -> Path:
     """Download `OWNER/DATASET` with kagglehub (which keeps a cache) and return its folder.
 
     Raises:
-        BuildError: the package is missing, or Kaggle cannot be reached or refuses.
+        DatasetError: the package is missing, or Kaggle cannot be reached or refuses.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(/versions/\d+)?", name):
-        raise BuildError(f"kaggle:{name} should look like kaggle:OWNER/DATASET")
+        raise DatasetError(f"kaggle:{name} should look like kaggle:OWNER/DATASET")
     try:
         import kagglehub
     except ImportError as error:
-        raise BuildError(
+        raise DatasetError(
             'kaggle: needs the package kagglehub (pip install "bone-marrow-cells[kaggle]"); '
-            "or download the data set by hand and give its folder or zip"
+            "or download the dataset by hand and give its folder or zip"
         ) from error
     try:
         return Path(kagglehub.dataset_download(name))
     except Exception as error:  # kagglehub lets through whatever its transports raise
         text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise BuildError(
-            f"Kaggle data set {name} could not be downloaded ({text}); check the network and the name, "
+        raise DatasetError(
+            f"Kaggle dataset {name} could not be downloaded ({text}); check the network and the name, "
             "or download it by hand and give its folder or zip"
         ) from error
 
@@ -164,10 +164,10 @@ def open_source(raw: str) -> FolderSource | ZipSource:
     """Open RAW: a folder, a zip file or `kaggle:OWNER/DATASET`.
 
     Raises:
-        BuildError: there is no such thing, or it cannot be read.
+        DatasetError: there is no such thing, or it cannot be read.
     """
     if not raw:
-        raise BuildError("RAW is empty: give a folder (one folder a class), a zip, or kaggle:OWNER/DATASET")
+        raise DatasetError("RAW is empty: give a folder (one folder a class), a zip, or kaggle:OWNER/DATASET")
     if raw.startswith("kaggle:"):
         return FolderSource(fetch_from_kaggle(raw.removeprefix("kaggle:")))
     path = Path(raw)
@@ -175,6 +175,6 @@ def open_source(raw: str) -> FolderSource | ZipSource:
         return FolderSource(path)
     if path.is_file():
         return ZipSource(path)
-    raise BuildError(
+    raise DatasetError(
         f"{shown(raw)} does not exist: give a folder (one folder a class), a zip, or kaggle:OWNER/DATASET"
     )

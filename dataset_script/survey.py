@@ -19,7 +19,7 @@ from dataset_script.labels import looks_published
 from dataset_script.layout import Layout, Rejected
 from dataset_script.overlaps import PointStore
 from dataset_script.parquet import Row
-from dataset_script.source import BuildError, base_name, shown
+from dataset_script.source import DatasetError, base_name, shown
 from dataset_script.splits import rank
 
 BATCH_FILES, BATCH_BYTES = 32, 8 * 2**20
@@ -66,7 +66,7 @@ def examine(source, paths: Sequence[str], workers: int, bar: tqdm) -> Iterator[A
     """Yield the verdict on each file, in the order of `paths`; a few batches are in flight, never more.
 
     Raises:
-        BuildError: a worker process died.
+        DatasetError: a worker process died.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["dataset_script.check"])
@@ -97,7 +97,7 @@ def examine(source, paths: Sequence[str], workers: int, bar: tqdm) -> Iterator[A
             while waiting:
                 yield from finish()
         except BrokenProcessPool as error:
-            raise BuildError(
+            raise DatasetError(
                 "a worker process died while decoding (out of memory?): nothing was written"
             ) from error
 

@@ -1,4 +1,4 @@
-"""The CSV files of the data set repo, and the published test list: rows to text and text to names."""
+"""The CSV files of the dataset repo, and the published test list: rows to text and text to names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dataset_script.source import BuildError, shown
+from dataset_script.source import DatasetError, shown
 
 FORMULA = ("=", "+", "-", "@")  # a spreadsheet would run a cell that begins with one of these
 
@@ -32,7 +32,7 @@ def read_test_names(path: Path) -> set[str]:
     Folders stay before a name, parted by one slash each.
 
     Raises:
-        BuildError: the file cannot be read or names no file.
+        DatasetError: the file cannot be read or names no file.
     """
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
@@ -43,9 +43,9 @@ def read_test_names(path: Path) -> set[str]:
             for row in csv.reader([line], delimiter=separator, skipinitialspace=True)
         ]
     except OSError as error:
-        raise BuildError(f"--test_names {path} cannot be read: {error.strerror}") from error
+        raise DatasetError(f"--test_names {path} cannot be read: {error.strerror}") from error
     except csv.Error as error:
-        raise BuildError(f"--test_names {path} is no list of file names: {error}") from error
+        raise DatasetError(f"--test_names {path} is no list of file names: {error}") from error
     cells = (cell.strip().strip("\"'") for row in rows for cell in row)
     names = {
         "/".join(part for part in re.split(r"[/\\]", cell) if part not in ("", "."))
@@ -53,7 +53,7 @@ def read_test_names(path: Path) -> set[str]:
         if re.search(r"\.[A-Za-z]\w{1,4}$", cell)
     }
     if not names:
-        raise BuildError(
+        raise DatasetError(
             f"--test_names {path} names no image file: it needs a file name (like BLA_00001.jpg) a line"
         )
     return names

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from hub_model.build import build
 from hub_model.check import check
-from hub_model.contract import ContractError
+from hub_model.inference.errors import RepoError
 from hub_model.publish import push, verify
 from hub_model.trust_commands import add_commands
-from space.model_repo import ModelRepoError
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -82,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     try:
         return arguments.run(arguments)
-    except (ContractError, ModelRepoError) as error:
+    except RepoError as error:
         message = str(error)
     except OSError as error:
         message = f"{error.filename or 'a file'}: {error.strerror or error}"

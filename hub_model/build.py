@@ -21,10 +21,10 @@ from hub_model.contract import (
     ONNX,
     STRANGER_ARRAYS,
     WEIGHTS,
-    ContractError,
-    naming,
+    malformed_as_error,
 )
 from hub_model.figures import draw_figures
+from hub_model.inference.errors import RepoError
 from hub_model.onnx_export import export_onnx
 from hub_model.results import describe, measure_splits
 from hub_model.run_folder import ENVIRONMENT, MEASUREMENTS, Run, read_run
@@ -45,13 +45,13 @@ def build(run_folder: Path, out: Path, overwrite: bool = False) -> dict:
     """Make the model repo in `out`, whole or not at all; return its metrics.
 
     Raises:
-        ContractError: the run folder breaks the contract, or `out` holds something already.
+        RepoError: the run folder breaks the contract, or `out` holds something already.
     """
     run = read_run(run_folder)
     if out.exists() and not overwrite:
-        raise ContractError(f"{out} is there already: name another folder, or pass --overwrite")
+        raise RepoError(f"{out} is there already: name another folder, or pass --overwrite")
     if holds_other_things(out, METRICS):
-        raise ContractError(
+        raise RepoError(
             f"{out} holds no model repo, and --overwrite deletes nothing else: name another folder"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -71,11 +71,11 @@ def fill(run: Run, folder: Path) -> dict:
         if (run.folder / name).exists():
             shutil.copyfile(run.folder / name, folder / name)
     calibration = calibrate_folder(folder)
-    with naming(run.folder / ENVIRONMENT):
+    with malformed_as_error(run.folder / ENVIRONMENT):
         metrics = measure(run, calibration)
         write_card(metrics, folder / CARD)
     draw_figures(metrics, run.history, folder / "figures")
-    with naming(run.folder / MEASUREMENTS):
+    with malformed_as_error(run.folder / MEASUREMENTS):
         text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
         draw_trust_figures(metrics, folder / "figures")
     (folder / METRICS).write_text(text, encoding="utf-8")

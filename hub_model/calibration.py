@@ -17,16 +17,13 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
-from hub_model.contract import CONFIG, ContractError, is_label_names, naming, read_json, read_logits
-from space.trust import softmax
+from hub_model.contract import CONFIG, is_label_names, malformed_as_error, read_json, read_logits
+from hub_model.inference.calibration import softmax
+from hub_model.inference.errors import RepoError
 
 SCHEMA = 1
 LEVELS = ("0.90", "0.95")
 TEMPERATURES = (0.05, 20.0)  # the range that is searched
-
-
-class CalibrationError(ContractError):
-    """The logits cannot be calibrated on; the message is one sentence for a person."""
 
 
 def mean_log_loss(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:
@@ -65,9 +62,9 @@ def fit_conformal(probabilities: np.ndarray, labels: np.ndarray, level: float) -
 
     probabilities: calibrated, [N, C]; labels: int [N]; level: the share of each class that is to be covered.
     """
-    strangeness = 1 - probabilities[np.arange(len(labels)), labels]
+    ood_score = 1 - probabilities[np.arange(len(labels)), labels]
     return np.array(
-        [conformal_threshold(strangeness[labels == c], level) for c in range(probabilities.shape[1])]
+        [conformal_threshold(ood_score[labels == c], level) for c in range(probabilities.shape[1])]
     )
 
 
@@ -76,7 +73,7 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray, label_names: Sequenc
 
     logits: [N, C] of `validation`; labels: int [N]; label_names: the C classes in the order of the columns.
 
-    Raises CalibrationError: shapes that do not fit, no image, or a value that is not finite.
+    Raises RepoError: shapes that do not fit, no image, or a value that is not finite.
     """
     logits, labels = check_logits(logits, labels, label_names)
     temperature = fit_temperature(logits, labels)
@@ -98,35 +95,33 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray, label_names: Sequenc
 def check_logits(
     logits: np.ndarray, labels: np.ndarray, label_names: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits as float64 [N, C] and labels as int64 [N]. Raises CalibrationError when they do not fit together."""
+    """Logits as float64 [N, C] and labels as int64 [N]. Raises RepoError when they do not fit together."""
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
     if logits.ndim != 2 or logits.shape[0] == 0 or logits.shape[1] != len(label_names):
-        raise CalibrationError(
-            f"logits must be images x {len(label_names)} classes, not of shape {logits.shape}"
-        )
+        raise RepoError(f"logits must be images x {len(label_names)} classes, not of shape {logits.shape}")
     if labels.shape != (len(logits),) or labels.min() < 0 or labels.max() >= len(label_names):
-        raise CalibrationError(f"there must be one label of 0…{len(label_names) - 1} for each row of logits")
+        raise RepoError(f"there must be one label of 0…{len(label_names) - 1} for each row of logits")
     if not np.isfinite(logits).all():
-        raise CalibrationError("the logits hold a value that is not finite")
+        raise RepoError("the logits hold a value that is not finite")
     return logits, labels
 
 
 def read_label_names(folder: Path) -> list[str]:
     """The classes, in the order of the logits, from the `config.json` of a run folder or model repo."""
     config = read_json(folder / CONFIG)
-    with naming(folder / CONFIG):
+    with malformed_as_error(folder / CONFIG):
         names = config.get("label_names") or config.get("pretrained_cfg", {}).get("label_names")
     if not is_label_names(names):
-        raise CalibrationError(f"{folder / CONFIG} has no list 'label_names' of 2 or more different names")
+        raise RepoError(f"{folder / CONFIG} has no list 'label_names' of 2 or more different names")
     return names
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Write JSON whole or not at all. Raises CalibrationError for a number that is not finite."""
+    """Write JSON whole or not at all. Raises RepoError for a number that is not finite."""
     try:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except ValueError:
-        raise CalibrationError(f"{path} is not written: a number in it is not finite") from None
+        raise RepoError(f"{path} is not written: a number in it is not finite") from None
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(text, "utf-8")
     unfinished.replace(path)

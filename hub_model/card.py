@@ -72,7 +72,7 @@ The logits that these figures come from are in this repo; `python -m hub_model c
 
 ## Limits
 
-The figures hold for images like those of the data set. Cells of one patient may be in training and in test where no patient
+The figures hold for images like those of the dataset. Cells of one patient may be in training and in test where no patient
 identifiers are known, so slides of a new patient, another laboratory, stain or scanner will be harder. {strangers} A count of cells is right only at the prevalence it was calibrated for.
 
 The weights are under Apache-2.0. {data_licence}
@@ -121,14 +121,14 @@ def card_text(metrics: dict) -> str:
         data_licence=(
             "The images that they were trained on are under CC BY 4.0: Matek et al., doi:10.7937/TCIA.AXH3-T579."
             if data.get("licence") == "cc-by-4.0"
-            else "The licence of the images is that of their data set."
+            else "The licence of the images is that of their dataset."
         ),
     )
     return str(ModelCard(text, ignore_metadata_errors=False))
 
 
 def metadata(metrics: dict) -> ModelCardData:
-    """Return the card's metadata; `datasets` and the model index only name a data set that is on a Hub."""
+    """Return the card's metadata; `datasets` and the model index only name a dataset that is on a Hub."""
     data, training = metrics["dataset"], metrics["training"]
     test = metrics["splits"].get("test")
     origin = training["pretrained"] or training["init_from"]
@@ -138,7 +138,7 @@ def metadata(metrics: dict) -> ModelCardData:
             EvalResult(
                 task_type="image-classification",
                 dataset_type=data["id"] or "local",
-                dataset_name=data["id"] or "a local data set",
+                dataset_name=data["id"] or "a local dataset",
                 dataset_split="test",
                 dataset_revision=data["revision"],
                 metric_type=key.replace("macro_", ""),
@@ -203,7 +203,7 @@ def recipe(metrics: dict) -> str:
     """Return data, start and options of the training."""
     data, training = metrics["dataset"], metrics["training"]
     images = ", ".join(f"{size:,} {split}" for split, size in data["splits"].items())
-    lines = [f"- Data: {data['id'] or 'a local data set'}, revision `{data['revision']}` ({images})."]
+    lines = [f"- Data: {data['id'] or 'a local dataset'}, revision `{data['revision']}` ({images})."]
     start = training["pretrained"] or training["init_from"]
     lines.append(f"- Start: {where(start) if start else 'random weights'}.")
     if training["teachers"]:

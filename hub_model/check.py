@@ -22,22 +22,22 @@ from hub_model.contract import (
     METRICS,
     ONNX,
     WEIGHTS,
-    ContractError,
     ModelConfig,
     check_files,
     check_rule,
     check_weights,
-    naming,
+    malformed_as_error,
     read_all_logits,
     read_config,
     read_history,
     read_json,
     weights_digest,
 )
+from hub_model.inference.classifier import Classifier
+from hub_model.inference.errors import RepoError
 from hub_model.onnx_export import TOLERANCE, LogitsAndFeatures, largest_difference
 from hub_model.prevalence import simulate_samples
 from hub_model.results import describe, differences, measure_splits
-from space.classifier import Classifier
 
 
 def check(folder: Path) -> list[str]:
@@ -52,38 +52,38 @@ def check(folder: Path) -> list[str]:
         check_rule(calibration, weights_digest(folder), folder / CALIBRATION)
         check_answers(folder, config)
         return compare(folder, config, calibration)
-    except ContractError as error:
+    except RepoError as error:
         return [str(error)]
 
 
 def check_pictures(folder: Path) -> None:
-    """Raise ContractError for a picture that the card shows and that cannot be seen."""
-    with naming(folder / CARD):
+    """Raise RepoError for a picture that the card shows and that cannot be seen."""
+    with malformed_as_error(folder / CARD):
         shown = re.findall(r"\((figures/[^)]+)\)", (folder / CARD).read_text(encoding="utf-8"))
     for name in shown:
         try:
             Image.open(folder / name).load()
         except (OSError, SyntaxError, ValueError):  # SyntaxError: Pillow's word for a broken PNG
-            raise ContractError(f"{name}, which {CARD} shows, is missing or no picture") from None
+            raise RepoError(f"{name}, which {CARD} shows, is missing or no picture") from None
 
 
 def check_answers(folder: Path, config: ModelConfig) -> None:
-    """Raise ContractError where the model gives no answer about an image, or its ONNX graph another one."""
+    """Raise RepoError where the model gives no answer about an image, or its ONNX graph another one."""
     try:
-        classifier = Classifier.from_hub(folder, backend="timm")
+        classifier = Classifier.from_pretrained(folder, backend="timm")
         answer = classifier.predict(np.zeros((*config.input_size[1:], 3), np.uint8))
     except Exception as error:  # whatever a damaged file makes safetensors, timm or NumPy raise
-        raise ContractError(f"{folder} gives no answer: {' '.join(str(error).split())}") from None
-    strangeness = 0.0 if answer.strangeness is None else answer.strangeness
-    if not (np.isfinite(answer.logits).all() and np.isfinite(strangeness).all()):
-        raise ContractError(f"{folder} gives an answer that is not finite")
+        raise RepoError(f"{folder} gives no answer: {' '.join(str(error).split())}") from None
+    ood_score = 0.0 if answer.ood_score is None else answer.ood_score
+    if not (np.isfinite(answer.logits).all() and np.isfinite(ood_score).all()):
+        raise RepoError(f"{folder} gives an answer that is not finite")
     try:
         network = LogitsAndFeatures(classifier.model)
         difference = largest_difference(network, config.input_size, folder / ONNX)
     except Exception as error:  # onnxruntime's exceptions share no public base class
-        raise ContractError(f"{ONNX} cannot be run: {' '.join(str(error).split())}") from None
+        raise RepoError(f"{ONNX} cannot be run: {' '.join(str(error).split())}") from None
     if not difference <= TOLERANCE:
-        raise ContractError(
+        raise RepoError(
             f"{ONNX} gives other answers than {WEIGHTS}: they differ by {difference:.1e} of their range"
         )
 
@@ -92,19 +92,19 @@ def compare(folder: Path, config: ModelConfig, calibration: dict) -> list[str]:
     """Where calibration, metrics and card are not what follows from config, history and logits."""
     history, names = read_history(folder / HISTORY), config.label_names
     logits, metrics = read_all_logits(folder, len(names)), read_json(folder / METRICS)
-    with naming(folder / METRICS):
+    with malformed_as_error(folder / METRICS):
         card = card_text(metrics)
     fitted = fit_calibration(logits["validation"].values, logits["validation"].labels, names)
     known = {key: calibration.get(key) for key in fitted}
     problems = [f"{CALIBRATION}: {text}" for text in differences(known, fitted)[:5]]
-    with naming(folder / CONFIG):
+    with malformed_as_error(folder / CONFIG):
         expected = describe(config, history)
     expected |= {
         "splits": measure_splits(logits, names, fitted),
         "epochs_trained": len(history),
         "images": {split: len(table.labels) for split, table in logits.items()},
     }
-    with naming(folder / METRICS):
+    with malformed_as_error(folder / METRICS):
         found = {key: metrics.get(key) for key in expected} | {
             "epochs_trained": metrics["training"]["epochs_trained"],
             "images": {split: metrics["dataset"]["splits"].get(split) for split in logits},

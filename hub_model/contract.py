@@ -22,7 +22,8 @@ import timm
 import torch
 from safetensors import SafetensorError, safe_open
 
-from space.model_repo import LOADING_ARGS
+from hub_model.inference.errors import RepoError
+from hub_model.inference.model_repo import LOADING_ARGS
 
 CONFIG, WEIGHTS, CARD, METRICS = "config.json", "model.safetensors", "README.md", "metrics.json"
 HISTORY, ONNX, CALIBRATION = "history.jsonl", "onnx/model.onnx", "calibration.json"
@@ -51,10 +52,6 @@ HISTORY_KEYS = (
 LOGITS_SCHEMA = {"file_name": pa.string(), "label": pa.int64(), "logits": pa.list_(pa.float32())}
 
 
-class ContractError(ValueError):
-    """A run or model folder is not what it should be; the text is one sentence for a person."""
-
-
 @dataclass(frozen=True)
 class Logits:
     """What a model said of a split: file_names [N], labels int64 [N], values float32 [N, C]."""
@@ -76,59 +73,57 @@ class ModelConfig:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Whatever a file of the wrong shape makes the code inside stumble over becomes a `ContractError` that names it."""
+def malformed_as_error(path: Path) -> Iterator[None]:
+    """Whatever a file of the wrong shape makes the code inside stumble over becomes a `RepoError` that names it."""
     try:
         yield
-    except ContractError:
+    except RepoError:
         raise
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError) as error:
         reason = " ".join(str(error).split()) or "it says nothing more"
-        raise ContractError(f"{path} is malformed: {type(error).__name__}, {reason}") from None
+        raise RepoError(f"{path} is malformed: {type(error).__name__}, {reason}") from None
 
 
 def read_json(path: Path) -> dict:
-    """The JSON object in a file; `ContractError` names the file that has none."""
+    """The JSON object in a file; `RepoError` names the file that has none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ContractError(f"{path} is missing") from None
+        raise RepoError(f"{path} is missing") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ContractError(f"{path} cannot be read as JSON: {error}") from None
+        raise RepoError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(found, dict):
-        raise ContractError(f"{path} holds a {type(found).__name__}, not a JSON object")
+        raise RepoError(f"{path} holds a {type(found).__name__}, not a JSON object")
     return found
 
 
 def read_config(path: Path) -> ModelConfig:
-    """A `config.json` that both timm and transformers read with the right labels; else `ContractError`."""
+    """A `config.json` that both timm and transformers read with the right labels; else `RepoError`."""
     raw = read_json(path)
     if code := next((key for key in FOREIGN_CODE if key in raw), None):
-        raise ContractError(f"{path} names code of its own ({code}): a model repo holds data only")
+        raise RepoError(f"{path} names code of its own ({code}): a model repo holds data only")
     names, descriptions = raw.get("label_names"), raw.get("label_descriptions", {})
     if not isinstance(raw.get("architecture"), str) or not timm.is_model(raw["architecture"]):
-        raise ContractError(f"{path}: timm has no architecture {raw.get('architecture')!r}")
+        raise RepoError(f"{path}: timm has no architecture {raw.get('architecture')!r}")
     if not is_label_names(names):
-        raise ContractError(f"{path}: label_names must be a list of 2 or more different names, not {names!r}")
+        raise RepoError(f"{path}: label_names must be a list of 2 or more different names, not {names!r}")
     if raw.get("num_classes") != len(names):
-        raise ContractError(
+        raise RepoError(
             f"{path}: num_classes is {raw.get('num_classes')}, but there are {len(names)} label_names"
         )
     if not isinstance(descriptions, dict) or not set(descriptions) <= set(names):
-        raise ContractError(f"{path}: label_descriptions must go from names in label_names to texts")
+        raise RepoError(f"{path}: label_descriptions must go from names in label_names to texts")
     arguments = raw.get("model_args", {})
     if not isinstance(arguments, dict):
-        raise ContractError(f"{path}: model_args must be an object, not {arguments!r}")
+        raise RepoError(f"{path}: model_args must be an object, not {arguments!r}")
     if "num_classes" in arguments:
-        raise ContractError(f"{path}: model_args.num_classes must go, transformers fails on it")
+        raise RepoError(f"{path}: model_args.num_classes must go, transformers fails on it")
     if loading := sorted(LOADING_ARGS & set(arguments)):
-        raise ContractError(f"{path}: model_args.{loading[0]} must go, weights come from {WEIGHTS} alone")
+        raise RepoError(f"{path}: model_args.{loading[0]} must go, weights come from {WEIGHTS} alone")
     pretrained = raw.get("pretrained_cfg")
     size = pretrained.get("input_size") if isinstance(pretrained, dict) else None
     if not isinstance(size, list) or len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
-        raise ContractError(
-            f"{path}: pretrained_cfg.input_size must be [channels, height, width], not {size!r}"
-        )
+        raise RepoError(f"{path}: pretrained_cfg.input_size must be [channels, height, width], not {size!r}")
     return ModelConfig(raw["architecture"], names, descriptions, tuple(size), raw)
 
 
@@ -142,27 +137,25 @@ def is_label_names(value: object) -> bool:
 
 
 def read_logits(path: Path, classes: int) -> Logits:
-    """A table of file_name, label and logits, one row an image; `ContractError` says what is wrong with it."""
+    """A table of file_name, label and logits, one row an image; `RepoError` says what is wrong with it."""
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         reason = "it is missing" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
-        raise ContractError(f"{path} cannot be read: {reason}") from None
+        raise RepoError(f"{path} cannot be read: {reason}") from None
     found = {field.name: field.type for field in table.schema}
     if found != LOGITS_SCHEMA:
-        raise ContractError(f"{path} must have the columns {columns(LOGITS_SCHEMA)}, not {columns(found)}")
+        raise RepoError(f"{path} must have the columns {columns(LOGITS_SCHEMA)}, not {columns(found)}")
     if table.num_rows == 0 or any(column.null_count for column in table.columns):
-        raise ContractError(f"{path} is empty or has a row without a value")
+        raise RepoError(f"{path} is empty or has a row without a value")
     labels, lengths = table["label"].to_numpy(), table["logits"].combine_chunks().value_lengths().to_numpy()
     if (lengths != classes).any():
-        raise ContractError(
-            f"{path} has rows of {lengths[lengths != classes][0]} logits for {classes} classes"
-        )
+        raise RepoError(f"{path} has rows of {lengths[lengths != classes][0]} logits for {classes} classes")
     values = table["logits"].combine_chunks().flatten().to_numpy().reshape(-1, classes)
     if not np.isfinite(values).all():
-        raise ContractError(f"{path} holds a logit that is not finite")
+        raise RepoError(f"{path} holds a logit that is not finite")
     if labels.min() < 0 or labels.max() >= classes:
-        raise ContractError(
+        raise RepoError(
             f"{path} has labels from {labels.min()} to {labels.max()}, outside 0 to {classes - 1}"
         )
     return Logits(table["file_name"].to_pylist(), labels, values)
@@ -174,23 +167,23 @@ def columns(schema: dict) -> str:
 
 
 def read_history(path: Path) -> list[dict]:
-    """The epochs of `history.jsonl`, oldest first; none where no epoch was trained. `ContractError` names a bad line."""
+    """The epochs of `history.jsonl`, oldest first; none where no epoch was trained. `RepoError` names a bad line."""
     try:
         history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
     except FileNotFoundError:
-        raise ContractError(f"{path} is missing") from None
+        raise RepoError(f"{path} is missing") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ContractError(f"{path} is not JSON lines: {error}") from None
+        raise RepoError(f"{path} is not JSON lines: {error}") from None
     for line, entry in enumerate(history, start=1):
         if not isinstance(entry, dict):
-            raise ContractError(f"{path}, line {line}, holds a {type(entry).__name__}, not a JSON object")
+            raise RepoError(f"{path}, line {line}, holds a {type(entry).__name__}, not a JSON object")
         if missing := [key for key in HISTORY_KEYS if not isinstance(entry.get(key), (int, float))]:
-            raise ContractError(f"{path}, line {line}, has no number under {missing[0]!r}")
+            raise RepoError(f"{path}, line {line}, has no number under {missing[0]!r}")
     return history
 
 
 def read_all_logits(folder: Path, classes: int) -> dict[str, Logits]:
-    """Logits by split; validation must be there, test may be missing when the data set has none."""
+    """Logits by split; validation must be there, test may be missing when the dataset has none."""
     paths = {split: folder / f"logits_{split}.parquet" for split in SPLITS}
     return {
         split: read_logits(path, classes)
@@ -200,47 +193,45 @@ def read_all_logits(folder: Path, classes: int) -> dict[str, Logits]:
 
 
 def check_weights(path: Path, config: ModelConfig) -> None:
-    """Compare names and shapes in the safetensors file with the architecture; `ContractError` at the first misfit."""
+    """Compare names and shapes in the safetensors file with the architecture; `RepoError` at the first misfit."""
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise ContractError(f"{path} is not a readable safetensors file: {error}") from None
+        raise RepoError(f"{path} is not a readable safetensors file: {error}") from None
     try:
         with torch.device("meta"):
             model = timm.create_model(
                 config.architecture, num_classes=len(config.label_names), **config.raw.get("model_args", {})
             )
     except Exception as error:  # timm's architectures raise whatever they stumble over
-        raise ContractError(
-            f"{path.parent / CONFIG} describes no model that timm can build: {error}"
-        ) from None
+        raise RepoError(f"{path.parent / CONFIG} describes no model that timm can build: {error}") from None
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in sorted(wanted | found):
         if wanted.get(name) != found.get(name):
-            raise ContractError(
+            raise RepoError(
                 f"{path} does not fit {CONFIG}: {name} has shape {found.get(name, 'none')}, "
                 f"{config.architecture} needs {wanted.get(name, 'none')}"
             )
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 of the weights in a run or model folder, in hexadecimal; `ContractError` where there are none."""
+    """SHA-256 of the weights in a run or model folder, in hexadecimal; `RepoError` where there are none."""
     try:
         with (folder / WEIGHTS).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
-        raise ContractError(f"{folder / WEIGHTS} is missing") from None
+        raise RepoError(f"{folder / WEIGHTS} is missing") from None
 
 
 def check_rule(calibration: dict, digest: str, path: Path) -> None:
-    """Raise ContractError when the rule for strangers, if there is one, was fitted to other weights or lacks its arrays."""
-    with naming(path):
+    """Raise RepoError when the rule for strangers, if there is one, was fitted to other weights or lacks its arrays."""
+    with malformed_as_error(path):
         rule = calibration.get("out_of_distribution")
         if rule and rule.get("weights_sha256") != digest:
-            raise ContractError(f"{path} belongs to other weights: run `python -m hub_model strangers` again")
+            raise RepoError(f"{path} belongs to other weights: run `python -m hub_model strangers` again")
         if rule and rule.get("arrays_fitted_on") and not (path.parent / STRANGER_ARRAYS).is_file():
-            raise ContractError(f"{path.parent / STRANGER_ARRAYS} is missing, which {CALIBRATION} needs")
+            raise RepoError(f"{path.parent / STRANGER_ARRAYS} is missing, which {CALIBRATION} needs")
 
 
 def find_pickle(files: Iterable[str]) -> str | None:

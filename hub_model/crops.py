@@ -1,7 +1,7 @@
-"""Crops in, logits and features out: the data set repo and the model that a measurement runs on.
+"""Crops in, logits and features out: the dataset repo and the model that a measurement runs on.
 
-In: a data set repo (`OWNER/NAME` or its folder; columns image, label, file_name) and a run folder or model repo. Images
-stay encoded on disk (Arrow, memory-mapped) until they are looked at, so memory does not grow with the data set.
+In: a dataset repo (`OWNER/NAME` or its folder; columns image, label, file_name) and a run folder or model repo. Images
+stay encoded on disk (Arrow, memory-mapped) until they are looked at, so memory does not grow with the dataset.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from hub_model.calibration import CalibrationError
-from space.classifier import Classifier, to_rgb
+from hub_model.inference.classifier import Classifier
+from hub_model.inference.errors import RepoError
+from hub_model.inference.images import to_rgb
 
 COLUMNS = ("image", "label", "file_name")
 
@@ -42,7 +43,7 @@ class Crops:
         return list(self.images["file_name"])
 
     def pixels(self, index: int) -> np.ndarray:
-        """One crop as uint8 RGB [H, W, 3]. Raises CalibrationError naming the file when it cannot be decoded."""
+        """One crop as uint8 RGB [H, W, 3]. Raises RepoError naming the file when it cannot be decoded."""
         row = self.images[int(index)]
         stored = row["image"]
         try:
@@ -50,7 +51,7 @@ class Crops:
             data = Path(stored["path"]).read_bytes() if data is None else data
             return np.asarray(to_rgb(Image.open(io.BytesIO(data))))
         except (OSError, TypeError) as error:
-            raise CalibrationError(f"{row['file_name']} cannot be decoded: {error}") from None
+            raise RepoError(f"{row['file_name']} cannot be decoded: {error}") from None
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self.pixels(index) for index in range(len(self)))
@@ -72,27 +73,23 @@ class Crops:
 
 
 def read_crops(dataset: str, *splits: str, revision: str | None = None) -> Crops:
-    """Read splits of a data set repo, by id or folder.
+    """Read splits of a dataset repo, by id or folder.
 
-    Raises CalibrationError: it is not there, or lacks a split, a column or label names.
+    Raises RepoError: it is not there, or lacks a split, a column or label names.
     """
     try:
         parts = [datasets.load_dataset(dataset, split=split, revision=revision) for split in splits]
     except (OSError, ValueError) as error:  # huggingface_hub's and datasets' errors are among them
         reason = str(error).strip().splitlines()[0]
-        raise CalibrationError(
-            f"the data set {dataset} has no readable {' and '.join(splits)}: {reason}"
-        ) from None
+        raise RepoError(f"the dataset {dataset} has no readable {' and '.join(splits)}: {reason}") from None
     found = parts[0].column_names
     if missing := [name for name in COLUMNS if name not in found]:
-        raise CalibrationError(
-            f"the data set {dataset} has no column {', '.join(missing)} (it has: {', '.join(found)})"
+        raise RepoError(
+            f"the dataset {dataset} has no column {', '.join(missing)} (it has: {', '.join(found)})"
         )
     label = parts[0].features["label"]
     if not isinstance(label, datasets.ClassLabel):
-        raise CalibrationError(
-            f"the column 'label' of {dataset} is no ClassLabel, so its classes have no names"
-        )
+        raise RepoError(f"the column 'label' of {dataset} is no ClassLabel, so its classes have no names")
     parts = [
         part.select_columns(list(COLUMNS)).cast_column("image", datasets.Image(decode=False))
         for part in parts
@@ -108,20 +105,20 @@ def open_classifier(model: str | Path) -> Classifier:
     """
     folder = Path(model)
     if not (folder / "checkpoints").is_dir():
-        return Classifier.from_hub(model)
+        return Classifier.from_pretrained(model)
     with tempfile.TemporaryDirectory() as clean:
         for name in ("config.json", "model.safetensors"):
             (Path(clean) / name).symlink_to((folder / name).resolve())
-        classifier = Classifier.from_hub(clean)
+        classifier = Classifier.from_pretrained(clean)
         _ = classifier.model  # loads the weights while they are there
         return classifier
 
 
 def check_classes(classifier: Classifier, crops: Crops) -> None:
-    """Raise CalibrationError when model and data set do not mean the same by a label."""
+    """Raise RepoError when model and dataset do not mean the same by a label."""
     if tuple(classifier.label_names) != crops.label_names:
-        raise CalibrationError(
-            f"the model's classes ({', '.join(classifier.label_names)}) are not those of the data set "
+        raise RepoError(
+            f"the model's classes ({', '.join(classifier.label_names)}) are not those of the dataset "
             f"({', '.join(crops.label_names)})"
         )
 

@@ -21,8 +21,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
-from hub_model.calibration import CalibrationError
 from hub_model.contract import read_json
+from hub_model.inference.errors import RepoError
 from hub_model.robustness import batched_list
 
 SIZE = 192  # pixels a side
@@ -33,10 +33,10 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which t
 
 
 def load_backbone(folder: Path) -> torch.nn.Module:
-    """The architecture and weights of a model folder, in evaluation mode. Raises CalibrationError."""
+    """The architecture and weights of a model folder, in evaluation mode. Raises RepoError."""
     architecture = read_json(folder / "config.json").get("architecture")
     if not isinstance(architecture, str) or not timm.is_model(architecture):
-        raise CalibrationError(f"{folder / 'config.json'}: timm has no architecture {architecture!r}")
+        raise RepoError(f"{folder / 'config.json'}: timm has no architecture {architecture!r}")
     try:
         weights = load_file(folder / "model.safetensors")
         weights = {key: value.float() for key, value in weights.items()}
@@ -45,9 +45,9 @@ def load_backbone(folder: Path) -> torch.nn.Module:
         model.load_state_dict({key: weights[key] for key in body})
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise CalibrationError(f"{folder}/model.safetensors does not fit {architecture}: {reason}") from None
+        raise RepoError(f"{folder}/model.safetensors does not fit {architecture}: {reason}") from None
     if not hasattr(model, "forward_intermediates"):
-        raise CalibrationError(f"{architecture} does not give out its intermediate features")
+        raise RepoError(f"{architecture} does not give out its intermediate features")
     return model.eval()
 
 

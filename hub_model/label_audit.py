@@ -1,6 +1,6 @@
 """Labels that look wrong: every image judged by small models that did not train on it.
 
-In: crops of `train` and `validation` (the test labels stay as they were published). Out: `suspects.csv` for the data set
+In: crops of `train` and `validation` (the test labels stay as they were published). Out: `suspects.csv` for the dataset
 repo, and on request a contact sheet for a person to look at, which holds real images and stays out of every repo.
 
 How to read `suspects.csv`: a row is an image whose given label is less likely than chance would have it, by confident
@@ -45,7 +45,7 @@ class Suspect:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
-    parser.add_argument("out", type=Path, help="where suspects.csv goes (a data set repo folder)")
+    parser.add_argument("out", type=Path, help="where suspects.csv goes (a dataset repo folder)")
     parser.add_argument(
         "--contact_sheet", type=Path, help="draw the top of the list here; keep it out of the repo"
     )

@@ -18,7 +18,7 @@ import onnx
 import onnxruntime
 import torch
 
-from hub_model.contract import ContractError
+from hub_model.inference.errors import RepoError
 from hub_model.onnx_layout import align_channels
 
 TOLERANCE = 1e-4  # largest difference of a logit or feature, relative to the largest value of that output
@@ -38,7 +38,7 @@ class LogitsAndFeatures(torch.nn.Module):
 
 
 def export_onnx(model: torch.nn.Module, input_size: tuple[int, int, int], path: Path) -> float:
-    """Write the graph and return its largest relative difference from timm; `ContractError` above 1e-4."""
+    """Write the graph and return its largest relative difference from timm; `RepoError` above 1e-4."""
     network = LogitsAndFeatures(model.eval())
     example = torch.zeros(2, *input_size)
     quiet = contextlib.redirect_stdout(io.StringIO())
@@ -59,7 +59,7 @@ def export_onnx(model: torch.nn.Module, input_size: tuple[int, int, int], path: 
     difference = largest_difference(network, input_size, path)
     if not difference <= TOLERANCE:
         path.unlink()
-        raise ContractError(
+        raise RepoError(
             f"the ONNX graph differs from timm by {difference:.1e} of its range; it was not written"
         )
     return difference

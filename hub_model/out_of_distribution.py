@@ -1,6 +1,6 @@
-"""When to answer "not a cell I know": a score of strangeness and its threshold, chosen and measured.
+"""When to answer "not a cell I know": a score of ood_score and its threshold, chosen and measured.
 
-In: a model and its data set repo. `train` gives class means, covariance and neighbours; `validation` sets each score's
+In: a model and its dataset repo. `train` gives class means, covariance and neighbours; `validation` sets each score's
 threshold, above which `ALARM` of the true cells lie; the `choosing` half of the strangers picks the score; `test` and the
 `reporting` half measure it. Out: `out_of_distribution` of `calibration.json`, its arrays in
 `out_of_distribution.safetensors`, and `out_of_distribution` of `metrics.json`.
@@ -17,15 +17,16 @@ import numpy as np
 from safetensors.numpy import save_file
 from sklearn.metrics import roc_auc_score
 
-from hub_model.calibration import CalibrationError, write_json
+from hub_model.calibration import write_json
 from hub_model.contract import STRANGER_ARRAYS, weights_digest
 from hub_model.crops import Crops, altered
 from hub_model.evaluation import SEED, bootstrap
+from hub_model.inference.classifier import Classifier
+from hub_model.inference.errors import RepoError
+from hub_model.inference.ood import SCORES
 from hub_model.perturbations import other_laboratory
 from hub_model.strangers import MAKERS, Half, background_patches, make_strangers
 from hub_model.trust_report import read_calibration
-from space.classifier import Classifier
-from space.strangeness import SCORES
 
 ALARM = 0.02  # share of true cells that may be called strangers
 STRANGERS = 100  # inputs of each kind and half
@@ -63,7 +64,7 @@ def ask(classifier: Classifier, images: Iterable[np.ndarray]) -> Answers:
 
 
 def fit_mahalanobis(features: np.ndarray, labels: np.ndarray, directions: int = DIRECTIONS) -> Rule:
-    """Class means and the covariance within classes, as probabilistic PCA (see `space.strangeness.mahalanobis`)."""
+    """Class means and the covariance within classes, as probabilistic PCA (see `hub_model.inference.ood.mahalanobis`)."""
     features = features.astype(np.float64)
     present = np.unique(labels)
     means = np.stack([features[labels == c].mean(axis=0) for c in present])
@@ -105,9 +106,7 @@ def threshold_for(scores: np.ndarray, alarm: float = ALARM) -> float:
     """The score that a new cell exceeds with a chance of at most `alarm`: the conformal quantile of these."""
     rank = math.ceil((len(scores) + 1) * (1 - alarm) - 1e-9)
     if rank > len(scores):
-        raise CalibrationError(
-            f"{len(scores)} validation images are too few for a false alarm rate of {alarm}"
-        )
+        raise RepoError(f"{len(scores)} validation images are too few for a false alarm rate of {alarm}")
     return float(np.sort(scores)[rank - 1])
 
 

@@ -23,11 +23,12 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import nnls
 
-from hub_model.calibration import CalibrationError, read_label_names
+from hub_model.calibration import read_label_names
 from hub_model.contract import read_logits
 from hub_model.evaluation import SEED, bootstrap
+from hub_model.inference.calibration import softmax
+from hub_model.inference.errors import RepoError
 from hub_model.trust_report import read_temperature
-from space.trust import softmax
 
 METHODS = ("plain", "known", "em", "adjusted")
 RESAMPLES = 200
@@ -130,7 +131,7 @@ def _estimator(
     classes = probabilities.shape[1]
     if method == "known":
         if known is None:
-            raise CalibrationError("method 'known' needs the known prevalence (--prevalence BLA=0.02,…)")
+            raise RepoError("method 'known' needs the known prevalence (--prevalence BLA=0.02,…)")
         posteriors = reweight(probabilities, prior, known)
         return lambda i, rng: posteriors[i].mean(axis=0)
     if method == "em":
@@ -140,11 +141,11 @@ def _estimator(
         return lambda i, rng: np.bincount(predicted[i], minlength=classes) / len(i)
     if method == "adjusted":
         if labelled is None:
-            raise CalibrationError("method 'adjusted' needs labelled images (logits_validation.parquet)")
+            raise RepoError("method 'adjusted' needs labelled images (logits_validation.parquet)")
         return lambda i, rng: adjusted_prevalence(
             np.bincount(predicted[i], minlength=classes), labelled.confusion(classes, rng)
         )
-    raise CalibrationError(f"unknown method {method!r} (known: {', '.join(METHODS)})")
+    raise RepoError(f"unknown method {method!r} (known: {', '.join(METHODS)})")
 
 
 def differential_count(
@@ -167,11 +168,11 @@ def differential_count(
         known: the prevalence [C] for method `known`.
         labelled: predictions on labelled images for method `adjusted`; resampled for its interval.
 
-    Raises CalibrationError: no cells, an unknown method, or an input that the method needs is missing.
+    Raises RepoError: no cells, an unknown method, or an input that the method needs is missing.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if len(probabilities) == 0:
-        raise CalibrationError("there are no cells to count")
+        raise RepoError("there are no cells to count")
     classes = len(label_names)
     prior = np.full(classes, 1 / classes) if prior is None else np.asarray(prior) / np.sum(prior)
     estimate = _estimator(probabilities, method, prior, known, labelled)
@@ -184,30 +185,30 @@ def differential_count(
 def parse_prevalence(text: str, label_names: Sequence[str]) -> np.ndarray:
     """`BLA=0.02,LYT=0.3,…` as shares [C] that sum to 1; every class must be named and positive.
 
-    Raises CalibrationError naming what is missing, unknown, given twice or not a positive number.
+    Raises RepoError naming what is missing, unknown, given twice or not a positive number.
     """
     given: dict[str, float] = {}
     for part in text.split(","):
         name, _, value = part.strip().partition("=")
         if name in given:
-            raise CalibrationError(f"the prevalence of {name} is given twice")
+            raise RepoError(f"the prevalence of {name} is given twice")
         try:
             given[name] = float(value)
         except ValueError:
-            raise CalibrationError(f"{part.strip()!r} is not of the form CLASS=SHARE") from None
+            raise RepoError(f"{part.strip()!r} is not of the form CLASS=SHARE") from None
     return prevalence_of(given, label_names)
 
 
 def prevalence_of(counts: Mapping[str, float], label_names: Sequence[str]) -> np.ndarray:
-    """Counts or shares by class name as shares [C] that sum to 1. Raises CalibrationError as `parse_prevalence`."""
+    """Counts or shares by class name as shares [C] that sum to 1. Raises RepoError as `parse_prevalence`."""
     if missing := [name for name in label_names if name not in counts]:
-        raise CalibrationError(f"the prevalence of {', '.join(missing)} is missing")
+        raise RepoError(f"the prevalence of {', '.join(missing)} is missing")
     if unknown := [name for name in counts if name not in label_names]:
-        raise CalibrationError(f"unknown classes in the prevalence: {', '.join(unknown)}")
+        raise RepoError(f"unknown classes in the prevalence: {', '.join(unknown)}")
     given = [float(counts[name]) for name in label_names]
     if min(given) > 0 and (shares := np.array(given) / sum(given)).min() > 0:  # an infinite sum leaves 0
         return shares
-    raise CalibrationError("every class needs a finite prevalence above 0")
+    raise RepoError("every class needs a finite prevalence above 0")
 
 
 def labelled_of(folder: Path) -> Labelled:
@@ -232,7 +233,7 @@ def simulate_samples(
     probabilities, rng = softmax(logits.values, temperature), np.random.default_rng(seed)
     members = [np.flatnonzero(labels == c) for c in range(len(names))]
     if empty := [n for n, m in zip(names, members, strict=True) if not len(m)]:
-        raise CalibrationError(f"no test images of {', '.join(empty)} to draw samples from")
+        raise RepoError(f"no test images of {', '.join(empty)} to draw samples from")
     errors: dict[str, list[float]] = {method: [] for method in METHODS}
     flat = np.full(len(names), 1 / len(names))
     for _ in range(samples):

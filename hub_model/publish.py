@@ -25,7 +25,8 @@ from huggingface_hub.errors import (
 )
 
 from hub_model.check import check
-from hub_model.contract import CONFIG, ContractError, files_of, find_pickle, read_config
+from hub_model.contract import CONFIG, files_of, find_pickle, read_config
+from hub_model.inference.errors import RepoError
 from space.push import is_id
 
 UNREACHABLE = (
@@ -63,20 +64,18 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
     """Publish a model repo folder in one commit and return its address; the same content makes no commit.
 
     Raises:
-        ContractError: the folder breaks the contract, the Hub does not take it, or the repo is public and should be private.
+        RepoError: the folder breaks the contract, the Hub does not take it, or the repo is public and should be private.
     """
     if not is_id(repo):
-        raise ContractError(f"{repo!r} is no id of a model repo (owner/name)")
+        raise RepoError(f"{repo!r} is no id of a model repo (owner/name)")
     if problems := check(folder):
-        raise ContractError(f"{folder} is not published: {problems[0]}")
+        raise RepoError(f"{folder} is not published: {problems[0]}")
     api = HfApi()
     try:
         api.create_repo(repo, private=private or None, exist_ok=True)
         there = api.model_info(repo)
         if private and not there.private:
-            raise ContractError(
-                f"{repo} is public: make it private in its settings, or push without --private"
-            )
+            raise RepoError(f"{repo} is public: make it private in its settings, or push without --private")
         parent = there.sha
         stale = set(api.list_repo_files(repo, revision=parent)) - set(files_of(folder)) - {".gitattributes"}
         done = api.create_commit(  # `upload_folder` would cut a large folder into several commits
@@ -88,10 +87,10 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
         )
     except UNREACHABLE as error:
         if isinstance(error, HfHubHTTPError) and error.response.status_code == 412:
-            raise ContractError(
+            raise RepoError(
                 f"someone else has changed {repo} meanwhile: look at it, then push again"
             ) from error
-        raise ContractError(f"{repo} cannot be published: {reason(error)}") from error
+        raise RepoError(f"{repo} cannot be published: {reason(error)}") from error
     return done.commit_url
 
 
@@ -99,40 +98,40 @@ def verify(repo: str, against: Path | None = None) -> dict:
     """Load a repo in a fresh process with an empty cache, compare it with a folder, and return what was found.
 
     Raises:
-        ContractError: it cannot be loaded, or is not the same.
+        RepoError: it cannot be loaded, or is not the same.
     """
     with tempfile.TemporaryDirectory() as cache:
         try:
             refuse_code(repo, Path(cache) / "config")
             folder = against or Path(snapshot_download(repo, cache_dir=Path(cache) / "reference"))
         except UNREACHABLE as error:
-            raise ContractError(f"{repo} cannot be read: {reason(error)}") from error
+            raise RepoError(f"{repo} cannot be read: {reason(error)}") from error
         environment = os.environ | {"HF_HOME": str(Path(cache) / "fresh")}
         environment.pop("HF_HUB_CACHE", None)
         command = [sys.executable, "-c", COMPARE, repo, str(folder)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise ContractError(
+        raise RepoError(
             f"{repo} does not load: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
         )
     found = json.loads(done.stdout.splitlines()[-1])
     if not found["identical"]:
-        raise ContractError(f"{repo} gives other logits than {folder}")
+        raise RepoError(f"{repo} gives other logits than {folder}")
     if found["difference"] > 1e-4 or found["timm_names"] != found["transformers_names"]:
-        raise ContractError(f"timm and transformers read {repo} differently")
+        raise RepoError(f"timm and transformers read {repo} differently")
     return found
 
 
 def refuse_code(repo: str, cache: Path) -> None:
-    """Raise ContractError for a repo that could run code here: one with a pickle, or whose `config.json` names code."""
+    """Raise RepoError for a repo that could run code here: one with a pickle, or whose `config.json` names code."""
     files = HfApi().list_repo_files(repo)
     if pickle := find_pickle(files):
-        raise ContractError(f"{repo} is refused: {pickle} can hold a pickle, only safetensors are read")
+        raise RepoError(f"{repo} is refused: {pickle} can hold a pickle, only safetensors are read")
     if CONFIG in files:
         try:
             read_config(Path(hf_hub_download(repo, CONFIG, cache_dir=cache)))
-        except ContractError as error:
-            raise ContractError(f"{repo} is refused: {error}") from None
+        except RepoError as error:
+            raise RepoError(f"{repo} is refused: {error}") from None
 
 
 def reason(error: BaseException) -> str:

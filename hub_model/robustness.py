@@ -1,6 +1,6 @@
 """What other stains, cameras and microscopes do to the model, and what a cure at prediction time gives back.
 
-In: a model and crops of a data set repo. Out: `robustness` of `metrics.json`: a row for each condition of
+In: a model and crops of a dataset repo. Out: `robustness` of `metrics.json`: a row for each condition of
 `perturbations` with balanced accuracy, without a cure and with each of these, none of which sees a label:
 
     white balance            each crop's background is brought to the usual background colour
@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from hub_model.calibration import CalibrationError
 from hub_model.crops import Crops, altered
 from hub_model.evaluation import SEED, bootstrap
+from hub_model.inference.classifier import BATCH_SIZE, Classifier
+from hub_model.inference.errors import RepoError
 from hub_model.perturbations import (
     PERTURBATIONS,
     Perturbation,
@@ -34,7 +35,6 @@ from hub_model.perturbations import (
     reinhard,
     white_balance,
 )
-from space.classifier import BATCH_SIZE, Classifier
 
 RESAMPLES = 200
 GAINS = (0.5, 2.0)  # white balance moves no channel by more than this
@@ -104,13 +104,13 @@ def adapt_batch_norm(
 ) -> torch.nn.Module:
     """A copy of the model whose batch-norm statistics are mixed with those of the given inputs.
 
-    weight: that of the new statistics (Schneider et al. 2020, eq. 2). Raises CalibrationError for a model without batch
+    weight: that of the new statistics (Schneider et al. 2020, eq. 2). Raises RepoError for a model without batch
     norm.
     """
     adapted = copy.deepcopy(model).eval()
     norms = [module for module in adapted.modules() if isinstance(module, BATCH_NORMS)]
     if not norms:
-        raise CalibrationError("the model has no batch norm to adapt")
+        raise RepoError("the model has no batch norm to adapt")
     before = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -189,12 +189,12 @@ def measure_robustness(
     Every cure sees the same altered crops. `chosen` names the cures to try besides none; all by default. Memory holds
     the crops of one condition: bound it by `crops.sample`.
 
-    Raises CalibrationError: a cure that is not known.
+    Raises RepoError: a cure that is not known.
     """
     known = cures(reference)
     names = list(known) if chosen is None else [UNCURED, *(name for name in chosen if name != UNCURED)]
     if unknown := [name for name in names if name not in known]:
-        raise CalibrationError(f"unknown cure {unknown[0]!r} (known: {', '.join(known)})")
+        raise RepoError(f"unknown cure {unknown[0]!r} (known: {', '.join(known)})")
     rows, labels = [], crops.labels
     for condition in tqdm(conditions, desc="robustness", unit="condition", disable=None):
         images = list(altered(crops, conditions[condition], seed))

@@ -13,19 +13,19 @@ from hub_model.contract import (
     CONFIG,
     HISTORY,
     WEIGHTS,
-    ContractError,
     Logits,
     ModelConfig,
     check_rule,
     check_weights,
     find_pickle,
-    naming,
+    malformed_as_error,
     read_all_logits,
     read_config,
     read_history,
     read_json,
     weights_digest,
 )
+from hub_model.inference.errors import RepoError
 
 MEASUREMENTS, ENVIRONMENT = "measurements", "environment.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -55,7 +55,7 @@ class Run:
 
     @property
     def dataset(self) -> dict:
-        """`id`, `revision`, `licence` and `splits` of the data set, the id None when it was a folder of someone's machine."""
+        """`id`, `revision`, `licence` and `splits` of the dataset, the id None when it was a folder of someone's machine."""
         found = self.environment["dataset"]
         return {
             "id": public_id(found["id"]),
@@ -100,29 +100,27 @@ def public_name(name: str | None) -> str | None:
 
 
 def read_run(folder: Path) -> Run:
-    """Read and check a run folder; `ContractError` is one sentence about the first thing that is wrong."""
+    """Read and check a run folder; `RepoError` is one sentence about the first thing that is wrong."""
     if not folder.is_dir():
-        raise ContractError(f"there is no run folder {folder}: name the --output_dir of train_accelerate.py")
+        raise RepoError(f"there is no run folder {folder}: name the --output_dir of train_accelerate.py")
     if not (folder / CONFIG).exists() and (folder / "checkpoints").is_dir():
-        raise ContractError(f"the run in {folder} is not finished: go on with train_accelerate.py --resume")
+        raise RepoError(f"the run in {folder} is not finished: go on with train_accelerate.py --resume")
     if pickle := find_pickle(path.name for path in folder.iterdir()):  # checkpoints/ are not read here
-        raise ContractError(f"{folder} is refused: {pickle} can hold a pickle, only safetensors are read")
+        raise RepoError(f"{folder} is refused: {pickle} can hold a pickle, only safetensors are read")
     config = read_config(folder / CONFIG)
     if not (folder / WEIGHTS).exists():
-        raise ContractError(f"{folder / WEIGHTS} is missing")
+        raise RepoError(f"{folder / WEIGHTS} is missing")
     check_weights(folder / WEIGHTS, config)
     history = read_history(folder / HISTORY)
     environment = read_json(folder / ENVIRONMENT)
     logits = read_all_logits(folder, len(config.label_names))
-    with naming(folder / ENVIRONMENT):
+    with malformed_as_error(folder / ENVIRONMENT):
         dataset = environment.get("dataset", {})
         if not {"id", "splits"} <= set(dataset):
-            raise ContractError(
-                f"{folder / ENVIRONMENT} must name the data set: dataset.id and dataset.splits"
-            )
+            raise RepoError(f"{folder / ENVIRONMENT} must name the dataset: dataset.id and dataset.splits")
         for split, table in logits.items():
             if (images := dataset["splits"].get(split)) != len(table.labels):
-                raise ContractError(
+                raise RepoError(
                     f"{folder}: logits_{split}.parquet has {len(table.labels)} rows, but environment.json counts "
                     f"{images} images in {split}"
                 )
@@ -137,15 +135,13 @@ def read_run(folder: Path) -> Run:
 
 
 def read_measurement(path: Path, digest: str) -> dict | list:
-    """What `python -m hub_model` measured on these weights; `ContractError` when it was on others, or something else."""
+    """What `python -m hub_model` measured on these weights; `RepoError` when it was on others, or something else."""
     if path.stem not in SECTIONS:
-        raise ContractError(
-            f"{path} is no measurement that is known (known: {', '.join(SECTIONS)}): delete it"
-        )
+        raise RepoError(f"{path} is no measurement that is known (known: {', '.join(SECTIONS)}): delete it")
     found = read_json(path)
     if found.get("weights_sha256") != digest or "result" not in found:
-        raise ContractError(f"{path} belongs to other weights: measure again, or delete it")
-    with naming(path):
+        raise RepoError(f"{path} belongs to other weights: measure again, or delete it")
+    with malformed_as_error(path):
         if found["result"]:
             SECTIONS[path.stem](found["result"])  # what the card says of it
     return found["result"]

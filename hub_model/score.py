@@ -1,8 +1,8 @@
 """Score many images: `accelerate launch -m hub_model.score DATASET_OR_FOLDER --model MODEL --out predictions.parquet`.
 
-In: a data set repo (id or folder) or a folder of images at any depth, and a model repo (id or folder). Out: one Parquet file, a
-row an image, in the order of the input: `file_name`; `split` and `label` of a data set; `predicted_label`; `probability_CLASS`
-(calibrated); `set_LEVEL`, the classes of each conformal set; `strangeness` and `verdict` as in the Space; `error`, the reason
+In: a dataset repo (id or folder) or a folder of images at any depth, and a model repo (id or folder). Out: one Parquet file, a
+row an image, in the order of the input: `file_name`; `split` and `label` of a dataset; `predicted_label`; `probability_CLASS`
+(calibrated); `set_LEVEL`, the classes of each conformal set; `ood_score` and `verdict` as in the Space; `error`, the reason
 why an image could not be read (then the rest is null). The file's metadata says what it was made with.
 
 Any number of processes on any number of machines share the work (OUT must then lie where all of them see it). A run that was
@@ -36,12 +36,12 @@ from tqdm.auto import tqdm
 
 from dataset_script.arguments import whole_number
 from hub_model.contract import CALIBRATION, weights_digest
+from hub_model.inference.classifier import Classifier
+from hub_model.inference.errors import RepoError
 from hub_model.score_datasets import UNREACHABLE, first_line, is_dataset_folder, open_dataset
 from hub_model.score_parts import Parts, is_disk_full
 from hub_model.score_rows import answer, schema_of
-from hub_model.score_sources import FolderImages, Picture, ScoringError, Source
-from space.classifier import Classifier
-from space.model_repo import ModelRepoError
+from hub_model.score_sources import FolderImages, Picture, Source
 
 BATCH_SIZE = 32
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
@@ -55,7 +55,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "source",
         metavar="DATASET_OR_FOLDER",
-        help="data set repo OWNER/NAME or its folder, or a folder of images",
+        help="dataset repo OWNER/NAME or its folder, or a folder of images",
     )
     parser.add_argument("--model", required=True, help="model repo OWNER/NAME or its folder")
     parser.add_argument("--out", type=Path, required=True, help="the Parquet file of predictions")
@@ -67,10 +67,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="replace OUT, and what an unfinished run with other settings left",
     )
-    parser.add_argument("--split", nargs="+", default=[], help="splits of a data set (default: all)")
+    parser.add_argument("--split", nargs="+", default=[], help="splits of a dataset (default: all)")
     parser.add_argument("--model_revision", help="branch, tag or commit of the model repo")
-    parser.add_argument("--dataset_revision", help="branch, tag or commit of the data set repo")
-    parser.add_argument("--dataset_config", help="configuration of the data set, where it has several")
+    parser.add_argument("--dataset_revision", help="branch, tag or commit of the dataset repo")
+    parser.add_argument("--dataset_config", help="configuration of the dataset, where it has several")
     parser.add_argument("--image_column", default="image")
     parser.add_argument("--label_column", default="label")
     parser.add_argument(
@@ -91,37 +91,37 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def open_source(arguments: argparse.Namespace, scratch: Path) -> Source:
-    """The images that the command line names. Raises ScoringError in one sentence when there are none."""
+    """The images that the command line names. Raises RepoError in one sentence when there are none."""
     folder = Path(arguments.source)
     if not folder.is_dir() or is_dataset_folder(folder):
         if folder.is_file():
-            raise ScoringError(f"{folder} is a file: name a folder of images or a data set")
+            raise RepoError(f"{folder} is a file: name a folder of images or a dataset")
         return open_dataset(
             arguments.source, arguments.dataset_config, arguments.dataset_revision, arguments.split,
             arguments.image_column, arguments.label_column,
         )  # fmt: skip
     if arguments.split:
-        raise ScoringError(f"{folder} is a folder of images and has no splits: leave --split out")
+        raise RepoError(f"{folder} is a folder of images and has no splits: leave --split out")
     if arguments.out.resolve().is_relative_to(folder.resolve()):
-        raise ScoringError(f"--out {arguments.out} lies in the folder of images: name a place outside of it")
+        raise RepoError(f"--out {arguments.out} lies in the folder of images: name a place outside of it")
     return FolderImages.open(folder, scratch)
 
 
 def open_model(arguments: argparse.Namespace, device: torch.device, revision: str | None) -> Classifier:
-    """The classifier, on `device`. Raises ScoringError in one sentence when it is missing or broken."""
+    """The classifier, on `device`. Raises RepoError in one sentence when it is missing or broken."""
     if (Path(arguments.model) / "checkpoints").is_dir():
-        raise ScoringError(
+        raise RepoError(
             f"{arguments.model} is a run folder: make a model repo of it with `python -m hub_model build {arguments.model} OUT`"
         )
     on_gpu = device.type != "cpu"
     backend = "timm" if on_gpu and arguments.backend == "auto" else arguments.backend
     try:
-        classifier = Classifier.from_hub(arguments.model, revision, backend, threads=1)
+        classifier = Classifier.from_pretrained(arguments.model, revision, backend, threads=1)
         if classifier.backend == "timm":
             classifier.model.to(device)
-        classifier.rehearse()
-    except ModelRepoError as error:
-        raise ScoringError(str(error)) from None
+        classifier.warmup()
+    except RepoError as error:
+        raise RepoError(str(error)) from None
     return classifier
 
 
@@ -135,7 +135,7 @@ def ahead(pool: Executor, work: Callable[[Any], T], items: Iterator, depth: int)
 
 
 def batches(source: Source, numbers: list[int]) -> Iterator[tuple[int, list[Picture]]]:
-    """(number of the piece, pictures), at least one batch a piece. Raises ScoringError where the source fails."""
+    """(number of the piece, pictures), at least one batch a piece. Raises RepoError where the source fails."""
     try:
         for number in numbers:
             pictures = source.read(source.pieces[number])
@@ -144,7 +144,7 @@ def batches(source: Source, numbers: list[int]) -> Iterator[tuple[int, list[Pict
             while batch := list(itertools.islice(pictures, BATCH_SIZE)):
                 yield number, batch
     except (*UNREACHABLE, pa.ArrowException) as error:
-        raise ScoringError(f"reading the images failed: {first_line(error)}") from None
+        raise RepoError(f"reading the images failed: {first_line(error)}") from None
 
 
 def score_pieces(
@@ -185,18 +185,18 @@ class Run:
         self.parts = Parts(arguments.out)
 
     def agreed(self, act: Callable[[], T]) -> T:
-        """What `act` returns in the main process. Where it raises ScoringError there, every process ends."""
+        """What `act` returns in the main process. Where it raises RepoError there, every process ends."""
         outcome: list[Any] = [None, None]
         if self.accelerator.is_main_process:
             try:
                 outcome[0] = act()
-            except ScoringError as error:
+            except RepoError as error:
                 self.parts.remove_if_unused()
                 outcome[1] = str(error)
         broadcast_object_list(outcome)
         if outcome[1] is not None:
             if self.accelerator.is_main_process:
-                raise ScoringError(outcome[1])
+                raise RepoError(outcome[1])
             raise SystemExit(1)
         return outcome[0]
 
@@ -233,7 +233,7 @@ class Run:
             return
         if not accelerator.is_main_process:
             if not parts.folder.is_dir():
-                raise ScoringError(
+                raise RepoError(
                     f"{parts.folder} is not seen by every process: --out must lie on a disk that they share"
                 )
             self.classifier = open_model(self.arguments, accelerator.device, manifest["model_revision"])
@@ -288,7 +288,7 @@ def main(argv: list[str] | None = None) -> int:
         with threadpool_limits(1):
             Run(arguments)()
         return 0
-    except ScoringError as error:
+    except RepoError as error:
         message = str(error)
     except OSError as error:
         reason = (

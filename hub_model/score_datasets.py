@@ -1,6 +1,6 @@
-"""Data sets for `python -m hub_model.score`: a repo id or folder in, a `Source` of its splits out.
+"""Datasets for `python -m hub_model.score`: a repo id or folder in, a `Source` of its splits out.
 
-Parquet, the form of a data set repo, is read row group by row group, over the network as from a disk; single image files one by
+Parquet, the form of a dataset repo, is read row group by row group, over the network as from a disk; single image files one by
 one. Any other form goes through `datasets` streaming and is divided by its files.
 """
 
@@ -29,8 +29,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from dataset_script.errors import first_line
-from hub_model.score_sources import MAX_PIECES, SUFFIXES, Picture, Piece, ScoringError, Source, rows_a_piece
+from hub_model.inference.errors import RepoError, first_line
+from hub_model.score_sources import MAX_PIECES, SUFFIXES, Picture, Piece, Source, rows_a_piece
 
 UNREACHABLE = (OSError, HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError)
 UNREADABLE = (
@@ -45,16 +45,16 @@ READ_AT_ONCE = 32  # rows
 
 
 def is_dataset_folder(folder: Path) -> bool:
-    """Whether a folder is a data set rather than a folder of images: it holds Parquet files, itself or in `data/`."""
+    """Whether a folder is a dataset rather than a folder of images: it holds Parquet files, itself or in `data/`."""
     return any(next(place.glob("*.parquet"), None) for place in (folder / "data", folder) if place.is_dir())
 
 
 def open_dataset(
     name: str, config: str | None, revision: str | None, wanted: list[str], image: str, label: str
 ) -> Source:
-    """Open the splits `wanted` (all for an empty list) of a data set repo or folder; `image` and `label` name its columns.
+    """Open the splits `wanted` (all for an empty list) of a dataset repo or folder; `image` and `label` name its columns.
 
-    Raises ScoringError: it cannot be reached or read, or lacks a split or the image column.
+    Raises RepoError: it cannot be reached or read, or lacks a split or the image column.
     """
     try:
         if not Path(name).is_dir():
@@ -62,15 +62,15 @@ def open_dataset(
         builder = datasets.load_dataset_builder(name, config, revision=revision)
         splits = [str(split) for split in builder.config.data_files or builder.info.splits or ()]
     except (RepositoryNotFoundError, HFValidationError):
-        raise ScoringError(f"{name} is neither a folder nor a data set that may be read") from None
+        raise RepoError(f"{name} is neither a folder nor a dataset that may be read") from None
     except RevisionNotFoundError:
-        raise ScoringError(f"data set {name} has no revision {revision!r}") from None
+        raise RepoError(f"dataset {name} has no revision {revision!r}") from None
     except UNREADABLE as error:
-        raise ScoringError(f"data set {name} cannot be read: {first_line(error)}") from None
+        raise RepoError(f"dataset {name} cannot be read: {first_line(error)}") from None
     except UNREACHABLE as error:
-        raise ScoringError(f"data set {name} cannot be reached: {first_line(error)}") from None
+        raise RepoError(f"dataset {name} cannot be reached: {first_line(error)}") from None
     if missing := [split for split in wanted if split not in splits]:
-        raise ScoringError(f"{name} has no split {missing[0]!r} (it has: {', '.join(splits)})")
+        raise RepoError(f"{name} has no split {missing[0]!r} (it has: {', '.join(splits)})")
     settings = {"dataset": name, "config": config, "revision": revision, "splits": wanted or splits}
     single = isinstance(builder, ImageFolder) and any(
         url.lower().endswith(SUFFIXES)
@@ -80,10 +80,10 @@ def open_dataset(
     kind = ParquetImages if isinstance(builder, Parquet) else SingleFiles if single else StreamedImages
     try:
         return kind.open(builder, settings | {"image_column": image, "label_column": label})
-    except ScoringError:
+    except RepoError:
         raise
     except (*UNREADABLE, *UNREACHABLE) as error:
-        raise ScoringError(f"data set {name} cannot be read: {first_line(error)}") from None
+        raise RepoError(f"dataset {name} cannot be read: {first_line(error)}") from None
 
 
 class _Columns:
@@ -95,7 +95,7 @@ class _Columns:
         if self.image not in features:
             images = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
             hint = f"; pass --image_column {images[0]}" if images else ""
-            raise ScoringError(
+            raise RepoError(
                 f"{settings['dataset']} has no column {self.image!r} (it has: {', '.join(features)}){hint}"
             )
         kind = features.get(self.label)
@@ -114,7 +114,7 @@ class _Columns:
         return Picture(str(name), data, split, None if label is None else str(label))
 
     def own(self, path: str | None) -> str | None:
-        """A path that a row names, when it lies in the data set; a foreign table may point anywhere on this machine."""
+        """A path that a row names, when it lies in the dataset; a foreign table may point anywhere on this machine."""
         name = self.settings["dataset"]
         if not path or path.startswith(f"hf://datasets/{name}@"):
             return path
@@ -148,7 +148,7 @@ class ParquetImages(_Columns):
                 digest.update(json.dumps([split, Path(url).name, sizes, found.serialized_size]).encode())
         total = sum(sum(sizes) for _, _, sizes in files)
         if not total:
-            raise ScoringError(f"{settings['dataset']} has no rows in {', '.join(settings['splits'])}")
+            raise RepoError(f"{settings['dataset']} has no rows in {', '.join(settings['splits'])}")
         settings = settings | {"images": total, "files_sha256": digest.hexdigest()}
         return cls(settings, features, list(_cut(files, rows_a_piece(total))))
 
@@ -208,7 +208,7 @@ class StreamedImages(_Columns):
             parts = min(table.num_shards, MAX_PIECES)
             pieces += [Piece(None, (split, part, parts)) for part in range(parts)]
         if not pieces:
-            raise ScoringError(f"{settings['dataset']} has no files in {', '.join(settings['splits'])}")
+            raise RepoError(f"{settings['dataset']} has no files in {', '.join(settings['splits'])}")
         return cls(settings, features, pieces)
 
     def read(self, piece: Piece) -> Iterator[Picture]:
@@ -221,7 +221,7 @@ class StreamedImages(_Columns):
             }
         for position, row in enumerate(self.tables[split].shard(parts, part)):
             if not isinstance(row[self.image], dict | bytes | None):
-                raise ScoringError(
+                raise RepoError(
                     f"{self.settings['dataset']} hands out decoded images only: store it as Parquet"
                 )
             yield self.picture(row, split, f"{split}-{part:04d}-{position:06d}")

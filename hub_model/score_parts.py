@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hub_model.score_sources import ScoringError
+from hub_model.inference.errors import RepoError
 
 MANIFEST = "manifest.json"
 KEY = b"scoring"  # of OUT's own metadata: the manifest
@@ -36,31 +36,31 @@ class Parts:
         self._lock: BinaryIO | None = None
 
     def claim(self, resume: bool, overwrite: bool) -> None:
-        """Make the folder, for this run alone. Raises ScoringError when OUT is in the way or another run is at work on it."""
+        """Make the folder, for this run alone. Raises RepoError when OUT is in the way or another run is at work on it."""
         if self.out.is_dir():
-            raise ScoringError(
+            raise RepoError(
                 f"--out {self.out} is a folder: name a file, like {self.out / 'predictions.parquet'}"
             )
         if self.out.exists() and not (resume or overwrite or self.folder.exists()):
-            raise ScoringError(
+            raise RepoError(
                 f"{self.out} is there already: pass --overwrite to replace it, or name another file"
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = (self.folder / "lock").open("ab")
         except OSError as error:
-            raise ScoringError(f"{self.folder} cannot be written: {error.strerror}") from None
+            raise RepoError(f"{self.folder} cannot be written: {error.strerror}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ScoringError(f"another run is writing {self.out}: wait for its end") from None
+            raise RepoError(f"another run is writing {self.out}: wait for its end") from None
         except OSError:
             pass  # a file system without locks
 
     def settle(self, manifest: dict[str, Any], resume: bool, overwrite: bool) -> bool:
         """Decide what is done with what is there. Returns whether OUT is these very predictions already.
 
-        Raises ScoringError: OUT or the parts were made with other settings, and --overwrite was not given.
+        Raises RepoError: OUT or the parts were made with other settings, and --overwrite was not given.
         """
         if self.out.exists() and not overwrite:
             made_with = manifest_of(self.out)
@@ -68,13 +68,13 @@ class Parts:
                 if self.recorded() in (None, manifest):
                     self.remove()
                 return True
-            raise ScoringError(
+            raise RepoError(
                 f"{self.out} is there already{differing(made_with, manifest)}: pass --overwrite to replace it"
             )
         recorded = self.recorded()
         if recorded != manifest:
             if recorded is not None and not overwrite:
-                raise ScoringError(
+                raise RepoError(
                     f"{self.folder} holds an unfinished run{differing(recorded, manifest)}: repeat its settings, or pass "
                     "--overwrite to begin again"
                 )
@@ -115,7 +115,7 @@ class Parts:
     def merge(self, pieces: int, images: int | None, manifest: dict[str, Any]) -> tuple[Counter, int]:
         """Make OUT of the parts. Returns how many images each class was predicted for, and how many could not be read.
 
-        Raises ScoringError: a part is damaged, or there are not `images` rows.
+        Raises RepoError: a part is damaged, or there are not `images` rows.
         """
         counts, unread, rows = Counter(), 0, 0
         unfinished = self.folder / "merged"
@@ -125,7 +125,7 @@ class Parts:
                 try:
                     table = pq.read_table(self.path(number))
                 except (pa.ArrowException, OSError) as error:
-                    raise ScoringError(
+                    raise RepoError(
                         f"{self.path(number)} is damaged ({error}): delete it, and the same command goes on"
                     ) from None
                 counts.update(
@@ -144,7 +144,7 @@ class Parts:
             file.flush()
             os.fsync(file.fileno())
         if images is not None and rows != images:
-            raise ScoringError(
+            raise RepoError(
                 f"{self.folder} holds {rows:,} rows for {images:,} images: begin again with --overwrite"
             )
         unfinished.replace(self.out)

@@ -10,11 +10,12 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
+from hub_model.inference.calibration import names_in
+from hub_model.inference.classifier import Classifier, Predictions
+from hub_model.inference.errors import ImageError, RepoError
+from hub_model.inference.images import read_picture
 from hub_model.score_datasets import UNREACHABLE, first_line
-from hub_model.score_sources import Picture, ScoringError
-from space.classifier import Classifier, Predictions
-from space.trust import names_in
-from space.uploads import UploadError, read_picture
+from hub_model.score_sources import Picture
 
 
 def schema_of(classifier: Classifier, known: tuple[str, ...]) -> pa.Schema:
@@ -23,7 +24,7 @@ def schema_of(classifier: Classifier, known: tuple[str, ...]) -> pa.Schema:
     columns = [("file_name", text), *((name, text) for name in known), ("predicted_label", text)]
     columns += [(f"probability_{label}", pa.float32()) for label in classifier.label_names]
     columns += [(f"set_{level}", pa.list_(text)) for level in classifier.trust.thresholds]
-    return pa.schema([*columns, ("strangeness", pa.float64()), ("verdict", text), ("error", text)])
+    return pa.schema([*columns, ("ood_score", pa.float64()), ("verdict", text), ("error", text)])
 
 
 def answer(classifier: Classifier, pictures: list[Picture], schema: pa.Schema) -> pa.Table:
@@ -32,7 +33,7 @@ def answer(classifier: Classifier, pictures: list[Picture], schema: pa.Schema) -
     for picture in pictures:
         try:
             pixels.append(classifier.preprocess([read_picture(encoded(picture))]))
-        except UploadError as error:
+        except ImageError as error:
             errors.append(str(error))
         except OSError as error:
             errors.append(f"The file cannot be read: {error.strerror or first_line(error)}")
@@ -64,18 +65,18 @@ def columns_of(found: Predictions) -> dict[str, Any]:
         columns[f"probability_{label}"] = found.probabilities[:, index].astype(np.float32)
     for level, members in found.sets.items():
         columns[f"set_{level}"] = names_in(members, found.label_names)
-    if found.strangeness is not None:
-        columns["strangeness"] = found.strangeness
+    if found.ood_score is not None:
+        columns["ood_score"] = found.ood_score
     return columns
 
 
 def encoded(picture: Picture) -> bytes | str:
     """What `read_picture` takes: the picture's bytes, or a path of this machine.
 
-    Raises OSError where there is no such file, and ScoringError where the place that it is in does not answer.
+    Raises OSError where there is no such file, and RepoError where the place that it is in does not answer.
     """
     if picture.data is None:
-        raise OSError("the data set holds no image in this row")
+        raise OSError("the dataset holds no image in this row")
     if isinstance(picture.data, bytes):
         return picture.data
     if "://" not in picture.data:
@@ -89,4 +90,4 @@ def encoded(picture: Picture) -> bytes | str:
     except FileNotFoundError:
         raise
     except UNREACHABLE as error:
-        raise ScoringError(f"{picture.data} cannot be reached: {first_line(error)}") from None
+        raise RepoError(f"{picture.data} cannot be reached: {first_line(error)}") from None

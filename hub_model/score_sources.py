@@ -1,4 +1,4 @@
-"""What `python -m hub_model.score` reads: a data set repo or a folder of images in, pieces of encoded pictures out.
+"""What `python -m hub_model.score` reads: a dataset repo or a folder of images in, pieces of encoded pictures out.
 
 A source is cut into `Piece`s in a fixed order that depends on the input alone, so any number of processes, and a run that goes
 on after a kill, divide the same work. What is in memory does not grow with the input: the pieces are at most a few thousand, a
@@ -17,14 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from hub_model.inference.errors import RepoError
+
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm")
 PIECE_ROWS = 256  # a kill costs each process at most this many images, or a 4096th of all
 MAX_PIECES = 4096
 SORTED_AT_ONCE = 100_000  # paths of a listing that are held in memory
-
-
-class ScoringError(ValueError):
-    """Scoring cannot go on; the text is one sentence for the person at the keyboard."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class FolderImages:
     def open(cls, folder: Path, scratch: Path) -> FolderImages:
         """List the folder into a file below `scratch`, which the pieces are read from later on.
 
-        Raises ScoringError where there is no image.
+        Raises RepoError where there is no image.
         """
         digest, total, others = hashlib.sha256(), 0, [0]
         with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as file:
@@ -88,9 +86,7 @@ class FolderImages:
                 total += 1
         if not total:
             seen = f" ({others[0]:,} files of other kinds)" if others[0] else ""
-            raise ScoringError(
-                f"there is no image below {folder}{seen}; {', '.join(SUFFIXES)} are looked for"
-            )
+            raise RepoError(f"there is no image below {folder}{seen}; {', '.join(SUFFIXES)} are looked for")
         listing = scratch / f"listing-{digest.hexdigest()[:16]}.jsonl"
         os.replace(file.name, listing)
         settings = {"folder": str(folder), "images": total, "listing_sha256": digest.hexdigest()}
@@ -123,7 +119,7 @@ def state(path: str) -> bytes:
 def images_below(folder: Path, others: list[int]) -> Iterator[str]:
     """Paths of image files below a folder, relative, in no order; `others[0]` counts what else there is.
 
-    Links to files are followed, links to folders are not. Raises ScoringError for a folder that cannot be listed.
+    Links to files are followed, links to folders are not. Raises RepoError for a folder that cannot be listed.
     """
     waiting = [""]
     while waiting:
@@ -141,7 +137,7 @@ def images_below(folder: Path, others: list[int]) -> Iterator[str]:
                     else:
                         others[0] += 1
         except OSError as error:
-            raise ScoringError(f"{shown(str(folder / inside))} cannot be listed: {error.strerror}") from None
+            raise RepoError(f"{shown(str(folder / inside))} cannot be listed: {error.strerror}") from None
 
 
 def in_order(paths: Iterator[str], scratch: Path) -> Iterator[str]:

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hub_model.calibration import CalibrationError
 from hub_model.crops import Crops
+from hub_model.inference.classifier import Classifier
+from hub_model.inference.errors import RepoError
+from hub_model.inference.preprocessing import Preprocessing
 from hub_model.robustness import recalls, uncured
-from space.classifier import Classifier, Preprocessing
 
 SIZES = (96, 112, 128, 144, 160, 192, 224)
 TIMINGS = 9  # the median of so many
@@ -57,10 +58,10 @@ def _cost(model: torch.nn.Module, size: int) -> tuple[float, float]:
 def measure_size_curve(classifier: Classifier, crops: Crops, sizes: Sequence[int] = SIZES) -> list[dict]:
     """One row a size: {"size", "accuracy", "balanced_accuracy", "gmacs", "milliseconds"}, smallest first.
 
-    Raises CalibrationError for a size that no network takes.
+    Raises RepoError for a size that no network takes.
     """
     if wrong := [size for size in sizes if size < 32]:
-        raise CalibrationError(f"an input of {wrong[0]} pixels is too small: 32 or more")
+        raise RepoError(f"an input of {wrong[0]} pixels is too small: 32 or more")
     rows, labels = [], crops.labels
     for size in sorted(set(sizes)):
         predicted = uncured(Resized(classifier, size), crops).argmax(axis=1)

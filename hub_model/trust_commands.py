@@ -1,6 +1,6 @@
 """The `python -m hub_model` commands that calibrate a run and measure how far it can be trusted.
 
-In: a run folder (or a model repo folder) and the data set repo. Out: `calibration.json` with its arrays, and
+In: a run folder (or a model repo folder) and the dataset repo. Out: `calibration.json` with its arrays, and
 `measurements/NAME.json` in that folder, which `build` takes into `metrics.json`. Nothing is fitted on `test`.
 """
 
@@ -18,16 +18,17 @@ import pyarrow.parquet as pq
 
 from dataset_script.arguments import whole_number
 from hub_model import label_audit, new_slide, prevalence
-from hub_model.calibration import CalibrationError, calibrate_folder, read_label_names, write_json
+from hub_model.calibration import calibrate_folder, read_label_names, write_json
 from hub_model.contract import weights_digest
 from hub_model.crops import check_classes, open_classifier, read_crops
+from hub_model.inference.calibration import softmax
+from hub_model.inference.errors import RepoError
 from hub_model.out_of_distribution import fit_out_of_distribution, measure_out_of_distribution, write_rule
 from hub_model.perturbations import PERTURBATIONS
 from hub_model.robustness import Reference, measure_robustness, table
 from hub_model.run_folder import MEASUREMENTS
 from hub_model.size_curve import SIZES, measure_size_curve
 from hub_model.trust_report import read_temperature
-from space.trust import softmax
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -84,7 +85,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         ("label-audit", label_audit, "labels that out-of-fold predictions speak against"),
     ):
         command = add(name, help=text)
-        command.add_argument("dataset", help="data set repo OWNER/NAME or folder")
+        command.add_argument("dataset", help="dataset repo OWNER/NAME or folder")
         command.add_argument("--revision")
         command.add_argument(
             "--backbone",
@@ -99,8 +100,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def _add_model_and_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="run folder or model repo folder")
-    parser.add_argument("dataset", help="data set repo OWNER/NAME or folder")
-    parser.add_argument("--revision", help="revision of the data set repo")
+    parser.add_argument("dataset", help="dataset repo OWNER/NAME or folder")
+    parser.add_argument("--revision", help="revision of the dataset repo")
 
 
 def write_measurement(folder: Path, name: str, value: dict | list) -> Path:
@@ -152,14 +153,14 @@ def run_robustness(arguments: argparse.Namespace) -> int:
     """Measure and write `robustness`, and print it as a table."""
     conditions = {name: PERTURBATIONS.get(name) for name in arguments.conditions or PERTURBATIONS}
     if unknown := [name for name, change in conditions.items() if change is None]:
-        raise CalibrationError(f"unknown condition {unknown[0]!r} (known: {', '.join(PERTURBATIONS)})")
+        raise RepoError(f"unknown condition {unknown[0]!r} (known: {', '.join(PERTURBATIONS)})")
     classifier = open_classifier(arguments.folder)
     validation = read_crops(arguments.dataset, "validation", revision=arguments.revision)
     crops = read_crops(arguments.dataset, arguments.split, revision=arguments.revision)
     check_classes(classifier, crops)
     if arguments.classes:
         if unknown := sorted(set(arguments.classes) - set(crops.label_names)):
-            raise CalibrationError(f"no class {unknown[0]!r} (there are: {', '.join(crops.label_names)})")
+            raise RepoError(f"no class {unknown[0]!r} (there are: {', '.join(crops.label_names)})")
         wanted = [crops.label_names.index(name) for name in arguments.classes]
         crops = crops.take(np.flatnonzero(np.isin(crops.labels, wanted)))
     reference = Reference.of(validation.sample(300))
@@ -200,7 +201,7 @@ def run_prevalence(arguments: argparse.Namespace) -> int:
             print(f"{method:10s} mean error of a share {error:.4f}")
         return 0
     if arguments.predictions is None:
-        raise CalibrationError(
+        raise RepoError(
             "name the predictions of a sample (what `python -m hub_model.score` wrote), or --simulate"
         )
     probabilities = _read_cells(arguments.predictions, names, folder)
@@ -220,7 +221,7 @@ def run_prevalence(arguments: argparse.Namespace) -> int:
 def _read_cells(path: Path, names: list[str], folder: Path) -> np.ndarray:
     """Calibrated probabilities [N, C] of the cells in `path`: what bulk scoring wrote, or a column `logits`.
 
-    Rows without a prediction, images that could not be read, are left out. Raises CalibrationError for what is no probability.
+    Rows without a prediction, images that could not be read, are left out. Raises RepoError for what is no probability.
     """
     scored = [f"probability_{name}" for name in names]
     try:
@@ -233,14 +234,14 @@ def _read_cells(path: Path, names: list[str], folder: Path) -> np.ndarray:
             cells = np.array(logits, np.float64).reshape(len(logits), len(names))
     except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise CalibrationError(
+        raise RepoError(
             f"{path} has neither the columns {scored[0]}, … nor a column of {len(names)} logits a cell: {reason}"
         ) from None
     if not calibrated:
         cells = softmax(np.where(np.isfinite(cells), cells, np.nan), read_temperature(folder))
     right = (cells >= 0).all(axis=1) & (np.abs(cells.sum(axis=1) - 1) < 1e-3)
     if not right.all():
-        raise CalibrationError(f"{path}: cell {right.argmin() + 1} has no probabilities that sum to 1")
+        raise RepoError(f"{path}: cell {right.argmin() + 1} has no probabilities that sum to 1")
     return cells
 
 

@@ -95,7 +95,7 @@ def draw_out_of_distribution(axes: Axes, metrics: dict) -> None:
         shares = [count / max(sum(counts), 1) for count in counts]
         axes.stairs(shares, histogram["edges"], fill=True, color=colour, alpha=0.6, label=label)
     axes.axvline(figures["threshold"], color="black", linestyle="--", linewidth=1, label="threshold")
-    axes.set(xlabel=f"strangeness ({figures['score'].replace('_', ' ')})", ylabel="share")
+    axes.set(xlabel=f"ood_score ({figures['score'].replace('_', ' ')})", ylabel="share")
     axes.set_title(f"{figures['false_alarms']:.1%} of the test cells are turned away")
     axes.legend(frameon=False)
 

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from hub_model.calibration import CalibrationError, check_logits
-from hub_model.contract import naming, read_json
+from hub_model.calibration import check_logits
+from hub_model.contract import malformed_as_error, read_json
 from hub_model.evaluation import RESAMPLES, SEED, bootstrap
+from hub_model.inference.calibration import softmax
+from hub_model.inference.errors import RepoError
 from hub_model.metrics.cell_classification.cell_classification import (
     ECE_BINS,
     expected_calibration_error,
     negative_log_likelihood,
 )
-from space.trust import softmax
 
 COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
 
@@ -140,20 +141,18 @@ def trust_figures(
 
 
 def read_calibration(folder: Path) -> dict:
-    """The contents of `calibration.json`. Raises CalibrationError when it is not there."""
+    """The contents of `calibration.json`. Raises RepoError when it is not there."""
     path = folder / "calibration.json"
     if not path.is_file():
-        raise CalibrationError(f"{folder} has no calibration.json: run `python -m hub_model calibrate` first")
+        raise RepoError(f"{folder} has no calibration.json: run `python -m hub_model calibrate` first")
     return read_json(path)
 
 
 def read_temperature(folder: Path) -> float:
-    """The temperature in `calibration.json`. Raises CalibrationError when there is none, or none above 0."""
+    """The temperature in `calibration.json`. Raises RepoError when there is none, or none above 0."""
     path, calibration = folder / "calibration.json", read_calibration(folder)
-    with naming(path):
+    with malformed_as_error(path):
         temperature = float(calibration["temperature"]["value"])
     if not 0 < temperature < math.inf:
-        raise CalibrationError(
-            f"{path} has the temperature {temperature}: it must be a finite number above 0"
-        )
+        raise RepoError(f"{path} has the temperature {temperature}: it must be a finite number above 0")
     return temperature

@@ -1,6 +1,6 @@
 """The whole line in one go: `make run [DATA=folder]`.
 
-Images become a data set repo, a trained model, a model repo, and a prediction from one line of timm. Each stage is a command
+Images become a dataset repo, a trained model, a model repo, and a prediction from one line of timm. Each stage is a command
 of its own, printed before it runs, and talks to a Hub: the embedded one (see `local_hub`), since a newcomer has no account.
 With `HF_ENDPOINT` unset, the same commands talk to huggingface.co.
 """
@@ -55,7 +55,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     if arguments.data and not arguments.data.is_dir():
-        print(f"error: there is no folder {arguments.data}", file=sys.stderr)
+        print(f"error: there is not a directory {arguments.data}", file=sys.stderr)
         return 1
     started = time.monotonic()
     try:
@@ -87,11 +87,11 @@ def run_line(arguments: argparse.Namespace) -> dict:
         stage("Draw cells, since no images were given")
         python("dataset_script", "draw", raw, "--per_class", arguments.per_class)
 
-    stage("1. Images to a data set repo")
+    stage("1. Images to a dataset repo")
     listed = build_data_set(raw, out / "dataset")
     python("dataset_script", "push", out / "dataset", data_repo)
 
-    stage("2. Data set repo to a trained model")
+    stage("2. Dataset repo to a trained model")
     start = starting_point(raw, listed)
     launch = [
         Path(sys.executable).with_name("accelerate"),
@@ -123,7 +123,7 @@ def run_line(arguments: argparse.Namespace) -> dict:
 
 
 def build_data_set(raw: Path, out: Path) -> bool:
-    """Build the data set repo folder; return whether a published list of test names lay beside the images."""
+    """Build the dataset repo folder; return whether a published list of test names lay beside the images."""
     listed = raw.parent / LISTED_TEST_NAMES
     names = ["--test_names", listed] if listed.is_file() else []
     python("dataset_script", "build", raw, out, "--overwrite", *names)
@@ -169,7 +169,7 @@ def close(arguments: argparse.Namespace, repos: dict, started: float) -> None:
         f"""
 === Done in {minutes:.1f} minutes: accuracy {test["accuracy"]:.3f}, macro-F1 {test["macro_f1"]:.3f} on {test["images"]} images
 
-  data set   {out}/dataset   and, on the embedded Hub, {repos["data_repo"]}
+  dataset   {out}/dataset   and, on the embedded Hub, {repos["data_repo"]}
   run        {out}/train     history.jsonl, curves.png, logits
   model      {out}/model     and, on the embedded Hub, {repos["model_repo"]}
   Hub        {out}/hub

@@ -1,7 +1,7 @@
 """The Space here, over the embedded Hub: `make space [DATA=folder]`.
 
-The released model and a data set are published on the embedded Hub (again only where they changed); `python -m space` reads
-them from there, as it would from huggingface.co. Without DATA the data set is that of the last `make run`, else drawn cells.
+The released model and a dataset are published on the embedded Hub (again only where they changed); `python -m space` reads
+them from there, as it would from huggingface.co. Without DATA the dataset is that of the last `make run`, else drawn cells.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m runs.space", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of images, one folder a class")
     parser.add_argument(
-        "--out", type=Path, default=Path(".run"), help="where the Hub and the data set are kept"
+        "--out", type=Path, default=Path(".run"), help="where the Hub and the dataset are kept"
     )
     parser.add_argument("--port", type=port, default=7860)
     arguments = parser.parse_args()
@@ -33,7 +33,7 @@ def main() -> int:
         print(f"error: there is no released model in {RELEASE}", file=sys.stderr)
         return 1
     if arguments.data and not arguments.data.is_dir():
-        print(f"error: there is no folder {arguments.data}", file=sys.stderr)
+        print(f"error: there is not a directory {arguments.data}", file=sys.stderr)
         return 1
     started = time.monotonic()
     try:
@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def data_set(arguments: argparse.Namespace) -> Path:
-    """Return the data set repo folder, built when it has to be."""
+    """Return the dataset repo folder, built when it has to be."""
     out = arguments.out / "dataset"
     if arguments.data:
         build_data_set(arguments.data, out)

@@ -10,6 +10,8 @@ import argparse
 import os
 import sys
 
+from hub_model.inference.errors import RepoError
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m space", description=__doc__.splitlines()[0])
@@ -17,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--model", help="model repo: Hub id or folder (default: MODEL_ID, else the front matter)"
     )
     parser.add_argument(
-        "--dataset", help="data set repo: Hub id or folder (default: DATASET_ID, else the front matter)"
+        "--dataset", help="dataset repo: Hub id or folder (default: DATASET_ID, else the front matter)"
     )
     parser.add_argument(
         "--port", type=_port, help="port on 127.0.0.1 (default: the first free one from 7860)"
@@ -26,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     push = commands.add_parser("push", help="create or update a Space repo, in one commit")
     push.add_argument("repo_id", metavar="OWNER/NAME")
     push.add_argument("--model", help="the model repo that the Space shows")
-    push.add_argument("--dataset", help="the data set repo that the Space shows")
+    push.add_argument("--dataset", help="the dataset repo that the Space shows")
     push.add_argument("--private", action="store_true")
     chosen = parser.parse_args(arguments)
     for name, variable in (("model", "MODEL_ID"), ("dataset", "DATASET_ID")):
@@ -70,12 +72,12 @@ def _own_temporary_folder() -> str:
 
 
 def _push(chosen: argparse.Namespace) -> int:
-    from space.push import PushError, push_space
+    from space.push import push_space
     from space.resources import chosen_repos
 
     try:
         url = push_space(chosen.repo_id, *chosen_repos(), private=chosen.private)
-    except PushError as error:
+    except RepoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(url)

@@ -14,14 +14,15 @@ import gradio as gr
 from gradio.components.api_component import Api
 from gradio_client.utils import python_type_to_json_schema
 
+from hub_model.inference.classifier import Predictions
+from hub_model.inference.errors import ImageError
+from hub_model.inference.images import CELL_SIDE, read_picture
 from space.bulk import answer_uploads
-from space.classifier import Predictions
 from space.inputs import FileInput, forget
 from space.resources import Resources
 from space.tab_cells import BULK_JOBS
 from space.tab_field import FIELD_SIDE, FIELDS, answer_field, nucleus_share
 from space.texts import language_of, say
-from space.uploads import CELL_SIDE, UploadError, read_picture
 
 
 class CellAnswer(TypedDict):
@@ -32,7 +33,7 @@ class CellAnswer(TypedDict):
     verdict: str
     probabilities: dict[str, float]
     sets: dict[str, list[str]]
-    strangeness: float | None
+    ood_score: float | None
 
 
 class NamedAnswer(TypedDict):
@@ -112,7 +113,7 @@ def as_cell_answer(predictions: Predictions, row: int, descriptions: dict[str, s
             level: [name for name, inside in zip(names, members[row], strict=True) if inside]
             for level, members in predictions.sets.items()
         },
-        "strangeness": None if predictions.strangeness is None else float(predictions.strangeness[row]),
+        "ood_score": None if predictions.ood_score is None else float(predictions.ood_score[row]),
     }
 
 
@@ -211,7 +212,7 @@ def _read_and_forget(path: str | None, side: int) -> Any:
         raise gr.Error(say("en", "upload_missing"), print_exception=False)
     try:
         return read_picture(path, side)
-    except UploadError as error:
+    except ImageError as error:
         raise gr.Error(str(error), print_exception=False) from None
     finally:
         forget([path])

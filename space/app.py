@@ -11,6 +11,8 @@ import socket
 import sys
 from pathlib import Path
 
+from hub_model.inference.errors import RepoError
+
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -25,7 +27,6 @@ if (
     spec.loader.exec_module(sys.modules["space"])
 
 from space.inputs import refuse_what_does_not_fit, separate_uploads, sweep_uploads
-from space.model_repo import ModelRepoError
 from space.page import SWEEP, build_error_page, build_page, launch_arguments
 from space.resources import chosen_repos, load_resources
 
@@ -36,7 +37,7 @@ def start(model_id: str, dataset_id: str, revision: str | None = None, **launch:
     """Build and launch the app; a model repo that cannot be used gives a page that says so."""
     try:
         page, i18n = build_page(load_resources(model_id, dataset_id, revision))
-    except ModelRepoError as error:
+    except RepoError as error:
         print(f"error: {error}", file=sys.stderr)
         page, i18n = build_error_page(str(error))
     refuse_what_does_not_fit(page)

@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from space.uploads import CELL_SIDE, MAX_BYTES, UploadError, read_picture
+from hub_model.inference.errors import ImageError
+from hub_model.inference.images import CELL_SIDE, MAX_BYTES, read_picture
 
 MAX_PICTURES = 500
 MAX_ENTRIES = 5_000
@@ -40,7 +41,7 @@ class Entry:
 
     name: str
     picture: Image.Image | None = None
-    error: UploadError | None = None
+    error: ImageError | None = None
 
 
 def read_uploads(paths: Iterable[str], names: Iterable[str] | None = None) -> Iterator[Entry]:
@@ -50,7 +51,7 @@ def read_uploads(paths: Iterable[str], names: Iterable[str] | None = None) -> It
     for path, name in zip(paths, names or [Path(path).name for path in paths], strict=True):
         for entry in _zip_entries(path, name) if _is_zip(path) else [_read(name, path)]:
             if entry.picture is not None and taken == MAX_PICTURES:
-                yield Entry(entry.name, error=UploadError("too_many", limit=MAX_PICTURES))
+                yield Entry(entry.name, error=ImageError("too_many", limit=MAX_PICTURES))
                 return
             taken += entry.picture is not None
             yield entry
@@ -83,7 +84,7 @@ def _is_zip(path: str) -> bool:
 def _read(name: str, source: bytes | str) -> Entry:
     try:
         return Entry(name, picture=read_picture(source, CELL_SIDE))
-    except UploadError as error:
+    except ImageError as error:
         return Entry(name, error=error)
 
 
@@ -94,18 +95,18 @@ def _zip_entries(path: str, zip_name: str) -> Iterator[Entry]:
             unpacked = sum(info.file_size for info in infos)
             packed = max(1, sum(info.compress_size for info in infos))
             if len(infos) > MAX_ENTRIES:
-                raise UploadError("zip_crowded", entries=len(infos), limit=MAX_ENTRIES)
+                raise ImageError("zip_crowded", entries=len(infos), limit=MAX_ENTRIES)
             if unpacked > MAX_UNPACKED or unpacked > MAX_RATIO * packed + 2**20:
-                raise UploadError("zip_bomb")
+                raise ImageError("zip_bomb")
             for info in infos:
                 try:
                     yield _read(info.filename, _unpack(archive, info))
-                except UploadError as error:
+                except ImageError as error:
                     yield Entry(info.filename, error=error)
-    except UploadError as error:
+    except ImageError as error:
         yield Entry(zip_name, error=error)
     except DAMAGED:
-        yield Entry(zip_name, error=UploadError("bad_zip"))
+        yield Entry(zip_name, error=ImageError("bad_zip"))
 
 
 def _is_litter(info: zipfile.ZipInfo) -> bool:
@@ -121,16 +122,16 @@ def _is_litter(info: zipfile.ZipInfo) -> bool:
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     parts = info.filename.replace("\\", "/").split("/")
     if ".." in parts or parts[0] == "" or ":" in parts[0] or stat.S_ISLNK(info.external_attr >> 16):
-        raise UploadError("zip_path")
+        raise ImageError("zip_path")
     if info.flag_bits & 0x1:
-        raise UploadError("zip_locked")
+        raise ImageError("zip_locked")
     if info.file_size > MAX_BYTES:
-        raise UploadError("too_large", megabytes=info.file_size // 2**20, limit=MAX_BYTES // 2**20)
+        raise ImageError("too_large", megabytes=info.file_size // 2**20, limit=MAX_BYTES // 2**20)
     try:
         with archive.open(info) as file:
             data = file.read(info.file_size + 1)  # the directory may lie about the size
     except DAMAGED:
-        raise UploadError("damaged") from None
+        raise ImageError("damaged") from None
     if len(data) > info.file_size:
-        raise UploadError("zip_bomb")
+        raise ImageError("zip_bomb")
     return data

@@ -13,7 +13,8 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from space.classifier import Classifier, ImageLike, Predictions
+from hub_model.inference.classifier import Classifier, Predictions
+from hub_model.inference.images import ImageLike
 
 MAX_BATCH = 32
 

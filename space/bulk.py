@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from hub_model.inference.classifier import Predictions
+from hub_model.inference.counts import Count, differential_count
+from hub_model.inference.errors import ImageError
 from space.archives import count_uploads, read_uploads
 from space.batching import MAX_BATCH
-from space.classifier import Predictions
-from space.counts import Count, differential_count
 from space.resources import Resources
 from space.texts import say
-from space.uploads import UploadError
 
 DOUBT = {"unknown": 0, "between": 1, "uncalibrated": 2, "sure": 3}
 
@@ -28,7 +28,7 @@ class BulkAnswer:
 
     names: list[str]
     predictions: Predictions | None
-    bad: list[tuple[str, UploadError]]
+    bad: list[tuple[str, ImageError]]
     counts: list[Count]
 
     @property
@@ -54,7 +54,7 @@ def answer_uploads(
     """Classify every picture of files and zips (at most 500); `progress(done, total)` after each batch."""
     total = count_uploads(paths)
     names: list[str] = []
-    bad: list[tuple[str, UploadError]] = []
+    bad: list[tuple[str, ImageError]] = []
     answers: list[Predictions] = []
     waiting: list[Image.Image] = []
 

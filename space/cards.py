@@ -13,11 +13,11 @@ from html import escape
 
 from PIL import Image
 
-from space.classifier import Classifier, Predictions
-from space.counts import Count
+from hub_model.inference.calibration import VERDICT_LEVEL, Verdict
+from hub_model.inference.classifier import Classifier, Predictions
+from hub_model.inference.counts import Count
 from space.dataset_repo import Sample
 from space.texts import note_on, say
-from space.trust import VERDICT_LEVEL, Verdict
 
 
 def name_of(classifier: Classifier, language: str, label: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from space.counts import Count
+from hub_model.inference.counts import Count
 from space.texts import say
 
 COLOURS = ("#7b5bd6", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8a8a8a", "#d55e00", "#0072b2")

@@ -1,6 +1,6 @@
-"""The data set repo as the app needs it: how many images of each class, and some of them to show.
+"""The dataset repo as the app needs it: how many images of each class, and some of them to show.
 
-In: a data set repo of the Hub or its folder (Parquet shards `train-*`, `validation-*`, `test-*` with the
+In: a dataset repo of the Hub or its folder (Parquet shards `train-*`, `validation-*`, `test-*` with the
 columns `image`, `label`, `file_name`). Out: counts by split and class, and samples with their original
 bytes. Only the label column and the row groups that hold a wanted sample are read, so the size of the data
 set does not matter.
@@ -17,16 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from hub_model.inference.errors import RepoError
+
 SHARD = re.compile(r"(?:.*/)?(train|validation|test)(?:-\d+-of-\d+)?\.parquet$")
-
-
-class DatasetRepoError(ValueError):
-    """The data set repo is missing or breaks the contract; the message is one sentence for a person."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled image: `image` is the encoded file as the data set holds it."""
+    """One labelled image: `image` is the encoded file as the dataset holds it."""
 
     image: bytes
     label: str
@@ -91,12 +89,10 @@ class DatasetRepo:
 
 def open_dataset_repo(dataset_id: str | os.PathLike[str]) -> DatasetRepo:
     """Find the shards of a Hub id (`owner/name`) or a folder and read their labels. Raises
-    DatasetRepoError."""
+    RepoError."""
     name, folder, filesystem = str(dataset_id), Path(dataset_id), None
     if not name.strip():
-        raise DatasetRepoError(
-            "no data set is named: set DATASET_ID to a data set repo (owner/name) or a folder"
-        )
+        raise RepoError("no dataset is named: set DATASET_ID to a dataset repo (owner/name) or a folder")
     try:
         if folder.is_dir():
             paths = [str(path) for path in folder.rglob("*.parquet")]
@@ -106,15 +102,13 @@ def open_dataset_repo(dataset_id: str | os.PathLike[str]) -> DatasetRepo:
             filesystem = HfFileSystem()
             paths = filesystem.find(f"datasets/{name}")
     except Exception as error:  # any failure of the network or of the id comes to the same for a visitor
-        raise DatasetRepoError(f"the data set repo {name} cannot be read ({type(error).__name__})") from None
+        raise RepoError(f"the dataset repo {name} cannot be read ({type(error).__name__})") from None
     shards: dict[str, list[str]] = {}
     for path in sorted(paths):
         if match := SHARD.match(path):
             shards.setdefault(match[1], []).append(path)
     if not shards:
-        raise DatasetRepoError(
-            f"there is no data set repo {name} with Parquet files for train, validation and test"
-        )
+        raise RepoError(f"there is no dataset repo {name} with Parquet files for train, validation and test")
     return _read_labels(name, shards, filesystem)
 
 
@@ -135,7 +129,7 @@ def _read_labels(name: str, shards: dict[str, list[str]], filesystem: Any) -> Da
                 labels.setdefault(split, []).append(column.to_pylist())
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DatasetRepoError(f"the data set repo {name} breaks the contract ({reason})") from None
+        raise RepoError(f"the dataset repo {name} breaks the contract ({reason})") from None
     return DatasetRepo(
         name, tuple(label_names), {split: shards[split] for split in order}, labels, filesystem
     )

@@ -11,10 +11,10 @@ from typing import Any
 
 import gradio as gr
 
+from hub_model.inference.images import MAX_BYTES
 from space import api, tab_cell, tab_cells, tab_data, tab_field, tab_learn, tab_model
 from space.resources import Resources
 from space.texts import HEAD, LANGUAGES, NAMES
-from space.uploads import MAX_BYTES
 
 SESSIONS = 256  # visits that Gradio remembers, the oldest go first: each call of the API is one, of a fifth of a megabyte
 SWEEP = (30, 120)  # seconds: every half minute, uploads older than two minutes are deleted

@@ -1,6 +1,6 @@
 """From this folder to a Space repo, in one commit.
 
-In: the files of this folder, a Space id, the ids of the model and the data set. Out: the Space repo, its
+In: the files of this folder, a Space id, the ids of the model and the dataset. Out: the Space repo, its
 front matter naming both. A push of the same files again makes no commit.
 """
 
@@ -15,16 +15,14 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Sp
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from hub_model.inference.errors import RepoError
+
 FOLDER = Path(__file__).parent
 KINDS = {".py", ".css", ".txt", ".md"}
 
 
-class PushError(ValueError):
-    """The Space could not be pushed; the message is one sentence for a person."""
-
-
 def space_files(out: Path, model_id: str, dataset_id: str) -> None:
-    """Write the files of the Space into `out`, the README naming the model and the data set."""
+    """Write the files of the Space into `out`, the README naming the model and the dataset."""
     for path in sorted(FOLDER.iterdir()):
         if path.is_file() and path.suffix in KINDS:
             copyfile(path, out / path.name)
@@ -45,16 +43,16 @@ def is_id(name: str) -> bool:
 
 
 def push_space(space_id: str, model_id: str, dataset_id: str, private: bool = False) -> str:
-    """Create or update the Space repo and return its address. Raises PushError."""
+    """Create or update the Space repo and return its address. Raises RepoError."""
     for name in filter(None, (model_id, dataset_id)):
         if Path(name).exists() or not is_id(name):
-            raise PushError(
-                f"a Space reads its model and data set from the Hub: {name!r} is no id (owner/name)"
+            raise RepoError(
+                f"a Space reads its model and dataset from the Hub: {name!r} is no id (owner/name)"
             )
     if not model_id:
-        raise PushError("no model is named: pass --model OWNER/NAME")
+        raise RepoError("no model is named: pass --model OWNER/NAME")
     if not is_id(space_id):
-        raise PushError(f"{space_id!r} is no id of a Space (owner/name)")
+        raise RepoError(f"{space_id!r} is no id of a Space (owner/name)")
     api = HfApi()
     try:
         api.create_repo(
@@ -62,7 +60,7 @@ def push_space(space_id: str, model_id: str, dataset_id: str, private: bool = Fa
         )
         info = api.space_info(space_id)
         if private and not info.private:
-            raise PushError(
+            raise RepoError(
                 f"{space_id} is public: make it private in its settings, or push without --private"
             )
         parent = info.sha
@@ -81,10 +79,10 @@ def push_space(space_id: str, model_id: str, dataset_id: str, private: bool = Fa
             )
     except (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError) as error:
         if isinstance(error, HfHubHTTPError) and error.response.status_code == 412:
-            raise PushError(
+            raise RepoError(
                 f"someone else has changed {space_id} meanwhile: look at it, then push again"
             ) from None
         text = getattr(error, "server_message", None) or str(error)
         reason = (text.strip().splitlines() or [type(error).__name__])[0]
-        raise PushError(f"{space_id} could not be pushed: {reason}") from None
+        raise RepoError(f"{space_id} could not be pushed: {reason}") from None
     return commit.repo_url.url if hasattr(commit.repo_url, "url") else str(commit.repo_url)

@@ -1,7 +1,7 @@
-"""What the page is made of: one model repo, one data set repo, and what is read of them once at start-up.
+"""What the page is made of: one model repo, one dataset repo, and what is read of them once at start-up.
 
 In: MODEL_ID and DATASET_ID, else the first of `models:` and `datasets:` in the front matter of the README.md
-beside this file. Out: `Resources`. A broken model repo raises ModelRepoError; without a data set the page
+beside this file. Out: `Resources`. A broken model repo raises RepoError; without a dataset the page
 does without.
 """
 
@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import yaml
 
+from hub_model.inference.classifier import Classifier
+from hub_model.inference.errors import ImageError, RepoError
+from hub_model.inference.images import CELL_SIDE, read_picture
 from space.batching import Batcher
-from space.classifier import Classifier
-from space.dataset_repo import DatasetRepo, DatasetRepoError, Sample, open_dataset_repo
+from space.dataset_repo import DatasetRepo, Sample, open_dataset_repo
 from space.heat_map import grad_cam
-from space.model_repo import ModelRepoError
 from space.similar import SimilarCells
-from space.uploads import CELL_SIDE, UploadError, read_picture
 
 SIMILAR_PER_CLASS = 100
 SHOWN_PER_CLASS = 24
@@ -59,7 +59,7 @@ def front_matter(readme: Path = Path(__file__).parent / "README.md") -> dict[str
 
 
 def chosen_repos(environment: Mapping[str, str] = os.environ) -> tuple[str, str]:
-    """Model and data set ids: of the environment, else of the front matter."""
+    """Model and dataset ids: of the environment, else of the front matter."""
     declared = front_matter()
     model_id = environment.get("MODEL_ID") or next(iter(declared.get("models") or []), "")
     dataset_id = environment.get("DATASET_ID") or next(iter(declared.get("datasets") or []), "")
@@ -67,10 +67,10 @@ def chosen_repos(environment: Mapping[str, str] = os.environ) -> tuple[str, str]
 
 
 def is_readable(sample: Sample) -> bool:
-    """Whether the data set holds a picture there, and not something that a page would stumble over."""
+    """Whether the dataset holds a picture there, and not something that a page would stumble over."""
     try:
         read_picture(sample.image, CELL_SIDE)
-    except UploadError:
+    except ImageError:
         return False
     return True
 
@@ -78,17 +78,17 @@ def is_readable(sample: Sample) -> bool:
 def open_classifier(model_id: str, revision: str | None) -> Classifier:
     """Load the model and let it answer for a white picture as it will for a visitor's: a repo that cannot is broken."""
     try:
-        classifier = Classifier.from_hub(model_id, revision)
-        grad_cam(classifier.model, classifier.rehearse(), 0)
-    except ModelRepoError:
+        classifier = Classifier.from_pretrained(model_id, revision)
+        grad_cam(classifier.model, classifier.warmup(), 0)
+    except RepoError:
         raise
     except Exception as error:  # whatever the libraries raise for files that they cannot use
-        raise ModelRepoError(f"{model_id} breaks the contract ({error!r})") from error
+        raise RepoError(f"{model_id} breaks the contract ({error!r})") from error
     return classifier
 
 
 def load_resources(model_id: str, dataset_id: str, revision: str | None = None) -> Resources:
-    """Load the model and warm it up, open the data set, and start filling the index of similar cells."""
+    """Load the model and warm it up, open the dataset, and start filling the index of similar cells."""
     classifier = open_classifier(model_id, revision)
     rows = classifier.repo.read_jsonl("history.jsonl")
     resources = Resources(
@@ -99,7 +99,7 @@ def load_resources(model_id: str, dataset_id: str, revision: str | None = None) 
     )
     try:
         resources.dataset = open_dataset_repo(dataset_id)
-    except DatasetRepoError as error:
+    except RepoError as error:
         resources.dataset_error = str(error)
         return resources
     split = next((s for s in ("test", "validation", "train") if s in resources.dataset.counts), "train")

@@ -1,6 +1,6 @@
 """The most similar labelled cells: nearest features among training images, for comparison by eye.
 
-In: samples of the data set repo. Out: the nearest of them to a visitor's cell. The index is filled in the
+In: samples of the dataset repo. Out: the nearest of them to a visitor's cell. The index is filled in the
 background after start-up, a class-balanced sample of the training split, and can be asked from its first
 batch on.
 """
@@ -13,9 +13,10 @@ from itertools import islice
 
 import numpy as np
 
+from hub_model.inference.errors import ImageError
+from hub_model.inference.images import read_picture
 from space.batching import Batcher
 from space.dataset_repo import Sample
-from space.uploads import UploadError, read_picture
 
 CHUNK = 8  # small, so that a visitor's cell is not kept waiting
 
@@ -45,7 +46,7 @@ class SimilarCells:
                 try:
                     pictures.append(read_picture(sample.image))
                     readable.append(sample)
-                except UploadError:
+                except ImageError:
                     continue
             if readable:
                 unit = _unit(self._batcher.predict(pictures).features)

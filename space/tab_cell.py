@@ -8,13 +8,14 @@ from tempfile import mkdtemp
 
 import gradio as gr
 
+from hub_model.inference.classifier import Predictions
+from hub_model.inference.errors import ImageError
+from hub_model.inference.images import CELL_SIDE, read_picture
 from space import cards
-from space.classifier import Predictions
 from space.heat_map import grad_cam, overlay
 from space.inputs import PictureInput
 from space.resources import Resources
-from space.texts import language_of, say
-from space.uploads import CELL_SIDE, UploadError, read_picture
+from space.texts import language_of, say, say_error
 
 EXAMPLES = 14
 
@@ -51,8 +52,8 @@ def build(resources: Resources, i18n: gr.I18n) -> None:
             return
         try:
             image = read_picture(path, CELL_SIDE)
-        except UploadError as error:
-            yield cards.message(error.sentence(language), "bad"), "", ""
+        except ImageError as error:
+            yield cards.message(say_error(language, error), "bad"), "", ""
             return
         predictions = resources.batcher.predict([image])
         card = cards.answer_card(resources.classifier, predictions, 0, language)

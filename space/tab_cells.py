@@ -11,7 +11,7 @@ from space import cards, charts, report
 from space.bulk import BulkAnswer, answer_uploads, prior_note, summary
 from space.inputs import FileInput, forget
 from space.resources import Resources
-from space.texts import language_of, say
+from space.texts import language_of, say, say_error
 
 BULK_JOBS = 2  # at a time, of the page and of the API together
 
@@ -109,7 +109,7 @@ def result_head(
         cards.count_table(resources.classifier, language, answer.counts),
         line,
         prior_note(language, resources),
-        [(name, error.sentence(language)) for name, error in answer.bad],
+        [(name, say_error(language, error)) for name, error in answer.bad],
     )
     csv_link = report.download_link(
         report.as_csv(header, rows), "cells.csv", "text/csv", say(language, "download_csv")
@@ -126,7 +126,7 @@ def bad_list(language: str, answer: BulkAnswer) -> str:
     if not answer.bad:
         return ""
     items = "".join(
-        f"<li><b>{escape(name)}</b> {escape(error.sentence(language))}</li>" for name, error in answer.bad
+        f"<li><b>{escape(name)}</b> {escape(say_error(language, error))}</li>" for name, error in answer.bad
     )
     return (
         f'<section class="bad-files"><h3>{escape(say(language, "bad_title"))}</h3><ul>{items}</ul></section>'

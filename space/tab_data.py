@@ -1,4 +1,4 @@
-"""Tab "The data": what the data set repo holds, as bar chart, pie chart and examples."""
+"""Tab "The data": what the dataset repo holds, as bar chart, pie chart and examples."""
 
 from __future__ import annotations
 

@@ -10,16 +10,17 @@ from html import escape
 import gradio as gr
 from PIL import Image, ImageDraw, ImageFont
 
+from hub_model.inference.classifier import Predictions
+from hub_model.inference.counts import Count
+from hub_model.inference.errors import ImageError
+from hub_model.inference.images import read_picture
 from space import cards, charts
 from space.bulk import count_known, prior_note
 from space.charts import COLOURS
-from space.classifier import Predictions
-from space.counts import Count
 from space.fields import Box, cut, evenly, find_cells, typical_diameter
 from space.inputs import PictureInput
 from space.resources import Resources
-from space.texts import language_of, say
-from space.uploads import UploadError, read_picture
+from space.texts import language_of, say, say_error
 
 SHOWN_SIDE = 1400  # pixels of the picture that goes back to the page
 FIELD_SIDE = 6000  # larger fields are reduced to this
@@ -51,7 +52,7 @@ def answer_field(
 
 
 def nucleus_share(resources: Resources) -> float:
-    """The scale that crops are cut to: measured once on held-out samples of the data set."""
+    """The scale that crops are cut to: measured once on held-out samples of the dataset."""
     crops = [Image.open(io.BytesIO(sample.image)).convert("RGB") for sample in resources.held_out[:40]]
     return typical_diameter(crops)
 
@@ -83,8 +84,8 @@ def build(resources: Resources, i18n: gr.I18n) -> None:
             return cards.message(say(language, "field_first")), nothing, ""
         try:
             field = read_picture(path, FIELD_SIDE)
-        except UploadError as error:
-            return cards.message(error.sentence(language), "bad"), nothing, ""
+        except ImageError as error:
+            return cards.message(say_error(language, error), "bad"), nothing, ""
         answer = answer_field(resources, field, measured(), crop_side or None)
         if not answer.boxes:
             return cards.message(say(language, "field_none"), "bad"), nothing, ""

@@ -10,10 +10,10 @@ from typing import Any
 
 import gradio as gr
 
+from hub_model.inference.images import read_picture
 from space import cards
 from space.resources import Resources
 from space.texts import language_of, note_on, say
-from space.uploads import read_picture
 
 FRESH = {"right": 0, "asked": 0, "model": 0, "cell": None, "answered": False}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from hub_model.inference.errors import ImageError
 from space.notes import NOTES, Note
 from space.texts_en import TEXTS as EN
 from space.texts_id import TEXTS as ID
@@ -46,6 +47,11 @@ HEAD = """
 def say(language: str, key: str, **values: Any) -> str:
     """The text `key` in a language (English when it has no such language), with its {placeholders} filled."""
     return LANGUAGES.get(language, EN)[key].format(**values)
+
+
+def say_error(language: str, error: ImageError) -> str:
+    """The sentence of an unusable upload in a language."""
+    return say(language, f"upload_{error.reason}", **error.values)
 
 
 def language_of(request: Any) -> str:

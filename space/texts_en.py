@@ -1,5 +1,7 @@
 """English texts of the page; `texts_id.py` has the same keys."""
 
+from hub_model.inference.errors import IMAGE_ERRORS
+
 TEXTS = {
     "title": "Bone-marrow cells",
     "lead": "Which cell is this, how sure is the model, and what would an expert look for?",
@@ -41,7 +43,7 @@ TEXTS = {
     "looked_none": "This network has no feature map to show.",
     "similar": "Most similar labelled cells of the training set",
     "similar_waiting": "The training cells are still being read; try again in a moment.",
-    "similar_none": "There is no data set to compare with.",
+    "similar_none": "There is no dataset to compare with.",
     "similarity": "similarity",
     # Many cells
     "cells_files": "Up to 500 pictures of single cells, or a zip of them",
@@ -130,7 +132,7 @@ TEXTS = {
     "log_loss": "Log loss",
     "auc": "AUC",
     # The data
-    "data_missing": "There is no data set to show: {reason}",
+    "data_missing": "There is no dataset to show: {reason}",
     "data_summary": "{images} images of {classes} classes",
     "data_bar": "Images of each class, by split",
     "data_pie": "Share of each class",
@@ -153,7 +155,7 @@ TEXTS = {
     "learn_truth": "The experts' label is {label}.",
     "learn_model": "The model says {label} ({percent}%).",
     "learn_score": "You: {right} of {asked} · the model: {model} of {asked}",
-    "learn_none": "The quiz needs the images of a data set, and there is none.",
+    "learn_none": "The quiz needs the images of a dataset, and there is none.",
     # API
     "api_intro": "Everything the page does can be called from a program. Endpoints are typed; images are "
     "not stored.",
@@ -166,24 +168,5 @@ TEXTS = {
     "api_field": "picture of a field → up to 400 boxes with classes, evenly over it, and how many cells were found",
     "api_model": "model, revision, labels, temperature, backend",
     # Uploads
-    "upload_empty": "The file is empty.",
-    "upload_too_large": "The file has {megabytes} MB; up to {limit} MB are accepted.",
-    "upload_not_an_image": "This is not an image that can be read (JPEG, PNG, TIFF, BMP and WebP can).",
-    "upload_too_small": "The picture has only {width}×{height} pixels; at least {limit} on each side are "
-    "needed.",
-    "upload_too_wide": "The picture has {width}×{height} pixels; sides up to {limit} are accepted.",
-    "upload_bomb": "The picture claims more than {limit} million pixels and was not opened.",
-    "upload_animated": "The file is animated or has several pages; please send one picture.",
-    "upload_truncated": "The file is cut off: part of the picture is missing.",
-    "upload_damaged": "The file is damaged and cannot be decoded.",
-    "upload_bad_zip": "The zip file is damaged.",
-    "upload_zip_bomb": "The zip file would unpack to far more than pictures need and was not opened.",
-    "upload_zip_crowded": "The zip file has {entries} entries; up to {limit} are accepted.",
-    "upload_zip_path": "The name of this zip entry leads out of the archive, or it is a link.",
-    "upload_zip_locked": "This zip entry is encrypted.",
-    "upload_too_many": "Only the first {limit} pictures are counted.",
-    "upload_missing": "Please send a picture.",
-    "upload_too_narrow": "The picture is {width} × {height} pixels: that is a line, not a cell.",
-    "upload_unfit": "These inputs do not fit this call: a picture must be a file that was uploaded here.",
-    "upload_gone": "The picture was deleted in the meantime: please send it again.",
+    **{f"upload_{reason}": sentence for reason, sentence in IMAGE_ERRORS.items()},
 }

@@ -73,7 +73,7 @@ def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def drawn_dataset(drawn_folder: Path) -> Path:
-    """The data set repo folder that `dataset_script build` makes of the drawn cells."""
+    """The dataset repo folder that `dataset_script build` makes of the drawn cells."""
     out = drawn_folder.parent / "dataset"
     subprocess.run([sys.executable, "-m", "dataset_script", "build", str(drawn_folder), str(out)], check=True)
     return out
@@ -81,7 +81,7 @@ def drawn_dataset(drawn_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def drawn_repo(drawn_dataset: Path, owner: str) -> str:
-    """The drawn data set on the local Hub: its repo id."""
+    """The drawn dataset on the local Hub: its repo id."""
     repo_id = f"{owner}/drawn-cells"
     subprocess.run([sys.executable, "-m", "dataset_script", "push", str(drawn_dataset), repo_id], check=True)
     return repo_id

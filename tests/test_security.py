@@ -23,11 +23,12 @@ from safetensors.torch import save_file
 from dataset_script.source import FolderSource
 from dataset_script.tables import write_csv
 from hub_model.__main__ import main as hub_model
-from hub_model.contract import ContractError, read_config
+from hub_model.contract import read_config
+from hub_model.inference.errors import RepoError
+from hub_model.inference.model_repo import open_model_repo
 from hub_model.publish import push, verify
 from local_hub import LocalHub
 from local_hub.cards import read_metadata
-from space.model_repo import ModelRepoError, open_model_repo
 from tests.training.test_data import options
 from training import TrainingError
 from training.data import decode
@@ -102,9 +103,9 @@ def test_the_model_repo_is_neither_built_nor_pushed_nor_verified_with_it(
     folder, reason = hostile
     assert hub_model(["build", str(folder), str(tmp_path / "out")]) == 1
     assert reason in capsys.readouterr().err
-    with pytest.raises(ContractError):
+    with pytest.raises(RepoError):
         push(folder, f"nobody/{uuid.uuid4().hex}")
-    with pytest.raises(ContractError, match="is refused") as caught:
+    with pytest.raises(RepoError, match="is refused") as caught:
         verify(hostile_repo)
     assert reason in str(caught.value) and hostile_repo in str(caught.value)
     assert not marker.exists() and not (tmp_path / "out").exists()
@@ -112,7 +113,7 @@ def test_the_model_repo_is_neither_built_nor_pushed_nor_verified_with_it(
 
 def test_the_space_refuses_it_by_name(hostile, hostile_repo, marker) -> None:
     for where in (hostile[0], hostile_repo):
-        with pytest.raises(ModelRepoError, match="is refused") as caught:
+        with pytest.raises(RepoError, match="is refused") as caught:
             open_model_repo(where)
         assert hostile[1] in str(caught.value)
     assert not marker.exists()
@@ -121,7 +122,7 @@ def test_the_space_refuses_it_by_name(hostile, hostile_repo, marker) -> None:
 @pytest.mark.parametrize("argument", ["checkpoint_path", "pretrained", "pretrained_cfg_overlay"])
 def test_a_config_cannot_have_timm_load_something_else(tmp_path: Path, argument: str) -> None:
     folder = write_model(tmp_path / "model", model_args={argument: "/tmp/evil.pth"})
-    with pytest.raises(ContractError, match=argument):
+    with pytest.raises(RepoError, match=argument):
         read_config(folder / "config.json")
     assert argument not in open_model_repo(folder).model_args
 
@@ -129,7 +130,7 @@ def test_a_config_cannot_have_timm_load_something_else(tmp_path: Path, argument:
 @pytest.mark.parametrize("architecture", ["hf-hub:evil/model", "local-dir:/tmp", "../../x", "", 7, None])
 def test_a_config_cannot_name_a_place_for_an_architecture(tmp_path: Path, architecture: object) -> None:
     folder = write_model(tmp_path / "model", architecture=architecture)
-    with pytest.raises(ContractError, match="architecture"):
+    with pytest.raises(RepoError, match="architecture"):
         read_config(folder / "config.json")
     with pytest.raises(TrainingError):
         Teacher([str(folder)], ["a", "b"], 1.0)
@@ -152,7 +153,7 @@ def test_yaml_of_a_card_is_data(tmp_path: Path, marker: Path) -> None:
     assert not marker.exists()
 
 
-# ---- images and paths of foreign data sets
+# ---- images and paths of foreign datasets
 def test_an_image_path_of_a_data_set_reaches_no_other_file_of_this_machine(tmp_path: Path) -> None:
     secret = tmp_path / "secret.png"
     Image.new("RGB", (40, 40)).save(secret)
@@ -173,7 +174,7 @@ def test_an_image_path_of_a_data_set_reaches_no_other_file_of_this_machine(tmp_p
         if path == folder / "own.png":
             assert len(list(source.rows("train"))) == 2
             continue
-        with pytest.raises(TrainingError, match=r"no file of the data set|cannot be read|failed"):
+        with pytest.raises(TrainingError, match=r"no file of the dataset|cannot be read|failed"):
             list(source.rows("train"))
 
 

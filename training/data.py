@@ -1,4 +1,4 @@
-"""Images for the trainer: checked rows of a data set in, uint8 batches out.
+"""Images for the trainer: checked rows of a dataset in, uint8 batches out.
 
 A `Split` hands out batches of decoded images, to each process its own share. Small splits are decoded once and kept in memory
 (`MemorySplit`), large ones are read and decoded again every epoch (`StreamSplit`). Both cut an epoch into near-equal shares, one

@@ -11,8 +11,7 @@ from timm.data import resolve_data_config
 from torch import nn
 from torch.onnx import OnnxExporterError
 
-from dataset_script.errors import first_line
-from hub_model.contract import ContractError
+from hub_model.inference.errors import RepoError, first_line
 from hub_model.onnx_export import LogitsAndFeatures
 from training import TrainingError
 from training.data import normalise
@@ -45,7 +44,7 @@ class Teacher(nn.Module):
                 )
             if start.label_names != label_names:
                 raise TrainingError(
-                    f"teacher {source} knows the classes {start.label_names}, the data set has {label_names}"
+                    f"teacher {source} knows the classes {start.label_names}, the dataset has {label_names}"
                 )
         self.models = nn.ModuleList(
             timm.create_model(s.config["architecture"], num_classes=len(label_names)) for s in starts
@@ -69,7 +68,7 @@ class Teacher(nn.Module):
         pairs = zip(self.models, self.sizes, strict=True)
         try:
             self.networks = [OnnxNetwork(model, size) for model, size in pairs]
-        except (ContractError, OnnxExporterError) as error:
+        except (RepoError, OnnxExporterError) as error:
             return first_line(error)
         return None
 

@@ -1,6 +1,6 @@
 """Which splits a process trains on and scores: decoded into memory or streamed, and its own part of them.
 
-In: the data set as published, the options, and this process's place among all. Out: the splits of `training.data`.
+In: the dataset as published, the options, and this process's place among all. Out: the splits of `training.data`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNEVEN = 1.25  # how many times as many images one process may be dealt as anoth
 
 
 class Loader:
-    """The splits of a data set, decoded to the sizes that are asked for: in memory, or streamed."""
+    """The splits of a dataset, decoded to the sizes that are asked for: in memory, or streamed."""
 
     def __init__(self, options, accelerator: Accelerator, source: Source, data_config: dict):
         self.options, self.accelerator, self.source, self.data_config = (
@@ -114,7 +114,7 @@ class Loader:
         """
         classes, balanced = len(self.source.label_names), self.options.class_weights == "balanced"
         if not (self.in_memory or balanced):
-            return torch.ones(classes)  # counting would mean reading all of a streamed data set
+            return torch.ones(classes)  # counting would mean reading all of a streamed dataset
         split = self.options.train_split
         counts = torch.tensor(self.source.class_counts(split), dtype=torch.float)
         if (counts > 0).sum() < 2:

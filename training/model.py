@@ -48,7 +48,7 @@ def find_start(where: str) -> Start:
         TrainingError: there is nothing of the kind, it holds a pickle, or it names code of its own.
     """
     if where.startswith("hf-hub:"):
-        return from_hub(where.removeprefix("hf-hub:"))
+        return from_pretrained(where.removeprefix("hf-hub:"))
     path = Path(where)
     if path.is_dir():
         folder, weights = path, path / "model.safetensors"
@@ -89,7 +89,7 @@ def read_config(where: str, path: Path) -> dict:
     return config
 
 
-def from_hub(repo: str) -> Start:
+def from_pretrained(repo: str) -> Start:
     """Return a model repo's config and weights, `OWNER/NAME[@REVISION]`; nothing but the two files is downloaded."""
     repo, _, revision = repo.partition("@")
     try:

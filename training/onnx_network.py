@@ -16,7 +16,7 @@ class OnnxNetwork:
     """Images [N, 3, size, size], normalised, in; logits [N, C] and pooled features [N, D] out."""
 
     def __init__(self, model: nn.Module, size: int):
-        """Export a timm model for that input size in pixels; `hub_model.contract.ContractError` if its answers change."""
+        """Export a timm model for that input size in pixels; `hub_model.contract.RepoError` if its answers change."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         # between its batches the cores are the student's

@@ -34,21 +34,21 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser: one group for each question a user has."""
     parser = argparse.ArgumentParser(
         prog="train_accelerate.py",
-        description="Train an image classifier on a data set of cell crops; `accelerate launch` it for several processes.",
+        description="Train an image classifier on a dataset of cell crops; `accelerate launch` it for several processes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     data = parser.add_argument_group("data: which images")
     data.add_argument(
-        "--dataset", required=True, help="data set repo OWNER/NAME, or a folder that dataset_script built"
+        "--dataset", required=True, help="dataset repo OWNER/NAME, or a folder that dataset_script built"
     )
-    data.add_argument("--dataset_revision", help="branch, tag or commit of the data set repo")
-    data.add_argument("--dataset_config", help="configuration of the data set, where it has several")
+    data.add_argument("--dataset_revision", help="branch, tag or commit of the dataset repo")
+    data.add_argument("--dataset_config", help="configuration of the dataset, where it has several")
     data.add_argument("--image_column", default="image")
     data.add_argument("--label_column", default="label")
     data.add_argument("--train_split", default="train")
     data.add_argument("--validation_split", default="validation")
     data.add_argument(
-        "--test_split", default="test", help="scored once, at the end; may be missing from the data set"
+        "--test_split", default="test", help="scored once, at the end; may be missing from the dataset"
     )
     data.add_argument(
         "--data", choices=("auto", "memory", "stream"), default="auto", help="where decoded images are kept"

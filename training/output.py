@@ -73,7 +73,7 @@ def start_output(options, accelerator: Accelerator, revision: str) -> None:
     """Delete the run that is to be overwritten, now that nothing can be wrong any more, and record the options.
 
     Args:
-        revision: the data set's, which a resumed run must find again.
+        revision: the dataset's, which a resumed run must find again.
 
     Raises:
         TrainingError: a resumed run would go on with other data.
@@ -151,7 +151,7 @@ def write_report(
     progress: Progress,
     teachers: list[dict],
 ) -> None:
-    """Draw the curves, and write `environment.json`: versions, data set, hardware, and where the weights came from.
+    """Draw the curves, and write `environment.json`: versions, dataset, hardware, and where the weights came from.
 
     teachers: `source` and `architecture` of each.
     """

@@ -30,7 +30,7 @@ SIGNS = re.compile(
 SOURCE_LINE = re.compile(r"^\[[^\]]*\]\s*")  # [/pytorch/third_party/gloo/…:547] before gloo's messages
 
 
-def patience(options) -> InitProcessGroupKwargs:
+def process_group_timeout(options) -> InitProcessGroupKwargs:
     """Return accelerate's setting of how long a process waits for another before it gives up."""
     return InitProcessGroupKwargs(timeout=timedelta(minutes=options.peer_timeout))
 

@@ -1,6 +1,6 @@
-"""The data set as published: a repo id or folder in, checked splits of undecoded rows out.
+"""The dataset as published: a repo id or folder in, checked splits of undecoded rows out.
 
-Everything that can be wrong with a foreign data set is found here, before training starts, and said in one sentence.
+Everything that can be wrong with a foreign dataset is found here, before training starts, and said in one sentence.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from huggingface_hub import DatasetCard, HfApi, HfFileSystem
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-from dataset_script.errors import first_line
+from hub_model.inference.errors import first_line
 from training import TrainingError
 from training.row_groups import read_by_row_groups
 
@@ -45,14 +45,14 @@ class Row:
 
 @dataclass
 class Source:
-    """A data set whose columns and labels have been checked.
+    """A dataset whose columns and labels have been checked.
 
     Attributes:
         label_names: the classes, in the order of the logits.
         label_descriptions: their full names.
         sizes: images of each split that there is.
-        revision: commit of the data set repo, or the SHA-256 of a folder's file list and sizes.
-        licence: of the images, as the data set's card says in the Hub's short form; None where it says nothing.
+        revision: commit of the dataset repo, or the SHA-256 of a folder's file list and sizes.
+        licence: of the images, as the dataset's card says in the Hub's short form; None where it says nothing.
     """
 
     id: str
@@ -113,10 +113,10 @@ class Source:
         return self._index.get(label) if self._index else label
 
     def _read(self, name: str, path: str) -> bytes:
-        """Return an image that the table holds as a path: below the data set's folder, or where `datasets` put downloads.
+        """Return an image that the table holds as a path: below the dataset's folder, or where `datasets` put downloads.
 
         Raises:
-            TrainingError: it lies elsewhere on this machine, where a data set has no business, or cannot be read.
+            TrainingError: it lies elsewhere on this machine, where a dataset has no business, or cannot be read.
         """
         places = (Path(self.id), Path(datasets.config.HF_CACHE_HOME), Path(HF_HUB_CACHE))
         try:
@@ -124,7 +124,7 @@ class Source:
                 return HfFileSystem().cat_file(path)
             file = Path(path).resolve(strict=True)
             if not file.is_file() or not any(file.is_relative_to(place.resolve()) for place in places):
-                raise TrainingError(f"{name} of {self.id} points to {path!r}, no file of the data set")
+                raise TrainingError(f"{name} of {self.id} points to {path!r}, no file of the dataset")
             return file.read_bytes()
         except (*UNREACHABLE, ValueError) as error:
             raise TrainingError(f"{name} of {self.id} cannot be read: {first_line(error)}") from error
@@ -150,7 +150,7 @@ class Source:
 
 
 def open_source(options, streaming: bool) -> Source:
-    """Open the data set that the options name and check its columns, splits and labels.
+    """Open the dataset that the options name and check its columns, splits and labels.
 
     Raises:
         TrainingError: it cannot be reached or read, or has not what training needs.
@@ -161,7 +161,7 @@ def open_source(options, streaming: bool) -> Source:
         cause = error.__cause__ or error
         empty = "BatchSize must be greater than 0" in str(cause)  # pyarrow's word for a file without a row
         reason = "a split of it is empty, a Parquet file without a row" if empty else first_line(cause)
-        raise TrainingError(f"data set {options.dataset} cannot be read: {reason}") from error
+        raise TrainingError(f"dataset {options.dataset} cannot be read: {reason}") from error
 
 
 def _open_source(options, streaming: bool) -> Source:
@@ -211,9 +211,9 @@ class Names:
 
 
 def load(options, streaming: bool) -> dict:
-    """Return the data set's splits through `datasets`."""
+    """Return the dataset's splits through `datasets`."""
     if not options.dataset.strip():
-        raise TrainingError("--dataset is empty: name a data set repo OWNER/NAME or a folder")
+        raise TrainingError("--dataset is empty: name a dataset repo OWNER/NAME or a folder")
     try:
         where = (options.dataset, options.dataset_config)
         if not streaming:
@@ -224,9 +224,9 @@ def load(options, streaming: bool) -> dict:
     except pyarrow.ArrowException:  # `open_source` knows what it means
         raise
     except UNREADABLE as error:
-        raise TrainingError(f"data set {options.dataset} cannot be read: {first_line(error)}") from error
+        raise TrainingError(f"dataset {options.dataset} cannot be read: {first_line(error)}") from error
     except UNREACHABLE as error:
-        raise TrainingError(f"data set {options.dataset} cannot be reached: {first_line(error)}") from error
+        raise TrainingError(f"dataset {options.dataset} cannot be reached: {first_line(error)}") from error
 
 
 def check_columns(options, table) -> datasets.Features:
@@ -301,7 +301,7 @@ def revision_of(options) -> str:
 
 
 def card_metadata(options) -> dict:
-    """Return the metadata of the data set's card; none where there is no card that can be read: training needs none."""
+    """Return the metadata of the dataset's card; none where there is no card that can be read: training needs none."""
     folder = Path(options.dataset)
     try:
         card = DatasetCard.load(folder / "README.md" if folder.is_dir() else options.dataset)

@@ -12,16 +12,17 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
-from bench.browser import IntegrityError, check_integrity, served
+from bench.browser import check_integrity, served
+from hub_model.inference.errors import RepoError
 from tests.space.browser import chromium
 
 
 def test_a_fetched_file_that_is_not_the_pinned_one_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.wasm").write_bytes(b"fetched")
     check_integrity(tmp_path, {"a.wasm": hashlib.sha256(b"fetched").hexdigest()})
-    with pytest.raises(IntegrityError, match=r"a\.wasm"):
+    with pytest.raises(RepoError, match=r"a\.wasm"):
         check_integrity(tmp_path, {"a.wasm": hashlib.sha256(b"pinned").hexdigest()})
-    with pytest.raises(IntegrityError, match=r"b\.mjs.*missing"):
+    with pytest.raises(RepoError, match=r"b\.mjs.*missing"):
         check_integrity(tmp_path, {"b.mjs": hashlib.sha256(b"pinned").hexdigest()})
 
 

@@ -29,7 +29,7 @@ def resident(key: str) -> float:
 
 
 def write_parquet(raw: Path, out: Path) -> None:
-    """The files of a raw folder as a data set repo of one shard a split, streamed to disk; as others might publish it."""
+    """The files of a raw folder as a dataset repo of one shard a split, streamed to disk; as others might publish it."""
     import datasets
 
     features = datasets.Features(
@@ -58,7 +58,7 @@ def write_parquet(raw: Path, out: Path) -> None:
 
 
 def through_trainer(folder: Path) -> Iterator[Outcome]:
-    """The rows of the streamed data set, decoded as `StreamSplit` does."""
+    """The rows of the streamed dataset, decoded as `StreamSplit` does."""
     from tests.training.test_data import CONFIG, options
     from training import TrainingError
     from training.data import decode, geometry

@@ -171,7 +171,7 @@ def test_published_names_are_the_test_split(drawn_folder: Path, tmp_path: Path, 
     (tmp_path / "names.csv").write_text("nobody.jpg\n")
     assert main([*arguments, "--overwrite"]) == 1
     assert "none of the 1 names" in capsys.readouterr().err
-    assert len(rows_of(tmp_path / "out" / "splits.csv")) == 168, "a build that fails leaves the old data set"
+    assert len(rows_of(tmp_path / "out" / "splits.csv")) == 168, "a build that fails leaves the old dataset"
 
 
 def test_a_class_too_small_for_three_splits_is_named(tmp_path: Path, capsys) -> None:
@@ -190,7 +190,7 @@ def test_a_full_folder_is_never_replaced_unasked(drawn_folder: Path, tmp_path: P
     assert "--overwrite" in capsys.readouterr().err
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
     assert main(["build", str(drawn_folder), str(tmp_path / "out"), "--overwrite"]) == 1
-    assert "holds no data set" in capsys.readouterr().err
+    assert "holds no dataset" in capsys.readouterr().err
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
     assert main(["build", str(drawn_folder), str(drawn_folder.parent), "--overwrite"]) == 1, (
         "it would delete the raw data"

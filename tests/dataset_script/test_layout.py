@@ -8,7 +8,7 @@ import pytest
 
 from dataset_script.__main__ import main
 from dataset_script.layout import arrange, find_listed
-from dataset_script.source import BuildError
+from dataset_script.source import DatasetError
 from dataset_script.tables import read_test_names
 from tests.dataset_script.test_build import noise_folder, rows_of
 
@@ -74,7 +74,7 @@ def test_a_quoted_cell_of_the_test_list_is_one_name(text: str, names: set[str], 
 
 def test_a_test_list_that_is_no_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "names").write_text("x" * 200_000)
-    with pytest.raises(BuildError, match="no list of file names"):
+    with pytest.raises(DatasetError, match="no list of file names"):
         read_test_names(tmp_path / "names")
 
 
@@ -87,7 +87,7 @@ def test_a_test_list_that_is_no_table_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_folders_that_cannot_be_classes_are_refused(paths: tuple[str, ...], sentence: str) -> None:
-    with pytest.raises(BuildError, match=sentence):
+    with pytest.raises(DatasetError, match=sentence):
         arrange(listing(*paths))
 
 

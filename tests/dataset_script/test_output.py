@@ -1,4 +1,4 @@
-"""Where a data set may be put, and what is left when a build ends early."""
+"""Where a dataset may be put, and what is left when a build ends early."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from dataset_script.__main__ import main
 from dataset_script.build import replaced_at_the_end
 from dataset_script.check import check
-from dataset_script.source import BuildError
+from dataset_script.source import DatasetError
 from tests.dataset_script.test_build import noise_folder
 
 
@@ -25,7 +25,7 @@ def test_what_came_to_the_output_during_a_build_stays(
     out = tmp_path / "out"
     if empty_before:
         out.mkdir()
-    with pytest.raises(BuildError, match="choose another"), replaced_at_the_end(out, overwrite):
+    with pytest.raises(DatasetError, match="choose another"), replaced_at_the_end(out, overwrite):
         out.mkdir(exist_ok=True)
         (out / "thesis.txt").write_text("years of work")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "thesis.txt"]
@@ -33,7 +33,7 @@ def test_what_came_to_the_output_during_a_build_stays(
 
 def test_of_two_builds_to_one_output_the_later_one_fails(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(BuildError, match="--overwrite"), replaced_at_the_end(out, False) as late:
+    with pytest.raises(DatasetError, match="--overwrite"), replaced_at_the_end(out, False) as late:
         (late / "splits.csv").write_text("late")
         with replaced_at_the_end(out, False) as early:
             (early / "splits.csv").write_text("early")

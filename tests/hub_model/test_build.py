@@ -22,7 +22,8 @@ from hub_model.__main__ import main
 from hub_model.calibration import calibrate_folder, fit_calibration
 from hub_model.card import write_card
 from hub_model.check import check
-from hub_model.contract import ContractError, read_logits
+from hub_model.contract import read_logits
+from hub_model.inference.errors import RepoError
 from hub_model.out_of_distribution import Answers, fit_mahalanobis, report, write_rule
 from hub_model.prevalence import simulate_samples
 from hub_model.publish import push, verify
@@ -146,7 +147,7 @@ def test_verify_compares_in_a_fresh_process(repo: str, model_folder: Path, tmp_p
     weights = bytearray((other / "model.safetensors").read_bytes())
     weights[-3] ^= 0x41
     (other / "model.safetensors").write_bytes(weights)
-    with pytest.raises(ContractError, match="other logits"):
+    with pytest.raises(RepoError, match="other logits"):
         verify(repo, other)
 
 
@@ -158,7 +159,7 @@ def test_the_same_push_again_makes_no_commit(repo: str, model_folder: Path) -> N
 
 @pytest.mark.parametrize("name", ["ownerless", "three/part/name", "a/b@main", "two words/x"])
 def test_a_name_that_is_no_id_makes_no_repo(model_folder: Path, owner: str, name: str) -> None:
-    with pytest.raises(ContractError, match="is no id"):
+    with pytest.raises(RepoError, match="is no id"):
         push(model_folder, name)
     assert not HfApi().repo_exists(f"{owner}/ownerless")
 
@@ -182,7 +183,7 @@ def test_what_the_hub_says_is_passed_on(
     model_folder: Path, hub: LocalHub, owner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(hub.tokens, "hf_anna", "anna")
-    with pytest.raises(ContractError, match=f"published: {owner} has no right to create"):
+    with pytest.raises(RepoError, match=f"published: {owner} has no right to create"):
         push(model_folder, "anna/model")
 
 

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from hub_model.calibration import (
-    CalibrationError,
     calibrate_folder,
     conformal_threshold,
     fit_calibration,
@@ -17,9 +16,10 @@ from hub_model.calibration import (
     mean_log_loss,
     read_label_names,
 )
-from hub_model.contract import ContractError, read_logits
+from hub_model.contract import read_logits
+from hub_model.inference.calibration import Calibration, softmax
+from hub_model.inference.errors import RepoError
 from hub_model.trust_report import surest, trust_figures
-from space.trust import Trust, softmax
 
 NAMES = ["BLA", "EOS", "LYT", "MON"]
 
@@ -46,10 +46,10 @@ def run_folder(tmp_path):
 @pytest.mark.parametrize("names", [5, "ABCDEFG", ["A"], ["A", "A"], [1, 2], None])
 def test_label_names_are_a_list_of_different_names(tmp_path, names):
     (tmp_path / "config.json").write_text(json.dumps({"label_names": names}))
-    with pytest.raises(CalibrationError, match="no list 'label_names'"):
+    with pytest.raises(RepoError, match="no list 'label_names'"):
         read_label_names(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": None}))
-    with pytest.raises(ContractError, match=r"config\.json is malformed"):
+    with pytest.raises(RepoError, match=r"config\.json is malformed"):
         read_label_names(tmp_path)
 
 
@@ -97,7 +97,7 @@ def test_the_space_answers_with_the_sets_that_were_reported():
     logits, labels = simulate(400, 5)
     calibration = fit_calibration(logits, labels, NAMES)
     limits = {k: np.array([v["thresholds"][n] for n in NAMES]) for k, v in calibration["conformal"].items()}
-    trust = Trust(tuple(NAMES), calibration["temperature"]["value"], limits)
+    trust = Calibration(tuple(NAMES), calibration["temperature"]["value"], limits)
     sets = trust.sets(trust.probabilities(logits))
     report = trust_figures(logits, labels, NAMES, calibration, resamples=2)["conformal"]
     for level, members in sets.items():
@@ -174,6 +174,6 @@ def test_calibrating_again_keeps_the_out_of_distribution_part(run_folder):
 )
 def test_what_cannot_be_calibrated_is_said_in_one_sentence(run_folder, spoil, message):
     spoil(run_folder)
-    with pytest.raises(ContractError, match=message) as caught:
+    with pytest.raises(RepoError, match=message) as caught:
         calibrate_folder(run_folder)
     assert "\n" not in str(caught.value)

@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from hub_model.__main__ import main
-from hub_model.calibration import CalibrationError, write_json
+from hub_model.calibration import write_json
+from hub_model.inference.calibration import softmax
+from hub_model.inference.errors import RepoError
 from hub_model.prevalence import (
     METHODS,
     Labelled,
@@ -19,7 +21,6 @@ from hub_model.prevalence import (
     reweight,
     simulate_samples,
 )
-from space.trust import softmax
 
 NAMES = ["BLA", "EOS", "LYT", "MON"]
 RARE = np.array([0.02, 0.08, 0.6, 0.3])
@@ -138,7 +139,7 @@ def test_what_bulk_scoring_wrote_and_logits_make_the_same_count(tmp_path, capsys
     ],
 )
 def test_a_wrong_prevalence_is_said_in_one_sentence(text, message):
-    with pytest.raises(CalibrationError, match=message):
+    with pytest.raises(RepoError, match=message):
         parse_prevalence(text, NAMES)
 
 
@@ -175,16 +176,16 @@ def test_a_temperature_that_is_none_is_said_in_one_sentence(tmp_path, capsys, ca
 
 
 def test_a_measurement_that_is_no_number_is_not_written(tmp_path):
-    with pytest.raises(CalibrationError, match="not finite"):
+    with pytest.raises(RepoError, match="not finite"):
         write_json(tmp_path / "x.json", {"error": float("nan")})
     assert not list(tmp_path.iterdir())
 
 
 def test_no_cells_and_missing_inputs_are_refused():
     some = cells(FLAT, 5, 0)[0]
-    with pytest.raises(CalibrationError, match="no cells"):
+    with pytest.raises(RepoError, match="no cells"):
         differential_count(some[:0], NAMES)
-    with pytest.raises(CalibrationError, match="needs the known prevalence"):
+    with pytest.raises(RepoError, match="needs the known prevalence"):
         differential_count(some, NAMES, "known")
-    with pytest.raises(CalibrationError, match="unknown method"):
+    with pytest.raises(RepoError, match="unknown method"):
         differential_count(some, NAMES, "guess")

@@ -15,8 +15,8 @@ from transformers import pipeline
 
 from hub_model.check import check
 from hub_model.contract import read_logits
+from hub_model.inference.classifier import Classifier
 from hub_model.publish import push
-from space.classifier import Classifier
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RELEASE = REPOSITORY / "hub_model" / "release"
@@ -49,5 +49,5 @@ def test_from_the_hub_it_says_of_real_crops_what_was_measured(real_images: Path,
     np.testing.assert_allclose(logits, measured.values[list(chosen)], atol=5e-3)
     answers = [names[i] for i in logits.argmax(axis=1)]
     assert [found[0]["label"] for found in pipeline("image-classification", model=repo)(images)] == answers
-    ours = Classifier.from_hub(repo).predict(images).logits.argmax(axis=1)
+    ours = Classifier.from_pretrained(repo).predict(images).logits.argmax(axis=1)
     assert [names[i] for i in ours] == answers

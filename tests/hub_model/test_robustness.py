@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dataset_script.drawn_cells import draw_cell
-from hub_model.calibration import CalibrationError
+from hub_model.inference.errors import RepoError
 from hub_model.perturbations import (
     PERTURBATIONS,
     background_colour,
@@ -33,7 +33,7 @@ NAMES = ("dark", "light")
 
 
 class Brightness:
-    """A classifier of two classes by mean brightness, with the interface of `space.classifier.Classifier`."""
+    """A classifier of two classes by mean brightness, with the interface of `hub_model.inference.classifier.Classifier`."""
 
     label_names = NAMES
 
@@ -138,7 +138,7 @@ def test_adapted_batch_norm_moves_half_way_and_leaves_the_model():
     np.testing.assert_allclose(adapted[0].running_mean, 2, atol=0.1)
     np.testing.assert_allclose(adapted[0].running_var, 2.5, atol=0.1)
     assert model[0].running_mean.abs().max() == 0
-    with pytest.raises(CalibrationError, match="no batch norm"):
+    with pytest.raises(RepoError, match="no batch norm"):
         adapt_batch_norm(torch.nn.Linear(2, 2), [])
 
 
@@ -166,7 +166,7 @@ def test_the_table_shows_the_fall_and_the_cure():
 
 
 def test_an_unknown_cure_is_named():
-    with pytest.raises(CalibrationError, match="unknown cure 'prayer'"):
+    with pytest.raises(RepoError, match="unknown cure 'prayer'"):
         measure_robustness(Brightness(), FewCrops(), Reference.of(FewCrops()), chosen=["prayer"])
 
 

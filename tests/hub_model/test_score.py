@@ -18,7 +18,7 @@ import pytest
 from huggingface_hub import HfApi
 
 from hub_model import score_parts, score_sources
-from space.classifier import Classifier
+from hub_model.inference.classifier import Classifier
 from tests.hub_model.scoring import paths_below, refusal, score, write_images
 from tests.hub_model.small_classifier import LABELS, write_model
 
@@ -28,7 +28,7 @@ def test_every_image_is_a_row_in_the_order_of_the_paths(many, of_many, model):
     assert table["file_name"].to_pylist() == paths_below(many)
     assert table.column_names == [
         "file_name", "predicted_label", *(f"probability_{label}" for label in LABELS),
-        "set_0.90", "set_0.95", "strangeness", "verdict", "error",
+        "set_0.90", "set_0.95", "ood_score", "verdict", "error",
     ]  # fmt: skip
     assert table["error"].null_count == 1500
     assert not of_many.with_name(of_many.name + ".parts").exists()
@@ -36,10 +36,10 @@ def test_every_image_is_a_row_in_the_order_of_the_paths(many, of_many, model):
 
 def test_a_row_says_what_the_classifier_says(many, of_many, model):
     rows = pq.read_table(of_many).slice(700, 20).to_pylist()
-    found = Classifier.from_hub(model).predict([many / row["file_name"] for row in rows])
+    found = Classifier.from_pretrained(model).predict([many / row["file_name"] for row in rows])
     assert [row["predicted_label"] for row in rows] == found.labels
     assert [row["verdict"] for row in rows] == [verdict.kind for verdict in found.verdicts]
-    assert np.allclose([row["strangeness"] for row in rows], found.strangeness, rtol=1e-5)
+    assert np.allclose([row["ood_score"] for row in rows], found.ood_score, rtol=1e-5)
     for index, label in enumerate(LABELS):
         assert np.allclose(
             [row[f"probability_{label}"] for row in rows], found.probabilities[:, index], atol=1e-6
@@ -78,7 +78,7 @@ def test_an_unreadable_image_is_a_row_with_its_reason(model, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def dataset(many, tmp_path_factory) -> Path:
-    """A data set folder of two splits, the second in two files, with many row groups and one bad image."""
+    """A dataset folder of two splits, the second in two files, with many row groups and one bad image."""
     folder = tmp_path_factory.mktemp("dataset")
     features = datasets.Features(
         {
@@ -97,7 +97,7 @@ def dataset(many, tmp_path_factory) -> Path:
         images = [{"bytes": path.read_bytes(), "path": path.name} for path in part]
         if name.startswith("test"):
             images[7]["bytes"] = b"no image"
-            images[8] = {"bytes": None, "path": str(many / "0/0/00000.png")}  # outside of the data set
+            images[8] = {"bytes": None, "path": str(many / "0/0/00000.png")}  # outside of the dataset
             images[9]["bytes"] = b""
         table = {
             "image": images,
@@ -179,8 +179,8 @@ def test_what_is_wrong_with_the_input_is_one_sentence(dataset, model, owner, tmp
     images = write_images(tmp_path / "images", 2)
     cases = [
         ("no image below", (empty, model, out)),
-        ("is neither a folder nor a data set", (tmp_path / "nowhere", model, out)),
-        ("is neither a folder nor a data set", (f"{owner}/nothing-here", model, out)),
+        ("is neither a folder nor a dataset", (tmp_path / "nowhere", model, out)),
+        ("is neither a folder nor a dataset", (f"{owner}/nothing-here", model, out)),
         ("is a file", (empty / "notes.txt", model, out)),
         ("model repo", (images, f"{owner}/nothing-here", out)),
         ("has no config.json", (images, empty, out)),

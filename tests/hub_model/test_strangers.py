@@ -7,7 +7,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from hub_model.__main__ import main
-from hub_model.calibration import CalibrationError
+from hub_model.inference.errors import RepoError
+from hub_model.inference.ood import SCORES
 from hub_model.out_of_distribution import (
     Answers,
     auroc,
@@ -21,7 +22,6 @@ from hub_model.out_of_distribution import (
     write_rule,
 )
 from hub_model.strangers import DRAWINGS, MAKERS, MICROSCOPY, PHOTOGRAPHS, background_patches, make_strangers
-from space.strangeness import SCORES
 
 CLASSES, DIMENSIONS = 3, 20
 
@@ -117,7 +117,7 @@ def test_threshold_keeps_its_false_alarms_on_new_cells():
         alarms.append((scores[500:] > threshold_for(scores[:500], 0.05)).mean())
     assert np.mean(alarms) <= 0.052
     assert np.mean(alarms) >= 0.045
-    with pytest.raises(CalibrationError, match="too few"):
+    with pytest.raises(RepoError, match="too few"):
         threshold_for(np.zeros(10), 0.05)
 
 

@@ -28,16 +28,16 @@ from PIL import Image
 import space.push
 from dataset_script.__main__ import main as dataset_script
 from dataset_script.push import push as push_dataset
-from dataset_script.source import BuildError
+from dataset_script.source import DatasetError
 from hub_model import publish
-from hub_model.contract import ContractError
+from hub_model.inference.errors import RepoError
 from local_hub import LocalHub
 from tests.local_hub.broken_proxy import FAULTS, FOREVER, Proxy, broken_proxy
 
 RELEASE = Path(__file__).resolve().parents[2] / "hub_model" / "release"
 KINDS = ("dataset", "model", "space")
 web = httpx2.Client()  # one for all: each would read the certificates again
-EXPECTED = (BuildError, ContractError, space.push.PushError)  # one sentence each; anything else is a bug
+EXPECTED = (DatasetError, RepoError, space.push.RepoError)  # one sentence each; anything else is a bug
 Files = dict[str, bytes]
 
 
@@ -69,7 +69,7 @@ def files_below(folder: Path) -> Files:
 
 @pytest.fixture(scope="module")
 def dataset_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two built data sets, the second of other images in more shards."""
+    """Two built datasets, the second of other images in more shards."""
     top, folders = tmp_path_factory.mktemp("dataset"), []
     for version, shard_mb in ((0, "250"), (1, "1")):
         rng = np.random.default_rng(version)
@@ -108,7 +108,7 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
 
 @pytest.fixture
 def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
-    """The push of a data set, a model or a Space."""
+    """The push of a dataset, a model or a Space."""
     kind, python = request.param, [sys.executable, "-m"]
     if kind == "dataset":
         folders = request.getfixturevalue("dataset_folders")

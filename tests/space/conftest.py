@@ -1,4 +1,4 @@
-"""One small model, one small data set and one running Space for all tests of this folder."""
+"""One small model, one small dataset and one running Space for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a data set repo of drawn cells: 42 train, 14 validation, 28 test."""
+    """The folder of a dataset repo of drawn cells: 42 train, 14 validation, 28 test."""
     from tests.space.small_dataset_repo import build
 
     return build(tmp_path_factory.mktemp("dataset") / "repo", {"train": 6, "validation": 2, "test": 4})

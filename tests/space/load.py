@@ -1,6 +1,6 @@
 """The Space in figures, with the released model: `python -m tests.space.load`.
 
-In: a model repo folder (and a data set repo folder; drawn cells without one). Out: seconds from start to ready; from drop to
+In: a model repo folder (and a dataset repo folder; drawn cells without one). Out: seconds from start to ready; from drop to
 answer in a browser; memory before and after 1,000 predictions; the time for 500 images; answers, errors, median and 95th
 percentile of the Space and of the plain app under the same load.
 """
@@ -95,7 +95,7 @@ def drop_to_answer(address: str, times: int = 20) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.space.load", description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=RELEASE)
-    parser.add_argument("--dataset", type=Path, help="data set repo folder (default: drawn cells)")
+    parser.add_argument("--dataset", type=Path, help="dataset repo folder (default: drawn cells)")
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--json", type=Path, help="write the figures there, too")

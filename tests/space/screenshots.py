@@ -1,6 +1,6 @@
 """`python -m tests.space.screenshots OUT` takes every tab, desktop and phone, light and dark, both languages.
 
-In: MODEL_ID and DATASET_ID of the environment, else a small model and data set of drawn cells. Out: PNG files
+In: MODEL_ID and DATASET_ID of the environment, else a small model and dataset of drawn cells. Out: PNG files
 `TAB-SIZE-SCHEME-LANGUAGE.png`, to be looked at.
 """
 

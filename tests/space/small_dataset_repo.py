@@ -1,4 +1,4 @@
-"""A data set repo of drawn cells by the contract of DESIGN.md, for tests that need nothing but its Parquet
+"""A dataset repo of drawn cells by the contract of DESIGN.md, for tests that need nothing but its Parquet
 files."""
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 from dataset_script.drawn_cells import draw_cell, draw_field
+from hub_model.inference.classifier import Classifier
 from space.api import CURL, ENDPOINTS, PYTHON
-from space.classifier import Classifier
 from tests.space.bad_uploads import PICTURES, jpeg, zipped
 from tests.space.conftest import RunningSpace
 from tests.space.small_model_repo import LABELS
@@ -60,7 +60,7 @@ def test_endpoints_are_named_and_typed(client: Client) -> None:
 
 
 def test_the_api_answers_as_the_classifier_does(client: Client, small_model: Path, cell_file: Path) -> None:
-    expected = Classifier.from_hub(small_model).predict(cell_file)
+    expected = Classifier.from_pretrained(small_model).predict(cell_file)
     answer = client.predict(handle_file(cell_file), api_name="/predict")
     assert answer["label"] == expected.labels[0] and answer["verdict"] == str(expected.verdicts[0])
     assert answer["probabilities"] == pytest.approx(dict(expected.top(0, 7)), abs=1e-5)
@@ -129,7 +129,7 @@ def test_visitors_at_once_all_get_their_own_answer(
     for i, label in enumerate(LABELS * 2):
         paths.append(tmp_path / f"{i}.png")
         draw_cell(label, 900 + i).save(paths[-1])
-    expected = Classifier.from_hub(small_model).predict(paths).labels
+    expected = Classifier.from_pretrained(small_model).predict(paths).labels
 
     def ask(path: Path) -> str:
         return Client(space.address, verbose=False).predict(handle_file(path), api_name="/predict")["label"]

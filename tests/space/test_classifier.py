@@ -17,9 +17,11 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config, resolve_model_data_config
 
 from dataset_script.drawn_cells import draw_cell
-from space.classifier import Classifier, Preprocessing, to_rgb
-from space.model_repo import ModelRepoError
-from space.trust import Trust
+from hub_model.inference.calibration import Calibration
+from hub_model.inference.classifier import Classifier
+from hub_model.inference.errors import RepoError
+from hub_model.inference.images import to_rgb
+from hub_model.inference.preprocessing import Preprocessing
 from tests.space.small_model_repo import LABELS
 
 
@@ -58,13 +60,15 @@ def test_the_timm_backend_gives_the_logits_of_timms_one_line(small_model: Path, 
     transform = create_transform(**resolve_model_data_config(model), is_training=False)
     with torch.inference_mode():
         expected = model(torch.stack([transform(cell) for cell in cells])).numpy()
-    answer = Classifier.from_hub(small_model, backend="timm").predict(cells)
+    answer = Classifier.from_pretrained(small_model, backend="timm").predict(cells)
     assert np.array_equal(answer.logits, expected)
 
 
 def test_onnx_and_timm_give_the_same_answers(small_model: Path, cells: list) -> None:
-    onnx, other = (Classifier.from_hub(small_model, backend=name).predict(cells) for name in ("onnx", "timm"))
-    assert Classifier.from_hub(small_model).backend == "onnx"
+    onnx, other = (
+        Classifier.from_pretrained(small_model, backend=name).predict(cells) for name in ("onnx", "timm")
+    )
+    assert Classifier.from_pretrained(small_model).backend == "onnx"
     assert onnx.labels == other.labels
     assert [str(verdict) for verdict in onnx.verdicts] == [str(verdict) for verdict in other.verdicts]
     np.testing.assert_allclose(onnx.logits, other.logits, atol=1e-4)
@@ -75,7 +79,7 @@ def test_onnx_and_timm_give_the_same_answers(small_model: Path, cells: list) -> 
 def test_an_answer_does_not_depend_on_the_batch_nor_on_the_form_of_the_image(
     small_model: Path, tmp_path: Path
 ) -> None:
-    classifier = Classifier.from_hub(small_model)
+    classifier = Classifier.from_pretrained(small_model)
     paths = []
     for i in range(5):
         paths.append(tmp_path / f"{i}.png")
@@ -97,11 +101,11 @@ def test_a_hub_id_and_its_folder_answer_alike(small_model: Path, owner: str, cel
     repo = f"{owner}/classifier-by-id"
     HfApi().create_repo(repo, exist_ok=True)
     commit = HfApi().upload_folder(repo_id=repo, folder_path=small_model)
-    classifier = Classifier.from_hub(repo)
+    classifier = Classifier.from_pretrained(repo)
     assert classifier.repo.commit == commit.oid
     assert classifier.label_descriptions["NIF"] == "not identifiable"
     assert np.array_equal(
-        classifier.predict(cells).logits, Classifier.from_hub(small_model).predict(cells).logits
+        classifier.predict(cells).logits, Classifier.from_pretrained(small_model).predict(cells).logits
     )
 
 
@@ -112,13 +116,13 @@ def test_a_repo_with_a_pickle_is_refused_by_the_name_of_the_file(
     folder = changed(small_model, tmp_path / "repo")
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"\x80\x04.")
-    with pytest.raises(ModelRepoError, match=name):
-        Classifier.from_hub(folder)
+    with pytest.raises(RepoError, match=name):
+        Classifier.from_pretrained(folder)
     repo = f"{owner}/with-{Path(name).stem.replace('_', '-')}"
     HfApi().create_repo(repo, exist_ok=True)
     HfApi().upload_folder(repo_id=repo, folder_path=folder)
-    with pytest.raises(ModelRepoError, match=name):
-        Classifier.from_hub(repo)
+    with pytest.raises(RepoError, match=name):
+        Classifier.from_pretrained(repo)
 
 
 @pytest.mark.parametrize(
@@ -136,8 +140,8 @@ def test_a_repo_with_a_pickle_is_refused_by_the_name_of_the_file(
 def test_a_config_that_breaks_the_contract_is_refused_in_one_sentence(
     small_model: Path, tmp_path: Path, config: dict, reason: str
 ) -> None:
-    with pytest.raises(ModelRepoError, match=reason) as refusal:
-        Classifier.from_hub(changed(small_model, tmp_path / "repo", **config), backend="timm").predict(
+    with pytest.raises(RepoError, match=reason) as refusal:
+        Classifier.from_pretrained(changed(small_model, tmp_path / "repo", **config), backend="timm").predict(
             draw_cell("BLA", 0)
         )
     assert "\n" not in str(refusal.value)
@@ -150,10 +154,10 @@ def test_without_a_hub_an_earlier_download_will_do_and_without_one_it_says_so(
     HfApi().create_repo(repo, exist_ok=True)
     HfApi().upload_folder(repo_id=repo, folder_path=small_model)
     code = f"""
-from space.classifier import Classifier, ModelRepoError
+from hub_model.inference.classifier import Classifier
 try:
-    print("loaded", Classifier.from_hub({repo!r}).label_names[0])
-except ModelRepoError as error:
+    print("loaded", Classifier.from_pretrained({repo!r}).label_names[0])
+except RepoError as error:
     print(error)
 """
 
@@ -173,14 +177,14 @@ except ModelRepoError as error:
 def test_a_missing_file_is_named(small_model: Path, tmp_path: Path, name: str) -> None:
     folder = changed(small_model, tmp_path / "repo")
     (folder / name).unlink()
-    with pytest.raises(ModelRepoError, match=name):
-        Classifier.from_hub(folder)
+    with pytest.raises(RepoError, match=name):
+        Classifier.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("model_id", ["", "nobody/nothing-here", "no such/id at all/x"])
 def test_a_missing_repo_is_one_sentence(model_id: str) -> None:
-    with pytest.raises(ModelRepoError) as refusal:
-        Classifier.from_hub(model_id)
+    with pytest.raises(RepoError) as refusal:
+        Classifier.from_pretrained(model_id)
     assert "\n" not in str(refusal.value)
 
 
@@ -188,16 +192,16 @@ def test_truncated_weights_and_graphs_are_refused(small_model: Path, tmp_path: P
     folder = changed(small_model, tmp_path / "repo")
     for name, backend in (("model.safetensors", "timm"), ("onnx/model.onnx", "onnx")):
         (folder / name).write_bytes((folder / name).read_bytes()[:5000])
-        with pytest.raises(ModelRepoError, match=Path(name).name):
-            Classifier.from_hub(folder, backend=backend).predict(draw_cell("BLA", 0))
+        with pytest.raises(RepoError, match=Path(name).name):
+            Classifier.from_pretrained(folder, backend=backend).predict(draw_cell("BLA", 0))
 
 
 def test_without_calibration_nothing_is_claimed(small_model: Path, tmp_path: Path, cells: list) -> None:
     folder = changed(small_model, tmp_path / "repo")
     (folder / "calibration.json").unlink()
-    answer = Classifier.from_hub(folder).predict(cells)
+    answer = Classifier.from_pretrained(folder).predict(cells)
     assert {verdict.kind for verdict in answer.verdicts} == {"uncalibrated"}
-    assert answer.sets == {} and answer.strangeness is None
+    assert answer.sets == {} and answer.ood_score is None
     exponentials = np.exp(answer.logits - answer.logits.max(axis=1, keepdims=True))
     np.testing.assert_allclose(
         answer.probabilities, exponentials / exponentials.sum(axis=1, keepdims=True), atol=1e-6
@@ -211,8 +215,8 @@ def test_without_calibration_nothing_is_claimed(small_model: Path, tmp_path: Pat
 def test_a_broken_calibration_is_refused(small_model: Path, tmp_path: Path, calibration: str) -> None:
     folder = changed(small_model, tmp_path / "repo")
     (folder / "calibration.json").write_text(calibration)
-    with pytest.raises(ModelRepoError, match=r"calibration\.json|out-of-distribution"):
-        Classifier.from_hub(folder)
+    with pytest.raises(RepoError, match=r"calibration\.json|out-of-distribution"):
+        Classifier.from_pretrained(folder)
 
 
 def test_verdicts_follow_the_thresholds(small_model: Path, tmp_path: Path) -> None:
@@ -223,7 +227,7 @@ def test_verdicts_follow_the_thresholds(small_model: Path, tmp_path: Path) -> No
         "out_of_distribution": {"score": "energy", "threshold": 0.0},
     }
     (folder / "calibration.json").write_text(json.dumps(calibration))
-    classifier = Classifier.from_hub(folder)
+    classifier = Classifier.from_pretrained(folder)
     sure, torn, lost, strange = (
         [9, 0, 0, 0, 0, 0, 0],
         [9, 0, 0, 0, 0, 0, 9],
@@ -260,7 +264,7 @@ def test_every_kind_of_picture_becomes_upright_rgb() -> None:
 
 
 def test_no_verdict_is_sure_of_a_class_that_is_not_the_likeliest() -> None:
-    trust = Trust(("a", "b", "c"), 1.0, {"0.95": np.array([0.3, 0.7, 0.3])}, None, {})
+    trust = Calibration(("a", "b", "c"), 1.0, {"0.95": np.array([0.3, 0.7, 0.3])}, None, {})
     probabilities = np.array([[0.55, 0.4, 0.05], [0.8, 0.15, 0.05], [0.5, 0.2, 0.3]])
     found = [(verdict.kind, verdict.labels) for verdict in trust.verdicts(probabilities, None)]
     assert found == [("between", ("a", "b")), ("sure", ("a",)), ("between", ("a", "c"))]

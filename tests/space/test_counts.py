@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from space.counts import corrected_prevalence, differential_count, wilson_interval
+from hub_model.inference.counts import corrected_prevalence, differential_count, wilson_interval
 
 RNG = np.random.default_rng(0)
 LABELS = ("A", "B", "C")

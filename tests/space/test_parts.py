@@ -1,4 +1,4 @@
-"""Texts, report, batches, neighbours, heat map, data set repo: one rule a test."""
+"""Texts, report, batches, neighbours, heat map, dataset repo: one rule a test."""
 
 import ast
 import csv
@@ -19,15 +19,16 @@ from PIL import Image
 
 import space
 from dataset_script.drawn_cells import draw_cell
+from hub_model.inference.calibration import Verdict
+from hub_model.inference.classifier import Classifier
+from hub_model.inference.errors import RepoError
 from space import tab_model, texts_en, texts_id
 from space.app import main, start
 from space.batching import Batcher
 from space.cards import answer_card, percent
-from space.classifier import Classifier
-from space.dataset_repo import DatasetRepoError, Sample, open_dataset_repo
+from space.dataset_repo import Sample, open_dataset_repo
 from space.fields import Box
 from space.heat_map import grad_cam, overlay
-from space.model_repo import ModelRepoError
 from space.notes import NOTES
 from space.page import SESSIONS
 from space.report import as_csv, as_page, harmless
@@ -35,7 +36,6 @@ from space.resources import load_resources
 from space.similar import SimilarCells
 from space.tab_field import FieldAnswer, field_head
 from space.texts import LANGUAGES, language_of, note_on
-from space.trust import Verdict
 from tests.space.small_model_repo import LABELS
 
 FOLDER = Path(space.__file__).parent
@@ -43,7 +43,7 @@ FOLDER = Path(space.__file__).parent
 
 @pytest.fixture(scope="module")
 def classifier(small_model: Path) -> Classifier:
-    return Classifier.from_hub(small_model)
+    return Classifier.from_pretrained(small_model)
 
 
 def test_the_space_imports_nothing_from_the_other_folders() -> None:
@@ -234,7 +234,7 @@ def test_a_model_repo_that_cannot_answer_is_refused_in_one_sentence(
     repo = shutil.copytree(small_model, tmp_path / "repo")
     (repo / "calibration.json").unlink()
     damage(repo)
-    with pytest.raises(ModelRepoError, match="breaks the contract") as refusal:
+    with pytest.raises(RepoError, match="breaks the contract") as refusal:
         load_resources(str(repo), "")
     assert "\n" not in str(refusal.value)
 
@@ -274,7 +274,7 @@ def test_samples_are_balanced_seeded_and_read_where_they_are(small_dataset: Path
 
 @pytest.mark.parametrize("name", ["", "nobody/no-data", "not an id"])
 def test_a_missing_data_set_is_one_sentence(name: str) -> None:
-    with pytest.raises(DatasetRepoError) as refusal:
+    with pytest.raises(RepoError) as refusal:
         open_dataset_repo(name)
     assert "\n" not in str(refusal.value)
 
@@ -284,7 +284,7 @@ def test_a_folder_without_class_names_is_one_sentence(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"image": [1], "target": [2]}), tmp_path / "train.parquet")
-    with pytest.raises(DatasetRepoError, match=r"class names|label"):
+    with pytest.raises(RepoError, match=r"class names|label"):
         open_dataset_repo(tmp_path)
 
 

@@ -14,8 +14,9 @@ from huggingface_hub import HfApi, SpaceCard, snapshot_download
 import runs.line
 import runs.space
 import space
+from hub_model.inference.errors import RepoError
 from local_hub import LocalHub
-from space.push import PushError, push_space
+from space.push import push_space
 from space.resources import chosen_repos, front_matter
 from tests.space.conftest import start_space
 
@@ -24,7 +25,7 @@ FOLDER = Path(space.__file__).parent
 
 @pytest.fixture(scope="module")
 def repos(small_model: Path, small_dataset: Path, owner: str) -> tuple[str, str]:
-    """The small model and data set on the local Hub."""
+    """The small model and dataset on the local Hub."""
     model, dataset = f"{owner}/space-model", f"{owner}/space-data"
     for repo, kind, folder in ((model, "model", small_model), (dataset, "dataset", small_dataset)):
         HfApi().create_repo(repo, repo_type=kind, exist_ok=True)
@@ -102,13 +103,13 @@ def test_the_environment_beats_the_front_matter() -> None:
     ],
 )
 def test_a_space_cannot_show_what_is_not_on_the_hub(model: str, dataset: str) -> None:
-    with pytest.raises(PushError):
+    with pytest.raises(RepoError):
         push_space("nobody/x", model, dataset)
 
 
 @pytest.mark.parametrize("name", ["ownerless", "a/b@main", "a/b/c"])
 def test_a_name_that_is_no_id_makes_no_space(owner: str, name: str) -> None:
-    with pytest.raises(PushError, match="no id of a Space"):
+    with pytest.raises(RepoError, match="no id of a Space"):
         push_space(name, "a/b", "")
     assert not HfApi().repo_exists(f"{owner}/ownerless", repo_type="space")
 
@@ -117,7 +118,7 @@ def test_private_is_not_ignored_for_a_space_that_is_public(repos: tuple[str, str
     name, hub = f"{owner}/public-space", HfApi()
     hub.create_repo(name, repo_type="space", space_sdk="gradio")
     before = len(hub.list_repo_commits(name, repo_type="space"))
-    with pytest.raises(PushError, match="is public: make it private"):
+    with pytest.raises(RepoError, match="is public: make it private"):
         push_space(name, *repos, private=True)
     assert len(hub.list_repo_commits(name, repo_type="space")) == before
     hub.update_repo_settings(name, repo_type="space", private=True)
@@ -128,7 +129,7 @@ def test_what_the_hub_says_is_passed_on(
     repos: tuple[str, str], hub: LocalHub, owner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(hub.tokens, "hf_anna", "anna")
-    with pytest.raises(PushError, match=f"pushed: {owner} has no right to create"):
+    with pytest.raises(RepoError, match=f"pushed: {owner} has no right to create"):
         push_space("anna/cells", *repos)
 
 

@@ -1,4 +1,4 @@
-"""What a visitor cannot do to the Space, and what a hostile model or data set repo cannot do through it."""
+"""What a visitor cannot do to the Space, and what a hostile model or dataset repo cannot do through it."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_names_in_charts_are_no_markup() -> None:
 
 
 def test_a_data_set_with_gaps_gives_no_wrong_label(tmp_path: Path) -> None:
-    """Rows without an image or a label, as foreign data sets have them (-1 stands for an unknown label)."""
+    """Rows without an image or a label, as foreign datasets have them (-1 stands for an unknown label)."""
     draw_cell("EOS", 1).save(buffer := io.BytesIO(), "JPEG")
     picture = {"bytes": buffer.getvalue(), "path": None}
     kinds = {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=["a", "b"])}

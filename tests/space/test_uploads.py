@@ -12,8 +12,10 @@ from PIL import Image
 
 import space
 from dataset_script.drawn_cells import draw_cell
+from hub_model.inference.errors import ImageError
+from hub_model.inference.images import MAX_PIXELS, read_picture
 from space.archives import MAX_ENTRIES, MAX_PICTURES, count_uploads, read_uploads
-from space.uploads import MAX_PIXELS, UploadError, read_picture
+from space.texts import say_error
 from tests.space.bad_uploads import PICTURES, jpeg, picture, png_header, zipped
 
 
@@ -22,11 +24,11 @@ def test_a_bad_picture_gets_its_own_sentence(name: str, tmp_path: Path) -> None:
     make, reason = PICTURES[name]
     path = tmp_path / name
     path.write_bytes(make())
-    with pytest.raises(UploadError) as refusal:
+    with pytest.raises(ImageError) as refusal:
         read_picture(path)
     assert refusal.value.reason == reason
     for language in ("en", "id"):
-        sentence = refusal.value.sentence(language)
+        sentence = say_error(language, refusal.value)
         assert sentence.endswith(".") and "\n" not in sentence and "{" not in sentence
 
 
@@ -48,7 +50,7 @@ def test_every_byte_flip_and_cut_ends_in_a_picture_or_a_sentence() -> None:
         try:
             assert read_picture(bytes(data)).mode == "RGB"
             outcomes["picture"] += 1
-        except UploadError:
+        except ImageError:
             outcomes["sentence"] += 1
     assert min(outcomes.values()) > 20
 
@@ -181,7 +183,7 @@ def test_a_damaged_zip_leaves_the_picture_beside_it_alone(
 
 
 def test_the_pixels_that_are_claimed_are_those_of_the_sentence_and_of_the_readme() -> None:
-    with pytest.raises(UploadError, match="more than 12 million"):
+    with pytest.raises(ImageError, match="more than 12 million"):
         read_picture(picture("RGB", (4_000, 3_500), "WEBP"))
     assert f"{MAX_PIXELS // 10**6} megapixels" in (Path(space.__file__).parent / "README.md").read_text()
 

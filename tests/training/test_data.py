@@ -36,7 +36,7 @@ def options(dataset, **given) -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def numbered(tmp_path_factory):
-    """A data set whose images carry their own number as their brightness."""
+    """A dataset whose images carry their own number as their brightness."""
     folder = tmp_path_factory.mktemp("numbered")
     images = [Image.new("RGB", (8, 8), (i, i, i)) for i in range(IMAGES)]
     features = datasets.Features(

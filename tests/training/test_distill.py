@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hub_model.contract import ContractError
+from hub_model.inference.errors import RepoError
 from tests.training.test_model import NAMES, SOURCE, options
 from training import TrainingError
 from training.distill import Lesson, Student, Teacher, feature_loss, label_loss, teacher_loss
@@ -41,7 +41,7 @@ def test_onnx_runtime_gives_the_same_lesson_to_a_batch_of_any_size(run):
 
 def test_a_teacher_that_cannot_be_exported_goes_on_through_pytorch(run, monkeypatch):
     def refuse(*_):
-        raise ContractError("the ONNX graph differs")
+        raise RepoError("the ONNX graph differs")
 
     monkeypatch.setattr("training.onnx_network.export_onnx", refuse)
     teacher, views = Teacher([run], NAMES, 2.0), torch.rand(3, 3, 48, 48)

@@ -1,4 +1,4 @@
-"""Data sets that others made, through the trainer's own command: trained on, or refused with one sentence; no traceback."""
+"""Datasets that others made, through the trainer's own command: trained on, or refused with one sentence; no traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Foreign data sets: what is wrong with each is said in one sentence that names the way out."""
+"""Foreign datasets: what is wrong with each is said in one sentence that names the way out."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""The one public way from images to answers: `Classifier.from_hub(model_id).predict(images)`.
+"""The one public way from images to answers: `Classifier.from_pretrained(model_id).predict(images)`.
 
 In: a model repo of the Hub (or its folder) and images in any form. Out: `Predictions`. ONNX Runtime computes
 when it is installed and the repo has `onnx/model.onnx`, else timm; preprocessing is timm's own evaluation
@@ -7,10 +7,8 @@ transform of the repo's `config.json` in both, so the answers are the same.
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -18,15 +16,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
 
-from space.model_repo import ModelRepo, ModelRepoError, open_model_repo
-from space.trust import Trust, Verdict
+from hub_model.inference.calibration import Calibration, Verdict
+from hub_model.inference.errors import RepoError
+from hub_model.inference.images import ImageLike
+from hub_model.inference.model_repo import ModelRepo, open_model_repo
+from hub_model.inference.preprocessing import Preprocessing, cores
 
 BATCH_SIZE = 32
 SMALLEST_PART = 4  # images that ONNX Runtime gets at once: their activations stay in the processor's cache
 Backend = Literal["auto", "onnx", "timm"]
-ImageLike = Image.Image | str | os.PathLike | bytes | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Predictions:
     """Answers for N images over C classes; row i belongs to image i.
 
     `logits` and `features` are float32 [N, C] and [N, D]; `probabilities` float64 [N, C], temperature-scaled;
-    `sets` boolean [N, C] by conformal level ("0.90", …), empty without calibration; `strangeness` float64
+    `sets` boolean [N, C] by conformal level ("0.90", …), empty without calibration; `ood_score` float64
     [N] or None.
     """
 
@@ -43,7 +42,7 @@ class Predictions:
     features: np.ndarray
     probabilities: np.ndarray
     sets: dict[str, np.ndarray]
-    strangeness: np.ndarray | None
+    ood_score: np.ndarray | None
     verdicts: list[Verdict]
 
     def __len__(self) -> int:
@@ -65,101 +64,6 @@ class Predictions:
         return [(self.label_names[i], float(self.probabilities[row, i])) for i in order]
 
 
-def to_rgb(image: ImageLike) -> Image.Image:
-    """Any image as upright 8-bit RGB: EXIF orientation applied, 16 bits scaled to 8, transparency laid on
-    white.
-
-    Raises OSError (PIL.UnidentifiedImageError is one) for what cannot be decoded.
-    """
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(image)
-    elif isinstance(image, bytes):
-        image = Image.open(io.BytesIO(image))
-    elif not isinstance(image, Image.Image):
-        image = Image.open(image)
-    image.load()
-    if _turned(image):
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _to_8_bits(image)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image if image.mode == "RGBA" else image.convert("RGBA")
-        ground = Image.new("RGB", image.size, "white")
-        ground.paste(image, mask=image.getchannel("A"))
-        return ground
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _turned(image: Image.Image) -> bool:
-    """Whether its EXIF data says that it lies on its side or is mirrored; damaged data says nothing."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    except Exception:  # Pillow's parsers raise whatever they stumble over
-        return False
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """16 or 32 bits a pixel as 8-bit grey, a strip at a time: all in float64 would be eight times as large."""
-    width, height, rows = *image.size, max(1, 2**20 // image.width)
-    boxes = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
-    top_value = max(np.nan_to_num(np.asarray(image.crop(box))).max(initial=0) for box in boxes)
-    scale = 257.0 if top_value > 255 else 1.0
-    grey = np.empty((height, width), dtype=np.uint8)
-    for box in boxes:
-        values = np.nan_to_num(np.asarray(image.crop(box), dtype=np.float64))
-        grey[box[1] : box[3]] = np.clip(np.round(values / scale), 0, 255)
-    return Image.fromarray(grey)
-
-
-class Preprocessing:
-    """timm's evaluation transform for a repo's `pretrained_cfg`, the pictures of a batch shared among threads.
-
-    The steps are those of `timm.data.create_transform`, each in float32, so the tensors are bit-identical to its.
-    """
-
-    def __init__(self, pretrained_cfg: dict[str, Any], threads: int | None = None) -> None:
-        from timm.data import create_transform, resolve_data_config
-
-        self.config = resolve_data_config(pretrained_cfg={"input_size": (3, 224, 224), **pretrained_cfg})
-        *self._resize_and_crop, _ = create_transform(
-            **self.config, is_training=False, use_prefetcher=True
-        ).transforms  # the last makes a tensor, and leaves the normalisation to the prefetcher
-        self._mean, self._std = (
-            np.array(self.config[key], dtype=np.float32)[:, None, None] for key in ("mean", "std")
-        )
-        self.threads = threads or cores()
-
-    def __call__(self, images: Sequence[ImageLike]) -> np.ndarray:
-        """float32 [N, 3, H, W], normalised. Raises OSError for what cannot be decoded."""
-        out = np.empty((len(images), *self.config["input_size"]), dtype=np.float32)
-        if min(self.threads, len(images)) < 2:
-            for image, pixels in zip(images, out, strict=True):
-                self._write(image, pixels)
-        else:  # Pillow decodes and resizes, NumPy computes, without the interpreter's lock
-            with ThreadPoolExecutor(min(self.threads, len(images))) as pool:
-                list(pool.map(self._write, images, out))
-        return out
-
-    def _write(self, image: ImageLike, pixels: np.ndarray) -> None:
-        """Normalise one picture into `pixels`, float32 [3, H, W]."""
-        pixels[...] = np.asarray(self.seen(image)).transpose(2, 0, 1)
-        pixels /= 255
-        pixels -= self._mean
-        pixels /= self._std
-
-    def seen(self, image: ImageLike) -> Image.Image:
-        """The picture that the model looks at: resized and cropped, not yet normalised."""
-        picture = to_rgb(image)
-        for step in self._resize_and_crop:
-            picture = step(picture)
-        return picture
-
-
-def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 class Classifier:
     """A model repo, ready to answer. Safe to share between threads."""
 
@@ -167,14 +71,14 @@ class Classifier:
         self.repo = repo
         self.label_names = repo.label_names
         self.label_descriptions = repo.label_descriptions
-        self.trust = Trust.from_repo(repo)
+        self.trust = Calibration.from_repo(repo)
         self.threads = threads or cores()
         self.preprocess = Preprocessing(repo.pretrained_cfg, self.threads)
         self.backend = _choose_backend(repo, backend)
         self.forward = self._onnx_forward() if self.backend == "onnx" else self._timm_forward
 
     @classmethod
-    def from_hub(
+    def from_pretrained(
         cls,
         model_id: str | os.PathLike[str],
         revision: str | None = None,
@@ -184,15 +88,15 @@ class Classifier:
         """Load a model repo by Hub id (`owner/name`) or folder.
 
         `backend`: "onnx", "timm", or "auto" for the first that is there. `threads`: CPU threads of one
-        batch, all by default. Raises ModelRepoError with one sentence when the repo is missing, unsafe or
+        batch, all by default. Raises RepoError with one sentence when the repo is missing, unsafe or
         breaks the contract.
         """
         return cls(open_model_repo(model_id, revision), backend, threads)
 
-    def rehearse(self) -> np.ndarray:
+    def warmup(self) -> np.ndarray:
         """Answer for a white picture as for any other, and return its pixels [1, 3, H, W].
 
-        Raises ModelRepoError where files of the repo do not work, or do not fit together.
+        Raises RepoError where files of the repo do not work, or do not fit together.
         """
         try:
             height, width = self.preprocess.config["input_size"][1:]
@@ -202,14 +106,14 @@ class Classifier:
                 raise ValueError(f"{logits.shape[1]} outputs for {len(self.label_names)} label_names")
             self.interpret(logits, features)
         except Exception as error:  # whatever the libraries raise for files that they cannot use
-            raise ModelRepoError(f"{self.repo.name} breaks the contract ({error!r})") from error
+            raise RepoError(f"{self.repo.name} breaks the contract ({error!r})") from error
         return pixels
 
     def predict(self, images: ImageLike | Iterable[ImageLike], batch_size: int = BATCH_SIZE) -> Predictions:
         """Answer for one image or many: PIL images, paths, encoded bytes, or uint8 arrays [H, W(, 3)].
 
         Memory holds one batch of pixels at a time, so an iterator over any number of files is fine. Raises
-        OSError for a file that is no image (check uploads with `space.uploads` first).
+        OSError for a file that is no image (check uploads with `hub_model.inference.images` first).
         """
         if isinstance(images, ImageLike):
             images = [images]
@@ -235,15 +139,15 @@ class Classifier:
     def interpret(self, logits: np.ndarray, features: np.ndarray) -> Predictions:
         """Predictions from logits [N, C] and features [N, D] that were computed before."""
         probabilities = self.trust.probabilities(logits)
-        strangeness = self.trust.strangeness(logits, features) if len(logits) else None
+        ood_score = self.trust.ood_score(logits, features) if len(logits) else None
         return Predictions(
             label_names=self.label_names,
             logits=logits,
             features=features,
             probabilities=probabilities,
             sets=self.trust.sets(probabilities),
-            strangeness=strangeness,
-            verdicts=self.trust.verdicts(probabilities, strangeness),
+            ood_score=ood_score,
+            verdicts=self.trust.verdicts(probabilities, ood_score),
         )
 
     @cached_property
@@ -271,10 +175,10 @@ class Classifier:
         try:
             session = ort.InferenceSession(self.repo.onnx, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no public base class
-            raise ModelRepoError(f"{self.repo.name}: onnx/model.onnx cannot be loaded ({error})") from None
+            raise RepoError(f"{self.repo.name}: onnx/model.onnx cannot be loaded ({error})") from None
         outputs = {output.name for output in session.get_outputs()}
         if not {"logits", "features"} <= outputs:
-            raise ModelRepoError(f"{self.repo.name}: onnx/model.onnx has no outputs 'logits' and 'features'")
+            raise RepoError(f"{self.repo.name}: onnx/model.onnx has no outputs 'logits' and 'features'")
         few = max(SMALLEST_PART, 2 * self.threads)
 
         def forward(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -290,7 +194,7 @@ class Classifier:
 
 def _choose_backend(repo: ModelRepo, backend: Backend) -> Literal["onnx", "timm"]:
     if backend == "onnx" and not repo.onnx:
-        raise ModelRepoError(f"{repo.name} has no onnx/model.onnx")
+        raise RepoError(f"{repo.name} has no onnx/model.onnx")
     if backend == "auto":
         return "onnx" if repo.onnx and find_spec("onnxruntime") else "timm"
     return backend
@@ -303,16 +207,14 @@ def load_timm_model(repo: ModelRepo) -> Any:
     from safetensors.torch import load_file
 
     if not timm.is_model(repo.architecture):
-        raise ModelRepoError(
-            f"{repo.name} breaks the contract: timm has no architecture {repo.architecture!r}"
-        )
+        raise RepoError(f"{repo.name} breaks the contract: timm has no architecture {repo.architecture!r}")
     try:
         model = timm.create_model(repo.architecture, num_classes=len(repo.label_names), **repo.model_args)
         weights = load_file(Path(repo.weights))
         model.load_state_dict({key: value.float() for key, value in weights.items()}, strict=True)
     except (SafetensorError, RuntimeError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelRepoError(
+        raise RepoError(
             f"{repo.name} breaks the contract: model.safetensors does not fit ({reason})"
         ) from None
     return model.eval()

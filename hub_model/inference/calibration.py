@@ -1,6 +1,6 @@
 """From logits to how far they can be trusted: what `calibration.json` of the model repo says, applied.
 
-In: logits and features of a batch. Out: calibrated probabilities, conformal sets, a strangeness score, a
+In: logits and features of a batch. Out: calibrated probabilities, conformal sets, a ood_score score, a
 verdict. A repo without `calibration.json` gets temperature 1, no sets, no score and the verdict
 "uncalibrated": nothing is claimed that was not measured.
 """
@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from space.model_repo import ModelRepo, ModelRepoError
-from space.strangeness import SCORES
+from hub_model.inference.errors import RepoError
+from hub_model.inference.model_repo import ModelRepo
+from hub_model.inference.ood import SCORES
 
 # Released model, validation: where one class is left at this level, it is right 97 times in 100; at 0.90, 92 times, at times with
 # a probability of 0.3.
@@ -44,7 +45,7 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Trust:
+class Calibration:
     """Temperature, conformal thresholds [C] by level, and the out-of-distribution rule of one model repo."""
 
     label_names: tuple[str, ...]
@@ -54,8 +55,8 @@ class Trust:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
-    def from_repo(cls, repo: ModelRepo) -> Trust:
-        """Read `calibration.json` (and its arrays); a file that breaks the contract raises ModelRepoError."""
+    def from_repo(cls, repo: ModelRepo) -> Calibration:
+        """Read `calibration.json` (and its arrays); a file that breaks the contract raises RepoError."""
         found = repo.read_json("calibration.json")
         if found is None:
             return cls(repo.label_names)
@@ -72,7 +73,7 @@ class Trust:
                 float(stranger["threshold"])
                 str(stranger["score"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ModelRepoError(f"{repo.name} breaks the contract: calibration.json ({error!r})") from None
+            raise RepoError(f"{repo.name} breaks the contract: calibration.json ({error!r})") from None
         path, arrays = repo.folder / "out_of_distribution.safetensors", {}
         if path.is_file():
             from safetensors import SafetensorError
@@ -81,7 +82,7 @@ class Trust:
             try:
                 stored = load_file(path)
             except (SafetensorError, OSError) as error:
-                raise ModelRepoError(
+                raise RepoError(
                     f"{repo.name} breaks the contract: {path.name} cannot be read ({error})"
                 ) from None
             arrays = {  # converted once, not for every answer; training features are large and compared in float32
@@ -95,7 +96,7 @@ class Trust:
     def _check_score(self, name: str) -> None:
         if self.stranger and self.stranger["score"] not in SCORES:
             known = ", ".join(SCORES)
-            raise ModelRepoError(
+            raise RepoError(
                 f"{name}: unknown out-of-distribution score {self.stranger['score']!r} (known: {known})"
             )
 
@@ -106,7 +107,7 @@ class Trust:
         """Boolean membership [N, C] by level: class c is in the set iff 1 - p_c <= its threshold."""
         return {level: 1 - probabilities <= limit for level, limit in self.thresholds.items()}
 
-    def strangeness(self, logits: np.ndarray, features: np.ndarray) -> np.ndarray | None:
+    def ood_score(self, logits: np.ndarray, features: np.ndarray) -> np.ndarray | None:
         """Score [N], higher = stranger; None when the repo has no rule."""
         if not self.stranger:
             return None
@@ -114,14 +115,14 @@ class Trust:
             np.asarray(logits, np.float64), features, self.stranger, self.arrays
         )
 
-    def verdicts(self, probabilities: np.ndarray, strangeness: np.ndarray | None) -> list[Verdict]:
+    def verdicts(self, probabilities: np.ndarray, ood_score: np.ndarray | None) -> list[Verdict]:
         """One plain verdict an image. An empty set is doubt too: the two likeliest are named; so is one without the likeliest."""
         members = self.sets(probabilities).get(VERDICT_LEVEL)
         verdicts = []
         for row, p in enumerate(probabilities):
             order = np.argsort(-p, kind="stable")
             names = [self.label_names[i] for i in order]
-            if strangeness is not None and strangeness[row] > float(self.stranger["threshold"]):
+            if ood_score is not None and ood_score[row] > float(self.stranger["threshold"]):
                 verdicts.append(Verdict("unknown", (names[0],)))
             elif members is None:
                 verdicts.append(Verdict("uncalibrated", (names[0],)))

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hub_model.inference.errors import RepoError
+
 PICKLES = {".bin", ".pt", ".pth", ".tar", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".mar"}
 WANTED = ["*.json", "*.jsonl", "*.safetensors", "onnx/*.onnx", "logits_*.parquet", "README.md"]
 # Arguments of timm.create_model that would make it fetch or unpickle something: a config has no say in them.
@@ -24,10 +26,6 @@ LOADING_ARGS = {
     "cache_dir",
     "num_classes",
 }
-
-
-class ModelRepoError(ValueError):
-    """The model repo is missing or breaks the contract; the message is one sentence for a person."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +63,17 @@ class ModelRepo:
         try:
             return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
         except ValueError as error:
-            raise ModelRepoError(f"{self.name}: {name} is not JSON lines ({error})") from None
+            raise RepoError(f"{self.name}: {name} is not JSON lines ({error})") from None
 
 
 def open_model_repo(model_id: str | os.PathLike[str], revision: str | None = None) -> ModelRepo:
     """Find, download if need be, and check a model repo.
 
-    Raises ModelRepoError: repo missing or unreachable, pickle or code inside, a file missing, a broken
+    Raises RepoError: repo missing or unreachable, pickle or code inside, a file missing, a broken
     config.
     """
     if not str(model_id).strip():
-        raise ModelRepoError("no model is named: set MODEL_ID to a model repo (owner/name) or a folder")
+        raise RepoError("no model is named: set MODEL_ID to a model repo (owner/name) or a folder")
     name = str(model_id).removeprefix("hf-hub:").removeprefix("hf_hub:")
     folder, commit = Path(model_id), None
     if not folder.is_dir():
@@ -85,10 +83,10 @@ def open_model_repo(model_id: str | os.PathLike[str], revision: str | None = Non
 
 
 def refuse_unsafe_files(name: str, files: list[str]) -> None:
-    """Raise ModelRepoError naming the first file that only an unpickler could read."""
+    """Raise RepoError naming the first file that only an unpickler could read."""
     for file in sorted(files):
         if PurePosixPath(file).suffix.lower() in PICKLES:
-            raise ModelRepoError(
+            raise RepoError(
                 f"{name} is refused: {file} is a pickle, which can run code; only safetensors are read"
             )
 
@@ -110,43 +108,41 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
         info = HfApi().model_info(name, revision=revision)
         refuse_unsafe_files(name, [sibling.rfilename for sibling in info.siblings or []])
     except HFValidationError:
-        raise ModelRepoError(
-            f"{name!r} is neither a folder nor the id of a model repo (owner/name)"
-        ) from None
+        raise RepoError(f"{name!r} is neither a folder nor the id of a model repo (owner/name)") from None
     except (GatedRepoError, RepositoryNotFoundError):
-        raise ModelRepoError(f"there is no model repo {name} that may be read from here") from None
+        raise RepoError(f"there is no model repo {name} that may be read from here") from None
     except RevisionNotFoundError:
-        raise ModelRepoError(f"the model repo {name} has no revision {revision!r}") from None
+        raise RepoError(f"the model repo {name} has no revision {revision!r}") from None
     except (HfHubHTTPError, HTTPError, OfflineModeIsEnabled, OSError):
         pass  # the Hub does not answer: an earlier download, if there is one, will do
     try:
         folder = snapshot_download(name, revision=revision, allow_patterns=WANTED)
     except (LocalEntryNotFoundError, HfHubHTTPError, HTTPError, OfflineModeIsEnabled, OSError):
-        raise ModelRepoError(f"the model repo {name} cannot be fetched: the Hub does not answer") from None
+        raise RepoError(f"the model repo {name} cannot be fetched: the Hub does not answer") from None
     return Path(folder), Path(folder).name
 
 
 def _read_config(name: str, folder: Path, commit: str | None) -> ModelRepo:
     for needed in ("config.json", "model.safetensors"):
         if not (folder / needed).is_file():
-            raise ModelRepoError(f"{name} breaks the contract: it has no {needed}")
+            raise RepoError(f"{name} breaks the contract: it has no {needed}")
     config = _read_object(folder / "config.json", name)
     if "auto_map" in config or "custom_pipelines" in config:
-        raise ModelRepoError(f"{name} is refused: its config.json names code of its own (auto_map)")
+        raise RepoError(f"{name} is refused: its config.json names code of its own (auto_map)")
     pretrained_cfg = config.get("pretrained_cfg", config)  # timm's older configs are flat
     pretrained_cfg = pretrained_cfg if isinstance(pretrained_cfg, dict) else {}
     labels = config.get("label_names") or pretrained_cfg.get("label_names")
     if not (isinstance(labels, list) and len(labels) > 1 and all(isinstance(label, str) for label in labels)):
-        raise ModelRepoError(f"{name} breaks the contract: config.json has no list 'label_names'")
+        raise RepoError(f"{name} breaks the contract: config.json has no list 'label_names'")
     if config.get("num_classes", len(labels)) != len(labels) or len(set(labels)) != len(labels):
-        raise ModelRepoError(
+        raise RepoError(
             f"{name} breaks the contract: {len(set(labels))} different label_names for "
             f"{config.get('num_classes')} classes in config.json"
         )
     descriptions = config.get("label_descriptions") or pretrained_cfg.get("label_descriptions") or {}
     model_args = config.get("model_args") or {}
     if not (isinstance(descriptions, dict) and isinstance(model_args, dict)):
-        raise ModelRepoError(f"{name} breaks the contract: label_descriptions and model_args must be objects")
+        raise RepoError(f"{name} breaks the contract: label_descriptions and model_args must be objects")
     return ModelRepo(
         name=name,
         folder=folder,
@@ -165,7 +161,7 @@ def _read_object(path: Path, name: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise ModelRepoError(f"{name} breaks the contract: {path.name} is not JSON ({error})") from None
+        raise RepoError(f"{name} breaks the contract: {path.name} is not JSON ({error})") from None
     if not isinstance(value, dict):
-        raise ModelRepoError(f"{name} breaks the contract: {path.name} is not a JSON object")
+        raise RepoError(f"{name} breaks the contract: {path.name} is not a JSON object")
     return value

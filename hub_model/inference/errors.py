@@ -1,0 +1,45 @@
+"""The exceptions of inference, and the first line of a library's error without what differs from run to run."""
+
+from __future__ import annotations
+
+import re
+
+IMAGE_ERRORS = {
+    "empty": "The file is empty.",
+    "too_large": "The file has {megabytes} MB; up to {limit} MB are accepted.",
+    "not_an_image": "This is not an image that can be read (JPEG, PNG, TIFF, BMP and WebP can).",
+    "too_small": "The picture has only {width}×{height} pixels; at least {limit} on each side are needed.",
+    "too_wide": "The picture has {width}×{height} pixels; sides up to {limit} are accepted.",
+    "bomb": "The picture claims more than {limit} million pixels and was not opened.",
+    "animated": "The file is animated or has several pages; please send one picture.",
+    "truncated": "The file is cut off: part of the picture is missing.",
+    "damaged": "The file is damaged and cannot be decoded.",
+    "bad_zip": "The zip file is damaged.",
+    "zip_bomb": "The zip file would unpack to far more than pictures need and was not opened.",
+    "zip_crowded": "The zip file has {entries} entries; up to {limit} are accepted.",
+    "zip_path": "The name of this zip entry leads out of the archive, or it is a link.",
+    "zip_locked": "This zip entry is encrypted.",
+    "too_many": "Only the first {limit} pictures are counted.",
+    "missing": "Please send a picture.",
+    "too_narrow": "The picture is {width} × {height} pixels: that is a line, not a cell.",
+    "unfit": "These inputs do not fit this call: a picture must be a file that was uploaded here.",
+    "gone": "The picture was deleted in the meantime: please send it again.",
+}
+OBJECT = re.compile(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>")  # Pillow names a buffer by its address
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its kind when it has none."""
+    return next(iter(OBJECT.sub("", str(error)).strip().splitlines()), type(error).__name__)
+
+
+class RepoError(ValueError):
+    """A model, dataset or Space repo (or its folder) is missing, unsafe or malformed; the message is one sentence."""
+
+
+class ImageError(ValueError):
+    """A file or picture that cannot be used; `reason` is a key of IMAGE_ERRORS, `values` fill its placeholders."""
+
+    def __init__(self, reason: str, **values: object) -> None:
+        self.reason, self.values = reason, values
+        super().__init__(IMAGE_ERRORS[reason].format(**values))
