@@ -23,7 +23,7 @@ def schema_of(classifier: Classifier, known: tuple[str, ...]) -> pa.Schema:
     text = pa.string()
     columns = [("file_name", text), *((name, text) for name in known), ("predicted_label", text)]
     columns += [(f"probability_{label}", pa.float32()) for label in classifier.label_names]
-    columns += [(f"set_{level}", pa.list_(text)) for level in classifier.trust.thresholds]
+    columns += [(f"set_{level}", pa.list_(text)) for level in classifier.calibration.thresholds]
     return pa.schema([*columns, ("ood_score", pa.float64()), ("verdict", text), ("error", text)])
 
 

@@ -180,7 +180,7 @@ def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
             "model": repo.name,
             "revision": repo.commit or "",
             "labels": classifier.label_descriptions,
-            "temperature": classifier.trust.temperature,
+            "temperature": classifier.calibration.temperature,
             "backend": classifier.backend,
         }
 

@@ -71,7 +71,7 @@ class Classifier:
         self.repo = repo
         self.label_names = repo.label_names
         self.label_descriptions = repo.label_descriptions
-        self.trust = Calibration.from_repo(repo)
+        self.calibration = Calibration.from_repo(repo)
         self.threads = threads or cores()
         self.preprocess = Preprocessing(repo.pretrained_cfg, self.threads)
         self.backend = _choose_backend(repo, backend)
@@ -138,16 +138,16 @@ class Classifier:
 
     def interpret(self, logits: np.ndarray, features: np.ndarray) -> Predictions:
         """Predictions from logits [N, C] and features [N, D] that were computed before."""
-        probabilities = self.trust.probabilities(logits)
-        ood_score = self.trust.ood_score(logits, features) if len(logits) else None
+        probabilities = self.calibration.probabilities(logits)
+        ood_score = self.calibration.ood_score(logits, features) if len(logits) else None
         return Predictions(
             label_names=self.label_names,
             logits=logits,
             features=features,
             probabilities=probabilities,
-            sets=self.trust.sets(probabilities),
+            sets=self.calibration.sets(probabilities),
             ood_score=ood_score,
-            verdicts=self.trust.verdicts(probabilities, ood_score),
+            verdicts=self.calibration.verdicts(probabilities, ood_score),
         )
 
     @cached_property
