@@ -2,14 +2,15 @@
 
 In: a folder. Out: an endpoint for `HF_ENDPOINT` at which `huggingface_hub`, `datasets`, `timm` and
 `transformers` create, push to and read repos, without an account or a network.
-`python -m local_hub --root DIR` serves it; tests and scripts write
+`python -m local_hub --root DIR` serves it; from Python:
 
     with LocalHub("folder") as hub:
         subprocess.run([...], env={**os.environ, **hub.environment})
 
-Nothing here imports a Hugging Face library: they read `HF_ENDPOINT` when they are imported, so the Hub comes
-first. Not here: Xet storage (clients need `HF_HUB_DISABLE_XET=1`), the git protocol, discussions, gated repos,
-protected Spaces, `move_repo`, `super_squash_history`, variables and secrets of Spaces, `list_user_repos` (`hf repos ls`).
+Nothing here imports a Hugging Face library: they read `HF_ENDPOINT` at import, so the Hub comes first. Not
+implemented: Xet storage (clients need `HF_HUB_DISABLE_XET=1`), the git protocol, `.gitignore`, last commits of files
+(`expand`), discussions, gated repos, protected Spaces, `move_repo`, `super_squash_history`, variables and secrets of
+Spaces, `list_user_repos` (`hf repos ls`).
 """
 
 from local_hub.server import LocalHub

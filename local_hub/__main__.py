@@ -16,19 +16,14 @@ from local_hub.storage import HubError
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="local_hub", description="A small Hugging Face Hub for this machine."
+    parser = argparse.ArgumentParser(prog="local_hub", description=f"A small Hugging Face Hub on {ADDRESS}.")
+    parser.add_argument(
+        "--root", required=True, metavar="DIR", help="folder of the repos, created if missing"
     )
-    parser.add_argument("--root", required=True, metavar="DIR", help="folder of the repos; made when missing")
     parser.add_argument("--port", type=int, default=8777, help="0 picks a free one (default: %(default)s)")
-    parser.add_argument("--host", default=ADDRESS, help=f"{ADDRESS} and no other")
-    help_text = "a token, and whose it is (default: hf_localdev:localdev); once for each user"
+    help_text = "a token and its user, once for each user (default: hf_localdev:localdev)"
     parser.add_argument("--token", action="append", metavar="TOKEN[:USER]", default=[], help=help_text)
     options = parser.parse_args(arguments)
-    if options.host != ADDRESS:
-        sys.exit(
-            f"local_hub serves {ADDRESS} only, not {options.host}: tokens would cross the network in the clear."
-        )
     if not options.root:
         sys.exit("--root takes a folder; '.' is the current one.")
     tokens = dict(read_token(text) for text in options.token)
@@ -51,7 +46,7 @@ def read_token(text: str) -> tuple[str, str]:
 
 
 def print_environment(hub: LocalHub) -> None:
-    """The lines to export, but no token that somebody chose: screens and logs are read by others."""
+    """Print the lines to export, without a token given by --token: others read screens and logs."""
     print(f"# local Hub over {hub.root}; for the shell of the clients:")
     for name, value in hub.environment.items():
         secret = name == "HF_TOKEN" and value not in DEFAULT_TOKENS

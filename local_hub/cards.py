@@ -1,4 +1,4 @@
-"""The YAML front matter of a README.md: read for repo information, and checked before a push as the Hub does.
+"""The YAML front matter of a README.md: read for repo information, and validated before a push as on the Hub.
 
 In: the text of a README.md. Out: its metadata, or what the Hub would refuse, one sentence each. Rules:
 https://huggingface.co/docs/hub/model-cards, https://huggingface.co/docs/hub/spaces-config-reference.
@@ -18,25 +18,15 @@ FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re
 COLORS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
 SPACE_CHOICES = {"sdk": ("gradio", "docker", "static", "streamlit"), "colorFrom": COLORS, "colorTo": COLORS}
 RESULT_FIELDS = {"task": ("type",), "dataset": ("type", "name"), "metrics": ("type", "value")}
-DEEPEST = 100  # brackets in brackets
 MOST_VALUES = 100_000  # of a card whose aliases are written out
 TEXT_FIELDS = ("tags", "datasets", "metrics", "base_model", "license", "language")
-
-
-class Loader(yaml.SafeLoader):
-    """PyYAML's, without the seconds that it spends on thousands of open brackets."""
-
-    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
-        if self.flow_level == DEEPEST:
-            raise yaml.YAMLError(f"its brackets nest more than {DEEPEST} deep")
-        super().fetch_flow_collection_start(token)
 
 
 def front_matter(text: str) -> Any:
     """What the YAML of a card says, None without any; ValueError when it cannot be read."""
     match = FRONT_MATTER.match(text)
     try:
-        return yaml.load(match[1], Loader) if match else None
+        return yaml.safe_load(match[1]) if match else None
     except Exception as error:  # PyYAML passes on what int(), date(), a look-up or deep nesting raise
         raise ValueError(f"the metadata is not YAML: {error}") from None
 
@@ -87,11 +77,8 @@ def check(text: str, repo_type: str) -> tuple[list[str], list[str]]:
     wrong = [key for key in TEXT_FIELDS if not all(isinstance(item, str) for item in as_list(data.get(key)))]
     errors = [f'"{key}" must be a string or a list of strings' for key in wrong]
     if repo_type == "space":
-        wrong = [
-            key
-            for key in SPACE_CHOICES
-            if data.get(key, "" if key == "sdk" else "red") not in SPACE_CHOICES[key]
-        ]
+        given = {"sdk": None, "colorFrom": "red", "colorTo": "red", **data}
+        wrong = [key for key, known in SPACE_CHOICES.items() if given[key] not in known]
         errors += [f'"{key}" must be one of {", ".join(SPACE_CHOICES[key])}' for key in wrong]
         if len(str(data.get("short_description", ""))) > 60:
             errors.append('"short_description" must be at most 60 characters long')
@@ -106,11 +93,8 @@ def check_model_index(index: Any) -> list[str]:
             return ['"model-index" must be a list of models, each with a "name" and a list of "results"']
         for number, result in enumerate(model["results"]):
             for part, keys in RESULT_FIELDS.items():
-                items = as_list(result.get(part) if isinstance(result, dict) else None) or [None]
-                complete = all(
-                    isinstance(item, dict) and all(item.get(key) is not None for key in keys)
-                    for item in items
-                )
-                if not complete:
+                items = as_list(result.get(part) if isinstance(result, dict) else None) or [{}]
+                given = [item if isinstance(item, dict) else {} for item in items]
+                if any(item.get(key) is None for item in given for key in keys):
                     errors.append(f'"model-index" result {number}: "{part}" needs {" and ".join(keys)}')
     return errors

@@ -6,7 +6,6 @@ In: a folder and the tokens that open it. Out: an HTTP server on 127.0.0.1, and 
 from __future__ import annotations
 
 import fcntl
-import secrets
 import socket
 import threading
 import time
@@ -19,88 +18,72 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from local_hub import api, files, uploads
-from local_hub.call import endpoint, error_response
+from local_hub import files, repos, uploads
+from local_hub.request import Hub, endpoint, error_response
 from local_hub.storage import KINDS, HubError, Storage
 
 ADDRESS = "127.0.0.1"  # never another interface: tokens travel unencrypted
 DEFAULT_TOKENS = {"hf_localdev": "localdev"}
 
 
-class Hub:
-    """What all requests share: the repos, whose token is whose, and the key that signs upload addresses."""
-
-    def __init__(self, storage: Storage, tokens: dict[str, str]):
-        self.storage, self.tokens, self.secret = storage, tokens, secrets.token_bytes(32)
-
-
-class RawPath:
-    """Let routes match the path as it was sent: in `tree/refs%2Fpr%2F1` the revision is one part."""
-
-    def __init__(self, app: Starlette):
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.app({**scope, "path": scope["raw_path"].decode("ascii", "replace")}, receive, send)
-
-
 def routes(kind: str) -> list[Route]:
-    """The endpoints for the repos of a kind. Without a word for the kind, a path means a model: /OWNER/NAME/…"""
+    """The endpoints for the repos of a kind. A path without a kind means a model: /OWNER/NAME/…"""
     repo = f"/api/{kind}/{{owner}}/{{name}}"
     page = ("" if kind == "models" else f"/{kind}") + "/{owner}/{name}"
     lfs = f"/lfs-objects/{kind}/{{owner}}/{{name}}/{{sha256}}"
     table = [
-        ("GET", f"/api/{kind}", api.list_repos),
-        ("GET", repo, api.info),
-        ("GET", repo + "/revision/{revision}", api.info),
+        ("GET", f"/api/{kind}", repos.list_repos),
+        ("GET", repo, repos.info),
+        ("GET", repo + "/revision/{revision}", repos.info),
         ("GET", repo + "/tree/{rest:path}", files.tree),
         ("POST", repo + "/paths-info/{revision}", files.paths_info),
-        ("GET", repo + "/refs", api.refs),
-        ("GET", repo + "/commits/{revision}", api.commits),
-        ("POST DELETE", repo + "/branch/{branch}", api.branch),
-        ("POST DELETE", repo + "/tag/{revision}", api.tag),
-        ("PUT", repo + "/settings", api.settings),
-        ("GET", repo + "/auth-check", api.auth_check),
+        ("GET", repo + "/refs", repos.refs),
+        ("GET", repo + "/commits/{revision}", repos.commits),
+        ("POST DELETE", repo + "/branch/{branch}", repos.branch),
+        ("POST DELETE", repo + "/tag/{revision}", repos.tag),
+        ("PUT", repo + "/settings", repos.settings),
+        ("GET", repo + "/auth-check", repos.auth_check),
         ("POST", repo + "/preupload/{revision}", uploads.preupload),
         ("POST", repo + "/commit/{revision}", uploads.commit),
         ("POST", page + ".git/info/lfs/objects/batch", uploads.lfs_batch),
-        ("POST", lfs + "/verify", uploads.lfs_verify),
         ("GET", page + "/resolve/{rest:path}", files.resolve),
     ]
-    found = [
-        Route(path, endpoint(function, kind), methods=methods.split()) for methods, path, function in table
-    ]
+    found = [Route(path, endpoint(call, kind), methods=methods.split()) for methods, path, call in table]
     return [*found, Route(lfs, uploads.lfs_put(kind), methods=["PUT"])]
 
 
 async def http_error(request: Request, error: HTTPException) -> Response:
-    """What Starlette refuses, in the Hub's form."""
+    """Starlette's own errors, in the Hub's form."""
     known = {
         404: "this local hub has no such page or endpoint",
-        405: f"{request.method} does nothing at this address",
+        405: f"this address does not take {request.method}",
     }
-    text = known.get(error.status_code, error.detail)
-    response = error_response(HubError(error.status_code, None, text))
+    response = error_response(HubError(error.status_code, known.get(error.status_code, error.detail)))
     response.headers.update(error.headers or {})
     return response
 
 
-def make_app(storage: Storage, tokens: dict[str, str]) -> RawPath:
+def make_app(storage: Storage, tokens: dict[str, str]) -> ASGIApp:
     table = [
-        ("GET", "/api/whoami-v2", api.whoami),
-        ("POST", "/api/validate-yaml", api.validate_yaml),
-        ("POST", "/api/repos/create", api.create_repo),
-        ("DELETE", "/api/repos/delete", api.delete_repo),
+        ("GET", "/api/whoami-v2", repos.whoami),
+        ("POST", "/api/validate-yaml", repos.validate_yaml),
+        ("POST", "/api/repos/create", repos.create_repo),
+        ("DELETE", "/api/repos/delete", repos.delete_repo),
     ]
-    found = [Route(path, endpoint(function, "models"), methods=[method]) for method, path, function in table]
+    found = [Route(path, endpoint(call, "models"), methods=[method]) for method, path, call in table]
     for kind in reversed(KINDS):  # models last, for their paths have no word in front
         found += routes(kind)
     app = Starlette(routes=found, exception_handlers={HTTPException: http_error})
     app.router.redirect_slashes = False
     app.state.hub = Hub(storage, tokens)
-    return RawPath(app)
+
+    async def on_raw_path(scope: Scope, receive: Receive, send: Send) -> None:
+        """Match routes on the path as it was sent: in `tree/refs%2Fpr%2F1` the revision is one part."""
+        await app({**scope, "path": scope["raw_path"].decode("ascii", "replace")}, receive, send)
+
+    return on_raw_path
 
 
 class LocalHub:
@@ -124,9 +107,8 @@ class LocalHub:
         return {
             "HF_ENDPOINT": self.endpoint,
             "HF_TOKEN": self.token,
-            "HF_HOME": str(
-                self.root / ".hf_home"
-            ),  # a cache apart: the real Hub may have a repo of the same name
+            # a cache of its own: the real Hub may have a repo of the same name
+            "HF_HOME": str(self.root / ".hf_home"),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_UPDATE_DOWNLOAD_COUNTS": "0",
@@ -142,7 +124,7 @@ class LocalHub:
             raise
         self.port = listener.getsockname()[1]
         app = make_app(Storage(self.root), self.tokens)
-        # clients drop an idle connection after 5 s; a server that does so, too, sometimes cuts a request off
+        # clients drop an idle connection after 5 s; a server with the same timeout sometimes cuts a request off
         waits = {"timeout_keep_alive": 60, "timeout_graceful_shutdown": 2}
         config = uvicorn.Config(app, log_level="error", lifespan="off", **waits)
         self._server = uvicorn.Server(config)
@@ -164,12 +146,12 @@ def lock_folder(root: Path) -> TextIO:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = open(root / ".lock", "w")  # noqa: SIM115 (open as long as the server runs)
     except OSError as error:
-        raise HubError(500, None, f"the folder {root} cannot be used: {error.strerror}") from None
+        raise HubError(500, f"the folder {root} cannot be used: {error.strerror}") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        raise HubError(409, None, f"another local hub already serves {root}") from None
+        raise HubError(409, f"another local hub already serves {root}") from None
     return file
 
 
@@ -182,5 +164,5 @@ def listen(port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         reason = getattr(error, "strerror", None) or error
-        raise HubError(409, None, f"port {port} cannot be used: {reason}; port 0 picks a free one") from None
+        raise HubError(409, f"port {port} cannot be used: {reason}; port 0 picks a free one") from None
     return listener

@@ -1,4 +1,4 @@
-"""Repos as plain files: what a request reads from, and what it commits to.
+"""Repos as plain files: commits, references and contents.
 
     ROOT/{models,datasets,spaces}/OWNER/NAME/
         repo.json            {"private", "sdk", "createdAt"}
@@ -10,8 +10,7 @@
 
 A commit writes contents, then `commits/SHA1.json`, then replaces `refs.json`, each by renaming a synced file:
 whenever the process dies, a reader finds the commit before or the commit after. A path inside a repo is a key in
-a JSON file and never a path on this disk, so it has nothing to climb out of; it is checked all the same, for the
-sake of those who download it.
+a JSON file, never a path on this disk; it is validated all the same, for those who download it.
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ from typing import Any
 KINDS = ("models", "datasets", "spaces")
 NAME = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?(?<!\.git)")
 REF_NAME = re.compile(r"(?!.*(?:\.\.|//|@\{))(?![/.-])[^\s~^:?*\[\\\x00-\x20\x7f\ud800-\udfff]+(?<![/.])")
-# what a new repo on the Hub has in its .gitattributes
+# .gitattributes of a new repo on the Hub
 LARGE_FILES = """7z arrow avro bin bz2 ckpt ftz gz h5 joblib lz4 mds mlmodel model msgpack npy npz onnx ot parquet pb
     pickle pkl pt pth rar safetensors tar tflite tgz wasm xz zip zst""".split()  # noqa: SIM905
 GITATTRIBUTES = "".join(f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LARGE_FILES)
 
 
 class HubError(Exception):
-    """An answer that is no success: HTTP `status`, the Hub's `X-Error-Code` (or None) and one sentence."""
+    """An error response: HTTP `status`, one sentence and, where the Hub has one, its `X-Error-Code`."""
 
-    def __init__(self, status: int, code: str | None, message: str, commit: str | None = None):
+    def __init__(self, status: int, message: str, code: str | None = None, commit: str | None = None):
         super().__init__(message)
-        self.status, self.code, self.message, self.commit = status, code, message, commit
+        self.status, self.message, self.code, self.commit = status, message, code, commit
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,13 @@ class File:
     @property
     def etag(self) -> str:
         return self.sha256 or self.oid
+
+    def lfs_fields(self, name: str) -> dict[str, Any]:
+        """The `lfs` part of a listed file, with the SHA-256 called `name`; nothing for a regular file."""
+        if self.sha256 is None:
+            return {}
+        pointer_size = len(lfs_pointer(self.sha256, self.size))
+        return {"lfs": {name: self.sha256, "size": self.size, "pointerSize": pointer_size}}
 
 
 @dataclass(frozen=True)
@@ -83,11 +89,9 @@ def lfs_pointer(sha256: str, size: int) -> bytes:
 
 def checked_path(path: str) -> str:
     """A path inside a repo; HubError 400 when absolute, with `.`, `..`, `.git`, backslashes, controls or surrogates."""
-    parts = path.split("/")
-    if any(part in ("", ".", "..", ".git") for part in parts) or re.search(
-        r"[\\\x00-\x1f\x7f\ud800-\udfff]", path
-    ):
-        raise HubError(400, None, f"invalid path in repo: {path!r}")
+    reserved = any(part in ("", ".", "..", ".git") for part in path.split("/"))
+    if reserved or re.search(r"[\\\x00-\x1f\x7f\ud800-\udfff]", path):
+        raise HubError(400, f"invalid path in repo: {path!r}")
     return path
 
 
@@ -101,7 +105,7 @@ def sync_folder(folder: Path) -> None:
 
 
 class Incoming:
-    """A new file: written apart, synced, then renamed to where it belongs; gone if that never happens."""
+    """A temporary file, synced and renamed to its target when complete; deleted otherwise."""
 
     def __init__(self, folder: Path):
         descriptor, name = tempfile.mkstemp(dir=folder)
@@ -144,24 +148,21 @@ class Storage:
         """The repo, which may not exist yet (`.exists()`); HubError 400 for a name that the Hub would refuse."""
         reserved = owner in (*KINDS, "api")  # in URLs these first words mean something else
         if kind not in KINDS or reserved or not (NAME.fullmatch(owner) and NAME.fullmatch(name)):
-            raise HubError(400, None, f"invalid repository type or name: {kind} {owner}/{name}")
+            raise HubError(400, f"invalid repository type or name: {kind} {owner}/{name}")
         return Repository(self, kind, f"{owner}/{name}")
 
     def create(self, repo: Repository, settings: dict[str, Any], author: str) -> None:
         """Put a new repo with its first commit in place with one rename, or HubError 409."""
         with self.lock:
             if repo.exists():
-                raise HubError(409, None, f"You already created this {repo.kind[:-1]} repo: {repo.id}")
+                raise HubError(409, f"You already created this {repo.kind[:-1]} repo: {repo.id}")
             draft = Repository(self, repo.kind, repo.id, Path(tempfile.mkdtemp(dir=self.incoming)))
-            self.write(
-                draft.folder / "repo.json", json.dumps({**settings, "createdAt": timestamp()}).encode()
-            )
+            created = {**settings, "createdAt": timestamp()}
+            self.write(draft.folder / "repo.json", json.dumps(created).encode())
             files = {".gitattributes": draft.add_blob(GITATTRIBUTES.encode())}
             first = draft.add_commit(Commit(None, timestamp(), author, "initial commit", "", files))
             draft.write_refs({"heads/main": first})
             repo.folder.parent.mkdir(parents=True, exist_ok=True)
-            if repo.folder.exists():  # without a repo.json: an older hub left it behind
-                os.rename(repo.folder, Path(tempfile.mkdtemp(dir=self.incoming)) / "left behind")
             os.rename(draft.folder, repo.folder)
             sync_folder(repo.folder.parent)
 
@@ -169,7 +170,7 @@ class Storage:
         """Take a repo away with one rename, or HubError 404."""
         with self.lock:
             if not repo.exists():
-                raise HubError(404, "RepoNotFound", "Repository not found")
+                raise HubError(404, "Repository not found", "RepoNotFound")
             grave = Path(tempfile.mkdtemp(dir=self.incoming))
             os.rename(repo.folder, grave / "repo")
             sync_folder(repo.folder.parent)
@@ -212,7 +213,7 @@ class Repository:
         return next((ref for ref in full + [f"{group}/{revision}" for group in groups] if ref in refs), None)
 
     def resolve(self, revision: str) -> str:
-        """The commit that a branch, tag, pull request or (shortened) commit id means, or HubError 404."""
+        """The commit of a branch, tag, pull request or (abbreviated) commit id, or HubError 404."""
         refs = self.refs()
         if ref := self.find_ref(refs, revision, ("heads", "tags")):
             return refs[ref]
@@ -220,23 +221,23 @@ class Repository:
             found = list((self.folder / "commits").glob(f"{revision}*.json"))
             if len(found) == 1:
                 return found[0].stem
-        raise HubError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
 
     def create_ref(self, ref: str, commit: str) -> None:
         if not REF_NAME.fullmatch(ref.split("/", 1)[1]):
-            raise HubError(400, None, f"invalid name for a branch or tag: {ref.split('/', 1)[1]!r}")
+            raise HubError(400, f"invalid name for a branch or tag: {ref.split('/', 1)[1]!r}")
         with self.storage.lock:
             if ref in (refs := self.refs()):
-                raise HubError(409, None, f"Reference refs/{ref} already exists")
+                raise HubError(409, f"Reference refs/{ref} already exists")
             self.write_refs({**refs, ref: commit})
 
     def delete_ref(self, ref: str) -> None:
         if ref == "heads/main":
-            raise HubError(403, None, "the branch 'main' cannot be deleted")
+            raise HubError(403, "the branch 'main' cannot be deleted")
         with self.storage.lock:
             refs = self.refs()
             if refs.pop(ref, None) is None:
-                raise HubError(404, "RevisionNotFound", f"no reference refs/{ref}")
+                raise HubError(404, f"no reference refs/{ref}", "RevisionNotFound")
             self.write_refs(refs)
 
     # ---- commits
@@ -250,14 +251,6 @@ class Repository:
             commit = self.commit(sha)
             yield sha, commit
             sha = commit.parent
-
-    def last_changes(self, sha: str) -> dict[str, tuple[str, Commit]]:
-        """For each file of the commit: the commit that gave it its present content."""
-        unchanged, changes = self.commit(sha).files, {}
-        for current in self.history(sha):
-            unchanged = {path: file for path, file in unchanged.items() if current[1].files.get(path) == file}
-            changes |= dict.fromkeys(unchanged, current)
-        return changes
 
     def add_commit(self, commit: Commit) -> str:
         data = json.dumps(asdict(commit), sort_keys=True).encode()

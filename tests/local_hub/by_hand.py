@@ -1,4 +1,4 @@
-"""Requests that no client would send, made by hand."""
+"""Requests by hand, for what the clients would not send."""
 
 import json
 
@@ -21,9 +21,9 @@ def add(path: str, content: str = "x") -> dict:
     return {"key": "file", "value": {"path": path, "content": content}}
 
 
-def announce_upload(endpoint: str, name: str, sha256: str, size: int) -> dict:
-    """Announce a large file, as its upload begins; the answer's actions."""
+def announce_upload(endpoint: str, name: str, sha256: str, size: int, token: str = "hf_localdev") -> dict:
+    """Announce a large file, the first request of its upload; return the actions of the response."""
     wanted = {"operation": "upload", "objects": [{"oid": sha256, "size": size}]}
-    headers = {"Authorization": "Bearer hf_localdev"}
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     answer = http.post(f"{endpoint}/{name}.git/info/lfs/objects/batch", json=wanted, headers=headers)
     return answer.raise_for_status().json()["objects"][0]["actions"]

@@ -32,7 +32,7 @@ from dataset_script.source import DatasetError
 from hub_model import publish
 from hub_model.inference.errors import RepoError
 from local_hub import LocalHub
-from tests.local_hub.broken_proxy import FAULTS, FOREVER, Proxy, broken_proxy
+from tests.stress.broken_proxy import FAULTS, FOREVER, Proxy, broken_proxy
 
 RELEASE = Path(__file__).resolve().parents[2] / "hub_model" / "release"
 KINDS = ("dataset", "model", "space")

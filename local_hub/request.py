@@ -9,50 +9,51 @@ from __future__ import annotations
 import errno
 import json
 import re
+import secrets
 import tempfile
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from local_hub.storage import HubError, Repository
-
-if TYPE_CHECKING:
-    from local_hub.server import Hub
+from local_hub.storage import HubError, Repository, Storage
 
 
-def truthy(value: Any) -> bool:
-    return str(value).lower() in ("1", "true", "on")
+class Hub:
+    """What all requests share: the repos, the user of each token, and the key that signs upload addresses."""
+
+    def __init__(self, storage: Storage, tokens: dict[str, str]):
+        self.storage, self.tokens, self.secret = storage, tokens, secrets.token_bytes(32)
 
 
-class Call:
+class HubRequest:
     """A request for a repo of `kind`. `params`: the unquoted parts of its path; `body`: a file to read it from."""
 
     def __init__(self, request: Request, kind: str, body: BinaryIO | None = None):
-        self.request, self.kind, self.body, self.query = request, kind, body, request.query_params
+        self.http, self.kind, self.body, self.query = request, kind, body, request.query_params
         self.hub: Hub = request.app.state.hub
         self.params = {name: unquote(value) for name, value in request.path_params.items()}
         self.base_url = str(request.base_url).rstrip("/")
 
     @property
     def user(self) -> str | None:
-        """Whose token came with the request: None without one, HubError 401 with an unknown one."""
-        _, _, token = self.request.headers.get("authorization", "").partition(" ")
+        """The user of the request's token: None without a token, HubError 401 for an unknown one."""
+        _, _, token = self.http.headers.get("authorization", "").partition(" ")
         if token and token not in self.hub.tokens:
-            raise HubError(401, None, "Invalid credentials in Authorization header")
+            raise HubError(401, "Invalid credentials in Authorization header")
         return self.hub.tokens.get(token)
 
-    def user_or_refuse(self) -> str:
+    def require_user(self) -> str:
         if self.user is None:
-            raise HubError(401, None, "Invalid username or password.")
+            raise HubError(401, "Invalid username or password.")
         return self.user
 
     def revision_and_path(self) -> tuple[str, str]:
         """From the end of an address: `main/a/b`, `refs%2Fpr%2F1/a/b` or (as people write it) `refs/pr/1/a/b`."""
-        parts = self.request.path_params["rest"].split("/")
+        parts = self.http.path_params["rest"].split("/")
         cut = 3 if parts[0] == "refs" else 1
         return unquote("/".join(parts[:cut])), unquote("/".join(parts[cut:]))
 
@@ -62,27 +63,24 @@ class Call:
             raise ValueError("the body must be a JSON object")
         return data
 
-    def number(self, name: str, default: int, least: int = 0) -> int:
-        """A number of the query."""
-        number = int(self.query.get(name, default))
-        if number < least:
-            raise HubError(400, None, f"{name} must be at least {least}, not {number}")
-        return number
+    def flag(self, name: str) -> bool:
+        """A switch of the query."""
+        return self.query.get(name, "").lower() in ("1", "true", "on")
 
     def may_write(self, owner: str) -> bool:
-        """A user's own name is theirs; any other namespace is an organization of which every user is a member."""
+        """A user owns the namespace of their name; any other is an organization with every user as a member."""
         return self.user is not None and (self.user == owner or owner not in self.hub.tokens.values())
 
     def may_read(self, repo: Repository) -> bool:
         return self.may_write(repo.owner) or not repo.settings()["private"]
 
     def repository(self, write: bool = False) -> Repository:
-        """The repo of the address. As on the Hub, a stranger gets 404 for a private one (401 without a token)."""
+        """The repo of the address. As on the Hub, a private one is a 404 to other users (401 without a token)."""
         repo = self.hub.storage.repository(self.kind, self.params["owner"], self.params["name"])
         if not repo.exists() or not self.may_read(repo):
-            raise HubError(404 if self.user else 401, "RepoNotFound", "Repository not found")
+            raise HubError(404 if self.user else 401, "Repository not found", "RepoNotFound")
         if write and not self.may_write(repo.owner):
-            raise HubError(403, None, f"{self.user_or_refuse()} has no right to write to {repo.id}")
+            raise HubError(403, f"{self.require_user()} has no right to write to {repo.id}")
         return repo
 
 
@@ -91,30 +89,32 @@ def error_response(error: HubError) -> Response:
     message = re.sub(r"[^ -~]", "?", text)
     headers = {"X-Error-Message": message, "X-Error-Code": error.code, "X-Repo-Commit": error.commit}
     return JSONResponse(
-        {"error": text}, error.status, {name: value for name, value in headers.items() if value}
+        {"error": text}, error.status, {key: value for key, value in headers.items() if value}
     )
 
 
 async def answered(work: Awaitable[Response]) -> Response:
-    """The response of `work`, or the one that tells what stopped it."""
+    """The response of `work`, or the error response for what it raised."""
     try:
         return await work
     except HubError as error:
         return error_response(error)
     except ClientDisconnect:
-        return error_response(HubError(400, None, "the request ended early"))
+        return error_response(HubError(400, "the request ended early"))
     except KeyError as error:
-        return error_response(HubError(400, None, f"the request lacks the field {error}"))
+        return error_response(HubError(400, f"the request lacks the field {error}"))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        return error_response(HubError(400, None, f"malformed request: {error}"))
-    except FileNotFoundError:  # whatever a commit names is there before it, so the repo was deleted meanwhile
-        return error_response(HubError(404, "RepoNotFound", "Repository not found"))
+        return error_response(HubError(400, f"malformed request: {error}"))
+    except FileNotFoundError:  # a commit's files are there before it, so the repo was deleted meanwhile
+        return error_response(HubError(404, "Repository not found", "RepoNotFound"))
     except OSError as error:
         status = 507 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else 500
-        return error_response(HubError(status, None, f"the hub's storage failed: {error.strerror}"))
+        return error_response(HubError(status, f"the hub's storage failed: {error.strerror}"))
 
 
-def endpoint(function: Callable[[Call], Response], kind: str) -> Callable[[Request], Awaitable[Response]]:
+def endpoint(
+    function: Callable[[HubRequest], Response], kind: str
+) -> Callable[[Request], Awaitable[Response]]:
     """Run `function` in a worker thread, with the body at hand (on disk when it is large)."""
 
     async def work(request: Request) -> Response:
@@ -122,7 +122,7 @@ def endpoint(function: Callable[[Call], Response], kind: str) -> Callable[[Reque
             async for chunk in request.stream():
                 body.write(chunk)
             body.seek(0)
-            return await run_in_threadpool(function, Call(request, kind, body))
+            return await run_in_threadpool(function, HubRequest(request, kind, body))
 
     async def handle(request: Request) -> Response:
         return await answered(work(request))

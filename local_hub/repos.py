@@ -1,0 +1,167 @@
+"""Accounts, repos, branches and tags: the JSON API except for files and uploads.
+
+In: `GET /api/models/OWNER/NAME` and its like. Out: JSON as `huggingface_hub` 2.4 parses it; its `hf_api.py` is the
+reference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from local_hub import cards
+from local_hub.request import HubRequest
+from local_hub.storage import HubError, Repository
+
+REF_GROUPS = {"heads": "branches", "tags": "tags", "convert": "converts", "pr": "pullRequests"}
+
+
+def object_id(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def whoami(request: HubRequest) -> Response:
+    name = request.require_user()
+    auth = {"type": "access_token", "accessToken": {"displayName": "local", "role": "write"}}
+    user = {"type": "user", "id": object_id(name), "name": name, "fullname": name}
+    return JSONResponse({**user, "orgs": [], "isPro": False, "auth": auth})
+
+
+def validate_yaml(request: HubRequest) -> Response:
+    body = request.json()
+    errors, warnings = cards.check(body["content"], body.get("repoType") or "model")
+    found = {"errors": errors, "warnings": warnings}
+    answer = {level: [{"message": text} for text in texts] for level, texts in found.items()}
+    return JSONResponse(answer, 400 if errors else 200)
+
+
+# ---- repos
+def repo_of_body(request: HubRequest) -> tuple[dict[str, Any], Repository]:
+    """The body of a create or delete request, and its repo, in a namespace of the user's."""
+    body, user = request.json(), request.require_user()
+    owner, _, name = body["name"].rpartition("/")
+    owner = owner or body.get("organization") or user
+    repo = request.hub.storage.repository(f"{body.get('type') or 'model'}s", owner, name)
+    if not request.may_write(owner):
+        raise HubError(403, f"{user} has no right to create or delete repos of {owner}")
+    return body, repo
+
+
+def wants_private(body: dict[str, Any]) -> bool:
+    """Whether a body asks for a private repo, as `visibility` or, like older clients, as `private`."""
+    visibility = body.get("visibility", "public")
+    if visibility not in ("public", "private"):
+        raise HubError(400, f'"visibility" must be public or private, not {visibility!r}')
+    return bool(body.get("private")) or visibility == "private"
+
+
+def create_repo(request: HubRequest) -> Response:
+    body, repo = repo_of_body(request)
+    sdk, known = body.get("sdk"), cards.SPACE_CHOICES["sdk"]
+    if sdk not in (None, *known):
+        raise HubError(400, f'"sdk" must be one of {", ".join(known)}, not {sdk!r}')
+    answer = {"url": f"{request.base_url}/{repo.url_path}", "name": repo.id, "id": repo.id}
+    try:
+        settings = {"private": wants_private(body), "sdk": sdk}
+        request.hub.storage.create(repo, settings, request.require_user())
+    except HubError as error:  # with `exist_ok` the client takes the address from the refusal
+        refusal = answer | {"error": error.message}
+        return JSONResponse(refusal, error.status, {"X-Error-Message": error.message})
+    return JSONResponse(answer)
+
+
+def delete_repo(request: HubRequest) -> Response:
+    request.hub.storage.delete(repo_of_body(request)[1])
+    return JSONResponse({})
+
+
+def list_repos(request: HubRequest) -> Response:
+    query, found = request.query, []
+    words, author = query.get("search", "").lower(), query.get("author")
+    tags = {tag for value in query.getlist("filter") for tag in value.split(",")}
+    for repo in request.hub.storage.repositories(request.kind):
+        if words in repo.id.lower() and author in (None, repo.owner) and request.may_read(repo):
+            info = repo_info(repo, "main")
+            found += [info] if tags <= set(info["tags"]) else []
+    return JSONResponse(found)
+
+
+def settings(request: HubRequest) -> Response:
+    repo, body = request.repository(write=True), request.json()
+    if "private" in body or "visibility" in body:
+        repo.update_settings(private=wants_private(body))
+    return JSONResponse({"private": repo.settings()["private"]})
+
+
+def auth_check(request: HubRequest) -> Response:
+    request.repository()
+    return JSONResponse({})
+
+
+def info(request: HubRequest) -> Response:
+    revision = request.params.get("revision", "main")
+    return JSONResponse(repo_info(request.repository(), revision, request.flag("blobs")))
+
+
+def repo_info(repo: Repository, revision: str, blobs: bool = False) -> dict[str, Any]:
+    """The Hub's description of a repo at a revision; with `blobs`, sizes and ids of its files, too."""
+    sha = repo.resolve(revision)
+    commit, settings = repo.commit(sha), repo.settings()
+    card = cards.read_metadata(repo.read(commit, "README.md"))
+    siblings: list[dict[str, Any]] = [{"rfilename": path} for path in sorted(commit.files)]
+    for sibling in siblings if blobs else ():
+        file = commit.files[sibling["rfilename"]]
+        sibling |= {"size": file.size, "blobId": file.oid, **file.lfs_fields("sha256")}
+    answer = {"_id": object_id(repo.url_path), "id": repo.id, "author": repo.owner, "sha": sha}
+    answer |= {
+        "createdAt": settings["createdAt"],
+        "lastModified": commit.date,
+        "private": settings["private"],
+    }
+    answer |= {"gated": False, "disabled": False, "downloads": 0, "likes": 0}
+    answer |= {"tags": cards.tags(card), "cardData": card, "siblings": siblings}
+    answer["usedStorage"] = sum(file.size for file in commit.files.values())
+    if repo.kind == "models":
+        shown = ("library_name", "pipeline_tag", "model-index")
+        answer |= {"modelId": repo.id, **{key: card[key] for key in shown if card.get(key)}}
+    elif repo.kind == "spaces":
+        runtime = {"stage": "STOPPED", "hardware": {"current": None, "requested": None}}
+        answer |= {"sdk": card.get("sdk") or settings["sdk"], "runtime": runtime}
+    return answer
+
+
+# ---- commits, branches and tags
+def commits(request: HubRequest) -> Response:
+    repo, found = request.repository(), []
+    for sha, commit in repo.history(repo.resolve(request.params["revision"])):
+        about = {"title": commit.title, "message": commit.message, "date": commit.date}
+        found.append({"id": sha, **about, "authors": [{"user": commit.author}]})
+    return JSONResponse(found, headers={"X-Total-Count": str(len(found))})
+
+
+def refs(request: HubRequest) -> Response:
+    answer: dict[str, list[dict[str, str]]] = {title: [] for title in REF_GROUPS.values()}
+    for ref, sha in request.repository().refs().items():
+        group, name = ref.split("/", 1)
+        answer[REF_GROUPS[group]].append({"name": name, "ref": f"refs/{ref}", "targetCommit": sha})
+    return JSONResponse(answer)
+
+
+def branch(request: HubRequest) -> Response:
+    repo, ref = request.repository(write=True), f"heads/{request.params['branch']}"
+    if request.http.method == "DELETE":
+        repo.delete_ref(ref)
+    else:
+        repo.create_ref(ref, repo.resolve(request.json().get("startingPoint") or "main"))
+    return JSONResponse({})
+
+
+def tag(request: HubRequest) -> Response:
+    repo, revision = request.repository(write=True), request.params["revision"]
+    if request.http.method == "DELETE":
+        repo.delete_ref(f"tags/{revision}")
+    else:
+        repo.create_ref(f"tags/{request.json()['tag']}", repo.resolve(revision))
+    return JSONResponse({})
