@@ -1,4 +1,4 @@
-"""`python -m bench [PART …]`: measure side by side, print the tables, keep them in bench/results.json with the hardware.
+"""`python -m bench [PART …]`: measure against baselines, print the tables, keep them in bench/results.json with the hardware.
 
 Parts that are not named keep what bench/results.json already says of them. `--print` measures nothing.
 """
@@ -11,15 +11,16 @@ import json
 import os
 import platform
 import sys
+from dataclasses import asdict
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.side_by_side import Row, markdown
+from bench.compare import Row, markdown
 from dataset_script.arguments import whole_number
 
 RESULTS = Path(__file__).with_name("results.json")
-PARTS = ("inference", "training", "teacher", "augmentation", "dataset_build", "loading", "scoring", "browser")
+PARTS = ("inference", "training", "dataset_build", "scoring", "browser")
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "datasets", "onnxruntime")
 
 
@@ -35,48 +36,49 @@ def hardware() -> dict:
     }
 
 
-def read() -> dict:
+def read_results() -> dict:
     """The kept results: {part: {"hardware": …, "command": …, "rows": […]}}."""
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
-def table(results: dict) -> str:
-    """All kept results as Markdown, part by part."""
-    rows = [Row(**row) for part in PARTS if part in results for row in results[part]["rows"]]
-    return markdown(rows)
+def rows_of(results: dict, part: str) -> list[Row]:
+    """The rows of one part of the kept results."""
+    return [Row(**row) for row in results.get(part, {"rows": ()})["rows"]]
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Measure the parts that the command line names."""
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__.partition(": ")[2].splitlines()[0]
     )
-    parser.add_argument("parts", nargs="*", default=[], metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)} (default: all)")
+    data = Path("../shared/data/bone_marrow")
     parser.add_argument(
-        "--data", type=Path, default=Path("../shared/data/bone_marrow"), help="folder of real images"
+        "--data", type=Path, default=data, help="folder of real images (default: %(default)s)"
     )
-    parser.add_argument("--repeats", type=whole_number(1), default=5, help="turns of every comparison")
-    parser.add_argument("--print", action="store_true", help="print what was measured last")
-    arguments = parser.parse_args()
-    unknown = sorted(set(arguments.parts) - set(PARTS))
-    if unknown:
+    parser.add_argument("--repeats", type=whole_number(1), default=5, help="turns (default: %(default)s)")
+    parser.add_argument("--print", action="store_true", help="print the kept results")
+    arguments = parser.parse_args(argv)
+    if unknown := sorted(set(arguments.parts) - set(PARTS)):
         parser.error(f"there is no part {unknown[0]!r} (there are: {', '.join(PARTS)})")
-    results = read()
-    if not arguments.print:
-        if not arguments.data.is_dir():
-            parser.error(f"--data {arguments.data} is not a directory")
-        for part in arguments.parts or PARTS:
-            measured = importlib.import_module(f"bench.{part}").measure(arguments.data, arguments.repeats)
-            command = f"python -m bench {part} --repeats {arguments.repeats}"
-            results[part] = {
-                "hardware": hardware(),
-                "command": command,
-                "rows": [row.to_dict() for row in measured],
-            }
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-            print(markdown(measured), flush=True)
-    else:
-        print(table(results))
+    results, parts = read_results(), arguments.parts or PARTS
+    if arguments.print:
+        print("\n".join(markdown(rows_of(results, part)) for part in parts))
+        return 0
+    if not arguments.data.is_dir():
+        parser.error(f"--data {arguments.data} is not a directory")
+    for part in parts:
+        measured = importlib.import_module(f"bench.{part}").measure(
+            arguments.data.resolve(), arguments.repeats
+        )
+        command = f"python -m bench {part} --repeats {arguments.repeats}"
+        results[part] = {
+            "hardware": hardware(),
+            "command": command,
+            "rows": [asdict(row) for row in measured],
+        }
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        print(markdown(measured), flush=True)
     return 0
 
 

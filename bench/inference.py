@@ -1,6 +1,6 @@
 """From JPEG bytes to probabilities on the CPU: ours against timm, transformers, ONNX Runtime and OpenVINO.
 
-Three kinds of comparison: the whole way, decoding with resizing, and the network alone beside its roofline, the time that its
+Three kinds of comparison: end to end, decoding with resizing, and the network alone beside its roofline, the time that its
 multiply-adds take at the rate of the fastest matrix product of this machine.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -16,32 +16,24 @@ from statistics import median
 import numpy as np
 import torch
 
-from bench.contestants import EAGER, OURS, Contestant, Subject, contestants, untrained
-from bench.side_by_side import Row, in_turns, rows, seconds
+from bench.baselines import EAGER, OURS, Predictor, Subject, predictors_of, untrained
+from bench.compare import RELEASE, Row, evenly, interleave, rows, seconds
 from hub_model.inference.classifier import Classifier
 
-RELEASE = Path(__file__).parent.parent / "hub_model" / "release"
 BATCHES = (1, 32)
 SIDE = 1024  # of the square matrices whose product gives the peak rate
-ROOFLINE = "roofline"
-
-
-def product_rate(multiply, left, right) -> float:
-    """Floating point operations a second of a matrix product."""
-    return 2 * SIDE**3 / seconds(lambda: multiply(left, right), at_least=0.1)
+ROOFLINE, TIMMS = "roofline", "timm's transform"
 
 
 def peaks(repeats: int) -> dict[str, list[float]]:
-    """GFLOP/s of float32 matrix products, in turns."""
-    generator = torch.Generator().manual_seed(0)
-    left, right = (torch.randn(SIDE, SIDE, generator=generator) for _ in range(2))
-    return in_turns(
-        {
-            "torch": lambda: product_rate(torch.matmul, left, right) / 1e9,
-            "NumPy": lambda: product_rate(np.matmul, left.numpy(), right.numpy()) / 1e9,
-        },
-        repeats,
-    )
+    """GFLOP/s of float32 matrix products, interleaved."""
+    left, right = torch.randn(2, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+
+    def rate(product: Callable[[], object]) -> float:
+        return 2 * SIDE**3 / seconds(product, at_least=0.1) / 1e9
+
+    torchs, numpys = lambda: left @ right, lambda: left.numpy() @ right.numpy()
+    return interleave({"torch": lambda: rate(torchs), "NumPy": lambda: rate(numpys)}, repeats)
 
 
 def roofline_ms(multiply_adds: int, gflops: float) -> float:
@@ -61,88 +53,76 @@ def agreement(found: np.ndarray, expected: np.ndarray) -> str:
     return f"{same} of {len(expected)} decisions as timm's"
 
 
-def whole_way(
-    title: str, ways: Mapping[str, Contestant], images: list[bytes], batch: int, repeats: int
+def milliseconds(act: Callable[[], object], images: int) -> Callable[[], float]:
+    """A measure: milliseconds an image of a call that handles `images`."""
+    return lambda: seconds(act) / images * 1e3
+
+
+def end_to_end(
+    title: str, predictors: Mapping[str, Predictor], images: list[bytes], repeats: int
 ) -> list[Row]:
-    """Milliseconds an image from bytes to probabilities; the note counts equal decisions over all images."""
-    expected = ways[EAGER].answer(images[:batch])
-    notes = {
-        name: agreement(way.answer(images[:batch]), expected) for name, way in ways.items() if name != EAGER
-    }
-    values = in_turns(
-        {
-            name: lambda way=way: seconds(lambda: way.answer(images[:batch])) / batch * 1e3
-            for name, way in ways.items()
-        },
-        repeats,
-    )
-    return rows(title, values, "ms/image", EAGER, more_is_better=False, notes=notes)
+    """Milliseconds an image from bytes to probabilities; the notes count the decisions that are timm's."""
+    measures, notes = {}, {}
+    expected = predictors[EAGER].answer(images)
+    for name, predictor in predictors.items():
+        measures[name] = milliseconds(lambda answer=predictor.answer: answer(images), len(images))
+        notes[name] = "" if name == EAGER else agreement(predictor.answer(images), expected)
+    return rows(title, interleave(measures, repeats), "ms/image", EAGER, notes)
 
 
 def network_alone(
-    title: str, ways: Mapping[str, Contestant], pixels: np.ndarray, multiply_adds: int, repeats: int
+    title: str, predictors: Mapping[str, Predictor], pixels: np.ndarray, multiply_adds: int, repeats: int
 ) -> list[Row]:
     """Milliseconds an image of the network, and how many times the roofline of the same turn that is."""
-    batch = len(pixels)
-    measures = {ROOFLINE: lambda: roofline_ms(multiply_adds, max(v[0] for v in peaks(1).values()))}
-    measures |= {
-        name: lambda way=way: seconds(lambda: way.network(pixels)) / batch * 1e3
-        for name, way in ways.items()
-        if way.network
-    }
-    values = in_turns(measures, repeats)
-    notes = {name: multiple(own, values[ROOFLINE]) for name, own in values.items() if name != ROOFLINE}
+    measures = {ROOFLINE: lambda: roofline_ms(multiply_adds, max(value[0] for value in peaks(1).values()))}
+    for name, predictor in predictors.items():
+        if predictor.network:
+            measures[name] = milliseconds(lambda network=predictor.network: network(pixels), len(pixels))
+    values = interleave(measures, repeats)
+    notes = {name: multiple(own, values[ROOFLINE]) for name, own in values.items()}
     notes[ROOFLINE] = f"{multiply_adds / 1e6:,.0f} million multiply-adds at the peak rate of that turn"
-    return rows(title, values, "ms/image", EAGER, more_is_better=False, notes=notes)
+    return rows(title, values, "ms/image", EAGER, notes)
 
 
 def decode_and_resize(subject: Subject, images: list[bytes], repeats: int) -> list[Row]:
     """timm's transform against ours, for one image and for a batch; the tensors are bit-identical, or this fails."""
-    preprocess = Classifier.from_pretrained(subject.folder).preprocess
+    preprocess, table = Classifier.from_pretrained(subject.folder).preprocess, []
     if not np.array_equal(preprocess(images), subject.pixels(images)):
         raise SystemExit("error: preprocessing differs from timm's transform")
-    made = []
-    for batch in BATCHES:
-        some = images[:batch]
-        values = in_turns(
-            {
-                "timm's transform": lambda some=some: seconds(lambda: subject.pixels(some)) / len(some) * 1e3,
-                OURS: lambda some=some: seconds(lambda: preprocess(some)) / len(some) * 1e3,
-            },
-            repeats,
+    for batch in (images[:size] for size in BATCHES):
+        transforms = {TIMMS: subject.pixels, OURS: preprocess}
+        measures = {
+            name: milliseconds(lambda transform=transform, batch=batch: transform(batch), len(batch))
+            for name, transform in transforms.items()
+        }
+        title, notes = (
+            f"Decode and resize, {subject.size} px, batch {len(batch)}",
+            {OURS: "bit-identical tensors"},
         )
-        title = f"Decode and resize, {subject.size} px, batch {batch}"
-        notes = {OURS: "bit-identical tensors"}
-        made += rows(title, values, "ms/image", "timm's transform", more_is_better=False, notes=notes)
-    return made
+        table += rows(title, interleave(measures, repeats), "ms/image", TIMMS, notes)
+    return table
 
 
 def measure(data: Path, repeats: int) -> list[Row]:
     """All comparisons, for the released model at its own size and for an untrained ReXNet-150 at 224 px.
 
-    So that it ends within minutes, torch.compile is there for one image only, and so is the network alone at 224 px.
+    torch.compile takes half a minute a batch size, so it runs for one image only; at 224 px, so does the network alone.
     """
     if not find_spec("openvino"):
         print("OpenVINO is not measured: install it with pip install -e '.[bench]'", file=sys.stderr)
-    files = sorted(data.glob("*/*.jpg"))
-    images = [files[i].read_bytes() for i in np.linspace(0, len(files) - 1, max(BATCHES)).astype(int)]
-    values = peaks(repeats)
-    made = rows("Float32 matrix product, 1024 × 1024", values, "GFLOP/s", "torch", more_is_better=True)
-    with tempfile.TemporaryDirectory() as place:
-        subjects = [
-            Subject.of("released model", RELEASE),
-            Subject.of("ReXNet-150, random weights", untrained(Path(place) / "repo")),
-        ]
-        for subject in subjects:
-            multiply_adds = subject.multiply_adds()
-            if subject is subjects[0]:
-                made += decode_and_resize(subject, images, repeats)
-            for batch in BATCHES:
-                ways = contestants(subject, batch, Path(place), compile_too=batch == 1)
-                name = f"{subject.name}, {subject.size} px, batch {batch}"
-                made += whole_way(f"JPEG to probabilities: {name}", ways, images, batch, repeats)
-                if batch == 1 or subject is subjects[0]:
-                    pixels = subject.pixels(images[:batch])
-                    made += network_alone(f"Network alone: {name}", ways, pixels, multiply_adds, repeats)
-                torch._dynamo.reset()
-    return made
+    images = [path.read_bytes() for path in evenly(data, max(BATCHES))]
+    table = rows("Float32 matrix product, 1024 × 1024", peaks(repeats), "GFLOP/s", "torch")
+    with tempfile.TemporaryDirectory() as folder:
+        released = Subject.of("released model", RELEASE)
+        random = Subject.of("ReXNet-150, random weights", untrained(Path(folder) / "repo"))
+        table += decode_and_resize(released, images, repeats)
+        for subject in (released, random):
+            for size in BATCHES:
+                predictors = predictors_of(subject, size, Path(folder), with_compile=size == 1)
+                name = f"{subject.name}, {subject.size} px, batch {size}"
+                table += end_to_end(f"JPEG to probabilities: {name}", predictors, images[:size], repeats)
+                if size == 1 or subject is released:
+                    pixels, operations = subject.pixels(images[:size]), subject.multiply_adds()
+                    table += network_alone(f"Network alone: {name}", predictors, pixels, operations, repeats)
+                torch.compiler.reset()
+    return table

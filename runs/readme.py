@@ -13,7 +13,8 @@ import re
 import sys
 from pathlib import Path
 
-from bench.__main__ import PARTS, read, table
+from bench.__main__ import PARTS, read_results, rows_of
+from bench.compare import markdown
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -62,7 +63,7 @@ def speed(measured: dict) -> str:
         "each table."
     )
     parts = [
-        f"<details>\n<summary>{name.replace('_', ' ').capitalize()}</summary>\n\n{table({name: measured[name]})}\n</details>"
+        f"<details>\n<summary>{name.replace('_', ' ').capitalize()}</summary>\n\n{markdown(rows_of(measured, name))}\n</details>"
         for name in PARTS
         if name in measured
     ]
@@ -71,7 +72,7 @@ def speed(measured: dict) -> str:
 
 def filled(text: str) -> str:
     """Return the README's text with every marked part made anew."""
-    parts = {"results": results(json.loads(METRICS.read_text())), "speed": speed(read())}
+    parts = {"results": results(json.loads(METRICS.read_text())), "speed": speed(read_results())}
     for name, part in parts.items():
         pattern = re.compile(MARKED.format(name=name), re.S)
         text = pattern.sub(lambda found, part=part: found[1] + part + found[2], text)

@@ -1,15 +1,13 @@
-"""Ways from JPEG bytes to probabilities, side by side: each a `Contestant` made from one model repo folder.
+"""From JPEG bytes to probabilities by different libraries: each a `Predictor` made from one model repo folder.
 
 `answer(list of JPEG bytes)` gives probabilities [N, C]; `network(pixels [N, 3, H, W])` gives logits [N, C].
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -24,7 +22,7 @@ from timm.data import create_transform, resolve_model_data_config
 from timm.models import save_for_hf
 
 from hub_model.inference.classifier import Classifier
-from hub_model.onnx_export import export_onnx, only_errors
+from hub_model.onnx_export import export_onnx
 
 LABELS = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
 EAGER, COMPILED, PIPELINE = "timm, eager", "timm, torch.compile", "transformers.pipeline"
@@ -32,8 +30,8 @@ PLAIN, OPENVINO, OURS = "ONNX Runtime, as exported", "OpenVINO", "Classifier (ou
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """One way; `network` is None where it cannot be had without the rest."""
+class Predictor:
+    """One library; `network` is None where it is not available without the rest."""
 
     answer: Callable[[list[bytes]], np.ndarray]
     network: Callable[[np.ndarray], np.ndarray] | None
@@ -53,12 +51,11 @@ class Subject:
     def of(cls, name: str, folder: Path) -> Subject:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         config = resolve_model_data_config(model)
-        return cls(
-            name, folder, model, config["input_size"][-1], create_transform(**config, is_training=False)
-        )
+        transform = create_transform(**config, is_training=False)
+        return cls(name, folder, model, config["input_size"][-1], transform)
 
     def pixels(self, images: list[bytes]) -> np.ndarray:
-        """float32 [N, 3, H, W], by timm's transform, one image after the other."""
+        """float32 [N, 3, H, W], by timm's transform, one image at a time."""
         return torch.stack([self.transform(rgb(image)) for image in images]).numpy()
 
     def multiply_adds(self) -> int:
@@ -75,10 +72,8 @@ def untrained(folder: Path, architecture: str = "rexnet_150", size: int = 224) -
     """A model repo folder with random weights, for timing."""
     torch.manual_seed(0)
     model = timm.create_model(architecture, num_classes=len(LABELS)).eval()
-    config = {
-        "label_names": LABELS,
-        "pretrained_cfg": {"input_size": (3, size, size), "num_classes": len(LABELS), "crop_pct": 1.0},
-    }
+    pretrained_cfg = {"input_size": (3, size, size), "num_classes": len(LABELS), "crop_pct": 1.0}
+    config = {"label_names": LABELS, "pretrained_cfg": pretrained_cfg}
     save_for_hf(model, folder, model_config=config, safe_serialization=True)
     written = json.loads((folder / "config.json").read_text())
     written.get("model_args", {}).pop("num_classes", None)  # transformers passes it a second time
@@ -95,22 +90,12 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return torch.from_numpy(np.asarray(logits)).softmax(dim=-1).numpy()
 
 
-def with_timms_transform(subject: Subject, network: Callable[[np.ndarray], np.ndarray]) -> Contestant:
+def with_timms_transform(subject: Subject, network: Callable[[np.ndarray], np.ndarray]) -> Predictor:
     """A network behind timm's transform."""
-    return Contestant(lambda images: softmax(network(subject.pixels(images))), network)
+    return Predictor(lambda images: softmax(network(subject.pixels(images))), network)
 
 
-def eager(subject: Subject) -> Contestant:
-    def network(pixels: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return subject.model(torch.from_numpy(pixels)).numpy()
-
-    return with_timms_transform(subject, network)
-
-
-def compiled(subject: Subject) -> Contestant:
-    model = torch.compile(subject.model, dynamic=False)
-
+def torch_model(subject: Subject, model: Callable) -> Predictor:
     def network(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             return model(torch.from_numpy(pixels)).numpy()
@@ -118,7 +103,7 @@ def compiled(subject: Subject) -> Contestant:
     return with_timms_transform(subject, network)
 
 
-def pipeline(subject: Subject) -> Contestant:
+def pipeline(subject: Subject) -> Predictor:
     from transformers import pipeline as make
 
     classify = make("image-classification", model=str(subject.folder), device="cpu")
@@ -129,33 +114,26 @@ def pipeline(subject: Subject) -> Contestant:
         scores = [{entry["label"]: entry["score"] for entry in row} for row in found]
         return np.array([[row[name] for name in names] for row in scores])
 
-    return Contestant(answer, None)
+    return Predictor(answer, None)
 
 
-def plain_export(subject: Subject, place: Path) -> Path:
-    """The graph that torch.onnx.export makes, and nothing more."""
-    path = place / f"{subject.size}.onnx"
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), only_errors("torch.onnx"):
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            subject.model,
-            (torch.zeros(2, 3, subject.size, subject.size),),
-            path,
-            dynamo=True,
-            input_names=["pixels"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            verbose=False,
-            external_data=False,
-        )
+def plain_export(subject: Subject, folder: Path) -> Path:
+    """The graph of torch.onnx.export, as it is."""
+    path, batch = folder / f"{subject.size}.onnx", {0: torch.export.Dim("batch", min=1)}
+    pixels = torch.zeros(2, 3, subject.size, subject.size)
+    names = {"input_names": ["pixels"], "dynamic_shapes": (batch,)}
+    torch.onnx.export(
+        subject.model, (pixels,), path, dynamo=True, verbose=False, external_data=False, **names
+    )
     return path
 
 
-def onnx_runtime(subject: Subject, path: Path) -> Contestant:
+def onnx_runtime(subject: Subject, path: Path) -> Predictor:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return with_timms_transform(subject, lambda pixels: session.run(None, {"pixels": pixels})[0])
 
 
-def openvino(subject: Subject, path: Path, batch: int) -> Contestant:
+def openvino(subject: Subject, path: Path, batch: int) -> Predictor:
     import openvino as ov
 
     core = ov.Core()
@@ -166,20 +144,20 @@ def openvino(subject: Subject, path: Path, batch: int) -> Contestant:
     return with_timms_transform(subject, lambda pixels: network(pixels)[0])
 
 
-def ours(subject: Subject) -> Contestant:
+def ours(subject: Subject) -> Predictor:
     classifier = Classifier.from_pretrained(subject.folder, threads=len(os.sched_getaffinity(0)))
-    return Contestant(
+    return Predictor(
         lambda images: classifier.predict(images, batch_size=len(images)).probabilities,
         lambda pixels: classifier.forward(pixels)[0],
     )
 
 
-def contestants(subject: Subject, batch: int, place: Path, compile_too: bool) -> dict[str, Contestant]:
-    """All ways, the reference first; OpenVINO if it is installed."""
-    path = plain_export(subject, place)
-    found = {EAGER: eager(subject)}
-    if compile_too:
-        found[COMPILED] = compiled(subject)
+def predictors_of(subject: Subject, batch: int, folder: Path, with_compile: bool) -> dict[str, Predictor]:
+    """All of them, the reference first; OpenVINO if it is installed."""
+    path = plain_export(subject, folder)
+    found = {EAGER: torch_model(subject, subject.model)}
+    if with_compile:
+        found[COMPILED] = torch_model(subject, torch.compile(subject.model, dynamic=False))
     found |= {PIPELINE: pipeline(subject), PLAIN: onnx_runtime(subject, path)}
     if find_spec("openvino"):
         found[OPENVINO] = openvino(subject, path, batch)
