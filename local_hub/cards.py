@@ -41,6 +41,22 @@ def read_metadata(text: str) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
+def read_eval_results(text: str) -> list[dict[str, Any]]:
+    """The entries of a `.eval_results/*.yaml`; ValueError for what the Hub would not show.
+
+    https://github.com/huggingface/hub-docs/blob/main/eval_results.yaml
+    """
+    try:
+        entries = json_ready(yaml.safe_load(text), itertools.count())
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML: {error}") from None
+    for entry in entries if isinstance(entries, list) else [None]:
+        dataset = entry.get("dataset") if isinstance(entry, dict) else None
+        if not isinstance(dataset, dict) or not {"id", "task_id"} <= set(dataset) or "value" not in entry:
+            raise ValueError("each entry needs dataset.id, dataset.task_id and value")
+    return entries
+
+
 def json_ready(value: Any, seen: Iterator[int]) -> Any:
     """YAML has dates and aliases, which JSON has not; ValueError when these unfold to too much."""
     if next(seen) > MOST_VALUES:

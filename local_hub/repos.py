@@ -6,20 +6,16 @@ reference.
 
 from __future__ import annotations
 
-import hashlib
+import fnmatch
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
 from local_hub import cards
 from local_hub.request import HubRequest
-from local_hub.storage import HubError, Repository
+from local_hub.storage import HubError, Repository, object_id
 
 REF_GROUPS = {"heads": "branches", "tags": "tags", "convert": "converts", "pr": "pullRequests"}
-
-
-def object_id(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def whoami(request: HubRequest) -> Response:
@@ -101,8 +97,23 @@ def auth_check(request: HubRequest) -> Response:
 
 
 def info(request: HubRequest) -> Response:
-    revision = request.params.get("revision", "main")
-    return JSONResponse(repo_info(request.repository(), revision, request.flag("blobs")))
+    repo, revision = request.repository(), request.params.get("revision", "main")
+    answer = repo_info(repo, revision, request.flag("blobs"))
+    if "evalResults" in request.query.getlist("expand"):
+        answer["evalResults"] = eval_results(repo, revision)
+    return JSONResponse(answer)
+
+
+def eval_results(repo: Repository, revision: str) -> list[dict[str, Any]]:
+    """The entries of `.eval_results/*.yaml`, or the error of a file that holds none."""
+    commit, found = repo.commit(repo.resolve(revision)), []
+    for path in fnmatch.filter(sorted(commit.files), ".eval_results/*.yaml"):
+        try:
+            entries = cards.read_eval_results(repo.read(commit, path))
+            found += [{"filename": path, "data": entry} for entry in entries]
+        except ValueError as error:
+            found.append({"filename": path, "error": str(error)})
+    return found
 
 
 def repo_info(repo: Repository, revision: str, blobs: bool = False) -> dict[str, Any]:

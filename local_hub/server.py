@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from local_hub import files, repos, uploads
+from local_hub import collections, files, repos, uploads
 from local_hub.request import Hub, endpoint, error_response
 from local_hub.storage import KINDS, HubError, Storage
 
@@ -71,6 +71,13 @@ def make_app(storage: Storage, tokens: dict[str, str]) -> ASGIApp:
         ("POST", "/api/validate-yaml", repos.validate_yaml),
         ("POST", "/api/repos/create", repos.create_repo),
         ("DELETE", "/api/repos/delete", repos.delete_repo),
+        ("GET", "/api/collections", collections.list_all),
+        ("POST", "/api/collections", collections.create),
+        ("GET", (collection := "/api/collections/{owner}/{slug}"), collections.get),
+        ("PATCH", collection, collections.update),
+        ("DELETE", collection, collections.delete),
+        ("POST", collection + "/items", collections.add_item),
+        ("DELETE", collection + "/items/{item}", collections.delete_item),
     ]
     found = [Route(path, endpoint(call, "models"), methods=[method]) for method, path, call in table]
     for kind in reversed(KINDS):  # models last, for their paths have no word in front

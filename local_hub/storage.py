@@ -79,6 +79,11 @@ def timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def object_id(text: str) -> str:
+    """An id like those of the Hub's database, always the same for one text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
 def git_oid(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 

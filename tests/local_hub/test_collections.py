@@ -1,0 +1,80 @@
+"""Collections and evaluation results, through the real client."""
+
+import uuid
+
+import pytest
+import yaml
+from huggingface_hub import EvalResultEntry, HfApi, eval_result_entries_to_yaml
+from huggingface_hub.errors import HfHubHTTPError
+
+from local_hub import LocalHub
+
+api = HfApi()
+
+
+@pytest.fixture
+def title() -> str:
+    return f"Cells {uuid.uuid4().hex[:8]}"
+
+
+def test_a_collection_is_created_filled_listed_and_deleted(owner, name, title):
+    made = api.create_collection(title, description="three repos", private=True)
+    assert made.slug.startswith(f"{owner}/cells-")
+    api.add_collection_item(made.slug, name, "model", note="the model")
+    found = api.get_collection(made.slug)
+    assert (found.title, found.private, found.description) == (title, True, "three repos")
+    assert [(item.item_id, item.item_type, item.note) for item in found.items] == [
+        (name, "model", "the model")
+    ]
+    assert made.slug in [listed.slug for listed in api.list_collections(owner=owner)]
+    assert [listed.slug for listed in api.list_collections(item=f"models/{name}")] == [made.slug]
+    assert api.update_collection_metadata(made.slug, private=False).private is False
+    api.delete_collection_item(made.slug, found.items[0].item_object_id)
+    assert api.get_collection(made.slug).items == []
+    api.delete_collection(made.slug)
+    with pytest.raises(HfHubHTTPError, match="404"):
+        api.get_collection(made.slug)
+    api.delete_collection(made.slug, missing_ok=True)
+
+
+def test_what_exists_already_is_a_409_that_exists_ok_accepts(name, title):
+    made = api.create_collection(title)
+    with pytest.raises(HfHubHTTPError, match="409"):
+        api.create_collection(title)
+    assert api.create_collection(title, exists_ok=True).slug == made.slug
+    api.add_collection_item(made.slug, name, "model")
+    with pytest.raises(HfHubHTTPError, match="409"):
+        api.add_collection_item(made.slug, name, "model")
+    assert len(api.add_collection_item(made.slug, name, "model", exists_ok=True).items) == 1
+    with pytest.raises(HfHubHTTPError, match="404"):
+        api.add_collection_item(made.slug, f"{name}-missing", "model")
+
+
+def test_a_private_collection_or_item_is_hidden_from_others(tmp_path):
+    with LocalHub(tmp_path / "hub", tokens={"hf_anna": "anna", "hf_budi": "budi"}) as hub:
+        anna, budi = (HfApi(hub.endpoint, token=token) for token in ("hf_anna", "hf_budi"))
+        anna.create_repo("anna/secret", private=True)
+        slug = anna.create_collection("Hers", private=True).slug
+        anna.add_collection_item(slug, "anna/secret", "model")
+        with pytest.raises(HfHubHTTPError, match="404"):
+            budi.get_collection(slug)
+        assert list(budi.list_collections(owner="anna")) == []
+        anna.update_collection_metadata(slug, private=False)
+        assert budi.get_collection(slug).items == []
+        for attempt in (
+            lambda: budi.create_collection("Mine", namespace="anna"),
+            lambda: budi.delete_collection(slug),
+            lambda: budi.update_collection_metadata(slug, title="Mine"),
+        ):
+            with pytest.raises(HfHubHTTPError, match="403"):
+                attempt()
+        assert len(anna.get_collection(slug).items) == 1
+
+
+def test_evaluation_results_of_a_model_are_read_by_the_client(name):
+    entry = EvalResultEntry("a/cells", "image-classification", 0.856, notes="macro-F1 0.851")
+    files = {"right": yaml.dump(eval_result_entries_to_yaml([entry])), "wrong": "- value: 1\n"}
+    for file, text in files.items():
+        path = f".eval_results/{file}.yaml"
+        api.upload_file(path_or_fileobj=text.encode(), path_in_repo=path, repo_id=name)
+    assert api.model_info(name, expand=["evalResults"]).eval_results == [entry]
