@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from hub_model import score
 from hub_model.build import build
 from hub_model.check import check
 from hub_model.inference.errors import RepoError
@@ -37,6 +38,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     verified.set_defaults(run=run_verify)
     add_commands(commands)
+    score.add_arguments(commands.add_parser("score", help="score the images of a folder or dataset"))
     return parser.parse_args(argv)
 
 

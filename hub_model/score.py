@@ -1,28 +1,27 @@
-"""Score many images: `accelerate launch -m hub_model.score DATASET_OR_FOLDER --model MODEL --out predictions.parquet`.
+"""Score many images: `accelerate launch -m hub_model score DATASET_OR_FOLDER --model MODEL --out predictions.parquet`.
 
 In: a dataset repo (id or folder) or a folder of images at any depth, and a model repo (id or folder). Out: one Parquet file, a
 row an image, in the order of the input: `file_name`; `split` and `label` of a dataset; `predicted_label`; `probability_CLASS`
-(calibrated); `set_LEVEL`, the classes of each conformal set; `ood_score` and `verdict` as in the Space; `error`, the reason
-why an image could not be read (then the rest is null). The file's metadata says what it was made with.
+(calibrated); `conformal_set_LEVEL`, the classes of each conformal set; `ood_score` and `verdict` as in the Space; `error`, the
+reason why an image could not be read (then the rest is null). The file's metadata says what it was made with.
 
-Any number of processes on any number of machines share the work (OUT must then lie where all of them see it). A run that was
-killed goes on when the same command is given again. The same input gives the same bytes, however many processes there are.
+Any number of processes on any number of machines share the work (OUT must then lie where all of them see it). Rerun to resume.
+The same input gives the same bytes, however many processes there are.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import hashlib
+import errno
 import itertools
-import json
 import os
 import signal
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +30,8 @@ import pyarrow as pa
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list, gather_object
+from datasets import IterableDataset
+from datasets.distributed import split_dataset_by_node
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
@@ -38,73 +39,63 @@ from dataset_script.arguments import whole_number
 from hub_model.contract import CALIBRATION, weights_digest
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
-from hub_model.score_datasets import UNREACHABLE, first_line, is_dataset_folder, open_dataset
-from hub_model.score_parts import Parts, is_disk_full
-from hub_model.score_rows import answer, schema_of
-from hub_model.score_sources import FolderImages, Picture, Source
+from hub_model.score_output import Parts, answer, schema_of
+from hub_model.score_sources import Listing, Table, batches, is_dataset, open_dataset, open_folder, told
 
-BATCH_SIZE = 32
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
-PATIENCE = timedelta(days=30)  # that a process waits for a slower one
+PROCESS_GROUP_TIMEOUT = timedelta(days=30)  # for a process that waits for a slower one
 T = TypeVar("T")
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The options; argparse ends the program with 2 when one is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m hub_model.score", description=__doc__.partition(":")[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command, and what carries it out."""
     parser.add_argument(
         "source",
         metavar="DATASET_OR_FOLDER",
         help="dataset repo OWNER/NAME or its folder, or a folder of images",
     )
-    parser.add_argument("--model", required=True, help="model repo OWNER/NAME or its folder")
-    parser.add_argument("--out", type=Path, required=True, help="the Parquet file of predictions")
-    parser.add_argument(
-        "--resume", action="store_true", help="a finished OUT is fine: an unfinished one goes on in any case"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--model", required=True, help="model repo OWNER/NAME or its folder")
+    add("--out", type=Path, required=True, help="Parquet file of predictions; rerun to resume")
+    add(
         "--overwrite",
         action="store_true",
         help="replace OUT, and what an unfinished run with other settings left",
     )
-    parser.add_argument("--split", nargs="+", default=[], help="splits of a dataset (default: all)")
-    parser.add_argument("--model_revision", help="branch, tag or commit of the model repo")
-    parser.add_argument("--dataset_revision", help="branch, tag or commit of the dataset repo")
-    parser.add_argument("--dataset_config", help="configuration of the dataset, where it has several")
-    parser.add_argument("--image_column", default="image")
-    parser.add_argument("--label_column", default="label")
-    parser.add_argument(
-        "--backend",
-        choices=("auto", "onnx", "timm"),
-        default="auto",
-        help="auto: timm on a GPU, else ONNX if there",
+    add(
+        "--follow_links", action="store_true", help="also read what links out of the folder of images lead to"
     )
-    parser.add_argument(
-        "--threads",
-        type=whole_number(1),
-        help="of one process (default: the machine's cores, shared by its processes)",
+    add("--split", nargs="+", default=[], help="splits of a dataset (default: all)")
+    add("--config", help="configuration of a dataset that has several")
+    add("--model_revision", help="branch, tag or commit of the model repo (default: main)")
+    add("--dataset_revision", help="branch, tag or commit of the dataset repo (default: main)")
+    add("--image_column", default="image", help="column of the images (default: image)")
+    add("--label_column", default="label", help="column of the labels, where there is one (default: label)")
+    add(
+        "--backend", choices=("auto", "onnx", "timm"), default="auto",
+        help="default: auto, which is timm on a GPU, else ONNX Runtime if the repo has a model for it",
+    )  # fmt: skip
+    add(
+        "--threads", type=whole_number(1), help="of one process (default: the cores, shared by the processes)"
     )
-    arguments = parser.parse_args(argv)
-    if arguments.resume and arguments.overwrite:
-        parser.error("--resume and --overwrite exclude each other")
-    return arguments
+    parser.set_defaults(run=run)
 
 
-def open_source(arguments: argparse.Namespace, scratch: Path) -> Source:
+def open_source(arguments: argparse.Namespace, listing: Path, passed_over: Counter) -> Listing | Table:
     """The images that the command line names. Raises RepoError in one sentence when there are none."""
     folder = Path(arguments.source)
-    if not folder.is_dir() or is_dataset_folder(folder):
-        if folder.is_file():
-            raise RepoError(f"{folder} is a file: name a folder of images or a dataset")
+    if folder.is_file():
+        raise RepoError(f"{folder} is a file: name a folder of images or a dataset")
+    if not folder.is_dir() or is_dataset(folder):
         return open_dataset(
-            arguments.source, arguments.dataset_config, arguments.dataset_revision, arguments.split,
-            arguments.image_column, arguments.label_column,
+            arguments.source, arguments.config, arguments.dataset_revision, arguments.split,
+            arguments.image_column, arguments.label_column, listing,
         )  # fmt: skip
-    if arguments.split:
-        raise RepoError(f"{folder} is a folder of images and has no splits: leave --split out")
+    if arguments.split or arguments.config:
+        raise RepoError(f"{folder} is a folder of images and has no splits: leave --split and --config out")
     if arguments.out.resolve().is_relative_to(folder.resolve()):
         raise RepoError(f"--out {arguments.out} lies in the folder of images: name a place outside of it")
-    return FolderImages.open(folder, scratch)
+    return open_folder(folder, listing, arguments.follow_links, passed_over)
 
 
 def open_model(arguments: argparse.Namespace, device: torch.device, revision: str | None) -> Classifier:
@@ -115,74 +106,37 @@ def open_model(arguments: argparse.Namespace, device: torch.device, revision: st
         )
     on_gpu = device.type != "cpu"
     backend = "timm" if on_gpu and arguments.backend == "auto" else arguments.backend
-    try:
-        classifier = Classifier.from_pretrained(arguments.model, revision, backend, threads=1)
-        if classifier.backend == "timm":
-            classifier.model.to(device)
-        classifier.warmup()
-    except RepoError as error:
-        raise RepoError(str(error)) from None
+    classifier = Classifier.from_pretrained(arguments.model, revision, backend, threads=1)
+    if classifier.backend == "timm":
+        classifier.model.to(device)
+    classifier.warmup()
     return classifier
 
 
-def ahead(pool: Executor, work: Callable[[Any], T], items: Iterator, depth: int) -> Iterator[T]:
-    """`work(item)` for each item, in order, with up to `depth` items under way."""
-    pending = deque(pool.submit(work, item) for item in itertools.islice(items, depth))
-    while pending:
-        result = pending.popleft().result()
-        pending.extend(pool.submit(work, item) for item in itertools.islice(items, 1))
-        yield result
-
-
-def batches(source: Source, numbers: list[int]) -> Iterator[tuple[int, list[Picture]]]:
-    """(number of the piece, pictures), at least one batch a piece. Raises RepoError where the source fails."""
-    try:
-        for number in numbers:
-            pictures = source.read(source.pieces[number])
-            batch = list(itertools.islice(pictures, BATCH_SIZE))
-            yield number, batch
-            while batch := list(itertools.islice(pictures, BATCH_SIZE)):
-                yield number, batch
-    except (*UNREACHABLE, pa.ArrowException) as error:
-        raise RepoError(f"reading the images failed: {first_line(error)}") from None
-
-
-def score_pieces(
-    source: Source, classifier: Classifier, parts: Parts, numbers: list[int], threads: int, bar: tqdm
-) -> int:
-    """Write the part of each of these pieces; return how many images that were.
-
-    Each of the threads computes whole batches on one core, so that the bits of an answer do not depend on how many there are.
-    """
-    schema, images = schema_of(classifier, source.known), 0
-
-    def work(item: tuple[int, list[Picture]]) -> tuple[int, pa.Table]:
-        return item[0], answer(classifier, item[1], schema)
-
+def ahead(work: Callable[[Any], T], items: Iterator, threads: int) -> Iterator[T]:
+    """`work(item)` for each item, in order, by threads that are each one core of the machine."""
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
-            answers = ahead(pool, work, batches(source, numbers), depth=3 * threads)
-            for number, group in itertools.groupby(answers, key=lambda item: item[0]):
-                tables = []
-                for _, table in group:
-                    tables.append(table)
-                    bar.update(table.num_rows)
-                    images += table.num_rows
-                parts.write(number, pa.concat_tables(tables))
+            pending = deque(pool.submit(work, item) for item in itertools.islice(items, 3 * threads))
+            while pending:
+                result = pending.popleft().result()
+                pending.extend(pool.submit(work, item) for item in itertools.islice(items, 1))
+                yield result
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return images
 
 
-class Run:
+class Scoring:
     """One run, in each of its processes."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
-        waiting = InitProcessGroupKwargs(timeout=PATIENCE)
+        waiting = InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[waiting])
         self.parts = Parts(arguments.out)
+        self.passed_over: Counter = Counter()
+        self.classifier: Classifier | None = None
 
     def agreed(self, act: Callable[[], T]) -> T:
         """What `act` returns in the main process. Where it raises RepoError there, every process ends."""
@@ -200,29 +154,28 @@ class Run:
             raise SystemExit(1)
         return outcome[0]
 
-    def prepare(self) -> tuple[Source, dict[str, Any], list[int] | None]:
-        """Main process: the source, the manifest, and the pieces still to do (None: OUT is complete)."""
-        arguments = self.arguments
-        self.parts.claim(arguments.resume, arguments.overwrite)
-        source = open_source(arguments, self.parts.folder)
+    def prepare(self) -> tuple[Listing | Table, dict[str, Any], list[int] | None]:
+        """Main process: the source, the manifest, and the shards still to do (None: OUT is complete)."""
+        arguments, parts = self.arguments, self.parts
+        parts.claim()
+        source = open_source(arguments, parts.folder / "listing.parquet", self.passed_over)
         self.classifier = open_model(arguments, self.accelerator.device, arguments.model_revision)
         repo = self.classifier.repo
         manifest = source.settings | {
             "model": repo.name,
             "model_revision": repo.commit,
             "weights_sha256": weights_digest(repo.folder),
-            "calibration_sha256": hashlib.sha256(
-                json.dumps(repo.read_json(CALIBRATION)).encode()
-            ).hexdigest(),
+            "calibration": repo.read_json(CALIBRATION),
             "backend": self.classifier.backend,
             "device": self.accelerator.device.type,
         }
-        complete = self.parts.settle(manifest, arguments.resume, arguments.overwrite)
-        missing = [] if complete else self.parts.missing(len(source.pieces))
-        if not complete and len(missing) < len(source.pieces):
-            done = len(source.pieces) - len(missing)
-            print(f"going on: {done:,} of {len(source.pieces):,} parts are there", flush=True)
-        return source, manifest, None if complete else missing
+        if parts.settle(manifest, arguments.overwrite):
+            parts.remove()
+            return source, manifest, None
+        missing = parts.missing(len(source.shards))
+        if done := len(source.shards) - len(missing):
+            print(f"resuming: {done:,} of {len(source.shards):,} parts are there", flush=True)
+        return source, manifest, missing
 
     def __call__(self) -> None:
         """Score what is missing, and make OUT of the parts."""
@@ -231,34 +184,50 @@ class Run:
         if missing is None:
             accelerator.print(f"{parts.out} is complete: nothing to do")
             return
-        if not accelerator.is_main_process:
+        if self.classifier is None:
             if not parts.folder.is_dir():
                 raise RepoError(
-                    f"{parts.folder} is not seen by every process: --out must lie on a disk that they share"
+                    f"--out must lie on a disk that all processes share: {parts.folder} is missing here"
                 )
             self.classifier = open_model(self.arguments, accelerator.device, manifest["model_revision"])
-        images, seconds = self.score(source, missing)
+        started = time.perf_counter()
+        images = sum(gather_object([self.score(source, missing)]))  # waits for all of them
+        speed = images / (time.perf_counter() - started)
         if accelerator.is_main_process:
-            counts, unread = parts.merge(len(source.pieces), manifest.get("images"), manifest)
-            parts.remove()
-            print(summary(parts.out, counts, unread, f"{images / seconds:.0f} images/s"), flush=True)
+            counts, unread = parts.merge(len(source.shards), manifest)
+            print(
+                f"{summary(parts.out, counts, unread)}; {speed:.0f} images/s{told(self.passed_over)}",
+                flush=True,
+            )
         accelerator.end_training()
 
-    def score(self, source: Source, missing: list[int]) -> tuple[int, float]:
-        """Score this process's share; return how many images all of them scored, and in how many seconds."""
-        accelerator = self.accelerator
-        mine = missing[accelerator.process_index :: accelerator.num_processes]
-        rows = [source.pieces[number].rows for number in mine]
-        title = "scoring"
-        if accelerator.num_processes > 1:
-            title += f", process 1 of {accelerator.num_processes}"
+    def score(self, source: Listing | Table, missing: list[int]) -> int:
+        """Write the parts of this process's shards; return how many images that were.
+
+        A thread computes whole batches on one core, so that the bits of an answer do not depend on how many there are.
+        """
+        accelerator, schema, images = self.accelerator, schema_of(self.classifier, source.columns), 0
+        processes = min(accelerator.num_processes, len(missing))
+        if accelerator.process_index >= processes:
+            return 0
+        shards = [(number, source.shards[number]) for number in missing]
+        work = IterableDataset.from_generator(batches, gen_kwargs={"source": source, "shards": shards})
+        work = split_dataset_by_node(work, accelerator.process_index, processes, strategy="shards")
+
+        def of_batch(batch: dict[str, Any]) -> tuple[int, pa.Table]:
+            return batch["number"], answer(self.classifier, batch["images"], schema)
+
+        tables, threads = [], self.arguments.threads or threads_of_a_process()
         hidden = None if accelerator.is_main_process else True  # None: shown on a terminal
-        threads = self.arguments.threads or threads_of_a_process()
-        started = time.perf_counter()
-        with tqdm(desc=title, total=None if None in rows else sum(rows), unit="image", disable=hidden) as bar:
-            images = score_pieces(source, self.classifier, self.parts, mine, threads, bar)
-        images = sum(gather_object([images]))  # waits for all of them
-        return images, time.perf_counter() - started
+        with tqdm(desc="scoring", total=len(missing) // processes, unit="part", disable=hidden) as bar:
+            for number, table in ahead(of_batch, iter(work), threads):
+                tables.append(table)
+                images += table.num_rows
+                if table.num_rows == 0:  # the end of a shard
+                    self.parts.write(number, pa.concat_tables(tables))
+                    tables = []
+                    bar.update()
+        return images
 
 
 def end_with_launcher() -> None:
@@ -272,35 +241,37 @@ def threads_of_a_process() -> int:
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
-def summary(out: Path, counts: Counter, unread: int, speed: str) -> str:
-    """The line at the end."""
-    total = sum(counts.values()) + unread
+def summary(out: Path, counts: Counter, unread: int) -> str:
+    """The last line: how many images, of which class, and how many could not be read."""
     classes = ", ".join(f"{label} {count:,}" for label, count in sorted(counts.items()))
-    return f"{out}: {total:,} images: {classes or 'none of any class'}; {unread:,} unreadable; {speed}"
+    return (
+        f"{out}: {counts.total() + unread:,} images: {classes or 'none of any class'}; {unread:,} unreadable"
+    )
 
 
-def main(argv: list[str] | None = None) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Score; expected failures end with one sentence and exit code 1."""
-    arguments = parse(argv)
     end_with_launcher()
-    kept = f"finished parts are kept beside {arguments.out}: the same command goes on"
     try:
         with threadpool_limits(1):
-            Run(arguments)()
+            Scoring(arguments)()
         return 0
     except RepoError as error:
         message = str(error)
     except OSError as error:
-        reason = (
-            "the disk is full"
-            if is_disk_full(error)
-            else f"{error.strerror or error}: {error.filename or ''}"
-        )
-        message = f"{reason}; {kept}"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full" if full else f"{error.strerror or error}: {error.filename or ''}"
+        message = f"{reason}; finished parts are kept: rerun to resume"
     except KeyboardInterrupt:
-        message = f"stopped; {kept}"
+        message = "stopped; finished parts are kept: rerun to resume"
     print(f"error: {message}", file=sys.stderr, flush=True)
     return 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m hub_model.score", description=__doc__.partition(":")[0])
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
 
 
 if __name__ == "__main__":

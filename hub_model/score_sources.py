@@ -1,154 +1,310 @@
-"""What `python -m hub_model.score` reads: a dataset repo or a folder of images in, pieces of encoded pictures out.
+"""What `python -m hub_model score` reads: a folder of images or a dataset in, shards of encoded images out.
 
-A source is cut into `Piece`s in a fixed order that depends on the input alone, so any number of processes, and a run that goes
-on after a kill, divide the same work. What is in memory does not grow with the input: the pieces are at most a few thousand, a
-folder's listing lies in a file, and pictures are read one after the other.
+The shards and their order depend on the input alone, so that any number of processes, and a resumed run, divide the same work. A
+folder's listing lies in a file and images are read one after the other: memory does not grow with the input.
 """
 
 from __future__ import annotations
 
 import hashlib
-import heapq
-import json
+import itertools
 import os
-import tempfile
+import stat
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from hub_model.inference.errors import RepoError
+import datasets
+import fsspec
+import httpx2
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets.exceptions import DatasetNotFoundError
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+from huggingface_hub import HfApi
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm")
-PIECE_ROWS = 256  # a kill costs each process at most this many images, or a 4096th of all
-MAX_PIECES = 4096
-SORTED_AT_ONCE = 100_000  # paths of a listing that are held in memory
+from hub_model.inference.errors import RepoError, first_line
 
+READ = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm")
+NOT_READ = (
+    ".avif",
+    ".heic",
+    ".heif",
+    ".jp2",
+    ".j2k",
+    ".jpx",
+    ".jxl",
+    ".dng",
+    ".nef",
+    ".cr2",
+    ".svs",
+    ".ndpi",
+)
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
+BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
+SHARD_IMAGES = 256  # of a listing; a kill costs each process at most one shard
+BATCH_SIZE = 32
+LISTING = pa.schema(
+    [("file_name", pa.string()), ("path", pa.binary()), ("split", pa.string()), ("label", pa.string())]
+)
+UNREACHABLE = (OSError, HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError)
+UNREADABLE = (DatasetNotFoundError, pa.ArrowException, ValueError, NotImplementedError, RuntimeError)
 
-@dataclass(frozen=True)
-class Picture:
-    """An encoded picture: its bytes, or the path or URL that it is read from; None where the source has none."""
-
-    file_name: str
-    data: bytes | str | None
-    split: str | None = None
-    label: str | None = None
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of the work that can be read alone. `rows` is None where only reading tells; `place` is the source's own note."""
-
-    rows: int | None
-    place: tuple
-
-
-class Source(Protocol):
-    """`known`: which of the columns split and label it has. `settings` pins it: equal settings, equal pictures."""
-
-    known: tuple[str, ...]
-    settings: dict[str, Any]
-    pieces: list[Piece]
-
-    def read(self, piece: Piece) -> Iterator[Picture]: ...
-
-
-def rows_a_piece(total: int) -> int:
-    """How many images a piece should have: `PIECE_ROWS`, or more where that would give too many pieces."""
-    return max(PIECE_ROWS, -(-total // MAX_PIECES))
-
-
-def shown(text: str) -> str:
-    """A file name as valid Unicode: bytes that are none are written as \\xNN."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-class FolderImages:
-    """A folder of images at any depth, in the order of their paths. Hidden files and folders are passed over."""
-
-    known = ()
-
-    def __init__(self, folder: Path, listing: Path, settings: dict[str, Any], pieces: list[Piece]) -> None:
-        self.folder, self.listing, self.settings, self.pieces = folder, listing, settings, pieces
-
-    @classmethod
-    def open(cls, folder: Path, scratch: Path) -> FolderImages:
-        """List the folder into a file below `scratch`, which the pieces are read from later on.
-
-        Raises RepoError where there is no image.
-        """
-        digest, total, others = hashlib.sha256(), 0, [0]
-        with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as file:
-            for path in in_order(images_below(folder, others), scratch):
-                line = json.dumps(path).encode() + b"\n"
-                digest.update(line + state(os.path.join(folder, path)))
-                file.write(line)
-                total += 1
-        if not total:
-            seen = f" ({others[0]:,} files of other kinds)" if others[0] else ""
-            raise RepoError(f"there is no image below {folder}{seen}; {', '.join(SUFFIXES)} are looked for")
-        listing = scratch / f"listing-{digest.hexdigest()[:16]}.jsonl"
-        os.replace(file.name, listing)
-        settings = {"folder": str(folder), "images": total, "listing_sha256": digest.hexdigest()}
-        rows, pieces = rows_a_piece(total), []
-        with listing.open("rb") as file:
-            for first in range(0, total, rows):
-                count = min(rows, total - first)
-                pieces.append(Piece(count, (file.tell(),)))
-                for _ in range(count):
-                    file.readline()
-        return cls(folder, listing, settings, pieces)
-
-    def read(self, piece: Piece) -> Iterator[Picture]:
-        with self.listing.open("rb") as file:
-            file.seek(piece.place[0])
-            for _ in range(piece.rows):
-                path = json.loads(file.readline())
-                yield Picture(shown(path), os.path.join(self.folder, path))
+Row = dict[str, Any]  # file_name; image: bytes, a path or URL, None where there is none; split; label
 
 
-def state(path: str) -> bytes:
-    """What differs when a file is replaced by another of the same name: size and time; nothing for one that is gone."""
+class Listing:
+    """Images in files of their own: listed once by the main process, in row groups that are the shards."""
+
+    def __init__(self, listing: Path, rows: Iterator[tuple], settings: Row, columns: tuple[str, ...]) -> None:
+        digest, self.listing, self.columns = hashlib.sha256(), listing, columns
+        with pq.ParquetWriter(listing, LISTING) as writer:
+            while group := list(itertools.islice(rows, SHARD_IMAGES)):
+                for row in group:
+                    digest.update(repr((row, state(row[1]))).encode())
+                writer.write_table(
+                    pa.table([list(c) for c in zip(*group, strict=True)], schema=LISTING), SHARD_IMAGES
+                )
+        found = pq.read_metadata(listing)
+        self.shards = list(range(found.num_row_groups))
+        self.settings = settings | {"images": found.num_rows, "listing_sha256": digest.hexdigest()}
+
+    def read(self, shard: int) -> Iterator[Row]:
+        for row in pq.ParquetFile(self.listing).read_row_group(shard).to_pylist():
+            yield row | {"image": os.fsdecode(row["path"])}
+
+
+class Table:
+    """Splits of a dataset in any form that `datasets` streams; a shard is a row group of Parquet, else a file."""
+
+    def __init__(self, settings: Row) -> None:
+        self.settings, self.tables = settings, streams(settings)
+        features = next(iter(self.tables.values())).features or {}
+        self.image, self.label = settings["image_column"], settings["label_column"]
+        if self.image not in features:
+            images = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
+            raise RepoError(
+                f"{settings['dataset']} has no column {self.image!r} (it has: {', '.join(features)})"
+                + (f"; pass --image_column {images[0]}" if images else "")
+            )
+        self.names = getattr(features.get(self.label), "names", None)
+        self.columns = ("split", "label") if self.label in features else ("split",)
+        self.shards = [(s, i, t.num_shards) for s, t in self.tables.items() for i in range(t.num_shards)]
+
+    def __getstate__(self) -> Row:
+        return self.__dict__ | {"tables": None}  # open files do not go to other processes
+
+    def read(self, shard: tuple[str, int, int]) -> Iterator[Row]:
+        split, index, shards = shard
+        self.tables = self.tables or streams(self.settings)
+        for position, row in enumerate(self.tables[split].shard(shards, index)):
+            image, label = row[self.image], row.get(self.label)
+            if not isinstance(image, dict | bytes | None):
+                raise RepoError(f"{self.settings['dataset']}: column {self.image!r} holds no encoded images")
+            image = image if isinstance(image, dict) else {"bytes": image}
+            if self.names and label is not None:
+                label = self.names[label] if 0 <= label < len(self.names) else None
+            name = row.get("file_name") or Path(image.get("path") or f"{split}-{index}-{position}").name
+            data = image.get("bytes")
+            yield {
+                "file_name": str(name),
+                "image": self._own(image.get("path")) if data is None else data,
+                "split": split,
+                "label": None if label is None else str(label),
+            }
+
+    def _own(self, path: str | None) -> str | None:
+        """A path that a row names, when it lies in the dataset; a foreign table may point anywhere on this machine."""
+        name = self.settings["dataset"]
+        if not path or path.startswith(f"hf://datasets/{name}@"):
+            return path
+        return (
+            path
+            if Path(name).is_dir() and Path(path).resolve().is_relative_to(Path(name).resolve())
+            else None
+        )
+
+
+def batches(source: Listing | Table, shards: list[tuple[int, Any]]) -> Iterator[Row]:
+    """Up to 32 images at a time; an empty batch ends its shard. Raises RepoError where the source fails."""
+    try:
+        for number, shard in shards:
+            images = source.read(shard)
+            while batch := list(itertools.islice(images, BATCH_SIZE)):
+                yield {"number": number, "images": batch}
+            yield {"number": number, "images": []}
+    except (*UNREACHABLE, pa.ArrowException) as error:
+        raise RepoError(f"reading the images failed: {first_line(error)}") from None
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder is a dataset rather than a folder of images: it holds Parquet files, itself or in `data/`."""
+    return any(next(place.glob("*.parquet"), None) for place in (folder / "data", folder) if place.is_dir())
+
+
+def open_folder(folder: Path, listing: Path, follow_links: bool, passed_over: Counter) -> Listing:
+    """The images below a folder at any depth; counts in `passed_over` what is not one. Raises RepoError when there are none."""
+    rows = (
+        (path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+         os.fsencode(folder / path), None, None)
+        for path in images_below(folder, follow_links, passed_over)
+    )  # fmt: skip
+    source = Listing(listing, rows, {"folder": str(folder)}, ())
+    if not source.shards:
+        raise RepoError(f"there is no image below {folder}{told(passed_over)}; read are {', '.join(READ)}")
+    return source
+
+
+def images_below(folder: Path, follow_links: bool, passed_over: Counter) -> Iterator[str]:
+    """Relative paths of images, a folder's own before those of its folders. Raises RepoError for one that cannot be listed."""
+    root = os.path.realpath(folder)
+    waiting = [("", (root,))]
+    while waiting:
+        inside, above = waiting.pop()
+        try:
+            names = sorted(os.listdir(os.path.join(folder, inside)))
+        except OSError as error:
+            raise RepoError(f"{folder / inside} cannot be listed: {error.strerror}") from None
+        folders = []
+        for name in names:
+            path = f"{inside}/{name}" if inside else name
+            full = os.path.join(folder, path)
+            real = os.path.realpath(full) if os.path.islink(full) else full
+            if name.startswith("."):
+                passed_over["hidden"] += 1
+            elif real is not full and not (follow_links or Path(real).is_relative_to(root)):
+                passed_over["link that leads out of the folder (pass --follow_links)"] += 1
+            elif os.path.isdir(full):
+                real = os.path.realpath(full)
+                if real in above:
+                    passed_over["link to a folder that it lies in"] += 1
+                else:
+                    folders.append((path, (*above, real)))
+            elif is_image(full):
+                yield path
+            else:
+                passed_over[f"{Path(name).suffix or 'without an ending'} (not an image)"] += 1
+        waiting.extend(reversed(folders))
+
+
+def is_image(path: str) -> bool:
+    """Whether a file is an image by its ending, read or not, or by its first bytes."""
+    if path.lower().endswith(READ + NOT_READ):
+        return True
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except OSError:
+        return False
+    bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)
+    boxed = (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or (head[4:8] == b"ftyp" and head[8:12] in BRANDS)
+    return bitmap or boxed or head.startswith(MAGIC)
+
+
+def told(passed_over: Counter) -> str:
+    """What was passed over and why, as the end of a sentence."""
+    kinds = [f"{count:,} {kind}" for kind, count in passed_over.most_common(8)]
+    kinds += [f"{passed_over.total() - sum(c for _, c in passed_over.most_common(8)):,} others"] * (
+        len(passed_over) > 8
+    )
+    return f"; passed over: {', '.join(kinds)}" if kinds else ""
+
+
+def state(path: bytes) -> tuple[int, int] | None:
+    """What differs when a file is replaced by another of its name; None for one that is gone, or on a Hub."""
     try:
         found = os.stat(path)
     except OSError:
-        return b"\n"
-    return f"{found.st_size} {found.st_mtime_ns}\n".encode()
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
-def images_below(folder: Path, others: list[int]) -> Iterator[str]:
-    """Paths of image files below a folder, relative, in no order; `others[0]` counts what else there is.
+def open_dataset(name: str, config: str | None, revision: str | None, splits: list[str], image: str, label: str,
+                 listing: Path) -> Listing | Table:  # fmt: skip
+    """Open `splits` (all for an empty list) of a dataset repo or folder; `image` and `label` name its columns.
 
-    Links to files are followed, links to folders are not. Raises RepoError for a folder that cannot be listed.
+    Raises RepoError: it cannot be reached or read, or lacks a split or the image column.
     """
-    waiting = [""]
-    while waiting:
-        inside = waiting.pop()
-        try:
-            with os.scandir(os.path.join(folder, inside)) as entries:
-                for entry in entries:
-                    path = f"{inside}/{entry.name}" if inside else entry.name
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(path)
-                    elif entry.name.lower().endswith(SUFFIXES) and not entry.is_dir():
-                        yield path
-                    else:
-                        others[0] += 1
-        except OSError as error:
-            raise RepoError(f"{shown(str(folder / inside))} cannot be listed: {error.strerror}") from None
+    try:
+        if not Path(name).is_dir():
+            revision = HfApi().dataset_info(name, revision=revision).sha
+        builder = datasets.load_dataset_builder(name, config, revision=revision)
+        files = builder.config.data_files or {}
+        there = [str(split) for split in files or builder.info.splits or ()]
+        if missing := [split for split in splits if split not in there]:
+            raise RepoError(f"{name} has no split {missing[0]!r} (it has: {', '.join(there)})")
+        settings = {"dataset": name, "config": config, "revision": revision, "splits": splits or there}
+        urls = [(split, url) for split in settings["splits"] for url in sorted(files.get(split, ()))]
+        if isinstance(builder, ImageFolder) and all(is_image(url) for _, url in urls):
+            labels = {PurePosixPath(url).parent.name for _, url in urls} - set(there)
+            columns = ("split", "label") if len(labels) > 1 else ("split",)
+            rows = ((PurePosixPath(u).name, u.encode(), s, PurePosixPath(u).parent.name) for s, u in urls)
+            source = Listing(listing, rows, settings, columns)
+        else:
+            states = repr([(url, state(url.encode())) for _, url in urls])
+            settings |= {"files_sha256": hashlib.sha256(states.encode()).hexdigest()}
+            source = Table(settings | {"image_column": image, "label_column": label})
+    except (RepositoryNotFoundError, HFValidationError):
+        raise RepoError(f"{name} is neither a folder nor a dataset that may be read") from None
+    except RevisionNotFoundError:
+        raise RepoError(f"dataset {name} has no revision {revision!r}") from None
+    except RepoError:
+        raise
+    except UNREADABLE as error:
+        if "Config name is missing" in str(error):
+            names = ", ".join(datasets.get_dataset_config_names(name, revision=revision))
+            raise RepoError(f"{name} has several configurations: pass --config with one of {names}") from None
+        raise RepoError(f"dataset {name} cannot be read: {first_line(error)}") from None
+    except UNREACHABLE as error:
+        raise RepoError(f"dataset {name} cannot be reached: {first_line(error)}") from None
+    if not source.shards:
+        raise RepoError(f"{name} has no rows in {', '.join(settings['splits'])}")
+    return source
 
 
-def in_order(paths: Iterator[str], scratch: Path) -> Iterator[str]:
-    """The paths, sorted; more than `SORTED_AT_ONCE` of them are sorted in files below `scratch`."""
-    runs, batch = [], []
-    for path in paths:
-        batch.append(path)
-        if len(batch) == SORTED_AT_ONCE:
-            run = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115
-            run.writelines(json.dumps(path).encode() + b"\n" for path in sorted(batch))
-            run.seek(0)
-            runs.append(json.loads(line) for line in run)
-            batch = []
-    yield from heapq.merge(*runs, iter(sorted(batch)))
+def streams(settings: Row) -> dict[str, datasets.IterableDataset]:
+    """The splits, streamed, with their images encoded as they are stored."""
+    builder = datasets.load_dataset_builder(
+        settings["dataset"], settings["config"], revision=settings["revision"]
+    )
+    found = {}
+    for split in settings["splits"]:
+        table = builder.as_streaming_dataset(split).reshard()
+        column = settings["image_column"]
+        if isinstance((table.features or {}).get(column), datasets.Image):
+            table = table.cast_column(column, datasets.Image(decode=False))
+        found[split] = table
+    return found
+
+
+def encoded(image: bytes | str | None) -> bytes | str:
+    """What `read_picture` takes: bytes, or a path of this machine.
+
+    Raises OSError where there is no such file, and RepoError where the place that it is in does not answer.
+    """
+    if image is None:
+        raise OSError("the dataset holds no image in this row")
+    if isinstance(image, bytes):
+        return image
+    if "://" not in image:
+        if not stat.S_ISREG(os.stat(image).st_mode):  # to open a pipe is to wait for its writer
+            raise OSError("it is not a file")
+        open(image, "rb").close()  # raises for a file that may not be read
+        return image
+    try:
+        with fsspec.open(image) as file:
+            return file.read()
+    except FileNotFoundError:
+        raise
+    except UNREACHABLE as error:
+        raise RepoError(f"{image} cannot be reached: {first_line(error)}") from None

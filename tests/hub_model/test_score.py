@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfApi
 
-from hub_model import score_parts, score_sources
+from hub_model import score_output
 from hub_model.inference.classifier import Classifier
 from tests.hub_model.scoring import paths_below, refusal, score, write_images
 from tests.hub_model.small_classifier import LABELS, write_model
@@ -28,7 +28,7 @@ def test_every_image_is_a_row_in_the_order_of_the_paths(many, of_many, model):
     assert table["file_name"].to_pylist() == paths_below(many)
     assert table.column_names == [
         "file_name", "predicted_label", *(f"probability_{label}" for label in LABELS),
-        "set_0.90", "set_0.95", "ood_score", "verdict", "error",
+        "conformal_set_0.90", "conformal_set_0.95", "ood_score", "verdict", "error",
     ]  # fmt: skip
     assert table["error"].null_count == 1500
     assert not of_many.with_name(of_many.name + ".parts").exists()
@@ -44,7 +44,7 @@ def test_a_row_says_what_the_classifier_says(many, of_many, model):
         assert np.allclose(
             [row[f"probability_{label}"] for row in rows], found.probabilities[:, index], atol=1e-6
         )
-        assert [label in row["set_0.90"] for row in rows] == found.sets["0.90"][:, index].tolist()
+        assert [label in row["conformal_set_0.90"] for row in rows] == found.sets["0.90"][:, index].tolist()
 
 
 def test_an_unreadable_image_is_a_row_with_its_reason(model, tmp_path, capsys):
@@ -109,7 +109,7 @@ def dataset(many, tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_data_set_gives_every_row_of_every_split_with_its_label(many, dataset, model, tmp_path):
+def test_a_dataset_gives_every_row_of_every_split_with_its_label(many, dataset, model, tmp_path):
     assert score(dataset, model, tmp_path / "all.parquet") == 0
     rows = pq.read_table(tmp_path / "all.parquet").to_pylist()
     names = [Path(name).name for name in paths_below(many)[:620]]
@@ -125,7 +125,7 @@ def test_a_data_set_gives_every_row_of_every_split_with_its_label(many, dataset,
     assert pq.read_table(tmp_path / "test.parquet").to_pylist() == test
 
 
-def test_a_data_set_and_a_model_of_the_hub_give_the_same_as_their_folders(dataset, model, owner, tmp_path):
+def test_a_dataset_and_a_model_of_the_hub_give_the_same_as_their_folders(dataset, model, owner, tmp_path):
     hub = HfApi()
     for repo, folder, kind in (("scored-set", dataset, "dataset"), ("scorer", model, "model")):
         hub.create_repo(f"{owner}/{repo}", repo_type=kind, exist_ok=True)
@@ -213,11 +213,10 @@ def test_a_model_repo_whose_arrays_are_missing_or_damaged_is_named(arrays, many,
 def test_predictions_are_never_replaced_unasked(of_many, many, model, dataset, tmp_path, capsys):
     out = tmp_path / "out.parquet"
     out.write_bytes(of_many.read_bytes())
-    assert "--overwrite" in refusal(capsys, many, model, out)
-    assert score(many, model, out, "--resume") == 0
+    assert score(many, model, out) == 0
     assert "nothing to do" in capsys.readouterr().out
     other = write_model(tmp_path / "other", seed=1)
-    assert "with another model" in refusal(capsys, many, other, out, "--resume")
+    assert "with another model" in refusal(capsys, many, other, out)
     assert out.read_bytes() == of_many.read_bytes()
     assert score(dataset, model, out, "--split", "test", "--overwrite") == 0
     assert pq.read_table(out).num_rows == 20 and sorted(tmp_path.iterdir()) == [tmp_path / "other", out]
@@ -226,10 +225,10 @@ def test_predictions_are_never_replaced_unasked(of_many, many, model, dataset, t
 def test_an_image_that_changed_under_its_name_is_scored_again(model, tmp_path, capsys):
     images, out = write_images(tmp_path / "images", 3), tmp_path / "out.parquet"
     assert score(images, model, out) == 0
-    assert score(images, model, out, "--resume") == 0
+    assert score(images, model, out) == 0
     assert "nothing to do" in capsys.readouterr().out
     (images / "0/0/00000.png").write_bytes((images / "1/1/00001.png").read_bytes())
-    assert "with another listing" in refusal(capsys, images, model, out, "--resume")
+    assert "with another listing" in refusal(capsys, images, model, out)
     assert score(images, model, out, "--overwrite") == 0
     rows = pq.read_table(out).to_pylist()
     assert rows[0]["probability_beta"] == rows[1]["probability_beta"]
@@ -246,26 +245,17 @@ def test_a_full_disk_is_said_and_what_is_finished_is_kept(
         sync(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(score_parts.os, "fsync", filling)
-        assert "the disk is full" in (said := refusal(capsys, many, model, out)) and "goes on" in said
+        patch.setattr(score_output.os, "fsync", filling)
+        assert "the disk is full" in (said := refusal(capsys, many, model, out)) and "rerun to resume" in said
     assert "with another model" in refusal(capsys, many, write_model(tmp_path / "other", seed=1), out)
     assert score(many, model, out) == 0
-    assert "going on: 3 of 6" in capsys.readouterr().out
+    assert "resuming: 3 of 6" in capsys.readouterr().out
     assert out.read_bytes() == of_many.read_bytes()
 
 
 def test_two_runs_do_not_write_one_file(many, model, tmp_path, capsys):
-    first = score_parts.Parts(tmp_path / "out.parquet")
-    first.claim(resume=False, overwrite=False)
+    first = score_output.Parts(tmp_path / "out.parquet")
+    first.claim()
     assert "another run is writing" in refusal(capsys, many, model, tmp_path / "out.parquet")
 
 
-def test_a_listing_larger_than_memory_is_sorted_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(score_sources, "SORTED_AT_ONCE", 10)
-    names = [f"{number * 37 % 101}/\udcff\n{number}.png" for number in range(101)]
-    assert list(score_sources.in_order(iter(names), tmp_path)) == sorted(names)
-
-
-def test_the_pieces_stay_few_however_many_images_there_are():
-    for total in (1, 255, 256, 257, 10**6, 10**8):
-        assert -(-total // score_sources.rows_a_piece(total)) <= score_sources.MAX_PIECES

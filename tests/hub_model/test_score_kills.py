@@ -15,7 +15,7 @@ import pytest
 from hub_model.score import main
 from tests.hub_model.scoring import paths_below, score, write_images
 
-MODULE = ["-m", "hub_model.score"]
+MODULE = ["-m", "hub_model", "score"]
 TWO = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
 TWO += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", *MODULE]
 LAUNCHES = {"one process": MODULE, "two processes": TWO}
@@ -48,7 +48,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_one_left_alone(
     assert 1 <= left < 6 and not out.exists()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/part-*")}
     assert main(arguments) == 0
-    assert f"going on: {len(kept)} of 6 parts are there" in capsys.readouterr().out
+    assert f"resuming: {len(kept)} of 6 parts are there" in capsys.readouterr().out
     assert out.read_bytes() == of_many.read_bytes()
 
 
