@@ -46,7 +46,7 @@ def measure(data: Path, repeats: int) -> list[Row]:
     """Images/s of the three, and the hours for the whole published set at that speed (computed)."""
     with tempfile.TemporaryDirectory() as folder:
         images = sample(data, Path(folder) / "images", PER_CLASS)
-        score = ["-m", "hub_model.score", images, "--model", RELEASE]
+        score = ["-m", "hub_model", "score", images, "--follow_links", "--model", RELEASE]
         score += ["--out", f"{folder}/out.parquet", "--overwrite"]
         measures = {
             LOOP: lambda: loop_with_timm(images),

@@ -39,6 +39,7 @@ from dataset_script.arguments import whole_number
 from hub_model.contract import CALIBRATION, weights_digest
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
+from hub_model.inference.preprocessing import cores
 from hub_model.score_output import Parts, answer, schema_of
 from hub_model.score_sources import Listing, Table, batches, is_dataset, open_dataset, open_folder, told
 
@@ -191,14 +192,15 @@ class Scoring:
                 )
             self.classifier = open_model(self.arguments, accelerator.device, manifest["model_revision"])
         started = time.perf_counter()
-        images = sum(gather_object([self.score(source, missing)]))  # waits for all of them
-        speed = images / (time.perf_counter() - started)
+        scored = sum(gather_object([self.score(source, missing)]))  # waits for all of them
+        speed = scored / (time.perf_counter() - started)
         if accelerator.is_main_process:
             counts, unread = parts.merge(len(source.shards), manifest)
-            print(
-                f"{summary(parts.out, counts, unread)}; {speed:.0f} images/s{told(self.passed_over)}",
-                flush=True,
+            classes = ", ".join(f"{label} {count:,}" for label, count in sorted(counts.items()))
+            said = (
+                f"{counts.total() + unread:,} images: {classes or 'none of any class'}; {unread:,} unreadable"
             )
+            print(f"{parts.out}: {said}; {speed:.0f} images/s{told(self.passed_over)}", flush=True)
         accelerator.end_training()
 
     def score(self, source: Listing | Table, missing: list[int]) -> int:
@@ -217,10 +219,10 @@ class Scoring:
         def of_batch(batch: dict[str, Any]) -> tuple[int, pa.Table]:
             return batch["number"], answer(self.classifier, batch["images"], schema)
 
-        tables, threads = [], self.arguments.threads or threads_of_a_process()
+        tables, cores_each = [], max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         hidden = None if accelerator.is_main_process else True  # None: shown on a terminal
         with tqdm(desc="scoring", total=len(missing) // processes, unit="part", disable=hidden) as bar:
-            for number, table in ahead(of_batch, iter(work), threads):
+            for number, table in ahead(of_batch, iter(work), self.arguments.threads or cores_each):
                 tables.append(table)
                 images += table.num_rows
                 if table.num_rows == 0:  # the end of a shard
@@ -234,19 +236,6 @@ def end_with_launcher() -> None:
     """Have Linux end this process when the launcher that started it is killed, lest an orphan go on writing OUT."""
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def threads_of_a_process() -> int:
-    """The machine's cores, shared by the processes that were launched on it."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-
-
-def summary(out: Path, counts: Counter, unread: int) -> str:
-    """The last line: how many images, of which class, and how many could not be read."""
-    classes = ", ".join(f"{label} {count:,}" for label, count in sorted(counts.items()))
-    return (
-        f"{out}: {counts.total() + unread:,} images: {classes or 'none of any class'}; {unread:,} unreadable"
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:

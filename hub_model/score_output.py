@@ -16,7 +16,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hub_model.inference.calibration import names_in
@@ -26,7 +25,6 @@ from hub_model.inference.images import read_picture
 from hub_model.score_sources import Row, encoded
 
 KEY = b"scoring"  # of OUT's own metadata: what it was made with
-ROW_GROUP = 16_384
 
 
 def schema_of(classifier: Classifier, known: tuple[str, ...]) -> pa.Schema:
@@ -152,25 +150,22 @@ class Parts:
 
         Raises RepoError: a part is damaged, or there are more or fewer rows than images.
         """
-        counts, unread, rows, waiting = Counter(), 0, 0, []
+        counts, unread, rows = Counter(), 0, 0
         unfinished = self.folder / "merged"
+        schema = pq.read_schema(self.path(0)).with_metadata({KEY: json.dumps(manifest)})
         with unfinished.open("wb") as file:
-            schema = pq.read_schema(self.path(0)).with_metadata({KEY: json.dumps(manifest)})
             with pq.ParquetWriter(file, schema, compression="zstd") as writer:
                 for number in range(shards):
                     try:
-                        waiting.append(table := pq.read_table(self.path(number)))
+                        table = pq.read_table(self.path(number))
                     except (pa.ArrowException, OSError) as error:
                         raise RepoError(
                             f"{self.path(number)} is damaged ({first_line(error)}): delete it and rerun to resume"
                         ) from None
-                    found = pc.value_counts(table["predicted_label"]).to_pylist()
-                    counts.update({pair["values"]: pair["counts"] for pair in found})
+                    writer.write_table(table)
+                    counts.update(table["predicted_label"].drop_null().to_pylist())
                     unread += table.num_rows - table["error"].null_count
                     rows += table.num_rows
-                    if sum(map(len, waiting)) >= ROW_GROUP or number + 1 == shards:
-                        writer.write_table(pa.concat_tables(waiting), row_group_size=2 * ROW_GROUP)
-                        waiting = []
             file.flush()
             os.fsync(file.fileno())
         if rows != manifest.get("images", rows):
@@ -179,7 +174,6 @@ class Parts:
             )
         unfinished.replace(self.out)
         self.remove()
-        counts.pop(None, None)
         return counts, unread
 
     def remove(self) -> None:

@@ -33,21 +33,12 @@ from huggingface_hub.errors import (
 
 from hub_model.inference.errors import RepoError, first_line
 
-READ = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm")
+READ = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm",
+)  # fmt: skip
 NOT_READ = (
-    ".avif",
-    ".heic",
-    ".heif",
-    ".jp2",
-    ".j2k",
-    ".jpx",
-    ".jxl",
-    ".dng",
-    ".nef",
-    ".cr2",
-    ".svs",
-    ".ndpi",
-)
+    ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl", ".dng", ".nef", ".cr2", ".svs", ".ndpi",
+)  # fmt: skip
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
 BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
 SHARD_IMAGES = 256  # of a listing; a kill costs each process at most one shard
@@ -85,41 +76,36 @@ class Listing:
 class Table:
     """Splits of a dataset in any form that `datasets` streams; a shard is a row group of Parquet, else a file."""
 
-    def __init__(self, settings: Row) -> None:
-        self.settings, self.tables = settings, streams(settings)
-        features = next(iter(self.tables.values())).features or {}
-        self.image, self.label = settings["image_column"], settings["label_column"]
+    def __init__(self, tables: dict[str, datasets.IterableDataset], settings: Row) -> None:
+        self.settings, self.image, self.label = settings, settings["image_column"], settings["label_column"]
+        features = next(iter(tables.values())).features or {}
+        images = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
         if self.image not in features:
-            images = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
+            hint = f"; pass --image_column {images[0]}" if images else ""
             raise RepoError(
-                f"{settings['dataset']} has no column {self.image!r} (it has: {', '.join(features)})"
-                + (f"; pass --image_column {images[0]}" if images else "")
+                f"{settings['dataset']} has no column {self.image!r} (it has: {', '.join(features)}){hint}"
             )
+        if self.image in images:
+            as_stored = datasets.Image(decode=False)
+            tables = {split: table.cast_column(self.image, as_stored) for split, table in tables.items()}
         self.names = getattr(features.get(self.label), "names", None)
         self.columns = ("split", "label") if self.label in features else ("split",)
-        self.shards = [(s, i, t.num_shards) for s, t in self.tables.items() for i in range(t.num_shards)]
+        self.tables = {split: table.reshard() for split, table in tables.items()}
+        self.shards = [(split, i) for split, table in self.tables.items() for i in range(table.num_shards)]
 
-    def __getstate__(self) -> Row:
-        return self.__dict__ | {"tables": None}  # open files do not go to other processes
-
-    def read(self, shard: tuple[str, int, int]) -> Iterator[Row]:
-        split, index, shards = shard
-        self.tables = self.tables or streams(self.settings)
-        for position, row in enumerate(self.tables[split].shard(shards, index)):
+    def read(self, shard: tuple[str, int]) -> Iterator[Row]:
+        split, index = shard
+        for position, row in enumerate(self.tables[split].shard(self.tables[split].num_shards, index)):
             image, label = row[self.image], row.get(self.label)
             if not isinstance(image, dict | bytes | None):
                 raise RepoError(f"{self.settings['dataset']}: column {self.image!r} holds no encoded images")
             image = image if isinstance(image, dict) else {"bytes": image}
+            data, path = image.get("bytes"), image.get("path")
             if self.names and label is not None:
                 label = self.names[label] if 0 <= label < len(self.names) else None
-            name = row.get("file_name") or Path(image.get("path") or f"{split}-{index}-{position}").name
-            data = image.get("bytes")
-            yield {
-                "file_name": str(name),
-                "image": self._own(image.get("path")) if data is None else data,
-                "split": split,
-                "label": None if label is None else str(label),
-            }
+            name = row.get("file_name") or Path(path or f"{split}-{index}-{position}").name
+            row = {"file_name": str(name), "split": split, "label": None if label is None else str(label)}
+            yield row | {"image": self._own(path) if data is None else data}
 
     def _own(self, path: str | None) -> str | None:
         """A path that a row names, when it lies in the dataset; a foreign table may point anywhere on this machine."""
@@ -181,17 +167,17 @@ def images_below(folder: Path, follow_links: bool, passed_over: Counter) -> Iter
             if name.startswith("."):
                 passed_over["hidden"] += 1
             elif real is not full and not (follow_links or Path(real).is_relative_to(root)):
-                passed_over["link that leads out of the folder (pass --follow_links)"] += 1
+                passed_over["links out of the folder (pass --follow_links)"] += 1
             elif os.path.isdir(full):
                 real = os.path.realpath(full)
                 if real in above:
-                    passed_over["link to a folder that it lies in"] += 1
+                    passed_over["links to a folder above"] += 1
                 else:
                     folders.append((path, (*above, real)))
             elif is_image(full):
                 yield path
             else:
-                passed_over[f"{Path(name).suffix or 'without an ending'} (not an image)"] += 1
+                passed_over[f"not images ({Path(name).suffix or 'no ending'})"] += 1
         waiting.extend(reversed(folders))
 
 
@@ -213,10 +199,7 @@ def is_image(path: str) -> bool:
 
 def told(passed_over: Counter) -> str:
     """What was passed over and why, as the end of a sentence."""
-    kinds = [f"{count:,} {kind}" for kind, count in passed_over.most_common(8)]
-    kinds += [f"{passed_over.total() - sum(c for _, c in passed_over.most_common(8)):,} others"] * (
-        len(passed_over) > 8
-    )
+    kinds = [f"{kind}: {count:,}" for kind, count in sorted(passed_over.items())]
     return f"; passed over: {', '.join(kinds)}" if kinds else ""
 
 
@@ -253,7 +236,8 @@ def open_dataset(name: str, config: str | None, revision: str | None, splits: li
         else:
             states = repr([(url, state(url.encode())) for _, url in urls])
             settings |= {"files_sha256": hashlib.sha256(states.encode()).hexdigest()}
-            source = Table(settings | {"image_column": image, "label_column": label})
+            tables = {split: builder.as_streaming_dataset(split) for split in settings["splits"]}
+            source = Table(tables, settings | {"image_column": image, "label_column": label})
     except (RepositoryNotFoundError, HFValidationError):
         raise RepoError(f"{name} is neither a folder nor a dataset that may be read") from None
     except RevisionNotFoundError:
@@ -270,21 +254,6 @@ def open_dataset(name: str, config: str | None, revision: str | None, splits: li
     if not source.shards:
         raise RepoError(f"{name} has no rows in {', '.join(settings['splits'])}")
     return source
-
-
-def streams(settings: Row) -> dict[str, datasets.IterableDataset]:
-    """The splits, streamed, with their images encoded as they are stored."""
-    builder = datasets.load_dataset_builder(
-        settings["dataset"], settings["config"], revision=settings["revision"]
-    )
-    found = {}
-    for split in settings["splits"]:
-        table = builder.as_streaming_dataset(split).reshard()
-        column = settings["image_column"]
-        if isinstance((table.features or {}).get(column), datasets.Image):
-            table = table.cast_column(column, datasets.Image(decode=False))
-        found[split] = table
-    return found
 
 
 def encoded(image: bytes | str | None) -> bytes | str:

@@ -69,7 +69,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "predictions",
         type=Path,
         nargs="?",
-        help="Parquet, a row a cell: what `python -m hub_model.score` wrote, or a column `logits`",
+        help="Parquet, a row a cell: what `python -m hub_model score` wrote, or a column `logits`",
     )
     counts.add_argument("--method", choices=prevalence.METHODS, default="em")
     counts.add_argument(
@@ -202,7 +202,7 @@ def run_prevalence(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.predictions is None:
         raise RepoError(
-            "name the predictions of a sample (what `python -m hub_model.score` wrote), or --simulate"
+            "name the predictions of a sample (what `python -m hub_model score` wrote), or --simulate"
         )
     probabilities = _read_cells(arguments.predictions, names, folder)
     labelled = prevalence.labelled_of(folder) if arguments.method == "adjusted" else None

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +14,11 @@ from PIL import Image
 
 from hub_model.score import main
 from tests.hub_model.small_classifier import SIDE
+
+MODULE = ["-m", "hub_model", "score"]
+TWO = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+TWO += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", *MODULE]
+LAUNCHES = {"one process": MODULE, "two processes": TWO}
 
 
 def write_images(folder: Path, count: int, seed: int = 0) -> Path:
@@ -35,3 +45,21 @@ def refusal(capsys, *arguments) -> str:
     text = capsys.readouterr().err
     assert text.startswith("error: ") and text.count("\n") == 1 and "Traceback" not in text
     return text
+
+
+def kill_in_the_middle(launch: list[str], arguments: list[str], parts: Path, at_least: int = 1) -> int:
+    """Start, SIGKILL every process as soon as a few parts are there; return how many are left."""
+    process = subprocess.Popen(
+        [sys.executable, *launch, *arguments], start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 250
+    while len(list(parts.glob("part-*"))) < at_least and time.monotonic() < deadline:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return len(list(parts.glob("part-*")))
+
+
+def arguments_of(source: Path, model: Path, out: Path) -> list[str]:
+    return [str(source), "--model", str(model), "--out", str(out), "--threads", "1"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import itertools
-import json
 import os
-import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -19,7 +19,17 @@ from huggingface_hub import HfApi
 
 from hub_model import score_output
 from hub_model.inference.classifier import Classifier
-from tests.hub_model.scoring import paths_below, refusal, score, write_images
+from hub_model.score import main
+from tests.hub_model.scoring import (
+    MODULE,
+    TWO,
+    arguments_of,
+    kill_in_the_middle,
+    paths_below,
+    refusal,
+    score,
+    write_images,
+)
 from tests.hub_model.small_classifier import LABELS, write_model
 
 
@@ -51,29 +61,63 @@ def test_an_unreadable_image_is_a_row_with_its_reason(model, tmp_path, capsys):
     folder = write_images(tmp_path / "images", 40)
     good = (folder / "0/0/00000.png").read_bytes()
     odd = {
-        "0/cut.png": good[: len(good) // 2],
-        "0/empty.jpg": b"",
-        "0/text.tif": b"no image",
-        "9/notes.txt": b"no image by its name",
-        "9/.hidden.png": good,
+        "cut.png": good[: len(good) // 2],
+        "empty.jpg": b"",
+        "text.tif": b"no image",
+        "photo.HEIC": b"\0\0\0\x18ftypheic" + bytes(200),
+        "scan.jxl": b"\xff\x0a" + bytes(200),
+        "exported": b"\0\0\0\x18ftypheic" + bytes(200),  # an image by its first bytes
     }
     for name, data in odd.items():
-        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(data)
-    os.mkfifo(folder / "0/pipe.png")
-    (folder / "0/gone.png").symlink_to(tmp_path / "nowhere.png")
-    (folder / "0/linked.png").symlink_to(folder / "1/1/00001.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
     assert score(folder, model, tmp_path / "out.parquet") == 0
     rows = {row["file_name"]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
     bad = {name: row["error"] for name, row in rows.items() if row["error"]}
-    assert len(rows) == 46
-    assert set(bad) == {"0/cut.png", "0/empty.jpg", "0/text.tif", "0/gone.png", "0/pipe.png"}
-    assert bad["0/empty.jpg"] == "The file is empty." and "cut off" in bad["0/cut.png"]
-    assert "No such file" in bad["0/gone.png"] and "it is not a file" in bad["0/pipe.png"]
+    assert len(rows) == 48 and set(bad) == {*odd, "pipe.png", "gone.png"}
+    assert bad["empty.jpg"] == "The file is empty." and "cut off" in bad["cut.png"]
+    assert "No such file" in bad["gone.png"] and "it is not a file" in bad["pipe.png"]
     for name in bad:
         assert {value for key, value in rows[name].items() if key not in ("file_name", "error")} == {None}
-    assert rows["0/linked.png"]["probability_beta"] == rows["1/1/00001.png"]["probability_beta"]
-    assert "46 images" in (said := capsys.readouterr().out) and "5 unreadable" in said
+    assert "48 images" in (said := capsys.readouterr().out) and "8 unreadable" in said
+
+
+def test_what_is_passed_over_is_counted_with_its_reason(model, tmp_path, capsys):
+    folder, elsewhere = write_images(tmp_path / "images", 7), write_images(tmp_path / "elsewhere", 2, seed=1)
+    good = (folder / "0/0/00000.png").read_bytes()
+    for name, data in {
+        "notes.txt": b"text",
+        "Makefile": b"all:",
+        ".hidden.png": good,
+        "no_ending": good,
+    }.items():
+        (folder / name).write_bytes(data)
+    (folder / "a_link.png").symlink_to("1/1/00001.png")
+    (folder / "b_link").symlink_to("2")
+    (folder / "2/up").symlink_to("..")
+    (folder / "outside").symlink_to(elsewhere)
+    (folder / "outside.png").symlink_to(elsewhere / "0/0/00000.png")
+    assert score(folder, model, tmp_path / "out.parquet") == 0
+    assert (
+        capsys.readouterr()
+        .out.strip()
+        .endswith(
+            "passed over: hidden: 1, links out of the folder (pass --follow_links): 2, "
+            "links to a folder above: 2, not images (.txt): 1, not images (no ending): 1"
+        )
+    )
+    rows = {row["file_name"]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
+    assert set(rows) == {*paths_below(folder), "no_ending", "b_link/2/00002.png"} - {
+        "notes.txt",
+        "outside.png",
+        ".hidden.png",
+    }
+    assert rows["a_link.png"]["probability_beta"] == rows["1/1/00001.png"]["probability_beta"]
+    assert rows["no_ending"]["probability_beta"] == rows["0/0/00000.png"]["probability_beta"]
+    assert score(folder, model, tmp_path / "all.parquet", "--follow_links") == 0
+    names = set(pq.read_table(tmp_path / "all.parquet")["file_name"].to_pylist())
+    assert names - set(rows) == {"outside.png", *(f"outside/{name}" for name in paths_below(elsewhere))}
 
 
 @pytest.fixture(scope="module")
@@ -199,17 +243,6 @@ def test_what_is_wrong_with_the_input_is_one_sentence(dataset, model, owner, tmp
         assert not list(tmp_path.rglob("*.parts")), "a refused run leaves nothing behind"
 
 
-@pytest.mark.parametrize("arrays", [None, b"junk"])
-def test_a_model_repo_whose_arrays_are_missing_or_damaged_is_named(arrays, many, model, tmp_path, capsys):
-    broken = shutil.copytree(model, tmp_path / "model")
-    calibration = json.loads((broken / "calibration.json").read_text())
-    calibration["out_of_distribution"] = {"score": "mahalanobis", "threshold": 0, "residual_variance": 1}
-    (broken / "calibration.json").write_text(json.dumps(calibration))
-    if arrays:
-        (broken / "out_of_distribution.safetensors").write_bytes(arrays)
-    assert "breaks the contract" in refusal(capsys, many, broken, tmp_path / "out.parquet")
-
-
 def test_predictions_are_never_replaced_unasked(of_many, many, model, dataset, tmp_path, capsys):
     out = tmp_path / "out.parquet"
     out.write_bytes(of_many.read_bytes())
@@ -259,3 +292,23 @@ def test_two_runs_do_not_write_one_file(many, model, tmp_path, capsys):
     assert "another run is writing" in refusal(capsys, many, model, tmp_path / "out.parquet")
 
 
+def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_one_left_alone(
+    many, of_many, model, tmp_path, capsys
+):
+    out = tmp_path / "predictions.parquet"
+    arguments = arguments_of(many, model, out)
+    left = kill_in_the_middle(MODULE, arguments, tmp_path / "predictions.parquet.parts")
+    assert 1 <= left < 6 and not out.exists()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/part-*")}
+    assert main(arguments) == 0
+    assert f"resuming: {len(kept)} of 6 parts are there" in capsys.readouterr().out
+    assert out.read_bytes() == of_many.read_bytes()
+
+
+def test_two_processes_give_the_bytes_of_one(many, of_many, model, tmp_path):
+    out = tmp_path / "predictions.parquet"
+    done = subprocess.run(
+        [sys.executable, *TWO, *arguments_of(many, model, out)], check=True, text=True, capture_output=True
+    )
+    assert done.stdout.count("1,500 images") == 1
+    assert out.read_bytes() == of_many.read_bytes()
