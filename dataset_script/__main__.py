@@ -15,6 +15,7 @@ from dataset_script.build import OVERLAPS_TEST, Options, Summary, build
 from dataset_script.drawn_cells import draw_folder
 from dataset_script.source import DatasetError, shown
 from dataset_script.splits import SPLITS
+from hub_model.inference.errors import RepoError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -105,8 +106,10 @@ def run(args: argparse.Namespace) -> int:
     if args.command == "push":
         from dataset_script.push import push
 
-        url, changed = push(args.out, args.repo_id, private=args.private, revision=args.revision)
-        print(f"{url}: {'published in one commit' if changed else 'has exactly this already, nothing to do'}")
+        done = push(args.out, args.repo_id, private=args.private, revision=args.revision)
+        print(
+            f"{done}: {'published in one commit' if done.changed else 'has exactly this already, nothing to do'}"
+        )
         return 0
     options = {name: value for name, value in vars(args).items() if name not in ("command", "raw", "out")}
     options["workers"] = args.workers or len(os.sched_getaffinity(0))
@@ -126,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         return run(args)
-    except DatasetError as error:
+    except (DatasetError, RepoError) as error:
         message = str(error)
     except FileExistsError as error:
         message = f"{error.filename} is there already: choose another folder"

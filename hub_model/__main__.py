@@ -10,7 +10,7 @@ from hub_model import score
 from hub_model.build import build
 from hub_model.check import check
 from hub_model.inference.errors import RepoError
-from hub_model.publish import push, verify
+from hub_model.push import push, verify
 from hub_model.trust_commands import add_commands
 
 
@@ -65,7 +65,10 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 
 def run_push(arguments: argparse.Namespace) -> int:
-    print(f"published: {push(arguments.folder, arguments.repo, arguments.private)}")
+    done = push(arguments.folder, arguments.repo, arguments.private)
+    print(
+        f"{done}: {'published in one commit' if done.changed else 'has exactly this already, nothing to do'}"
+    )
     return 0
 
 

@@ -17,9 +17,10 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
-from hub_model.contract import CONFIG, is_label_names, malformed_as_error, read_json, read_logits
+from hub_model.contract import CONFIG, read_logits
 from hub_model.inference.calibration import softmax
 from hub_model.inference.errors import RepoError
+from hub_model.inference.model_repo import read_config, read_json
 
 SCHEMA = 1
 LEVELS = ("0.90", "0.95")
@@ -108,12 +109,9 @@ def check_logits(
 
 def read_label_names(folder: Path) -> list[str]:
     """The classes, in the order of the logits, from the `config.json` of a run folder or model repo."""
-    config = read_json(folder / CONFIG)
-    with malformed_as_error(folder / CONFIG):
-        names = config.get("label_names") or config.get("pretrained_cfg", {}).get("label_names")
-    if not is_label_names(names):
-        raise RepoError(f"{folder / CONFIG} has no list 'label_names' of 2 or more different names")
-    return names
+    if names := read_config(folder / CONFIG, str(folder)).label_names:
+        return list(names)
+    raise RepoError(f"{folder / CONFIG} has no list 'label_names' of 2 or more different names")
 
 
 def write_json(path: Path, value: dict) -> None:

@@ -22,19 +22,18 @@ from hub_model.contract import (
     METRICS,
     ONNX,
     WEIGHTS,
-    ModelConfig,
+    check_config,
     check_files,
     check_rule,
     check_weights,
     malformed_as_error,
     read_all_logits,
-    read_config,
     read_history,
-    read_json,
     weights_digest,
 )
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
+from hub_model.inference.model_repo import ModelConfig, read_json
 from hub_model.onnx_export import TOLERANCE, LogitsAndFeatures, largest_difference
 from hub_model.prevalence import simulate_samples
 from hub_model.results import describe, differences, measure_splits
@@ -45,7 +44,7 @@ def check(folder: Path) -> list[str]:
     if problems := check_files(folder):
         return problems
     try:
-        config = read_config(folder / CONFIG)
+        config = check_config(folder / CONFIG)
         check_weights(folder / WEIGHTS, config)
         check_pictures(folder)
         calibration = read_json(folder / CALIBRATION)

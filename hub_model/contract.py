@@ -10,10 +10,9 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,27 +22,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from hub_model.inference.errors import RepoError
-from hub_model.inference.model_repo import LOADING_ARGS
+from hub_model.inference.model_repo import UNSAFE_SUFFIXES, ModelConfig, read_config
 
 CONFIG, WEIGHTS, CARD, METRICS = "config.json", "model.safetensors", "README.md", "metrics.json"
 HISTORY, ONNX, CALIBRATION = "history.jsonl", "onnx/model.onnx", "calibration.json"
 STRANGER_ARRAYS = "out_of_distribution.safetensors"
 REQUIRED = (CONFIG, WEIGHTS, CARD, METRICS, HISTORY, ONNX, CALIBRATION, "logits_validation.parquet")
-PICKLES = {
-    ".bin",
-    ".pt",
-    ".pth",
-    ".tar",
-    ".pkl",
-    ".pickle",
-    ".ckpt",
-    ".joblib",
-    ".dill",
-    ".mar",
-    ".npy",
-    ".npz",
-}
-FOREIGN_CODE = ("auto_map", "custom_pipelines")  # what makes transformers run a repo's own code
 SPLITS = ("validation", "test")
 HISTORY_KEYS = (
     "epoch",
@@ -61,17 +45,6 @@ class Logits:
     values: np.ndarray
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """A checked `config.json`; `raw` is the whole of it."""
-
-    architecture: str
-    label_names: list[str]
-    label_descriptions: dict[str, str]
-    input_size: tuple[int, int, int]
-    raw: dict[str, Any]
-
-
 @contextlib.contextmanager
 def malformed_as_error(path: Path) -> Iterator[None]:
     """Whatever a file of the wrong shape makes the code inside stumble over becomes a `RepoError` that names it."""
@@ -84,56 +57,16 @@ def malformed_as_error(path: Path) -> Iterator[None]:
         raise RepoError(f"{path} is malformed: {type(error).__name__}, {reason}") from None
 
 
-def read_json(path: Path) -> dict:
-    """The JSON object in a file; `RepoError` names the file that has none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RepoError(f"{path} is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise RepoError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise RepoError(f"{path} holds a {type(found).__name__}, not a JSON object")
-    return found
-
-
-def read_config(path: Path) -> ModelConfig:
-    """A `config.json` that both timm and transformers read with the right labels; else `RepoError`."""
-    raw = read_json(path)
-    if code := next((key for key in FOREIGN_CODE if key in raw), None):
-        raise RepoError(f"{path} names code of its own ({code}): a model repo holds data only")
-    names, descriptions = raw.get("label_names"), raw.get("label_descriptions", {})
-    if not isinstance(raw.get("architecture"), str) or not timm.is_model(raw["architecture"]):
-        raise RepoError(f"{path}: timm has no architecture {raw.get('architecture')!r}")
-    if not is_label_names(names):
-        raise RepoError(f"{path}: label_names must be a list of 2 or more different names, not {names!r}")
-    if raw.get("num_classes") != len(names):
-        raise RepoError(
-            f"{path}: num_classes is {raw.get('num_classes')}, but there are {len(names)} label_names"
-        )
-    if not isinstance(descriptions, dict) or not set(descriptions) <= set(names):
-        raise RepoError(f"{path}: label_descriptions must go from names in label_names to texts")
-    arguments = raw.get("model_args", {})
-    if not isinstance(arguments, dict):
-        raise RepoError(f"{path}: model_args must be an object, not {arguments!r}")
-    if "num_classes" in arguments:
+def check_config(path: Path) -> ModelConfig:
+    """A `config.json` that timm and transformers both read with the right labels; else `RepoError`."""
+    config = read_config(path, str(path.parent))
+    if not timm.is_model(config.architecture):
+        raise RepoError(f"{path}: timm has no architecture {config.architecture!r}")
+    if not config.label_names:
+        raise RepoError(f"{path}: label_names must be a list of 2 or more different names")
+    if "num_classes" in (config.raw.get("model_args") or {}):
         raise RepoError(f"{path}: model_args.num_classes must go, transformers fails on it")
-    if loading := sorted(LOADING_ARGS & set(arguments)):
-        raise RepoError(f"{path}: model_args.{loading[0]} must go, weights come from {WEIGHTS} alone")
-    pretrained = raw.get("pretrained_cfg")
-    size = pretrained.get("input_size") if isinstance(pretrained, dict) else None
-    if not isinstance(size, list) or len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
-        raise RepoError(f"{path}: pretrained_cfg.input_size must be [channels, height, width], not {size!r}")
-    return ModelConfig(raw["architecture"], names, descriptions, tuple(size), raw)
-
-
-def is_label_names(value: object) -> bool:
-    """Whether it is a list of 2 or more different texts."""
-    return (
-        isinstance(value, list)
-        and all(isinstance(name, str) for name in value)
-        and len(set(value)) == len(value) > 1
-    )
+    return config
 
 
 def read_logits(path: Path, classes: int) -> Logits:
@@ -202,7 +135,7 @@ def check_weights(path: Path, config: ModelConfig) -> None:
     try:
         with torch.device("meta"):
             model = timm.create_model(
-                config.architecture, num_classes=len(config.label_names), **config.raw.get("model_args", {})
+                config.architecture, num_classes=len(config.label_names), **config.model_args
             )
     except Exception as error:  # timm's architectures raise whatever they stumble over
         raise RepoError(f"{path.parent / CONFIG} describes no model that timm can build: {error}") from None
@@ -234,11 +167,6 @@ def check_rule(calibration: dict, digest: str, path: Path) -> None:
             raise RepoError(f"{path.parent / STRANGER_ARRAYS} is missing, which {CALIBRATION} needs")
 
 
-def find_pickle(files: Iterable[str]) -> str | None:
-    """The first of these file names that only an unpickler reads, or None."""
-    return next((name for name in sorted(files) if Path(name).suffix.lower() in PICKLES), None)
-
-
 def files_of(folder: Path) -> list[str]:
     """Paths of all files below a folder, relative, with forward slashes, sorted."""
     return sorted(
@@ -257,7 +185,7 @@ def check_files(folder: Path) -> list[str]:
     if not any(name.startswith("figures/") for name in files):
         problems.append("figures/ is missing")
     for name in files:
-        if Path(name).suffix.lower() in PICKLES:
+        if Path(name).suffix.lower() in UNSAFE_SUFFIXES:
             problems.append(f"{name} can hold a pickle: only safetensors are published")
         if (folder / name).is_symlink():
             problems.append(f"{name} is a link: a repo holds files")

@@ -21,8 +21,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
-from hub_model.contract import read_json
 from hub_model.inference.errors import RepoError
+from hub_model.inference.model_repo import read_json
 from hub_model.robustness import batched_list
 
 SIZE = 192  # pixels a side

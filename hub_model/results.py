@@ -14,8 +14,9 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hub_model.contract import Logits, ModelConfig
+from hub_model.contract import Logits
 from hub_model.evaluation import RESAMPLES, SEED, evaluate_split
+from hub_model.inference.model_repo import ModelConfig
 from hub_model.trust_report import trust_figures
 
 SCHEMA = 1
@@ -48,7 +49,7 @@ def describe(config: ModelConfig, history: list[dict]) -> dict:
     """What `config.json` and `history.jsonl` alone say of a model."""
     return {
         "schema": SCHEMA,
-        "label_names": config.label_names,
+        "label_names": list(config.label_names),
         "label_descriptions": config.label_descriptions,
         "model": measure_model(config) | {"best_epoch": best_epoch(history, config.input_size[-1])},
     }
@@ -65,7 +66,7 @@ def measure_model(config: ModelConfig) -> dict:
     """Size and cost of the architecture: parameters, and multiply-adds of one image in units of 1e9."""
     with torch.device("meta"):
         model = timm.create_model(
-            config.architecture, num_classes=len(config.label_names), **config.raw.get("model_args", {})
+            config.architecture, num_classes=len(config.label_names), **config.model_args
         ).eval()
         image = torch.empty(1, *config.input_size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,21 +13,18 @@ from hub_model.contract import (
     HISTORY,
     WEIGHTS,
     Logits,
-    ModelConfig,
+    check_config,
     check_rule,
     check_weights,
-    find_pickle,
     malformed_as_error,
     read_all_logits,
-    read_config,
     read_history,
-    read_json,
     weights_digest,
 )
 from hub_model.inference.errors import RepoError
+from hub_model.inference.model_repo import ModelConfig, is_repo_id, read_json, refuse_unsafe_files
 
 MEASUREMENTS, ENVIRONMENT = "measurements", "environment.json"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 RECIPE = (
     "epochs", "batch_size", "gradient_accumulation_steps", "optimizer", "learning_rate", "weight_decay", "warmup",
     "layer_decay", "freeze_backbone", "ema_decay", "label_smoothing", "mixup", "cutmix", "drop_rate",
@@ -88,9 +84,7 @@ def public_id(name: str) -> str | None:
     """`OWNER/NAME` when `name` is a Hub id (`hf-hub:` and `@revision` aside), None for a folder or anything else."""
     plain = str(name).removeprefix("hf-hub:").partition("@")[0]
     return (
-        plain
-        if HUB_ID.fullmatch(plain) and (str(name).startswith("hf-hub:") or not Path(name).exists())
-        else None
+        plain if is_repo_id(plain) and (str(name).startswith("hf-hub:") or not Path(name).exists()) else None
     )
 
 
@@ -105,9 +99,10 @@ def read_run(folder: Path) -> Run:
         raise RepoError(f"there is no run folder {folder}: name the --output_dir of train_accelerate.py")
     if not (folder / CONFIG).exists() and (folder / "checkpoints").is_dir():
         raise RepoError(f"the run in {folder} is not finished: go on with train_accelerate.py --resume")
-    if pickle := find_pickle(path.name for path in folder.iterdir()):  # checkpoints/ are not read here
-        raise RepoError(f"{folder} is refused: {pickle} can hold a pickle, only safetensors are read")
-    config = read_config(folder / CONFIG)
+    refuse_unsafe_files(
+        str(folder), (path.name for path in folder.iterdir())
+    )  # checkpoints/ are not read here
+    config = check_config(folder / CONFIG)
     if not (folder / WEIGHTS).exists():
         raise RepoError(f"{folder / WEIGHTS} is missing")
     check_weights(folder / WEIGHTS, config)

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from hub_model.calibration import check_logits
-from hub_model.contract import malformed_as_error, read_json
+from hub_model.contract import malformed_as_error
 from hub_model.evaluation import RESAMPLES, SEED, bootstrap
 from hub_model.inference.calibration import softmax
 from hub_model.inference.errors import RepoError
+from hub_model.inference.model_repo import read_json
 from hub_model.metrics.cell_classification.cell_classification import (
     ECE_BINS,
     expected_calibration_error,

@@ -81,7 +81,7 @@ def headline(resources: Resources, split: dict[str, Any], language: str) -> str:
     line = say(
         language,
         "model_card",
-        architecture=model.get("architecture", repo.architecture),
+        architecture=model.get("architecture", repo.config.architecture),
         parameters=f"{model.get('parameters', 0) / 1e6:.1f}",
         side=resources.classifier.preprocess.config["input_size"][-1],
     )

@@ -70,10 +70,10 @@ class Classifier:
     def __init__(self, repo: ModelRepo, backend: Backend = "auto", threads: int | None = None) -> None:
         self.repo = repo
         self.label_names = repo.label_names
-        self.label_descriptions = repo.label_descriptions
+        self.label_descriptions = repo.config.label_descriptions
         self.calibration = Calibration.from_repo(repo)
         self.threads = threads or cores()
-        self.preprocess = Preprocessing(repo.pretrained_cfg, self.threads)
+        self.preprocess = Preprocessing(repo.config.pretrained_cfg, self.threads)
         self.backend = _choose_backend(repo, backend)
         self.forward = self._onnx_forward() if self.backend == "onnx" else self._timm_forward
 
@@ -206,10 +206,14 @@ def load_timm_model(repo: ModelRepo) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not timm.is_model(repo.architecture):
-        raise RepoError(f"{repo.name} breaks the contract: timm has no architecture {repo.architecture!r}")
+    if not timm.is_model(repo.config.architecture):
+        raise RepoError(
+            f"{repo.name} breaks the contract: timm has no architecture {repo.config.architecture!r}"
+        )
     try:
-        model = timm.create_model(repo.architecture, num_classes=len(repo.label_names), **repo.model_args)
+        model = timm.create_model(
+            repo.config.architecture, num_classes=len(repo.label_names), **repo.config.model_args
+        )
         weights = load_file(Path(repo.weights))
         model.load_state_dict({key: value.float() for key, value in weights.items()}, strict=True)
     except (SafetensorError, RuntimeError, TypeError) as error:

@@ -1,31 +1,65 @@
-"""A model repo, checked before anything of it is used.
+"""A model repo, checked before anything of it is used: a Hub id or a folder in, a `ModelRepo` out.
 
-In: a Hub id (`owner/name`, optionally a revision) or the folder of a model repo. Out: a `ModelRepo` with the
-paths of its files and what its `config.json` says. Safetensors only: a repo that holds a pickle or names
-code of its own (`auto_map`) is refused by name, whether or not that file would have been read.
+Safetensors only: a repo with a pickle, or whose `config.json` names code of its own, is refused by name,
+whether or not that file would have been read. Also what every talk with the Hub shares: ids and refusals.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hub_model.inference.errors import RepoError
+import httpx2
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
 
-PICKLES = {".bin", ".pt", ".pth", ".tar", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".mar"}
-WANTED = ["*.json", "*.jsonl", "*.safetensors", "onnx/*.onnx", "logits_*.parquet", "README.md"]
-# Arguments of timm.create_model that would make it fetch or unpickle something: a config has no say in them.
-LOADING_ARGS = {
-    "checkpoint_path",
-    "pretrained",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-    "cache_dir",
-    "num_classes",
-}
+from hub_model.inference.errors import RepoError, first_line
+
+# Files that are read by unpickling, or hold such files: loading one can run code.
+UNSAFE_SUFFIXES = frozenset(
+    {".bin", ".pt", ".pth", ".tar", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".mar", ".npy", ".npz"}
+)
+FOREIGN_CODE = ("auto_map", "custom_pipelines")  # keys that make transformers run a repo's own code
+# Arguments of timm.create_model that make it fetch or unpickle something else.
+LOADING_ARGS = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+ARCHITECTURE = re.compile(r"\w+(\.\w+)?")  # a name of timm; never a path or another repo
+DOWNLOADED = ["*.json", "*.jsonl", "*.safetensors", "onnx/*.onnx", "logits_*.parquet", "README.md"]
+HUB_ERRORS = (OSError, httpx2.HTTPError, HFValidationError)  # what huggingface_hub raises; most are OSErrors
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A checked `config.json`; `raw` is the whole of it.
+
+    `architecture` and `label_names` are empty, and `num_classes` None, where the file does not say.
+    `model_args` has no `num_classes`: timm writes it, and `num_classes` beside it would be passed twice.
+    """
+
+    architecture: str
+    label_names: tuple[str, ...]
+    label_descriptions: dict[str, str]
+    num_classes: int | None
+    model_args: dict[str, Any]
+    pretrained_cfg: dict[str, Any]
+    raw: dict[str, Any]
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of the input."""
+        return tuple(self.pretrained_cfg["input_size"])
 
 
 @dataclass(frozen=True)
@@ -35,11 +69,11 @@ class ModelRepo:
     name: str
     folder: Path
     commit: str | None
-    architecture: str
-    model_args: dict[str, Any]
-    pretrained_cfg: dict[str, Any]
-    label_names: tuple[str, ...]
-    label_descriptions: dict[str, str]
+    config: ModelConfig
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.config.label_names
 
     @property
     def weights(self) -> Path:
@@ -53,7 +87,7 @@ class ModelRepo:
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The JSON object in the file `name`; None when the repo has no such file."""
         path = self.folder / name
-        return _read_object(path, self.name) if path.is_file() else None
+        return read_json(path, f"{self.name}/{name}") if path.is_file() else None
 
     def read_jsonl(self, name: str) -> list[dict[str, Any]]:
         """The objects of a JSON-lines file; empty when the repo has no such file."""
@@ -69,99 +103,174 @@ class ModelRepo:
 def open_model_repo(model_id: str | os.PathLike[str], revision: str | None = None) -> ModelRepo:
     """Find, download if need be, and check a model repo.
 
-    Raises RepoError: repo missing or unreachable, pickle or code inside, a file missing, a broken
-    config.
+    Raises RepoError: repo missing or unreachable, unsafe, a file missing, a broken config.
     """
-    if not str(model_id).strip():
-        raise RepoError("no model is named: set MODEL_ID to a model repo (owner/name) or a folder")
     name = str(model_id).removeprefix("hf-hub:").removeprefix("hf_hub:")
+    if not name.strip():
+        raise RepoError("no model is named: set MODEL_ID to a model repo (OWNER/NAME) or a folder")
     folder, commit = Path(model_id), None
     if not folder.is_dir():
         folder, commit = _download(name, revision)
-    refuse_unsafe_files(name, [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()])
-    return _read_config(name, folder, commit)
+    refuse_unsafe_files(name, (path.relative_to(folder) for path in folder.rglob("*") if path.is_file()))
+    for needed in ("config.json", "model.safetensors"):
+        if not (folder / needed).is_file():
+            raise RepoError(f"{name} has no {needed}")
+    config = read_config(folder / "config.json", name)
+    if not config.label_names:
+        raise RepoError(f"{name}/config.json has no list 'label_names'")
+    return ModelRepo(name, folder, commit, config)
 
 
-def refuse_unsafe_files(name: str, files: list[str]) -> None:
+def refuse_unsafe_files(name: str, files: Iterable[str | PurePosixPath]) -> None:
     """Raise RepoError naming the first file that only an unpickler could read."""
-    for file in sorted(files):
-        if PurePosixPath(file).suffix.lower() in PICKLES:
+    for file in sorted(map(str, files)):
+        if PurePosixPath(file).suffix.lower() in UNSAFE_SUFFIXES:
             raise RepoError(
-                f"{name} is refused: {file} is a pickle, which can run code; only safetensors are read"
+                f"{name} is refused: {file} can hold a pickle, which can run code; only safetensors are read"
             )
 
 
-def _download(name: str, revision: str | None) -> tuple[Path, str]:
-    from httpx2 import HTTPError  # what huggingface_hub 2 raises when no Hub answers
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
+def read_config(source: Path | dict[str, Any], name: str) -> ModelConfig:
+    """Check a `config.json` in timm's schema, as timm, transformers and this project write it.
+
+    `name` is the repo or folder that errors name. Labels are those of the root (`label_names`, else
+    transformers' `id2label`), which a fine-tuning rewrites, before those of `pretrained_cfg`, which it keeps.
+    Raises RepoError with one sentence.
+    """
+    place = f"{name}/config.json"
+    raw = source if isinstance(source, dict) else read_json(source, place)
+    if code := next((key for key in FOREIGN_CODE if key in raw), None):
+        raise RepoError(f"{name} is refused: its config.json names code of its own ({code})")
+    architecture, arguments = raw.get("architecture", ""), raw.get("model_args") or {}
+    named = "architecture" in raw
+    if named and not (isinstance(architecture, str) and ARCHITECTURE.fullmatch(architecture)):
+        raise RepoError(f"{place}: architecture must be a name of timm, not {architecture!r}")
+    if not isinstance(arguments, dict):
+        raise RepoError(f"{place}: model_args must be an object, not {arguments!r}")
+    if loading := sorted(LOADING_ARGS & set(arguments)):
+        raise RepoError(
+            f"{place}: model_args.{loading[0]} must go, weights come from model.safetensors alone"
+        )
+    pretrained_cfg = raw.get("pretrained_cfg", raw)  # timm's older configs are flat
+    if not isinstance(pretrained_cfg, dict):
+        raise RepoError(f"{place}: pretrained_cfg must be an object, not {pretrained_cfg!r}")
+    size = pretrained_cfg.get("input_size", [3, 224, 224])  # timm's default
+    if not isinstance(size, list) or len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
+        raise RepoError(f"{place}: pretrained_cfg.input_size must be [channels, height, width], not {size!r}")
+    labels = _label_names(raw, pretrained_cfg, place)
+    classes = raw.get("num_classes", len(labels) or None)
+    if labels and classes != len(labels):
+        raise RepoError(f"{place}: num_classes is {classes}, but there are {len(labels)} label_names")
+    descriptions = raw.get("label_descriptions") or pretrained_cfg.get("label_descriptions") or {}
+    if not isinstance(descriptions, dict):
+        raise RepoError(f"{place}: label_descriptions must go from names in label_names to texts")
+    return ModelConfig(
+        architecture=architecture,
+        label_names=labels,
+        label_descriptions={label: str(descriptions.get(label, label)) for label in labels},
+        num_classes=classes,
+        model_args={key: value for key, value in arguments.items() if key != "num_classes"},
+        pretrained_cfg={**pretrained_cfg, "input_size": size},
+        raw=raw,
     )
 
+
+def _label_names(raw: dict[str, Any], pretrained_cfg: dict[str, Any], place: str) -> tuple[str, ...]:
+    names = raw.get("label_names")
+    if names is None and isinstance(by_id := raw.get("id2label"), dict):
+        names = [by_id.get(str(i), by_id.get(i)) for i in range(len(by_id))]
+    if names is None:
+        names = pretrained_cfg.get("label_names")
+    if names is None:
+        return ()
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise RepoError(f"{place}: label_names must be a list of texts, not {names!r}")
+    if len(set(names)) != len(names) or len(names) < 2:
+        raise RepoError(f"{place}: label_names must be 2 or more different names, not {names!r}")
+    return tuple(names)
+
+
+def read_json(path: Path, name: str = "") -> dict[str, Any]:
+    """The JSON object in a file; RepoError names the file (as `name`) that has none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RepoError(f"{name or path} is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise RepoError(f"{name or path} cannot be read as JSON: {first_line(error)}") from None
+    if not isinstance(found, dict):
+        raise RepoError(f"{name or path} holds a {type(found).__name__}, not a JSON object")
+    return found
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether it is an `OWNER/NAME` that a Hub takes."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1
+
+
+def _download(name: str, revision: str | None) -> tuple[Path, str]:
     try:
         info = HfApi().model_info(name, revision=revision)
         refuse_unsafe_files(name, [sibling.rfilename for sibling in info.siblings or []])
-    except HFValidationError:
-        raise RepoError(f"{name!r} is neither a folder nor the id of a model repo (owner/name)") from None
-    except (GatedRepoError, RepositoryNotFoundError):
-        raise RepoError(f"there is no model repo {name} that may be read from here") from None
-    except RevisionNotFoundError:
-        raise RepoError(f"the model repo {name} has no revision {revision!r}") from None
-    except (HfHubHTTPError, HTTPError, OfflineModeIsEnabled, OSError):
+    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise RepoError(hub_refusal(error, name, "model", revision)) from None
+    except HUB_ERRORS:
         pass  # the Hub does not answer: an earlier download, if there is one, will do
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=WANTED)
-    except (LocalEntryNotFoundError, HfHubHTTPError, HTTPError, OfflineModeIsEnabled, OSError):
-        raise RepoError(f"the model repo {name} cannot be fetched: the Hub does not answer") from None
+        folder = snapshot_download(name, revision=revision, allow_patterns=DOWNLOADED)
+    except HUB_ERRORS as error:
+        raise RepoError(hub_refusal(error, name, "model", revision)) from None
     return Path(folder), Path(folder).name
 
 
-def _read_config(name: str, folder: Path, commit: str | None) -> ModelRepo:
-    for needed in ("config.json", "model.safetensors"):
-        if not (folder / needed).is_file():
-            raise RepoError(f"{name} breaks the contract: it has no {needed}")
-    config = _read_object(folder / "config.json", name)
-    if "auto_map" in config or "custom_pipelines" in config:
-        raise RepoError(f"{name} is refused: its config.json names code of its own (auto_map)")
-    pretrained_cfg = config.get("pretrained_cfg", config)  # timm's older configs are flat
-    pretrained_cfg = pretrained_cfg if isinstance(pretrained_cfg, dict) else {}
-    labels = config.get("label_names") or pretrained_cfg.get("label_names")
-    if not (isinstance(labels, list) and len(labels) > 1 and all(isinstance(label, str) for label in labels)):
-        raise RepoError(f"{name} breaks the contract: config.json has no list 'label_names'")
-    if config.get("num_classes", len(labels)) != len(labels) or len(set(labels)) != len(labels):
-        raise RepoError(
-            f"{name} breaks the contract: {len(set(labels))} different label_names for "
-            f"{config.get('num_classes')} classes in config.json"
+def hub_refusal(
+    error: BaseException,
+    repo_id: str,
+    kind: str = "model",
+    revision: str | None = None,
+    writing: bool = False,
+) -> str:
+    """What a failed request to the Hub means, as one sentence that says what would be right."""
+    while error.__cause__ is not None and not isinstance(error, HfHubHTTPError):
+        error = error.__cause__  # an upload that fails is a RuntimeError around the Hub's answer
+    if isinstance(error, HFValidationError):
+        return f"{repo_id!r} is neither a folder nor a repo id (OWNER/NAME)"
+    if isinstance(error, LocalTokenNotFoundError):
+        return "there is no Hub token: run `hf auth login`, or set HF_TOKEN"
+    if isinstance(error, OSError) and error.filename and not isinstance(error, HfHubHTTPError):
+        return f"{error.filename}: {error.strerror or first_line(error)}"
+    if not isinstance(error, HfHubHTTPError):
+        return (
+            f"the Hub at {constants.ENDPOINT} cannot be reached for {repo_id} ({type(error).__name__}): check the "
+            "network and HF_ENDPOINT, then run the command again"
         )
-    descriptions = config.get("label_descriptions") or pretrained_cfg.get("label_descriptions") or {}
-    model_args = config.get("model_args") or {}
-    if not (isinstance(descriptions, dict) and isinstance(model_args, dict)):
-        raise RepoError(f"{name} breaks the contract: label_descriptions and model_args must be objects")
-    return ModelRepo(
-        name=name,
-        folder=folder,
-        commit=commit,
-        architecture=str(config.get("architecture", "")),
-        model_args={
-            key: value for key, value in model_args.items() if key not in LOADING_ARGS | {"num_classes"}
-        },
-        pretrained_cfg=pretrained_cfg,
-        label_names=tuple(labels),
-        label_descriptions={label: str(descriptions.get(label, label)) for label in labels},
-    )
+    status, said = error.response.status_code, " ".join((error.server_message or "").split())
+    if isinstance(error, RevisionNotFoundError):
+        return f"the {kind} repo {repo_id} has no revision {revision!r}"
+    if isinstance(error, GatedRepoError):
+        return (
+            f"the {kind} repo {repo_id} is gated: ask for access on its page, and log in with `hf auth login`"
+        )
+    if status == 401 and (writing or not isinstance(error, RepositoryNotFoundError)):
+        return f"the Hub at {constants.ENDPOINT} takes no such token: run `hf auth login`, or set HF_TOKEN"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"there is no {kind} repo {repo_id} that may be read with this token"
+    if status == 403:
+        return f"the token may not write to {repo_id}, use one with write access ({said or 'forbidden'})"
+    if status == 409:
+        return f"the name {repo_id} is taken ({said or 'conflict'}): choose another"
+    if status == 412:
+        return f"someone else has changed {repo_id} meanwhile: look at it, then push again"
+    if status == 429:
+        return f"the Hub's rate limit is reached: wait {_seconds_to_wait(error)}, then run the command again"
+    hint = ": run the command again later" if status >= 500 else ""
+    return f"the Hub refused {repo_id} with status {status} ({said or type(error).__name__}){hint}"
 
 
-def _read_object(path: Path, name: str) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise RepoError(f"{name} breaks the contract: {path.name} is not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise RepoError(f"{name} breaks the contract: {path.name} is not a JSON object")
-    return value
+def _seconds_to_wait(error: HfHubHTTPError) -> str:
+    seconds = error.response.headers.get("Retry-After", "")
+    return f"{seconds} seconds" if seconds.isdecimal() else "a few minutes"

@@ -26,7 +26,7 @@ from hub_model.contract import read_logits
 from hub_model.inference.errors import RepoError
 from hub_model.out_of_distribution import Answers, fit_mahalanobis, report, write_rule
 from hub_model.prevalence import simulate_samples
-from hub_model.publish import push, verify
+from hub_model.push import push, verify
 from hub_model.trust_commands import write_measurement
 from local_hub import LocalHub
 
@@ -159,7 +159,7 @@ def test_the_same_push_again_makes_no_commit(repo: str, model_folder: Path) -> N
 
 @pytest.mark.parametrize("name", ["ownerless", "three/part/name", "a/b@main", "two words/x"])
 def test_a_name_that_is_no_id_makes_no_repo(model_folder: Path, owner: str, name: str) -> None:
-    with pytest.raises(RepoError, match="is no id"):
+    with pytest.raises(RepoError, match="is not a repo id"):
         push(model_folder, name)
     assert not HfApi().repo_exists(f"{owner}/ownerless")
 
@@ -183,7 +183,7 @@ def test_what_the_hub_says_is_passed_on(
     model_folder: Path, hub: LocalHub, owner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(hub.tokens, "hf_anna", "anna")
-    with pytest.raises(RepoError, match=f"published: {owner} has no right to create"):
+    with pytest.raises(RepoError, match=f"{owner} has no right to create"):
         push(model_folder, "anna/model")
 
 

@@ -46,10 +46,10 @@ def run_folder(tmp_path):
 @pytest.mark.parametrize("names", [5, "ABCDEFG", ["A"], ["A", "A"], [1, 2], None])
 def test_label_names_are_a_list_of_different_names(tmp_path, names):
     (tmp_path / "config.json").write_text(json.dumps({"label_names": names}))
-    with pytest.raises(RepoError, match="no list 'label_names'"):
+    with pytest.raises(RepoError, match="label_names"):
         read_label_names(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": None}))
-    with pytest.raises(RepoError, match=r"config\.json is malformed"):
+    with pytest.raises(RepoError, match="pretrained_cfg must be an object"):
         read_label_names(tmp_path)
 
 

@@ -16,7 +16,7 @@ from transformers import pipeline
 from hub_model.check import check
 from hub_model.contract import read_logits
 from hub_model.inference.classifier import Classifier
-from hub_model.publish import push
+from hub_model.push import push
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RELEASE = REPOSITORY / "hub_model" / "release"

@@ -25,11 +25,11 @@ import pytest
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from PIL import Image
 
+import hub_model.push
 import space.push
 from dataset_script.__main__ import main as dataset_script
 from dataset_script.push import push as push_dataset
 from dataset_script.source import DatasetError
-from hub_model import publish
 from hub_model.inference.errors import RepoError
 from local_hub import LocalHub
 from tests.stress.broken_proxy import FAULTS, FOREVER, Proxy, broken_proxy
@@ -121,12 +121,12 @@ def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     if kind == "model":
         folders = request.getfixturevalue("model_folders")
         monkeypatch.setattr(
-            publish, "check", lambda folder: []
+            hub_model.push, "check", lambda folder: []
         )  # before any request; tests/hub_model tests it
         return Case(
             kind,
             folders,
-            lambda version, repo: publish.push(folders[version], repo),
+            lambda version, repo: hub_model.push.push(folders[version], repo),
             lambda version, repo: [*python, "hub_model", "push", str(folders[version]), repo],
         )
     source = tmp_path / "space"
