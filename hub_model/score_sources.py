@@ -6,6 +6,7 @@ folder's listing lies in a file and images are read one after the other: memory 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -32,15 +33,8 @@ from huggingface_hub.errors import (
 )
 
 from hub_model.inference.errors import RepoError, first_line
+from hub_model.inference.images import SUFFIXES, looks_like_picture
 
-READ = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm",
-)  # fmt: skip
-NOT_READ = (
-    ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl", ".dng", ".nef", ".cr2", ".svs", ".ndpi",
-)  # fmt: skip
-MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
-BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
 SHARD_IMAGES = 256  # of a listing; a kill costs each process at most one shard
 BATCH_SIZE = 32
 LISTING = pa.schema(
@@ -112,11 +106,8 @@ class Table:
         name = self.settings["dataset"]
         if not path or path.startswith(f"hf://datasets/{name}@"):
             return path
-        return (
-            path
-            if Path(name).is_dir() and Path(path).resolve().is_relative_to(Path(name).resolve())
-            else None
-        )
+        inside = Path(name).is_dir() and Path(path).resolve().is_relative_to(Path(name).resolve())
+        return path if inside else None
 
 
 def batches(source: Listing | Table, shards: list[tuple[int, Any]]) -> Iterator[Row]:
@@ -145,7 +136,9 @@ def open_folder(folder: Path, listing: Path, follow_links: bool, passed_over: Co
     )  # fmt: skip
     source = Listing(listing, rows, {"folder": str(folder)}, ())
     if not source.shards:
-        raise RepoError(f"there is no image below {folder}{told(passed_over)}; read are {', '.join(READ)}")
+        raise RepoError(
+            f"there is no image below {folder}{told(passed_over)}; pictures end in {', '.join(SUFFIXES)}"
+        )
     return source
 
 
@@ -174,27 +167,21 @@ def images_below(folder: Path, follow_links: bool, passed_over: Counter) -> Iter
                     passed_over["links to a folder above"] += 1
                 else:
                     folders.append((path, (*above, real)))
-            elif is_image(full):
+            elif is_picture(full):
                 yield path
             else:
                 passed_over[f"not images ({Path(name).suffix or 'no ending'})"] += 1
         waiting.extend(reversed(folders))
 
 
-def is_image(path: str) -> bool:
-    """Whether a file is an image by its ending, read or not, or by its first bytes."""
-    if path.lower().endswith(READ + NOT_READ):
-        return True
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return False
-        with open(path, "rb") as file:
-            head = file.read(16)
-    except OSError:
-        return False
-    bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)
-    boxed = (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or (head[4:8] == b"ftyp" and head[8:12] in BRANDS)
-    return bitmap or boxed or head.startswith(MAGIC)
+def is_picture(path: str) -> bool:
+    """Whether a file of this machine is meant as a picture; a pipe is never opened."""
+    head = b""
+    with contextlib.suppress(OSError):
+        if stat.S_ISREG(os.stat(path).st_mode):
+            with open(path, "rb") as file:
+                head = file.read(16)
+    return looks_like_picture(path, head)
 
 
 def told(passed_over: Counter) -> str:
@@ -228,7 +215,7 @@ def open_dataset(name: str, config: str | None, revision: str | None, splits: li
             raise RepoError(f"{name} has no split {missing[0]!r} (it has: {', '.join(there)})")
         settings = {"dataset": name, "config": config, "revision": revision, "splits": splits or there}
         urls = [(split, url) for split in settings["splits"] for url in sorted(files.get(split, ()))]
-        if isinstance(builder, ImageFolder) and all(is_image(url) for _, url in urls):
+        if isinstance(builder, ImageFolder) and all(looks_like_picture(url, b"") for _, url in urls):
             labels = {PurePosixPath(url).parent.name for _, url in urls} - set(there)
             columns = ("split", "label") if len(labels) > 1 else ("split",)
             rows = ((PurePosixPath(u).name, u.encode(), s, PurePosixPath(u).parent.name) for s, u in urls)

@@ -49,7 +49,9 @@ UNDERSHOOT = 1 / 8  # of the largest sample, below 0: what subtracting a dark fr
 ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB`\x82", b"GIF8": b"\x3b"}  # first bytes -> last mark
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM")
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+JPEG_2000_MAGIC = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+OTHER_SUFFIXES = ("jxl", "dng", "nef", "cr2", "arw", "svs", "ndpi", "czi", "psd", "dcm")
 OTHER_KINDS = {
     b"\xff\x0a": "JPEG XL file",
     b"\0\0\0\x0cJXL ": "JPEG XL file",
@@ -126,6 +128,15 @@ def _formats(data: bytes) -> tuple[str, ...]:
 
 def _is_heif(data: bytes) -> bool:
     return data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
+
+
+def looks_like_picture(name: str, head: bytes) -> bool:
+    """Whether a file is meant as a picture, of a kind that is read or not, by its ending or its first 16 bytes."""
+    if name.rpartition(".")[2].lower() in (*SUFFIXES, *OTHER_SUFFIXES) or _is_heif(head):
+        return True
+    if head.startswith((b"RIFF", b"BM")):
+        return head[8:12] == b"WEBP" or head[6:10] == bytes(4)
+    return head.startswith((*MAGIC, *TIFF_MAGIC, *JPEG_2000_MAGIC, *OTHER_KINDS)) or head[4:12] == b"ftypavif"
 
 
 def _unread(data: bytes) -> ImageError:
