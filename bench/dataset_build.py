@@ -21,7 +21,7 @@ import psutil
 
 from bench.compare import ROOT, Row, interleave, rows, run
 from dataset_script.arguments import whole_number
-from dataset_script.drawn_cells import LOOKS, draw_cell, jpeg_bytes
+from dataset_script.synthetic_cells import LOOKS, draw_cell, jpeg_bytes
 from local_hub import LocalHub
 
 MOST_TURNS = 3  # one takes a quarter of a minute

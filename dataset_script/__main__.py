@@ -1,4 +1,4 @@
-"""`python -m dataset_script draw|build|push`: see `python -m dataset_script COMMAND --help`."""
+"""`python -m dataset_script synthetic|build|push`: see `python -m dataset_script COMMAND --help`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import errno
 import os
 import signal
 import sys
-from collections import Counter
 from pathlib import Path
 
 from dataset_script.arguments import seed, whole_number
-from dataset_script.build import OVERLAPS_TEST, Options, Summary, build
-from dataset_script.drawn_cells import draw_folder
+from dataset_script.build import Options, build
+from dataset_script.records import NEAR_TEST, Summary
 from dataset_script.source import DatasetError, shown
 from dataset_script.splits import SPLITS
+from dataset_script.synthetic_cells import draw_folder
 from hub_model.inference.errors import RepoError
 
 
@@ -23,11 +23,15 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
 
     draw = commands.add_parser(
-        "draw", help="write drawn cells of the seven classes as OUT/CLASS/CLASS_drawn_NNNNN.jpg"
+        "synthetic",
+        help="write synthetic cells of the seven classes as OUT/CLASS/CLASS_synthetic_NNNNN.jpg",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    draw.add_argument("out", type=Path)
-    draw.add_argument("--per_class", type=whole_number(1), default=40)
-    draw.add_argument("--seed", type=seed, default=0)
+    draw.add_argument("out", type=Path, metavar="OUT")
+    draw.add_argument(
+        "--per_class", type=whole_number(1), default=40, metavar="N", help="images of each class"
+    )
+    draw.add_argument("--seed", type=seed, default=0, help="decides every image")
 
     make = commands.add_parser("build", help="make a dataset folder of raw images")
     make.add_argument(
@@ -50,8 +54,8 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("--strict", action="store_true", help="exit 1 when any file was rejected")
     make.add_argument("--overwrite", action="store_true", help="replace the dataset in OUT")
     make.add_argument(
-        "--card", choices=("auto", "matek", "drawn", "own"), default="auto",
-        help="what the card says about origin; auto: drawn if every image says so in its JPEG comment, matek if the files "
+        "--card", choices=("auto", "matek", "synthetic", "own"), default="auto",
+        help="what the card says about origin; auto: synthetic if every image says so in its JPEG comment, matek if the files "
         "have the names and form of the published set, own otherwise",
     )  # fmt: skip
     make.add_argument(
@@ -69,11 +73,11 @@ def parser() -> argparse.ArgumentParser:
 
 def print_summary(summary: Summary) -> None:
     """Print what was seen, kept and rejected, and where it went."""
-    counts = Counter((row.split, row.label) for row in summary.rows)
+    counts = summary.counts
     print(f"{summary.seen:,} files seen, {len(summary.rows):,} kept, {len(summary.rejected):,} rejected"
           + (f", {summary.left_out:,} of other classes left out" if summary.left_out else "")
           + (f", {summary.spare:,} more than --per_class left out" if summary.spare else ""))  # fmt: skip
-    for reason, number in sorted(summary.quarantined.items()):
+    for reason, number in sorted(summary.reasons.items()):
         print(f"  {number:7,}  {reason}")
     width = max(len(name) for name in ("all", *summary.classes))
     print(" " * width + "".join(f"{split:>12}" for split in SPLITS))
@@ -83,14 +87,13 @@ def print_summary(summary: Summary) -> None:
         f"{'all':<{width}}"
         + "".join(f"{sum(r.split == split for r in summary.rows):12,}" for split in SPLITS)
     )
-    sizes = Counter(row.group for row in summary.rows)
-    shared = [n for n in sizes.values() if n > 1]
+    shared = summary.shared_groups
     print(
-        f"{len(shared):,} groups of images that show the same place ({sum(shared):,} images); {summary.compared:,} pairs compared"
+        f"{len(shared):,} groups of near-duplicates ({sum(shared):,} images); {summary.compared:,} pairs compared"
     )
     if summary.listed is not None:
         print(f"test list: {summary.listed:,} names, {summary.here:,} of them here, {summary.listed - summary.here:,} absent; "
-              f"{summary.quarantined[OVERLAPS_TEST]:,} images left out because they overlap a listed one")  # fmt: skip
+              f"{summary.reasons[NEAR_TEST]:,} near-duplicates of a listed one left out")  # fmt: skip
         bare = [name for label, name in enumerate(summary.classes) if not counts["test", label]]
         if bare:
             print(f"no test image of {', '.join(bare)}: the list names none")
@@ -100,7 +103,7 @@ def print_summary(summary: Summary) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.command == "draw":
+    if args.command == "synthetic":
         draw_folder(args.out, args.per_class, args.seed)
         return 0
     if args.command == "push":
@@ -115,9 +118,10 @@ def run(args: argparse.Namespace) -> int:
     options["workers"] = args.workers or len(os.sched_getaffinity(0))
     summary = build(args.raw, args.out, Options(**options))
     print_summary(summary)
-    if args.strict and summary.refused:
+    unexpected = sum(not item.is_expected for item in summary.rejected)
+    if args.strict and unexpected:
         print(
-            f"--strict: {summary.refused:,} files were rejected, see {args.out}/quarantine.csv",
+            f"--strict: {unexpected:,} files were rejected, see {args.out}/rejected.csv",
             file=sys.stderr,
         )
         return 1

@@ -1,10 +1,11 @@
-"""Argparse types: a number within its limits, or the sentence that argparse prints beside the flag's name."""
+"""What the command lines share: argparse types of numbers within limits, and what `--overwrite` may delete."""
 
 from __future__ import annotations
 
 import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 LARGEST_SEED = 2**32 - 1  # NumPy's
 LARGEST_PORT = 65_535
@@ -46,3 +47,11 @@ not_negative = real_number(lambda value: value >= 0, "a number of at least 0")
 share = real_number(lambda value: 0 <= value <= 1, "a number in 0..1")
 seed = whole_number(0, LARGEST_SEED)
 port = whole_number(0, LARGEST_PORT)
+
+
+def holds_other_things(out: Path, mark: str) -> bool:
+    """Return what `--overwrite` refuses to delete: a file, or a folder with content but without the file `mark`.
+
+    Each kind of output has a file that marks it.
+    """
+    return out.exists() and not (out / mark).is_file() and (out.is_file() or any(out.iterdir()))

@@ -1,28 +1,24 @@
 """The card of the dataset repo and its figures: a build's summary in, `README.md` and `figures/*.png` out.
 
-What the card says about origin, licence and citation depends on what the images are: the published crops (`matek`), drawings
-(`drawn`), or someone's own images (`own`), about which nothing is claimed.
+What the card says about origin, licence and citation depends on what the images are: the published crops (`matek`),
+synthetic ones (`synthetic`), or someone's own (`own`), about which nothing is claimed.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
-from datasets import ClassLabel, DatasetInfo, Features, SplitDict, SplitInfo, Value
-from datasets import Image as ImageFeature
+from datasets import DatasetInfo, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from dataset_script.labels import CITATION, CLASSES
+from dataset_script.parquet import features
+from dataset_script.records import NEAR_TEST, Summary
 from dataset_script.splits import SPLITS
-
-if TYPE_CHECKING:
-    from dataset_script.build import Summary
 
 SIZES = (
     (1_000, "n<1K"),
@@ -32,20 +28,6 @@ SIZES = (
     (10**7, "1M<n<10M"),
 )
 COLOURS = {"train": "#3b6fb6", "validation": "#e3a23c", "test": "#b5485d"}
-
-
-def features(classes: list[str]) -> Features:
-    """Return the columns of the dataset, labels in the order of `classes`."""
-    text = Value("string")
-    return Features(
-        {
-            "image": ImageFeature(),
-            "label": ClassLabel(names=classes),
-            "file_name": text,
-            "sha256": text,
-            "group": text,
-        }
-    )
 
 
 def plain(text: str) -> str:
@@ -60,15 +42,14 @@ def draw_figures(folder: Path, summary: Summary) -> None:
     from matplotlib.figure import Figure
 
     (folder / "figures").mkdir()
-    counts = Counter((row.split, row.label) for row in summary.rows)
     names = [name[:24].replace("$", r"\$") for name in summary.classes]
-    totals = [sum(counts[split, label] for split in SPLITS) for label in range(len(names))]
+    totals = [sum(summary.counts[split, label] for split in SPLITS) for label in range(len(names))]
 
     bar = Figure(figsize=(max(6, 0.7 * len(names) + 2), 4), layout="constrained")
     axes = bar.subplots()
     base = [0] * len(names)
     for split in SPLITS:
-        heights = [counts[split, label] for label in range(len(names))]
+        heights = [summary.counts[split, label] for label in range(len(names))]
         axes.bar(range(len(names)), heights, bottom=base, label=split, color=COLOURS[split])
         base = [a + b for a, b in zip(base, heights, strict=True)]
     for x, total in enumerate(totals):
@@ -103,14 +84,14 @@ def metadata(folder: Path, summary: Summary) -> DatasetCardData:
             size += sum(path.stat().st_size for path in shards)
     kind = summary.kind
     data = DatasetCardData(
-        license={"matek": "cc-by-4.0", "drawn": "apache-2.0"}.get(kind),
+        license={"matek": "cc-by-4.0", "synthetic": "apache-2.0"}.get(kind),
         task_categories=["image-classification"],
         size_categories=[next((name for limit, name in SIZES if len(summary.rows) < limit), "n>10M")],
         tags=["biology", "medical", "hematology", "bone-marrow", "cytology"] if kind == "matek" else
-             ["drawings", "synthetic"] if kind == "drawn" else ["microscopy"],
-        pretty_name={"matek": "Bone-marrow cell crops", "drawn": "Drawn bone-marrow cells (drawings)"}.get(kind, "Cell images"),
-        annotations_creators=["expert-generated"] if kind == "matek" else ["machine-generated"] if kind == "drawn" else None,
-        source_datasets=["extended"] if kind == "matek" else ["original"] if kind == "drawn" else None,
+             ["synthetic"] if kind == "synthetic" else ["microscopy"],
+        pretty_name={"matek": "Bone-marrow cell crops", "synthetic": "Synthetic bone-marrow cells"}.get(kind, "Cell images"),
+        annotations_creators=["expert-generated"] if kind == "matek" else ["machine-generated"] if kind == "synthetic" else None,
+        source_datasets=["extended"] if kind == "matek" else ["original"] if kind == "synthetic" else None,
     )  # fmt: skip
     info = DatasetInfo(
         features=features(summary.classes),
@@ -131,9 +112,9 @@ Crops of single bone-marrow cells, 250×250 pixels, one cell at the centre of ea
 in 2021: May-Grünwald-Giemsa/Pappenheim stain, 40× oil immersion, 945 patients, 171,373 crops in 21 classes, annotated by
 experts (Munich Leukemia Laboratory, Fraunhofer IIS, Helmholtz Munich; The Cancer Imaging Archive,
 [doi:10.7937/TCIA.AXH3-T579](https://doi.org/10.7937/TCIA.AXH3-T579)). The files here are unchanged copies.""",
-    "drawn": """\
-**These are drawings, not photographs.** Every image was drawn by `dataset_script.drawn_cells`, to try out and test software
-without any real data. A model trained on them knows nothing about real cells.""",
+    "synthetic": """\
+**These images are synthetic: drawings, not photographs.** `dataset_script.synthetic_cells` made them, to try out and test
+software without any real data. A model trained on them knows nothing about real cells.""",
     "own": """\
 Images from a folder of the person who built this dataset, one folder a class. Origin, consent, licence and citation are
 theirs to state here: nothing was assumed.""",
@@ -145,7 +126,7 @@ CC BY 4.0, the licence of the published set: name the authors when you use or pa
 ```bibtex
 {citation}```
 """,
-    "drawn": "Apache-2.0, as the program that drew them. There is no paper to cite.\n",
+    "synthetic": "Apache-2.0, like the program that made them. There is no paper to cite.\n",
     "own": "Not stated. Add `license:` to the front matter before you publish, and a citation if there is one.\n",
 }
 NO_PATIENTS = """\
@@ -159,22 +140,21 @@ LIMITS = {
 - NIF means *not identifiable*: a class of leftovers, not a cell type.
 - One laboratory, one stain, one scanner. Research and teaching, not diagnosis.
 """,
-    "drawn": "- Drawings: accuracy on them means that the software works, nothing else.\n",
+    "synthetic": "- Synthetic: accuracy on these images means that the software works, nothing else.\n",
     "own": """\
-- Patients and slides are not known to the program that made the splits: only images that show the same place are kept together.
+- Patients and slides are not known to the program that made the splits: only near-duplicates are kept together.
   If several images come from one patient, figures on `test` are too good for a new patient.
 """,
 }  # fmt: skip
 
 
 def _tables(summary: Summary) -> tuple[str, str]:
-    counts = Counter((row.split, row.label) for row in summary.rows)
     lines = [
         "| label | class | " + " | ".join(SPLITS) + " | all |",
         "|---|---|" + "---:|" * (len(SPLITS) + 1),
     ]
     for label, name in enumerate(summary.classes):
-        cells = [counts[split, label] for split in SPLITS]
+        cells = [summary.counts[split, label] for split in SPLITS]
         meaning = f" ({CLASSES[name]})" if name in CLASSES and summary.kind != "own" else ""
         lines.append(
             f"| {label} | {plain(name)}{meaning} | "
@@ -184,7 +164,7 @@ def _tables(summary: Summary) -> tuple[str, str]:
     sums = [sum(row.split == split for row in summary.rows) for split in SPLITS]
     lines.append("| | all | " + " | ".join(f"{n:,}" for n in [*sums, sum(sums)]) + " |")
     reasons = ["| reason | files |", "|---|---:|"]
-    reasons += [f"| {plain(reason)} | {n:,} |" for reason, n in sorted(summary.quarantined.items())]
+    reasons += [f"| {plain(reason)} | {n:,} |" for reason, n in sorted(summary.reasons.items())]
     return "\n".join(lines), "\n".join(reasons) if len(reasons) > 2 else "No file was rejected."
 
 
@@ -197,27 +177,26 @@ def _split_text(summary: Summary) -> str:
         return rule + "`test`, the next 15% `validation`, the rest `train`."
     listed = sum(row.listed for row in summary.rows)
     text = f"`test` holds the {listed:,} images that a published list of {summary.listed:,} test file names names"
-    if overlapping := summary.quarantined["overlaps a listed test image"]:
-        text += f"; {overlapping} more that show a part of one of them are left out (see `quarantine.csv`)"
+    if near := summary.reasons[NEAR_TEST]:
+        text += f"; {near} near-duplicates of them are left out (see `rejected.csv`)"
     return f"{text}. {rule.replace('the first', 'of the others, the first')}`validation`, the rest `train`."
 
 
 def text(summary: Summary) -> str:
     """Return the card's Markdown below the front matter."""
     table, reasons = _tables(summary)
-    sizes = Counter(row.group for row in summary.rows)
-    shared = [n for n in sizes.values() if n > 1]
-    title = {"matek": "Bone-marrow cell crops", "drawn": "Drawn bone-marrow cells"}.get(
+    shared, synthetic = summary.shared_groups, sum(row.synthetic for row in summary.rows)
+    title = {"matek": "Bone-marrow cell crops", "synthetic": "Synthetic bone-marrow cells"}.get(
         summary.kind, "Cell images"
     )
-    drawings = (
-        f"\n\n{summary.drawings:,} of the images are drawings (`dataset_script.drawn_cells`), not photographs."
-        if summary.drawings and summary.kind != "drawn"
+    mixed = (
+        f"\n\n{synthetic:,} of the images are synthetic (`dataset_script.synthetic_cells`), not photographs."
+        if synthetic and summary.kind != "synthetic"
         else ""
     )
     return f"""# {title}
 
-{ORIGIN[summary.kind]}{drawings}
+{ORIGIN[summary.kind]}{mixed}
 
 ```python
 from datasets import load_dataset
@@ -239,15 +218,15 @@ Columns: `image` (the original file, byte for byte), `label`, `file_name`, `sha2
 
 ## Groups
 
-Images that show the same place of a slide (copies, or crops that overlap) share a `group`: the smallest SHA-256 among them.
-Candidates were found by equal local patterns that agree on a shift, and confirmed by laying the pictures over each other
-(correlation of 0.8 or more of the band-passed pictures). Of {summary.pictures:,} different pictures, {summary.compared:,} pairs
-were compared and {summary.same:,} confirmed; {len(shared):,} groups have more than one image ({sum(shared):,} images in all).
+Near-duplicates (copies, or overlapping crops of one place of a slide) share a `group`: the smallest SHA-256 among them.
+Candidates have equal local patterns that agree on a shift, and are confirmed by the correlation of the band-passed pictures
+over the overlap (0.8 or more). Of {summary.pictures:,} different pictures, {summary.compared:,} pairs were compared and
+{summary.confirmed:,} confirmed; {len(shared):,} groups have more than one image ({sum(shared):,} images in all).
 
-## Files that were rejected
+## Rejected files
 
 Every file was decoded to its last pixel. {summary.seen:,} files seen, {len(summary.rows):,} kept,
-{len(summary.rejected):,} rejected (each with its reason in `quarantine.csv`), {summary.left_out:,} of other classes and
+{len(summary.rejected):,} rejected (each with its reason in `rejected.csv`), {summary.left_out:,} of other classes and
 {summary.spare:,} beyond the number wanted of each class left out.
 
 {reasons}

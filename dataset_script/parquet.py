@@ -7,30 +7,24 @@ readers stream them; only one of them is in memory here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import ClassLabel, Features, Value
+from datasets import Image as ImageFeature
+
+from dataset_script.records import Row
 
 ROW_GROUP_ROWS = 100
 ROW_GROUP_BYTES = 16 * 2**20
 
 
-@dataclass(slots=True)
-class Row:
-    """One image of the dataset."""
-
-    path: str  # in the source
-    sha256: bytes
-    length: int
-    label: int
-    drawn: bool = False  # carries the comment of drawn_cells
-    published: bool = False  # has the name and form of the published set's files
-    file_name: str = ""
-    group: str = ""
-    split: str = ""
-    listed: bool = False  # on the published test list
+def features(classes: list[str]) -> Features:
+    """Return the columns of the dataset, labels in the order of `classes`."""
+    text = Value("string")
+    columns = {"image": ImageFeature(), "label": ClassLabel(names=classes)}
+    return Features({**columns, "file_name": text, "sha256": text, "group": text})
 
 
 def shards(rows: Sequence[Row], max_bytes: int) -> list[list[Row]]:

@@ -20,7 +20,7 @@ from hub_model.publish import Published, push_folder
 
 COLUMNS = ("image", "label", "file_name", "sha256", "group")
 OURS = ("data/*", "figures/*", "*.csv")  # what a push replaces; other files in the repo are left alone
-PARTS = ("README.md", "splits.csv", "quarantine.csv", "figures/classes_bar.png", "figures/classes_pie.png")
+PARTS = ("README.md", "splits.csv", "rejected.csv", "figures/classes_bar.png", "figures/classes_pie.png")
 
 
 def check_contract(folder: Path) -> None:
@@ -39,7 +39,7 @@ def check_contract(folder: Path) -> None:
     odd = [
         p
         for p in sorted(folder.rglob("*"))
-        if p.is_symlink() or (p.is_file() and _stranger(p.relative_to(folder)))
+        if p.is_symlink() or (p.is_file() and _is_foreign(p.relative_to(folder)))
     ]
     if odd:
         raise DatasetError(
@@ -73,10 +73,10 @@ def check_contract(folder: Path) -> None:
             )
 
 
-def _stranger(path: Path) -> bool:
+def _is_foreign(path: Path) -> bool:
     if path.parts[0] in ("data", "figures"):
         return path.suffix not in (".parquet", ".png")
-    return path.as_posix() not in (*PARTS, "suspects.csv")
+    return path.as_posix() not in (*PARTS, "label_issues.csv")
 
 
 def _groups_of(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import timm
 
-from dataset_script.overwrite import holds_other_things
+from dataset_script.arguments import holds_other_things
 from hub_model.calibration import calibrate_folder
 from hub_model.card import write_card
 from hub_model.contract import (

@@ -93,7 +93,7 @@ def blank(rng: np.random.Generator, half: Half) -> np.ndarray:
 
 def drawing(rng: np.random.Generator, half: Half) -> np.ndarray:
     """A drawn cell of the embedded sample: looks like a cell, is none."""
-    from dataset_script.drawn_cells import draw_cell
+    from dataset_script.synthetic_cells import draw_cell
 
     label = DRAWINGS[half][rng.integers(len(DRAWINGS[half]))]
     return np.asarray(draw_cell(label, int(rng.integers(2**31))))

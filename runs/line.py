@@ -85,7 +85,7 @@ def run_line(arguments: argparse.Namespace) -> dict:
         raw = out / "raw"
         shutil.rmtree(raw, ignore_errors=True)
         stage("Draw cells, since no images were given")
-        python("dataset_script", "draw", raw, "--per_class", arguments.per_class)
+        python("dataset_script", "synthetic", raw, "--per_class", arguments.per_class)
 
     stage("1. Images to a dataset repo")
     listed = build_data_set(raw, out / "dataset")

@@ -74,7 +74,7 @@ def data_set(arguments: argparse.Namespace) -> Path:
     if arguments.data:
         build_data_set(arguments.data, out)
     elif not (out / "README.md").is_file():
-        python("dataset_script", "draw", arguments.out / "raw", "--per_class", 60)
+        python("dataset_script", "synthetic", arguments.out / "raw", "--per_class", 60)
         build_data_set(arguments.out / "raw", out)
     return out
 

@@ -64,7 +64,7 @@ def real_images() -> Path:
 @pytest.fixture(scope="session")
 def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A raw folder of drawn cells: seven classes, 24 images each."""
-    from dataset_script.drawn_cells import draw_folder
+    from dataset_script.synthetic_cells import draw_folder
 
     folder = tmp_path_factory.mktemp("drawn") / "raw"
     draw_folder(folder, per_class=24, seed=0)

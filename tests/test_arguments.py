@@ -7,8 +7,8 @@ import pytest
 from dataset_script.arguments import not_negative, positive, share, whole_number
 
 REFUSED = [
-    ("dataset_script.__main__", ["draw", "out", "--per_class", "0"], "--per_class"),
-    ("dataset_script.__main__", ["draw", "out", "--seed", "-1"], "--seed"),
+    ("dataset_script.__main__", ["synthetic", "out", "--per_class", "0"], "--per_class"),
+    ("dataset_script.__main__", ["synthetic", "out", "--seed", "-1"], "--seed"),
     ("dataset_script.__main__", ["build", "raw", "out", "--seed", str(2**32)], "--seed"),
     ("train_accelerate", ["--dataset", "d", "--output_dir", "o", "--mixup", "-1"], "--mixup"),
     ("train_accelerate", ["--dataset", "d", "--output_dir", "o", "--weight_decay", "nan"], "--weight_decay"),
@@ -26,7 +26,7 @@ REFUSED = [
     ("space.__main__", ["--port", "99999"], "--port"),
 ]
 COMMANDS = {
-    "dataset_script.__main__": ["draw", "build", "push"],
+    "dataset_script.__main__": ["synthetic", "build", "push"],
     "hub_model.__main__": [
         "build",
         "check",

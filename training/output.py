@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from matplotlib.figure import Figure
 from torch import nn
 
-from dataset_script.overwrite import holds_other_things
+from dataset_script.arguments import holds_other_things
 from training import TrainingError
 from training.checkpoint import Progress, write_atomically
 from training.options import as_json, check_same_data, check_same_run

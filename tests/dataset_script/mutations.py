@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataset_script.drawn_cells import LOOKS, draw_cell
+from dataset_script.synthetic_cells import LOOKS, draw_cell
 from tests.dataset_script.odd_files import png_bomb
 
 LABELS = tuple(LOOKS)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataset_script.drawn_cells import LOOKS, draw_folder
+from dataset_script.synthetic_cells import LOOKS, draw_folder
 
 
 def png_bomb(width: int, height: int) -> bytes:
@@ -36,7 +36,7 @@ def write_odd_folder(raw: Path, outside: Path) -> dict[str, int]:
     rng = np.random.default_rng(5)
     draw_folder(raw, per_class=40, seed=3)
     names = list(LOOKS)
-    photo = Image.open(raw / "BLA" / "BLA_drawn_00001.jpg").convert("RGB")
+    photo = Image.open(raw / "BLA" / "BLA_synthetic_00001.jpg").convert("RGB")
 
     def noise() -> Image.Image:
         return Image.fromarray(rng.integers(0, 256, (64, 72, 3), dtype=np.uint8))
@@ -51,7 +51,7 @@ def write_odd_folder(raw: Path, outside: Path) -> dict[str, int]:
         (raw / "LYT" / f"cmyk_{i}.jpg").write_bytes(encoded(noise().convert("CMYK"), "JPEG"))
         (raw / "MON" / f"alpha_{i}.webp").write_bytes(encoded(noise().convert("RGBA"), "WEBP", lossless=True))
         (raw / "NGS" / f"turned_{i}.JPG").write_bytes(encoded(noise(), "JPEG", exif=exif))
-    good = [(raw / n / f"{n}_drawn_{i:05d}.jpg").read_bytes() for n in names for i in range(1, 8)]
+    good = [(raw / n / f"{n}_synthetic_{i:05d}.jpg").read_bytes() for n in names for i in range(1, 8)]
     expected = {}
 
     def put(reason: str, path: str, data: bytes) -> None:

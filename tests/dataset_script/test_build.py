@@ -55,7 +55,7 @@ def test_300_odd_files_beside_300_good_ones_are_counted_by_reason(tmp_path: Path
     assert code == 0, printed.err
     assert "Traceback" not in printed.err
     kept = expected.pop("kept")
-    rejected = rows_of(tmp_path / "out" / "quarantine.csv")
+    rejected = rows_of(tmp_path / "out" / "rejected.csv")
     assert Counter(row["reason"] for row in rejected) == expected
     assert sum(expected.values()) == 300
     splits = rows_of(tmp_path / "out" / "splits.csv")
@@ -108,7 +108,7 @@ def test_same_input_and_seed_give_the_same_bytes(
     assert not same_files(drawn_dataset / "data", tmp_path / "other" / "data")
 
 
-def test_a_zip_gives_the_same_data_set_as_its_folder(
+def test_a_zip_gives_the_same_dataset_as_its_folder(
     drawn_folder: Path, drawn_dataset: Path, tmp_path: Path
 ) -> None:
     archive = tmp_path / "raw.zip"
@@ -136,7 +136,7 @@ def test_zip_tricks_are_refused_and_the_rest_is_built(drawn_folder: Path, tmp_pa
         file.writestr(link, "/etc/passwd")
         file.writestr("__MACOSX/BLA/._x.jpg", b"x")
     assert main(["build", str(archive), str(tmp_path / "out")]) == 0
-    assert Counter(row["reason"] for row in rows_of(tmp_path / "out" / "quarantine.csv")) == {
+    assert Counter(row["reason"] for row in rows_of(tmp_path / "out" / "rejected.csv")) == {
         "path climbs out of the zip": 3,
         "zip bomb": 1,
         "symlink in a zip": 1,
@@ -152,7 +152,7 @@ def test_a_damaged_zip_is_one_sentence(tmp_path: Path, capsys) -> None:
 
 
 def test_published_names_are_the_test_split(drawn_folder: Path, tmp_path: Path, capsys) -> None:
-    names = [f"{code}_drawn_{i:05d}.jpg" for code in SEVEN for i in (1, 2, 3)]
+    names = [f"{code}_synthetic_{i:05d}.jpg" for code in SEVEN for i in (1, 2, 3)]
     (tmp_path / "names.csv").write_text(
         "image,label\n" + "".join(f"/elsewhere/{n[:3]}/{n},{n[:3]}\n" for n in [*names, "BLA_99999.jpg"])
     )
@@ -217,15 +217,15 @@ def test_an_own_set_gets_no_citation_and_names_cannot_act(tmp_path: Path) -> Non
     body = card.split("---\n", 2)[2]
     assert "Matek" not in card and "cc-by" not in card and "license:" not in card.split("---")[1]
     assert "<img" not in body and "a|b" not in body
-    for table in ("splits.csv", "quarantine.csv"):
+    for table in ("splits.csv", "rejected.csv"):
         for row in rows_of(tmp_path / "out" / table):
             assert not any(cell.startswith(("=", "+", "-", "@")) for cell in row.values())
     assert load_dataset(str(tmp_path / "out"), split="train").features["label"].names == sorted(names)
 
 
-def test_drawings_say_so(drawn_dataset: Path) -> None:
+def test_synthetic_images_say_so(drawn_dataset: Path) -> None:
     card = (drawn_dataset / "README.md").read_text()
-    assert "drawings" in card and "license: apache-2.0" in card and "Matek" not in card
+    assert "images are synthetic" in card and "license: apache-2.0" in card and "Matek" not in card
 
 
 @pytest.mark.parametrize("raw", ["/nowhere", "kaggle:nobody"])
@@ -251,7 +251,7 @@ def test_mutated_files_never_break_the_build(drawn_folder: Path, tmp_path: Path,
         (raw / "NIF" / f"mutated_{i}.{ending}").write_bytes(data)
     assert main(["build", str(raw), str(tmp_path / "out")]) == 0
     assert "Traceback" not in capsys.readouterr().err
-    kept, rejected = rows_of(tmp_path / "out" / "splits.csv"), rows_of(tmp_path / "out" / "quarantine.csv")
+    kept, rejected = rows_of(tmp_path / "out" / "splits.csv"), rows_of(tmp_path / "out" / "rejected.csv")
     assert len(kept) + len(rejected) == 168 + count
     assert all(row["label"] == "NIF" for row in kept if row["file_name"].startswith("mutated"))
 
@@ -263,8 +263,10 @@ def test_few_real_crops_overlap_and_the_test_split_is_the_published_list(
     names = real_images.parent / "published_test_names.txt"
     assert main(["build", str(real_images), str(tmp_path / "out"), "--test_names", str(names)]) == 0
     rows = rows_of(tmp_path / "out" / "splits.csv")
-    refused = [row for row in rows_of(tmp_path / "out" / "quarantine.csv") if row["path"].endswith(".jpg")]
-    assert len(rows) == 3490 and {row["reason"] for row in refused} == {"overlaps a listed test image"}
+    refused = [row for row in rows_of(tmp_path / "out" / "rejected.csv") if row["path"].endswith(".jpg")]
+    assert len(rows) == 3490 and {row["reason"] for row in refused} == {
+        "near-duplicate of a listed test image"
+    }
     assert len(refused) == 10
     assert sum(row["on_test_list"] == "1" for row in rows) == 689
     assert all((row["split"] == "test") == (row["on_test_list"] == "1") for row in rows)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import html
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from matplotlib.figure import Figure
 
 from dataset_script.__main__ import main
 from dataset_script.card import draw_figures, plain
-from dataset_script.parquet import Row
+from dataset_script.records import Row, Summary
 from tests.dataset_script.test_build import noise_folder, rows_of
 
 
@@ -21,7 +20,7 @@ def test_every_class_has_its_own_bar_and_slice(tmp_path: Path, monkeypatch) -> N
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
     classes = [f"plasma cells of the patient {number}" for number in range(3)]
     rows = [Row("", b"", 1, label, split="train") for label in (0, 1, 1, 2)]
-    draw_figures(tmp_path, SimpleNamespace(rows=rows, classes=classes))
+    draw_figures(tmp_path, Summary(tmp_path, classes, 4, rows, [], 0, 0, 4, 0, 0, "own", 0))
     bar, pie = (figure.axes[0] for figure in figures)
     assert [patch.get_height() for patch in bar.containers[0]] == [1, 2, 1]
     assert len({patch.get_x() for patch in bar.containers[0]}) == 3

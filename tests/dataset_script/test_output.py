@@ -12,8 +12,8 @@ import pytest
 
 from dataset_script.__main__ import main
 from dataset_script.build import replaced_at_the_end
-from dataset_script.check import check
 from dataset_script.source import DatasetError
+from dataset_script.validate import check
 from tests.dataset_script.test_build import noise_folder
 
 

@@ -29,7 +29,7 @@ MOST_MB = 300
 
 
 def write_clean(raw: Path) -> None:
-    from dataset_script.drawn_cells import draw_cell
+    from dataset_script.synthetic_cells import draw_cell
 
     for label in LABELS:
         (raw / label).mkdir(parents=True, exist_ok=True)
@@ -93,16 +93,14 @@ def check_damage(count: int, folder: Path) -> dict[str, tuple[Counter, float]]:
     done, program_now, worker_now = run_build(raw, folder / "out")
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     kept = {row["file_name"]: row["label"] for row in rows_of(folder / "out" / "splits.csv")}
-    quarantined = {
-        row["path"].split("/")[-1]: row["reason"] for row in rows_of(folder / "out" / "quarantine.csv")
-    }
-    assert set(kept) | set(quarantined) == set(written) | spares and not set(kept) & set(quarantined)
-    assert len(kept) + len(quarantined) == count + len(spares)
-    assert all(quarantined.values())
+    rejected = {row["path"].split("/")[-1]: row["reason"] for row in rows_of(folder / "out" / "rejected.csv")}
+    assert set(kept) | set(rejected) == set(written) | spares and not set(kept) & set(rejected)
+    assert len(kept) + len(rejected) == count + len(spares)
+    assert all(rejected.values())
     wrong = [name for name, label in kept.items() if label != label_of(name, written)]
     assert wrong == []
     memory = max(program_now - program, worker_now - worker)
-    outcomes = {name: quarantined.get(name, "kept") for name in written}
+    outcomes = {name: rejected.get(name, "kept") for name in written}
     found = {"build": (Counter(outcomes.values()), memory)}
 
     write_parquet(raw, raw / "parquet")

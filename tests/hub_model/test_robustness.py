@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataset_script.drawn_cells import draw_cell
+from dataset_script.synthetic_cells import draw_cell
 from hub_model.inference.errors import RepoError
 from hub_model.perturbations import (
     PERTURBATIONS,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from dataset_script.drawn_cells import draw_cell
+from dataset_script.synthetic_cells import draw_cell
 
 
 def jpeg(seed: int = 0) -> bytes:

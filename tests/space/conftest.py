@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from dataset_script.drawn_cells import draw_cell
+from dataset_script.synthetic_cells import draw_cell
 from tests.space.browser import chromium
 
 

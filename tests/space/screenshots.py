@@ -15,7 +15,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page
 
-from dataset_script.drawn_cells import LOOKS, draw_cell, draw_field
+from dataset_script.synthetic_cells import LOOKS, draw_cell, draw_field
 from tests.space.browser import chromium
 from tests.space.conftest import start_space
 

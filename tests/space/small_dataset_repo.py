@@ -8,7 +8,7 @@ from pathlib import Path
 
 import datasets
 
-from dataset_script.drawn_cells import LOOKS, draw_cell
+from dataset_script.synthetic_cells import LOOKS, draw_cell
 
 COLUMNS = datasets.Features(
     {

@@ -22,7 +22,7 @@ from sklearn.metrics import (
 from timm.data import create_transform
 from timm.models import save_for_hf
 
-from dataset_script.drawn_cells import LOOKS, draw_cell
+from dataset_script.synthetic_cells import LOOKS, draw_cell
 
 ARCHITECTURE = "test_efficientnet"  # timm's own miniature: 100,000 parameters
 LABELS = tuple(LOOKS)

@@ -12,7 +12,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from dataset_script.drawn_cells import draw_cell, draw_field
+from dataset_script.synthetic_cells import draw_cell, draw_field
 from hub_model.inference.classifier import Classifier
 from space.api import CURL, ENDPOINTS, PYTHON
 from tests.space.bad_uploads import PICTURES, jpeg, zipped

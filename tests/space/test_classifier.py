@@ -16,7 +16,7 @@ from huggingface_hub import HfApi
 from PIL import Image
 from timm.data import create_transform, resolve_data_config, resolve_model_data_config
 
-from dataset_script.drawn_cells import draw_cell
+from dataset_script.synthetic_cells import draw_cell
 from hub_model.inference.calibration import Calibration
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset_script.drawn_cells import LOOKS, draw_cell, draw_field
+from dataset_script.synthetic_cells import LOOKS, draw_cell, draw_field
 from space.fields import CROP_SIDE, MAX_CELLS, Box, cut, evenly, find_cells, typical_diameter
 
 KINDS = [label for label in LOOKS if label != "NIF"]

@@ -18,7 +18,7 @@ from huggingface_hub import HfApi
 from PIL import Image
 
 import space
-from dataset_script.drawn_cells import draw_cell
+from dataset_script.synthetic_cells import draw_cell
 from hub_model.inference.calibration import Verdict
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError

@@ -22,7 +22,7 @@ from gradio_client import Client, handle_file
 from playwright.sync_api import Browser, expect
 
 import space
-from dataset_script.drawn_cells import draw_cell
+from dataset_script.synthetic_cells import draw_cell
 from space.charts import class_bars, class_pie
 from space.dataset_repo import Sample, open_dataset_repo
 from space.resources import is_readable

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import space
-from dataset_script.drawn_cells import draw_cell
+from dataset_script.synthetic_cells import draw_cell
 from hub_model.inference.errors import ImageError
 from hub_model.inference.images import MAX_PIXELS, read_picture
 from space.archives import MAX_ENTRIES, MAX_PICTURES, count_uploads, read_uploads

@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 import httpx2
 import psutil
 
-from dataset_script.drawn_cells import LOOKS, draw_cell
+from dataset_script.synthetic_cells import LOOKS, draw_cell
 from tests.space.bad_uploads import PICTURES
 
 ROOT = Path(__file__).resolve().parents[2]

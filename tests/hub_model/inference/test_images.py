@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from dataset_script.drawn_cells import draw_cell
+from dataset_script.synthetic_cells import draw_cell
 from hub_model.inference.errors import ImageError
 from hub_model.inference.images import read_picture, to_rgb
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dataset_script.__main__ import main
-from dataset_script.layout import arrange, find_listed
+from dataset_script.classes import arrange, find_listed
 from dataset_script.source import DatasetError
 from dataset_script.tables import read_test_names
 from tests.dataset_script.test_build import noise_folder, rows_of

@@ -1,4 +1,4 @@
-"""Which images show the same place: near copies, and crops cut from one slide with a shift. Luminance in, links out.
+"""Near-duplicates: near copies, and overlapping crops cut from one slide with a shift. Luminance in, links out.
 
 How. (1) Points: the strongest extrema of a band-passed picture (difference of Gaussians), at most 128 an image. The pattern
 within 12 pixels of each is written as 48 bits, each the comparison of two band-passed values: brightness and contrast do not
@@ -10,10 +10,10 @@ overlap, of at least a tenth of the frame. Different cells alike in shape stay f
 
 An image leaves about a kilobyte of points in a file on disk; in memory there is one partition of them at a time.
 
-Evidence: `python -m tests.dataset_script.test_overlaps REAL_FOLDER` prints the recall on crops cut with known shifts. On the
-3,500 real images 30 candidates are compared; 25 pairs agree with 0.94 or more, over a seventh to three fifths of the frame
-(looked at: neighbouring cells of one field, each with a crop of its own), the other 5 with 0.12 or less. Drawn cells that share
-nothing but a similar background stay below 0.77.
+Evidence: `python -m tests.dataset_script.test_near_duplicates REAL_FOLDER` prints the recall on crops cut with known shifts. On
+the 3,500 real images 30 candidates are compared; 25 pairs agree with 0.94 or more, over a seventh to three fifths of the frame
+(looked at: neighbouring cells of one field, each with a crop of its own), the other 5 with 0.12 or less. Synthetic cells that
+share nothing but a similar background stay below 0.77.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which file belongs to which class: a source's listing in, candidate files by class and rejected files out.
+"""Which file belongs to which class: a source's listing in, files by class and rejected files out.
 
-The layout is one folder a class, files at any depth below it, the class folders at the top or below folders that hold
-nothing else (an archive often wraps them once more).
+Expected is one folder a class, files at any depth below it, the class folders at the top or below folders that hold nothing
+else (an archive often wraps them once more).
 """
 
 from __future__ import annotations
@@ -11,29 +11,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from dataset_script.labels import CLASSES
+from dataset_script.records import OUTSIDE, Rejected
 from dataset_script.source import DatasetError, base_name, shown
+from hub_model.inference.images import SUFFIXES
 
-IMAGE_SUFFIXES = {
-    "jpg": "JPEG", "jpeg": "JPEG", "jpe": "JPEG", "jfif": "JPEG", "png": "PNG", "tif": "TIFF", "tiff": "TIFF",
-    "bmp": "BMP", "gif": "GIF", "webp": "WEBP",
-}  # fmt: skip
 SPLIT_FOLDERS = {"train", "val", "valid", "validation", "test"}
-# beside the class folders these describe the set: listed, but no reason for --strict to fail
-DOCUMENTS = {"sha256sums", "readme", "readme.md", "readme.txt", "license", "license.txt", "citation.cff"}
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A file that is not part of the dataset, and why."""
-
-    path: str
-    reason: str
-    detail: str = ""
 
 
 @dataclass
-class Layout:
-    """The class folders of a source."""
+class ClassFolders:
+    """The class folders of a source and what is in them."""
 
     files: dict[str, list[str]] = field(default_factory=dict)  # class -> sorted paths
     rejected: list[Rejected] = field(default_factory=list)
@@ -60,7 +47,7 @@ def _class_level(paths: Sequence[str], wanted: Sequence[str]) -> int:
         level += 1
 
 
-def arrange(listing: Iterable[tuple[str, str]], wanted: Sequence[str] = ()) -> Layout:
+def arrange(listing: Iterable[tuple[str, str]], wanted: Sequence[str] = ()) -> ClassFolders:
     """Sort a source's listing into classes.
 
     A folder is an unknown class where it holds no file with the ending of an image, or where most folders carry codes of
@@ -69,11 +56,11 @@ def arrange(listing: Iterable[tuple[str, str]], wanted: Sequence[str] = ()) -> L
     Raises:
         DatasetError: no class folder, only one, not those that are wanted, splits in their place, or two of one name.
     """
-    layout, plain = Layout(), []
+    found, plain = ClassFolders(), []
     for path, reason in listing:
-        layout.seen += 1
+        found.seen += 1
         if reason:
-            layout.rejected.append(Rejected(path, *reason.split(": ", 1)))
+            found.rejected.append(Rejected(path, *reason.split(": ", 1)))
         else:
             plain.append(path)
     level = _class_level(plain, wanted)
@@ -82,8 +69,8 @@ def arrange(listing: Iterable[tuple[str, str]], wanted: Sequence[str] = ()) -> L
         if path.count("/") > level:
             folders[path.split("/")[level]].append(path)
         else:
-            layout.rejected.append(Rejected(path, "outside the class folders"))
-    with_images = {name for name, paths in folders.items() if any(suffix(p) in IMAGE_SUFFIXES for p in paths)}
+            found.rejected.append(Rejected(path, OUTSIDE))
+    with_images = {name for name, paths in folders.items() if any(suffix(p) in SUFFIXES for p in paths)}
     published = with_images & set(CLASSES)
     known = published if 2 * len(published) > len(with_images) else with_images
     known = known | (set(wanted) & set(folders))
@@ -92,45 +79,45 @@ def arrange(listing: Iterable[tuple[str, str]], wanted: Sequence[str] = ()) -> L
         raise DatasetError(
             f"no class folder {', '.join(missing)}; there are: {shown(', '.join(sorted(known))) or 'none'}"
         )
-    layout.classes = known
+    found.classes = known
     for name in sorted(folders):
         if name not in known:
-            layout.rejected += [Rejected(path, "unknown class folder") for path in folders[name]]
+            found.rejected += [Rejected(path, "unknown class folder") for path in folders[name]]
         elif wanted and name not in wanted:
-            layout.left_out += len(folders[name])
+            found.left_out += len(folders[name])
         else:
-            layout.files[name] = folders[name]
-    if len(layout.files) < 2:
-        found = ", ".join(shown(name) for name in layout.files) or "none"
-        raise DatasetError(f"a dataset needs two class folders with images or more; found: {found}")
-    if SPLIT_FOLDERS.issuperset(map(str.lower, layout.files)):
+            found.files[name] = folders[name]
+    if len(found.files) < 2:
+        names = ", ".join(map(shown, found.files)) or "none"
+        raise DatasetError(f"a dataset needs two class folders with images or more; found: {names}")
+    if SPLIT_FOLDERS.issuperset(map(str.lower, found.files)):
         raise DatasetError(
-            f"the folders {', '.join(layout.files)} are splits, and one folder a class is expected: join them class by class, "
+            f"the folders {', '.join(found.files)} are splits, and one folder a class is expected: join them class by class, "
             "and pass --test_names to keep a test set"
         )
-    name, folders_of_it = Counter(map(shown, layout.files)).most_common(1)[0]
+    name, folders_of_it = Counter(map(shown, found.files)).most_common(1)[0]
     if folders_of_it > 1:
         raise DatasetError(f"{folders_of_it} class folders would all be called {name}: rename them")
-    return layout
+    return found
 
 
-def find_listed(layout: Layout, names: Iterable[str]) -> dict[str, list[str]]:
+def find_listed(folders: ClassFolders, names: Iterable[str]) -> dict[str, list[str]]:
     """Return the paths that each name on a test list stands for: several where it does not tell them apart.
 
     They end in its file name and, where it has the folder of a class, are of that class; of these, those that share most
     trailing folders with it. So `x.jpg` stands for every x.jpg, `/elsewhere/BLA/0001/x.jpg` for `BLA/x.jpg`.
     """
     by_name: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for label, paths in layout.files.items():
+    for label, paths in folders.files.items():
         for path in paths:
             by_name[label, base_name(path)].append(path)
     found = {}
     for name in names:
-        *folders, last = name.split("/")
-        labels = layout.classes.intersection(folders) or layout.files
+        *parents, last = name.split("/")
+        labels = folders.classes.intersection(parents) or folders.files
         paths = [path for label in labels for path in by_name.get((label, last), ())]
-        while folders:
-            last = f"{folders.pop()}/{last}"
+        while parents:
+            last = f"{parents.pop()}/{last}"
             paths = [path for path in paths if f"/{path}".endswith(f"/{last}")] or paths
         found[name] = paths
     return found

@@ -1,6 +1,6 @@
-"""Drawings of bone-marrow cells, for tests and for the embedded sample: seeds in, JPEG files out.
+"""Synthetic bone-marrow cells (drawings), for tests and for the embedded sample: seeds in, JPEG files out.
 
-`draw_folder` writes `OUT/CLASS/CLASS_drawn_NNNNN.jpg`, the layout of the real download, for the seven classes. The
+`draw_folder` writes `OUT/CLASS/CLASS_synthetic_NNNNN.jpg`, the layout of the real download, for the seven classes. The
 classes differ as the real ones do (size of the cell, shape and lobes of the nucleus, granules, tint of the
 cytoplasm) and vary inside in stain, brightness, size, position, neighbours and red cells. They are drawings:
 every file says so in its JPEG comment (`COMMENT`), by which `build` knows them, wherever they are copied to.
@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-COMMENT = b"Drawn cell, not a photograph (dataset_script.drawn_cells)"
+COMMENT = b"Synthetic cell, not a photograph (dataset_script.synthetic_cells)"
 SIZE = 250  # pixels, the frame of the real crops
 DARK_PURPLE, PURPLE, SMUDGE = (62, 28, 118), (98, 52, 148), (92, 60, 140)
 RED_CELL = (214, 178, 178)
@@ -206,14 +206,14 @@ def draw_field(height: int, width: int, cells: list[tuple[str, int, int]], seed:
 
 
 def jpeg_bytes(image: Image.Image, quality: int = 92) -> bytes:
-    """Return `image` as a JPEG whose comment says that it is a drawing."""
+    """Return `image` as a JPEG whose comment says that it is synthetic."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, comment=COMMENT)
     return buffer.getvalue()
 
 
 def draw_folder(out: Path, per_class: int, seed: int = 0) -> None:
-    """Write `per_class` drawn cells of each class as `out/CLASS/CLASS_drawn_NNNNN.jpg`.
+    """Write `per_class` synthetic cells of each class as `out/CLASS/CLASS_synthetic_NNNNN.jpg`.
 
     The same seed gives the same bytes, and image N does not depend on `per_class`.
 
@@ -225,5 +225,5 @@ def draw_folder(out: Path, per_class: int, seed: int = 0) -> None:
         folder = Path(out) / label
         folder.mkdir(parents=True, exist_ok=True)
         image = draw_cell(label, (seed, list(LOOKS).index(label), number))
-        with (folder / f"{label}_drawn_{number:05d}.jpg").open("xb") as file:
+        with (folder / f"{label}_synthetic_{number:05d}.jpg").open("xb") as file:
             file.write(jpeg_bytes(image))

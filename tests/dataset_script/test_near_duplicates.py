@@ -1,6 +1,6 @@
 """Crops cut from one place share a group; different cells do not.
 
-`python -m tests.dataset_script.test_overlaps [REAL_FOLDER]` prints the recall.
+`python -m tests.dataset_script.test_near_duplicates [REAL_FOLDER]` prints the recall.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset_script.check import luminance
-from dataset_script.drawn_cells import LOOKS, draw_cell, draw_field
-from dataset_script.overlaps import TURNS, PointStore, agreement, fingerprint, link
+from dataset_script.near_duplicates import TURNS, PointStore, agreement, fingerprint, link
+from dataset_script.synthetic_cells import LOOKS, draw_cell, draw_field
+from dataset_script.validate import luminance
 
 SHIFTS = ((60, 60), (125, 0), (90, 90), (125, 125))  # rows, columns, of a frame of 250
 DAMAGE = {"JPEG 90": (90, 1.0, 0), "JPEG 75": (75, 1.0, 0), "JPEG 75, darker": (75, 0.8, 10)}

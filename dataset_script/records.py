@@ -1,0 +1,79 @@
+"""What a build hands from step to step: a row of the dataset, a rejected file, and the summary for screen and card."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+NEAR_TEST = "near-duplicate of a listed test image"
+OUTSIDE = "outside the class folders"
+# beside the class folders these describe the dataset: listed, but no reason for --strict to fail
+DOCUMENTS = {"sha256sums", "readme", "readme.md", "readme.txt", "license", "license.txt", "citation.cff"}
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file that is not part of the dataset, and why."""
+
+    path: str
+    reason: str
+    detail: str = ""
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether --strict passes over it: a document beside the class folders, a near-duplicate of a test image."""
+        is_document = self.path.rsplit("/", 1)[-1].lower() in DOCUMENTS
+        return self.reason == NEAR_TEST or (self.reason == OUTSIDE and is_document)
+
+
+@dataclass(slots=True)
+class Row:
+    """One image of the dataset."""
+
+    path: str  # in the source
+    sha256: bytes
+    length: int
+    label: int
+    synthetic: bool = False  # carries the comment of synthetic_cells
+    published: bool = False  # has the name and form of the published set's files
+    file_name: str = ""
+    group: str = ""
+    split: str = ""
+    listed: bool = False  # on the published test list
+
+
+@dataclass
+class Summary:
+    """What a build did."""
+
+    out: Path
+    classes: list[str]
+    seen: int
+    rows: list[Row]
+    rejected: list[Rejected]
+    left_out: int  # files of classes that --classes does not name
+    spare: int  # files beyond --per_class
+    pictures: int  # different ones
+    compared: int  # pairs of pictures
+    confirmed: int  # of them, near-duplicates
+    kind: str  # matek, synthetic or own
+    seed: int
+    listed: int | None = None  # names on the published test list, None without one
+    here: int = 0  # of them that are the name of a kept image
+
+    @cached_property
+    def reasons(self) -> Counter:
+        """How many files were rejected for each reason."""
+        return Counter(item.reason for item in self.rejected)
+
+    @cached_property
+    def counts(self) -> Counter:
+        """How many images each (split, label) has."""
+        return Counter((row.split, row.label) for row in self.rows)
+
+    @cached_property
+    def shared_groups(self) -> list[int]:
+        """The sizes of the groups that have several images."""
+        return [size for size in Counter(row.group for row in self.rows).values() if size > 1]

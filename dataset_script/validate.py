@@ -1,0 +1,240 @@
+"""First pass over the raw files: every one is decoded to its last pixel in worker processes, and of copies one is kept.
+
+In: a source and its class folders. Out: `Validated`, with what grouping needs. A few batches are in flight, never more: memory
+does not grow with the files. The bytes themselves are never changed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import multiprocessing
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from dataset_script.classes import ClassFolders, suffix
+from dataset_script.labels import looks_published
+from dataset_script.near_duplicates import PointStore, fingerprint
+from dataset_script.records import Rejected, Row
+from dataset_script.source import DatasetError, base_name, shown
+from dataset_script.splits import rank
+from dataset_script.synthetic_cells import COMMENT
+from hub_model.inference.errors import ImageError
+from hub_model.inference.images import SUFFIXES, decode, open_picture, read_picture
+
+BATCH_FILES, BATCH_BYTES = 32, 8 * 2**20
+IN_FLIGHT_BYTES = 64 * 2**20  # of files that workers have, or wait for one: few when files are large
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h, see mallopt(3)
+REASONS = {
+    "empty": "zero bytes", "too_large": "absurd file size", "animated": "several pages",
+    **dict.fromkeys(("too_small", "too_wide", "too_narrow", "bomb"), "absurd dimensions"),
+    **dict.fromkeys(("unread", "needs_heif"), "format that is not read"), "depth": "samples of unknown scale",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A whole image."""
+
+    path: str
+    sha256: bytes  # of the file, 32 bytes
+    pixels: bytes  # digest of the decoded picture, 16 bytes: equal for a copy with other metadata
+    size: tuple[int, int]  # width, height
+    format: str
+    length: int  # bytes of the file
+    synthetic: bool
+    points: np.ndarray  # see near_duplicates.POINT
+
+
+def luminance(picture: Image.Image) -> np.ndarray:
+    """Return a picture as luminance, uint8 [H, W]."""
+    return np.asarray(picture.convert("L"))
+
+
+def read_luminance(data: bytes) -> np.ndarray:
+    """Return the luminance, uint8 [H, W], of a file that was accepted."""
+    return luminance(read_picture(data))
+
+
+def check(path: str, data: bytes) -> Accepted | Rejected:
+    """Decode one file completely. Never raises for what is in the file."""
+    try:
+        image = open_picture(data)
+        kind = "JPEG" if image.format == "MPO" else image.format
+        if suffix(path) and SUFFIXES.get(suffix(path)) != kind:
+            return Rejected(path, "wrong extension", f"content is {kind}")
+        comment = image.info.get("comment")
+        picture = decode(image)
+    except ImageError as error:
+        return Rejected(path, REASONS.get(error.reason, error.reason.replace("_", " ")), str(error))
+    digest = hashlib.blake2b(repr(picture.size).encode() + picture.tobytes(), digest_size=16).digest()
+    return Accepted(
+        path, hashlib.sha256(data).digest(), digest, picture.size, kind, len(data), comment == COMMENT,
+        fingerprint(luminance(picture)),
+    )  # fmt: skip
+
+
+def check_batch(batch: list[tuple[str, bytes]]) -> list[Accepted | Rejected]:
+    """Check several files: what a worker process is given at a time."""
+    return [check(path, data) for path, data in batch]
+
+
+def keep_small_blocks() -> None:
+    """Tell a worker's malloc, where it is glibc's, to keep up to 16 MB of what is freed, in blocks of up to 4 MB.
+
+    By default it returns an image's buffers to the system, which maps and zeroes their 600 pages again for the next one.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, 4 * 2**20)
+        mallopt(M_TRIM_THRESHOLD, 16 * 2**20)
+
+
+@dataclass
+class Validated:
+    """What the first pass found."""
+
+    rows: list[Row] = field(default_factory=list)
+    nodes: list[int] = field(default_factory=list)  # for each row, which picture it shows
+    pictures: dict[bytes, int] = field(default_factory=dict)  # digest of the pixels -> node
+    paths: list[str] = field(default_factory=list)  # for each node, a file that shows it
+    rejected: list[Rejected] = field(default_factory=list)
+    contradicted: set[bytes] = field(default_factory=set)  # SHA-256 of files found under several labels
+    spare: int = 0  # files that were not needed
+
+    def add(self, item: Accepted, label: int, name: str, listed: bool, store: PointStore) -> None:
+        node = self.pictures.setdefault(item.pixels, len(self.pictures))
+        if node == len(self.paths):
+            self.paths.append(item.path)
+            store.add(node, item.points)
+        published = looks_published(name, base_name(item.path), item.size, item.format)
+        row = Row(item.path, item.sha256, item.length, label, item.synthetic, published, listed=listed)
+        self.rows.append(row)
+        self.nodes.append(node)
+
+    def settle_copies(self) -> None:
+        """Keep one of byte-identical files (one that the test list names, if any), and none where their labels differ."""
+        copies: dict[bytes, list[int]] = defaultdict(list)
+        for index, row in enumerate(self.rows):
+            copies[row.sha256].append(index)
+        dropped = set()
+        for sha256, indices in copies.items():
+            if len(indices) == 1 and sha256 not in self.contradicted:
+                continue
+            indices.sort(key=lambda index: (not self.rows[index].listed, self.rows[index].path))
+            paths = [self.rows[index].path for index in indices]
+            if len({self.rows[index].label for index in indices}) > 1 or sha256 in self.contradicted:
+                self.contradicted.add(sha256)
+                dropped.update(indices)
+                for path in paths:
+                    others = ", ".join(other for other in paths if other != path) or "an earlier file"
+                    self.rejected.append(
+                        Rejected(path, "same bytes under different labels", f"also {others}")
+                    )
+            else:
+                dropped.update(indices[1:])
+                self.rejected += [Rejected(p, "duplicate", f"same bytes as {paths[0]}") for p in paths[1:]]
+        if dropped:
+            self.nodes = [node for index, node in enumerate(self.nodes) if index not in dropped]
+            self.rows = [row for index, row in enumerate(self.rows) if index not in dropped]
+
+    def forget_pictures(self) -> None:
+        """Free memory: once the rows have their groups, nothing asks for the pictures any more."""
+        self.nodes, self.pictures, self.paths = [], {}, []
+
+
+def validate(
+    source, folders: ClassFolders, listed: set[str], store: PointStore, *, per_class: int | None, seed: int, workers: int
+) -> Validated:  # fmt: skip
+    """Check files until each class has `per_class` good ones, or all; `listed` holds the paths on the test list.
+
+    Raises:
+        DatasetError: a worker process died.
+    """
+    found = Validated(rejected=list(folders.rejected))
+    label_of = {name: label for label, name in enumerate(folders.files)}
+    queues = {}
+    for name, paths in folders.files.items():
+        if per_class is not None:
+            paths = sorted(paths, key=lambda path: rank(shown(path), seed))
+        queues[name] = deque(paths)
+    total = sum(min(len(paths), per_class or len(paths)) for paths in folders.files.values())
+    with tqdm(total=total, desc="checking", unit="image", disable=None) as bar:
+        while True:
+            wanted = []
+            kept = Counter(row.label for row in found.rows)
+            for name, queue in queues.items():
+                need = len(queue) if per_class is None else per_class - kept[label_of[name]]
+                wanted += [(queue.popleft(), name) for _ in range(min(max(need, 0), len(queue)))]
+            if not wanted:
+                found.spare = sum(map(len, queues.values()))
+                return found
+            verdicts = _check_all(source, [path for path, _ in wanted], workers, bar)
+            for (path, name), verdict in zip(wanted, verdicts, strict=True):
+                if isinstance(verdict, Rejected):
+                    found.rejected.append(verdict)
+                else:
+                    found.add(verdict, label_of[name], name, path in listed, store)
+            found.settle_copies()
+
+
+def _check_all(source, paths: Sequence[str], workers: int, bar: tqdm) -> Iterator[Accepted | Rejected]:
+    """Yield the verdict on each file, in the order of `paths`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dataset_script.validate"])
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=keep_small_blocks) as pool:
+        waiting: deque = deque()
+        in_flight = 0
+
+        def finish() -> Iterator[Accepted | Rejected]:
+            nonlocal in_flight
+            batch, size, future = waiting.popleft()
+            verdicts = iter(future.result())
+            in_flight -= size
+            for item in batch:
+                bar.update()
+                yield item if isinstance(item, Rejected) else next(verdicts)
+
+        try:
+            for batch in _batches(source, paths):
+                files = [item for item in batch if not isinstance(item, Rejected)]
+                size = sum(len(data) for _, data in files)
+                while waiting and (len(waiting) > 2 * workers or in_flight + size > IN_FLIGHT_BYTES):
+                    yield from finish()
+                future = pool.submit(check_batch, files)
+                rejected = [item if isinstance(item, Rejected) else None for item in batch]
+                waiting.append((rejected, size, future))
+                in_flight += size
+            while waiting:
+                yield from finish()
+        except BrokenProcessPool as error:
+            raise DatasetError(
+                "a worker process died while decoding (out of memory?): nothing was written"
+            ) from error
+
+
+def _batches(source, paths: Iterable[str]) -> Iterator[list[tuple[str, bytes] | Rejected]]:
+    """Read files and yield them in batches of bounded size; a file that cannot be read is a `Rejected`."""
+    batch, filled = [], 0
+    for path in paths:
+        try:
+            data = source.read(path)
+        except OSError as error:
+            reason = "damaged" if "damaged" in str(error) else "cannot be read"
+            batch.append(Rejected(path, reason, error.strerror or str(error)))
+            data = b""
+        else:
+            batch.append((path, data))
+        filled += len(data)
+        if len(batch) >= BATCH_FILES or filled >= BATCH_BYTES:
+            yield batch
+            batch, filled = [], 0
+    if batch:
+        yield batch
