@@ -1,7 +1,7 @@
 """Dataset build: images/s and peak memory of `dataset_script build`, against `datasets`' ImageFolder and `push_to_hub`.
 
 `python -m bench.dataset_build [--images 3500 35000] [--stream]` shows how both grow with the number of images, all of them
-different (drawn cells), and, with `--stream`, those of an epoch of the trainer over the streamed dataset.
+different (synthetic cells), and, with `--stream`, those of an epoch of the trainer over the streamed dataset.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def stream(dataset: Path, out: Path) -> tuple[float, float]:
 
 
 def measure(data: Path, repeats: int) -> list[Row]:
-    """Images/s and peak memory on the real images, and our own on growing numbers of drawn ones."""
+    """Images/s and peak memory on the real images, and our own on growing numbers of synthetic ones."""
     count, memory = sum(1 for _ in data.glob("*/*.jpg")), {BUILD: [], IMAGE_FOLDER: []}
 
     def speed(name: str) -> float:
@@ -118,12 +118,15 @@ def measure(data: Path, repeats: int) -> list[Row]:
     }
     table = rows(f"Dataset of {count:,} crops", values, "images/s", IMAGE_FOLDER, notes)
     table += rows(f"Dataset of {count:,} crops, peak memory", memory, "MB", IMAGE_FOLDER)
-    speeds, peaks, smallest = {}, {}, f"{GROWTH[0]:,} drawn cells"
+    speeds, peaks, smallest = {}, {}, f"{GROWTH[0]:,} synthetic cells"
     with tempfile.TemporaryDirectory() as folder:
         for images in GROWTH:
             grow(Path(folder) / "raw", images)
             seconds, peak = build(Path(folder) / "raw", Path(folder) / "out")
-            speeds[f"{images:,} drawn cells"], peaks[f"{images:,} drawn cells"] = [images / seconds], [peak]
+            speeds[f"{images:,} synthetic cells"], peaks[f"{images:,} synthetic cells"] = (
+                [images / seconds],
+                [peak],
+            )
     table += rows(f"{BUILD}, growing", speeds, "images/s", smallest)
     return table + rows(f"{BUILD}, growing, peak memory", peaks, "MB", smallest)
 

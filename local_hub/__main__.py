@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 
-from local_hub.server import ADDRESS, DEFAULT_TOKENS, LocalHub
+from local_hub.server import ADDRESS, DEFAULT_PORT, DEFAULT_TOKENS, LocalHub
 from local_hub.storage import HubError
 
 
@@ -20,7 +20,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--root", required=True, metavar="DIR", help="folder of the repos, created if missing"
     )
-    parser.add_argument("--port", type=int, default=8777, help="0 picks a free one (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, help="0 picks a free one (default: %(default)s)"
+    )
     help_text = "a token and its user, once for each user (default: hf_localdev:localdev)"
     parser.add_argument("--token", action="append", metavar="TOKEN[:USER]", default=[], help=help_text)
     options = parser.parse_args(arguments)

@@ -25,6 +25,7 @@ from local_hub.request import Hub, endpoint, error_response
 from local_hub.storage import KINDS, HubError, Storage
 
 ADDRESS = "127.0.0.1"  # never another interface: tokens travel unencrypted
+DEFAULT_PORT = 8777
 DEFAULT_TOKENS = {"hf_localdev": "localdev"}
 
 

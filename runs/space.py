@@ -1,12 +1,13 @@
-"""The Space here, over the embedded Hub: `make space [DATA=folder]`.
+"""The Space on this machine, over the embedded Hub: `make space [DATA=folder] [MODEL=folder]`.
 
-The released model and a dataset are published on the embedded Hub (again only where they changed); `python -m space` reads
-them from there, as it would from huggingface.co. Without DATA the dataset is that of the last `make run`, else drawn cells.
+A model (the release, unless `--model` names another) and a dataset are published on the embedded Hub, and `python -m space`
+reads them from there, as it would from huggingface.co. What has not changed since the last time is neither built nor pushed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -15,52 +16,39 @@ from pathlib import Path
 
 from dataset_script.arguments import port
 from local_hub import HubError, LocalHub
-from runs.line import OWNER, RELEASE, build_data_set, python
+from runs.pipeline import OWNER, RELEASE, ROOT, check_folders, python
+from runs.publish import dataset_folder, fingerprint, model_folder
 
-MODEL, CELLS = f"{OWNER}/rexnet-150-bone-marrow", f"{OWNER}/bone-marrow-cells"
+DATASET = f"{OWNER}/bone-marrow-cells"
 
 
-def main() -> int:
-    """Publish, start the Space, and say how long it took."""
+def main(argv: list[str] | None = None) -> int:
+    """Publish where needed, then run the Space until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m runs.space", description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder of images, one folder a class")
+    dataset = "images, one folder a class (default: the dataset of the last `make run`, else synthetic cells)"
+    parser.add_argument("--data", type=Path, help=dataset)
     parser.add_argument(
-        "--out", type=Path, default=Path(".run"), help="where the Hub and the dataset are kept"
+        "--model", type=Path, default=RELEASE, help="model repo or run folder (default: the release)"
     )
-    parser.add_argument("--port", type=port, default=7860)
-    arguments = parser.parse_args()
-    if not (RELEASE / "model.safetensors").is_file():
-        print(f"error: there is no released model in {RELEASE}", file=sys.stderr)
-        return 1
-    if arguments.data and not arguments.data.is_dir():
-        print(f"error: there is not a directory {arguments.data}", file=sys.stderr)
-        return 1
-    started = time.monotonic()
+    parser.add_argument(
+        "--out", type=Path, default=Path(".run"), help="working folder (default: %(default)s)"
+    )
+    parser.add_argument("--port", type=port, default=7860, help="port of the Space (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    started, out = time.monotonic(), arguments.out
     try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        print(f"error: {arguments.out} cannot be a folder ({error.strerror})", file=sys.stderr)
-        return 1
-    try:
-        with LocalHub(arguments.out / "hub") as hub:
+        check_folders(arguments.data, out)
+        with LocalHub(out / "hub") as hub:
             os.environ.update(hub.environment)
-            python("dataset_script", "push", data_set(arguments), CELLS)
-            python("hub_model", "push", RELEASE, MODEL)
-            print(f"published after {time.monotonic() - started:.1f} s", flush=True)
-            space = [
-                sys.executable,
-                "-m",
-                "space",
-                "--model",
-                MODEL,
-                "--dataset",
-                CELLS,
-                "--port",
-                str(arguments.port),
-            ]
-            return subprocess.run(space).returncode
-    except HubError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+            model = model_folder(arguments.model, out)
+            name = f"{OWNER}/{'rexnet-150-bone-marrow' if model.samefile(RELEASE) else 'my-model'}"
+            push_changed("dataset_script", dataset_folder(arguments.data, out), DATASET, hub)
+            push_changed("hub_model", model, name, hub)
+            print(f"The embedded Hub is ready after {time.monotonic() - started:.1f} s", flush=True)
+            space = ["-m", "space", "--model", name, "--dataset", DATASET, "--port", str(arguments.port)]
+            return subprocess.run([sys.executable, *space]).returncode
+    except (HubError, NotADirectoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     except subprocess.CalledProcessError as error:
         return error.returncode
@@ -68,15 +56,14 @@ def main() -> int:
         return 0
 
 
-def data_set(arguments: argparse.Namespace) -> Path:
-    """Return the dataset repo folder, built when it has to be."""
-    out = arguments.out / "dataset"
-    if arguments.data:
-        build_data_set(arguments.data, out)
-    elif not (out / "README.md").is_file():
-        python("dataset_script", "synthetic", arguments.out / "raw", "--per_class", 60)
-        build_data_set(arguments.out / "raw", out)
-    return out
+def push_changed(program: str, folder: Path, repo: str, hub: LocalHub) -> None:
+    """Push a folder with `python -m PROGRAM push`, unless it and the program are those of the last push."""
+    stamps = hub.root / "pushed.json"
+    pushed = json.loads(stamps.read_text()) if stamps.is_file() else {}
+    digest = fingerprint(folder, ROOT / program)
+    if pushed.get(repo) != digest:
+        python(program, "push", folder, repo)
+        stamps.write_text(json.dumps({**pushed, repo: digest}))
 
 
 if __name__ == "__main__":

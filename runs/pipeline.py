@@ -1,0 +1,179 @@
+"""The full pipeline: `make run [DATA=folder]`.
+
+Images become a dataset repo, a trained model, a model repo, and a prediction from one line of timm. Each stage is a command
+of its own, printed before it runs, and talks to the embedded Hub (see `local_hub`), which needs no account and no network.
+`make publish` does the same for huggingface.co.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from dataset_script.arguments import positive, whole_number
+from local_hub import HubError, LocalHub
+
+ROOT = Path(__file__).parent.parent
+RELEASE = ROOT / "hub_model" / "release"
+TEST_NAMES = "published_test_names.txt"  # beside the images: the test set of the DinoBloom evaluation
+OWNER = "localdev"
+
+PREDICT = """
+import sys, timm
+from PIL import Image
+model = timm.create_model("hf-hub:{repo}", pretrained=True).eval()  # <- the one line
+transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+names = model.pretrained_cfg["label_names"]
+for file in sys.argv[1:]:
+    probabilities = model(transform(Image.open(file).convert("RGB"))[None]).softmax(1)[0]
+    best = probabilities.topk(min(3, len(names)))
+    print(file.split("/")[-1].ljust(20), "  ".join(f"{{names[i]}} {{p:.2f}}" for p, i in zip(best[0], best[1])))
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run every stage; stop at the first that fails, with its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m runs.pipeline", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--data", type=Path, help="folder of images, one folder a class (default: synthetic cells)"
+    )
+    parser.add_argument("--out", type=Path, default=Path(".run"), help="output folder (default: %(default)s)")
+    minutes = "minutes of training (default: %(default)s)"
+    parser.add_argument("--minutes", type=positive, default=4.0, help=minutes)
+    per_class = "synthetic cells of each class, without --data (default: %(default)s)"
+    parser.add_argument("--per_class", type=whole_number(10), default=60, help=per_class)
+    arguments = parser.parse_args(argv)
+    started = time.monotonic()
+    try:
+        check_folders(arguments.data, arguments.out)
+        with LocalHub(arguments.out / "hub") as hub:
+            os.environ.update(hub.environment)
+            run_stages(arguments.data, arguments.out, arguments.minutes, arguments.per_class)
+    except (HubError, NotADirectoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except subprocess.CalledProcessError as error:
+        print(f"error: stopped at: {shlex.join(map(str, error.cmd))}", file=sys.stderr)
+        return error.returncode
+    summarize(arguments.out, (time.monotonic() - started) / 60)
+    return 0
+
+
+def check_folders(data: Path | None, out: Path) -> None:
+    """Raise NotADirectoryError where `data` is not a directory or `out` cannot be one."""
+    if data and not data.is_dir():
+        raise NotADirectoryError(f"{data} is not a directory")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotADirectoryError(f"{out} cannot be a folder ({error.strerror})") from None
+
+
+def run_stages(raw: Path | None, out: Path, minutes: float, per_class: int) -> None:
+    """From images to a prediction, each stage reading what the one before it published."""
+    name = "bone-marrow-cells" if raw else "synthetic-cells"
+    data_repo, model_repo = f"{OWNER}/{name}", f"{OWNER}/rexnet-150-{name}"
+    if not raw:
+        stage("Draw synthetic cells, since no images were given")
+        raw = draw(out, per_class)
+
+    stage("1. Images to a dataset repo")
+    build_dataset(raw, out / "dataset")
+    python("dataset_script", "push", out / "dataset", data_repo)
+
+    stage("2. Dataset repo to a trained model")
+    launch = [
+        Path(sys.executable).with_name("accelerate"),
+        "launch",
+        "--num_processes",
+        1,
+        "--num_machines",
+        1,
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", ROOT / "train_accelerate.py"]
+    options = ["--image_size", 96, "--epochs", 30, "--max_minutes", minutes, "--overwrite"]
+    start = start_options(raw)
+    run(*launch, "--dataset", data_repo, "--output_dir", out / "train", *start, *options)
+
+    stage("3. Trained model to a model repo")
+    python("hub_model", "build", out / "train", out / "model", "--overwrite")
+    python("hub_model", "push", out / "model", model_repo)
+    python("hub_model", "verify", model_repo)
+
+    stage("4. One line loads it")
+    folders = [sorted(folder.rglob("*.jpg")) for folder in sorted(raw.iterdir())]
+    program = PREDICT.format(repo=model_repo)
+    print(program.strip(), flush=True)
+    images = [str(files[0]) for files in folders if files]
+    subprocess.run([sys.executable, "-c", program, *images], check=True)
+
+
+def draw(out: Path, per_class: int) -> Path:
+    """Draw synthetic cells into `out`/raw, a folder for each class."""
+    shutil.rmtree(out / "raw", ignore_errors=True)
+    python("dataset_script", "synthetic", out / "raw", "--per_class", per_class)
+    return out / "raw"
+
+
+def build_dataset(raw: Path, out: Path) -> None:
+    """Build the dataset repo folder, with the published test set where its list lies beside the images."""
+    listed = raw.parent / TEST_NAMES
+    names = ["--test_names", listed] if listed.is_file() else []
+    python("dataset_script", "build", raw, out, "--overwrite", *names)
+
+
+def start_options(raw: Path) -> list:
+    """Start from the released model, unless its training images could be in the test split of this dataset."""
+    if not (RELEASE / "model.safetensors").is_file():
+        return ["--no-pretrained"]
+    scored = pq.read_table(RELEASE / "logits_validation.parquet", columns=["file_name"])
+    known = set(scored["file_name"].to_pylist())
+    if not (raw.parent / TEST_NAMES).is_file() and any(file.name in known for file in raw.rglob("*")):
+        print("The released model was trained on images of this folder: training starts from scratch.")
+        return ["--no-pretrained"]
+    return ["--init_from", RELEASE, "--learning_rate", 5e-4]
+
+
+def stage(title: str) -> None:
+    print(f"\n=== {title}", flush=True)
+
+
+def python(module: str, *arguments: object) -> None:
+    run(sys.executable, "-m", module, *arguments)
+
+
+def run(*command: object) -> None:
+    """Print a command as a person would type it, and run it."""
+    words = [str(word) for word in command]
+    print(f"$ {shlex.join([Path(words[0]).name, *words[1:]])}", flush=True)
+    subprocess.run(words, check=True)
+
+
+def summarize(out: Path, minutes: float) -> None:
+    """Print what is where, the test metrics, and the next commands."""
+    metrics = json.loads((out / "model" / "metrics.json").read_text())
+    test = metrics["splits"].get("test") or metrics["splits"]["validation"]
+    figures = f"accuracy {test['accuracy']:.3f}, macro-F1 {test['macro_f1']:.3f} on {test['images']} images"
+    print(f"""
+=== Done in {minutes:.1f} minutes: {figures}
+
+  dataset repo   {out}/dataset
+  training run   {out}/train
+  model repo     {out}/model
+
+Open the Space with this model:   make space MODEL={out}/model
+Publish to huggingface.co:        hf auth login && make publish OWNER=name
+Train on your own images:         make run DATA=folder        (one folder a class)""")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
