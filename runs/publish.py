@@ -131,7 +131,7 @@ def publish(arguments: argparse.Namespace) -> int:
         if arguments.collection:
             urls["collection"] = collect(names, arguments.collection, arguments.private)
         run_snippets(names)
-    except (DatasetError, RepoError, subprocess.CalledProcessError) as error:
+    except (DatasetError, RepoError, NotADirectoryError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except HUB_ERRORS as error:
