@@ -1,46 +1,69 @@
-"""timm's evaluation transform for batches: images in, normalised float32 pixels out."""
+"""timm's evaluation transform with Pillow and NumPy alone: images in, normalised float32 pixels out, the same to the last bit."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from hub_model.inference.errors import RepoError
 from hub_model.inference.images import ImageLike, to_rgb
+
+DEFAULTS = {  # of timm.data.resolve_data_config
+    "input_size": (3, 224, 224),
+    "interpolation": "bicubic",
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "crop_pct": 0.875,
+    "crop_mode": "center",
+}
 
 
 class Preprocessing:
-    """timm's evaluation transform for a repo's `pretrained_cfg`, the pictures of a batch shared among threads.
+    """The evaluation transform of a repo's `pretrained_cfg`, the pictures of a batch shared among threads.
 
-    The steps are those of `timm.data.create_transform`, each in float32, so the tensors are bit-identical to its.
+    The steps are those of `timm.data.create_transform`, which takes the import of torch. Raises RepoError for a config that
+    timm would not accept.
     """
 
     def __init__(self, pretrained_cfg: dict[str, Any], threads: int | None = None) -> None:
-        from timm.data import create_transform, resolve_data_config
-
-        self.config = resolve_data_config(pretrained_cfg={"input_size": (3, 224, 224), **pretrained_cfg})
-        *self._resize_and_crop, _ = create_transform(
-            **self.config, is_training=False, use_prefetcher=True
-        ).transforms  # the last makes a tensor, and leaves the normalisation to the prefetcher
-        self._mean, self._std = (
-            np.array(self.config[key], dtype=np.float32)[:, None, None] for key in ("mean", "std")
-        )
+        self.config = {key: pretrained_cfg.get(key) or default for key, default in DEFAULTS.items()}
+        try:
+            _, height, width = self.config["input_size"]
+            self.size, self._resampling = (
+                (height, width),
+                Image.Resampling[self.config["interpolation"].upper()],
+            )
+            self._scaled = tuple(math.floor(side / self.config["crop_pct"]) for side in self.size)
+            self._mean, self._std = (
+                np.array(self.config[key], dtype=np.float32).reshape(3, 1, 1) for key in ("mean", "std")
+            )
+            self._ground = (0, 0, 0)
+            if self.config["crop_mode"] == "border":
+                self._ground = tuple(round(255 * value) for value in self.config["mean"])
+        except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError) as error:
+            raise RepoError(f"config.json: pretrained_cfg cannot be used ({error!r})") from None
         self.threads = threads or cores()
 
     def __call__(self, images: Sequence[ImageLike]) -> np.ndarray:
-        """float32 [N, 3, H, W], normalised. Raises OSError for what cannot be decoded."""
-        out = np.empty((len(images), *self.config["input_size"]), dtype=np.float32)
+        """float32 [N, 3, H, W], normalised. Raises ImageError for what cannot be decoded."""
+        out = np.empty((len(images), 3, *self.size), dtype=np.float32)
         if min(self.threads, len(images)) < 2:
             for image, pixels in zip(images, out, strict=True):
                 self._write(image, pixels)
         else:  # Pillow decodes and resizes, NumPy computes, without the interpreter's lock
-            with ThreadPoolExecutor(min(self.threads, len(images))) as pool:
-                list(pool.map(self._write, images, out))
+            list(self._pool.map(self._write, images, out))
         return out
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.threads, "preprocessing")
 
     def _write(self, image: ImageLike, pixels: np.ndarray) -> None:
         """Normalise one picture into `pixels`, float32 [3, H, W]."""
@@ -52,9 +75,33 @@ class Preprocessing:
     def seen(self, image: ImageLike) -> Image.Image:
         """The picture that the model looks at: resized and cropped, not yet normalised."""
         picture = to_rgb(image)
-        for step in self._resize_and_crop:
-            picture = step(picture)
-        return picture
+        picture = picture.resize(self._resized(*picture.size), self._resampling)
+        height, width = self.size
+        left, top = _margin(picture.width, width), _margin(picture.height, height)
+        if picture.width >= width and picture.height >= height:
+            return picture.crop((left, top, left + width, top + height))
+        seen = Image.new("RGB", (width, height), self._ground)
+        seen.paste(picture, (-left, -top))
+        return seen
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) that a picture is resized to before the crop."""
+        scaled_height, scaled_width = self._scaled
+        if self.config["crop_mode"] == "squash":
+            return scaled_width, scaled_height
+        ratios = height / scaled_height, width / scaled_width
+        if self.config["crop_mode"] == "border":
+            return round(width / max(ratios)), round(height / max(ratios))
+        if scaled_height != scaled_width:
+            return round(width / min(ratios)), round(height / min(ratios))
+        if width <= height:
+            return scaled_width, int(scaled_width * height / width)
+        return int(scaled_height * width / height), scaled_height
+
+
+def _margin(side: int, wanted: int) -> int:
+    """Where a centred crop of `wanted` pixels begins; negative where the picture is smaller."""
+    return round((side - wanted) / 2) if side >= wanted else -((wanted - side) // 2)
 
 
 def cores() -> int:

@@ -14,14 +14,13 @@ import timm
 import torch
 from huggingface_hub import HfApi
 from PIL import Image
-from timm.data import create_transform, resolve_data_config, resolve_model_data_config
+from timm.data import create_transform, resolve_model_data_config
 
 from dataset_script.synthetic_cells import draw_cell
 from hub_model.inference.calibration import Calibration
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
 from hub_model.inference.images import to_rgb
-from hub_model.inference.preprocessing import Preprocessing
 from tests.space.small_model_repo import LABELS
 
 
@@ -36,23 +35,6 @@ def changed(small_model: Path, folder: Path, **config: object) -> Path:
     found = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**found, **config}))
     return folder
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"mean": (0.1, 0.2, 0.3)},
-        {"input_size": (3, 96, 96), "crop_pct": 1.0, "interpolation": "bilinear", "mean": (0.5,) * 3},
-        {"input_size": (3, 160, 160), "crop_pct": 0.95, "crop_mode": "squash"},
-        {"input_size": (3, 128, 96), "crop_pct": 0.9},
-        {"input_size": (3, 96, 96), "crop_mode": "border", "std": (0.3, 0.2, 0.1)},
-    ],
-)
-def test_preprocessing_is_bit_identical_to_timms_transform(config: dict) -> None:
-    images = [draw_cell("EOS", 3), draw_cell("NGS", 4).resize((301, 173))]
-    transform = create_transform(**resolve_data_config(pretrained_cfg=config), is_training=False)
-    expected = torch.stack([transform(image) for image in images]).numpy()
-    assert np.array_equal(Preprocessing(config)(images), expected)
 
 
 def test_the_timm_backend_gives_the_logits_of_timms_one_line(small_model: Path, cells: list) -> None:
