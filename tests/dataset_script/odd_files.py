@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 import zlib
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from dataset_script.synthetic_cells import LOOKS, draw_folder
+from tests.dataset_script.raw_folders import encoded
 
 
 def png_bomb(width: int, height: int) -> bytes:
@@ -23,12 +23,6 @@ def png_bomb(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
-
-
-def encoded(image: Image.Image, kind: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def write_odd_folder(raw: Path, outside: Path) -> dict[str, int]:

@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import filecmp
 import hashlib
-import io
-import os
 import shutil
 import stat
 import zipfile
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 from datasets import load_dataset
-from PIL import Image
 
 from dataset_script.__main__ import main
-from tests.dataset_script.odd_files import encoded, write_odd_folder
+from tests.dataset_script.odd_files import write_odd_folder
+from tests.dataset_script.raw_folders import noise_folder, rows_of, same_files
 
 SEVEN = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def noise_folder(raw: Path, names: list[str], per_class: int, seed: int = 0) -> Path:
-    rng = np.random.default_rng(seed)
-    for name in names:
-        (raw / name).mkdir(parents=True)
-        for i in range(per_class):
-            image = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
-            image.save(raw / name / f"{i}.png")
-    return raw
-
-
-def same_files(a: Path, b: Path) -> bool:
-    compared = filecmp.dircmp(a, b)
-    equal = not (compared.left_only or compared.right_only or compared.funny_files)
-    _, different, errors = filecmp.cmpfiles(a, b, compared.common_files, shallow=False)
-    return (
-        equal and not different and not errors and all(same_files(a / d, b / d) for d in compared.common_dirs)
-    )
 
 
 def test_300_odd_files_beside_300_good_ones_are_counted_by_reason(tmp_path: Path, capsys) -> None:
@@ -232,28 +204,6 @@ def test_synthetic_images_say_so(drawn_dataset: Path) -> None:
 def test_a_source_that_is_not_there_is_one_sentence(raw: str, tmp_path: Path, capsys) -> None:
     assert main(["build", raw, str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_mutated_files_never_break_the_build(drawn_folder: Path, tmp_path: Path, capsys) -> None:
-    rng = np.random.default_rng(11)
-    raw = shutil.copytree(drawn_folder, tmp_path / "raw")
-    sources = [path.read_bytes() for path in sorted(drawn_folder.rglob("*.jpg"))[::8]]
-    picture = Image.open(io.BytesIO(sources[0]))
-    sources += [encoded(picture, kind) for kind in ("PNG", "TIFF", "BMP", "GIF", "WEBP")]
-    count = int(os.environ.get("BONE_MARROW_MUTATIONS", 400))
-    for i in range(count):
-        data = bytearray(sources[rng.integers(len(sources))])
-        for _ in range(rng.integers(1, 20)):
-            data[rng.integers(min(len(data), (100, 1000, len(data))[i % 3]))] = rng.integers(256)
-        if i % 4 == 0:
-            del data[rng.integers(len(data)) :]
-        ending = ("jpg", "png", "tif", "bmp", "gif", "webp")[rng.integers(6)] if i % 2 else "jpg"
-        (raw / "NIF" / f"mutated_{i}.{ending}").write_bytes(data)
-    assert main(["build", str(raw), str(tmp_path / "out")]) == 0
-    assert "Traceback" not in capsys.readouterr().err
-    kept, rejected = rows_of(tmp_path / "out" / "splits.csv"), rows_of(tmp_path / "out" / "rejected.csv")
-    assert len(kept) + len(rejected) == 168 + count
-    assert all(row["label"] == "NIF" for row in kept if row["file_name"].startswith("mutated"))
 
 
 @pytest.mark.real_data

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from dataset_script.__main__ import main
 from dataset_script.card import draw_figures, plain
 from dataset_script.records import Row, Summary
-from tests.dataset_script.test_build import noise_folder, rows_of
+from tests.dataset_script.raw_folders import noise_folder, rows_of
 
 
 def test_every_class_has_its_own_bar_and_slice(tmp_path: Path, monkeypatch) -> None:

@@ -10,7 +10,7 @@ from dataset_script.__main__ import main
 from dataset_script.classes import arrange, find_listed
 from dataset_script.source import DatasetError
 from dataset_script.tables import read_test_names
-from tests.dataset_script.test_build import noise_folder, rows_of
+from tests.dataset_script.raw_folders import noise_folder, rows_of
 
 
 def listing(*paths: str) -> list[tuple[str, str]]:

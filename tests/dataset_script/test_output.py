@@ -14,7 +14,7 @@ from dataset_script.__main__ import main
 from dataset_script.build import replaced_at_the_end
 from dataset_script.source import DatasetError
 from dataset_script.validate import check
-from tests.dataset_script.test_build import noise_folder
+from tests.dataset_script.raw_folders import noise_folder
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -1,8 +1,7 @@
-"""Drawn cells in six formats, each damaged in one of eight ways: seeded, endless, and some of them made to eat memory."""
+"""Synthetic cells in six formats, each damaged in one of eight ways: seeded, endless, and some of them made to eat memory."""
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,10 +14,11 @@ from PIL import Image
 
 from dataset_script.synthetic_cells import LOOKS, draw_cell
 from tests.dataset_script.odd_files import png_bomb
+from tests.dataset_script.raw_folders import encoded
 
 LABELS = tuple(LOOKS)
 ENDINGS = {"JPEG": "jpg", "PNG": "png", "TIFF": "tif", "BMP": "bmp", "GIF": "gif", "WEBP": "webp"}
-SIDE = 250  # of a drawn cell
+SIDE = 250  # of a synthetic cell
 CELLS = 4  # drawn for each label, each in every format
 
 
@@ -32,14 +32,9 @@ class Damaged:
     data: bytes
 
 
-def encoded(image: Image.Image, file_format: str) -> bytes:
-    image.save(buffer := io.BytesIO(), file_format)
-    return buffer.getvalue()
-
-
 @cache
 def whole(label: str, number: int, file_format: str) -> bytes:
-    """An undamaged drawn cell."""
+    """An undamaged synthetic cell."""
     cell = draw_cell(label, 7_000 + number)
     return encoded(cell.convert("P") if file_format == "GIF" else cell, file_format)
 
@@ -110,13 +105,8 @@ def heavy(which: str) -> tuple[str, bytes]:
     if which == "I;16":
         return "png", encoded(Image.fromarray(np.zeros((4_900, 4_890), dtype=np.uint16)), "PNG")
     if which == "F":
-        return "tif", encoded_tiff(Image.new("F", (4_890, 4_900)))
+        return "tif", encoded(Image.new("F", (4_890, 4_900)), "TIFF", compression="tiff_deflate")
     return "png", encoded(Image.new(which, (4_890, 4_900)), "PNG")
-
-
-def encoded_tiff(image: Image.Image) -> bytes:
-    image.save(buffer := io.BytesIO(), "TIFF", compression="tiff_deflate")
-    return buffer.getvalue()
 
 
 HEAVY = ("bomb", "RGBA", "I;16", "WEBP", "RGB", "CMYK", "F", "L")

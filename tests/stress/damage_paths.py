@@ -1,4 +1,4 @@
-"""`python -m tests.dataset_script.damage_paths trainer|space FOLDER`: damaged files through one program's own functions.
+"""`python -m tests.stress.damage_paths trainer|space FOLDER`: damaged files through one program's own functions.
 
 In: a folder of images, one folder a label (for the trainer with `parquet/`, see `write_parquet`). Out, as JSON on stdout:
 `outcomes` (file name -> "kept" or the sentence that refuses it), `wrong` (files that came back as something else), and
@@ -11,11 +11,12 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.dataset_script.mutations import LABELS
+from tests.stress.mutations import LABELS
 
 Outcome = tuple[str, str, bool]  # file name, "kept" or a sentence, whether it came back as what it is
 
@@ -59,13 +60,21 @@ def write_parquet(raw: Path, out: Path) -> None:
 
 def through_trainer(folder: Path) -> Iterator[Outcome]:
     """The rows of the streamed dataset, decoded as `StreamSplit` does."""
-    from tests.training.test_data import CONFIG, options
     from training import TrainingError
     from training.data import decode, geometry
     from training.source import open_source
 
     labels = {path.name: path.parent.name for path in folder.rglob("*") if path.parent.name in LABELS}
-    source, transform = open_source(options(folder / "parquet"), streaming=True), geometry(CONFIG, 64)
+    transform = geometry(
+        {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "crop_pct": 1.0}, 64
+    )
+    source = open_source(
+        SimpleNamespace(
+            dataset=str(folder / "parquet"), dataset_config=None, dataset_revision=None, image_column="image",
+            label_column="label", train_split="train", validation_split="validation", test_split="test",
+        ),
+        streaming=True,
+    )  # fmt: skip
     for row in source.rows("train"):
         right = source.label_names[row.label] == labels[row.name]
         try:

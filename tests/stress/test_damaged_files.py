@@ -6,7 +6,6 @@ takes 10,000 (BONE_MARROW_MUTATIONS says otherwise) and prints what became of th
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -20,8 +19,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.dataset_script.damage_paths import write_parquet
-from tests.dataset_script.mutations import LABELS, Damaged, encoded, write_damaged
+from tests.dataset_script.raw_folders import encoded, rows_of
+from tests.stress.damage_paths import write_parquet
+from tests.stress.mutations import LABELS, Damaged, write_damaged
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLEAN = 12  # whole images of each label, so that each split has some
@@ -66,14 +66,9 @@ def high_water(pid: int) -> float:
     return int(found[1]) / 1024 if found else 0.0
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def through_program(name: str, folder: Path) -> dict:
     """What `damage_paths` prints for one program, in a process of its own."""
-    command = [sys.executable, "-m", "tests.dataset_script.damage_paths", name, str(folder)]
+    command = [sys.executable, "-m", "tests.stress.damage_paths", name, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     return json.loads(done.stdout)
