@@ -186,7 +186,6 @@ def fingerprint(*folders: Path) -> str:
 def print_plan(names: Names, dataset: Path, model: Path) -> None:
     """The repos, with their licences, files and sizes."""
     from huggingface_hub import RepoCard, constants
-
     from space.push import space_files
 
     print(f"To {constants.ENDPOINT}:")
@@ -232,9 +231,10 @@ def check_names(names: Names, dry_run: bool) -> None:
 
 def push_all(names: Names, dataset: Path, model: Path, private: bool) -> dict[str, str]:
     """Push the three repos in the order in which they refer to each other; return their addresses."""
+    from space.push import push_space
+
     from dataset_script.push import push as push_dataset
     from hub_model.push import push as push_model
-    from space.push import push_space
 
     urls = {}
     for kind, push in {

@@ -1,7 +1,7 @@
-"""`python -m space` runs the app here; `python -m space push OWNER/NAME` makes it a Space.
+"""The Space: run it here, assemble its repo (`build OUT`), or publish it (`push OWNER/NAME`).
 
-In: MODEL_ID and DATASET_ID (or `--model`, `--dataset`): Hub ids or folders. Out: the app on 127.0.0.1, or
-one commit to a Space repo.
+In: MODEL_ID and DATASET_ID (or `--model`, `--dataset`): Hub ids, or folders when it runs here. Out: the app on
+127.0.0.1, a folder, or one commit to a Space repo.
 """
 
 from __future__ import annotations
@@ -9,79 +9,65 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from hub_model.inference.errors import RepoError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m space", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--model", help="model repo: Hub id or folder (default: MODEL_ID, else the front matter)"
-    )
-    parser.add_argument(
-        "--dataset", help="dataset repo: Hub id or folder (default: DATASET_ID, else the front matter)"
+    repos = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    for name in ("model", "dataset"):
+        repos.add_argument(
+            f"--{name}",
+            help=f"{name} repo: Hub id or folder (default: {name.upper()}_ID, else the front matter of README.md)",
+        )
+    parser = argparse.ArgumentParser(
+        prog="python -m space", description=__doc__.splitlines()[0], parents=[repos]
     )
     parser.add_argument(
         "--port", type=_port, help="port on 127.0.0.1 (default: the first free one from 7860)"
     )
     commands = parser.add_subparsers(dest="command")
-    push = commands.add_parser("push", help="create or update a Space repo, in one commit")
+    build = commands.add_parser("build", parents=[repos], help="assemble the complete Space repo in a folder")
+    build.add_argument("out", metavar="OUT", type=Path, help="a new or empty folder")
+    push = commands.add_parser(
+        "push", parents=[repos], help="create or update a Space repo on the Hub, in one commit"
+    )
     push.add_argument("repo_id", metavar="OWNER/NAME")
-    push.add_argument("--model", help="the model repo that the Space shows")
-    push.add_argument("--dataset", help="the dataset repo that the Space shows")
-    push.add_argument("--private", action="store_true")
-    chosen = parser.parse_args(arguments)
-    for name, variable in (("model", "MODEL_ID"), ("dataset", "DATASET_ID")):
-        if getattr(chosen, name):
-            os.environ[variable] = getattr(chosen, name)
-    return _push(chosen) if chosen.command == "push" else _run(chosen)
+    push.add_argument("--private", action="store_true", help="make the Space private (default: public)")
+    options = parser.parse_args(arguments)
+    for name in ("model", "dataset"):
+        if name in options:
+            os.environ[f"{name.upper()}_ID"] = getattr(options, name)
+    try:
+        return _run(options)
+    except (RepoError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    from space.resources import chosen_repos
+
+    if options.command is None:
+        from space.app import serve
+
+        return serve("127.0.0.1", options.port)
+    from space.build import build_space, check_ids, push_space
+
+    if options.command == "push":
+        print(push_space(options.repo_id, *chosen_repos(), private=options.private))
+    else:
+        check_ids(*chosen_repos())
+        files = build_space(options.out, *chosen_repos())
+        print(f"{options.out}: {len(files)} files; run it with `python app.py`")
+    return 0
 
 
 def _port(text: str) -> int:
-    """Argparse type; the Space stands alone, so it has its own."""
     if not text.isdecimal() or not 0 < int(text) < 2**16:
         raise argparse.ArgumentTypeError(f"must be a whole number in 1..65535, not {text!r}")
     return int(text)
-
-
-def _run(chosen: argparse.Namespace) -> int:
-    from space.app import start
-    from space.resources import chosen_repos
-
-    os.environ.setdefault("GRADIO_TEMP_DIR", _own_temporary_folder())
-    try:
-        page = start(
-            *chosen_repos(),
-            os.environ.get("MODEL_REVISION") or None,
-            server_name="127.0.0.1",
-            server_port=chosen.port,
-            prevent_thread_lock=True,
-        )
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"The Space is at {page.local_url} (Ctrl-C ends it)", flush=True)
-    page.block_thread()
-    return 0
-
-
-def _own_temporary_folder() -> str:
-    import tempfile
-
-    return tempfile.mkdtemp(prefix="space-uploads-")
-
-
-def _push(chosen: argparse.Namespace) -> int:
-    from space.push import push_space
-    from space.resources import chosen_repos
-
-    try:
-        url = push_space(chosen.repo_id, *chosen_repos(), private=chosen.private)
-    except RepoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(url)
-    return 0
 
 
 if __name__ == "__main__":

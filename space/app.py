@@ -1,31 +1,19 @@
-"""The Space's entry: `python app.py`, which is what a Space runs; also `python -m space` from the project.
+"""Start the app: what `app.py` of a Space repo and `python -m space` call.
 
-In: MODEL_ID, DATASET_ID, MODEL_REVISION of the environment (else the README's front matter), HF_ENDPOINT for
-another Hub. Out: the app on GRADIO_SERVER_NAME:GRADIO_SERVER_PORT, 127.0.0.1:7860 unless a Space sets them,
-or one sentence and exit status 1 when it cannot be there.
+In: MODEL_ID, DATASET_ID, MODEL_REVISION of the environment (else the README's front matter), HF_ENDPOINT for another
+Hub. Out: the app on GRADIO_SERVER_NAME:GRADIO_SERVER_PORT, 127.0.0.1:7860 unless a Space sets them.
 """
 
-import importlib.util
+from __future__ import annotations
+
 import os
 import socket
 import sys
-from pathlib import Path
 
-from hub_model.inference.errors import RepoError
-
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # both are read at import
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-if (
-    "space" not in sys.modules
-):  # the files lie at the top of a Space repo: make their folder the package `space`
-    here = Path(__file__).resolve().parent
-    spec = importlib.util.spec_from_file_location(
-        "space", here / "__init__.py", submodule_search_locations=[str(here)]
-    )
-    sys.modules["space"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["space"])
-
+from hub_model.inference.errors import RepoError
 from space.inputs import refuse_what_does_not_fit, separate_uploads, sweep_uploads
 from space.page import SWEEP, build_error_page, build_page, launch_arguments
 from space.resources import chosen_repos, load_resources
@@ -48,33 +36,24 @@ def start(model_id: str, dataset_id: str, revision: str | None = None, **launch:
     return page
 
 
-def free_address() -> tuple[str, int]:
-    """Name and port to listen at."""
-    name, port = (
-        os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
-        os.environ.get("GRADIO_SERVER_PORT", "7860"),
-    )
+def serve(name: str, port: int | None) -> int:
+    """Run the app until it is interrupted. Raises OSError when the address is taken."""
+    revision = os.environ.get("MODEL_REVISION") or None
+    page = start(*chosen_repos(), revision, server_name=name, server_port=port, prevent_thread_lock=True)
+    print(f"The Space is at {page.local_url} (Ctrl-C ends it)", flush=True)
+    page.block_thread()
+    return 0
+
+
+def main() -> None:
+    """Listen where a Space says, or exit with one sentence before anything is loaded."""
+    name = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
+    port = os.environ.get("GRADIO_SERVER_PORT", "7860")
     if not port.isdecimal() or not 0 < int(port) < 2**16:
         sys.exit(f"error: GRADIO_SERVER_PORT must be a whole number in 1..65535, not {port!r}")
     family = socket.AF_INET6 if ":" in name else socket.AF_INET
     try:
         socket.create_server((name.strip("[]"), int(port)), family=family).close()
-    except OSError as error:
-        sys.exit(f"error: the app cannot listen at {name}:{port} ({error.strerror})")
-    return name, int(port)
-
-
-def main() -> None:
-    name, port = free_address()
-    revision = os.environ.get("MODEL_REVISION") or None
-    address = {"server_name": name, "server_port": port}
-    try:
-        page = start(*chosen_repos(), revision, **address, prevent_thread_lock=True)
-    except OSError as error:  # somebody took the port while the model was loaded
-        sys.exit(f"error: {error}")
-    print(f"The Space is at {page.local_url} (Ctrl-C ends it)", flush=True)
-    page.block_thread()
-
-
-if __name__ == "__main__":
-    main()
+        serve(name, int(port))
+    except OSError as error:  # taken already, or while the model was loaded
+        sys.exit(f"error: the app cannot listen at {name}:{port} ({error.strerror or error})")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
+import gradio as gr
 from PIL import Image
 
 from hub_model.inference.calibration import VERDICT_LEVEL, Verdict
@@ -113,28 +114,41 @@ def sample_grid(samples: Sequence[Sample]) -> str:
 
 def count_table(classifier: Classifier, language: str, counts: Sequence[Count]) -> str:
     """The differential count as a table, flat and corrected, with intervals."""
-    head = "".join(
-        f'<th scope="col">{escape(text)}</th>'
-        for text in (
-            say(language, "table_label"),
-            say(language, "cells"),
-            say(language, "count_flat"),
-            say(language, "interval"),
-            say(language, "count_corrected"),
-            say(language, "interval"),
+    keys = ("table_label", "cells", "count_flat", "interval", "count_corrected", "interval")
+    rows = [
+        (
+            (c.label, name_of(classifier, language, c.label)),
+            str(c.cells),
+            f"{100 * c.share:.1f}%",
+            interval(c.share_interval),
+            f"{100 * c.corrected:.1f}%",
+            interval(c.corrected_interval),
         )
-    )
-    rows = "".join(
-        f'<tr><th scope="row"><b>{escape(c.label)}</b> {escape(name_of(classifier, language, c.label))}</th>'
-        f"<td>{c.cells}</td><td>{100 * c.share:.1f}%</td><td>{interval(c.share_interval)}</td>"
-        f"<td>{100 * c.corrected:.1f}%</td><td>{interval(c.corrected_interval)}</td></tr>"
         for c in counts
+    ]
+    return table([say(language, key) for key in keys], rows)
+
+
+def table(head: Sequence[str], rows: Iterable[tuple[tuple[str, str], *tuple[str, ...]]]) -> str:
+    """A table of numbers; each row begins with the code and the name of its class."""
+    header = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
+    body = "".join(
+        f'<tr><th scope="row"><b>{escape(label)}</b> {escape(name)}</th>'
+        f"{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+        for (label, name), *cells in rows
     )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return f'<div class="scroll"><table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def interval(pair: tuple[float, float]) -> str:
     return f"{100 * pair[0]:.1f}–{100 * pair[1]:.1f}"
+
+
+def plot_panel(i18n: gr.I18n, key: str, min_width: int = 320) -> gr.Plot:
+    """Heading and plot in one panel (Gradio's label would lie on the plot); `elem_id` is the key with dashes."""
+    with gr.Column(elem_classes="plot", min_width=min_width):
+        gr.HTML(f'<h3 class="plot-title">{i18n(key)}</h3>')
+        return gr.Plot(show_label=False, label=i18n(key), elem_id=key.replace("_", "-"))
 
 
 def data_uri(picture: Image.Image, quality: int = 88) -> str:

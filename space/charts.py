@@ -43,35 +43,46 @@ def _figure(*traces: Any, x: str = "", y: str = "", height: int = 320, **layout:
     return figure.update_layout(**layout)
 
 
+def _bars(
+    names: Iterable[str], values: Sequence[float], name: str, colour: str, hover: str, **more: Any
+) -> go.Bar:
+    return go.Bar(
+        x=plain(names),
+        y=values,
+        name=name,
+        marker_color=colour,
+        hovertemplate=f"%{{x}}: {hover}<extra>%{{fullData.name}}</extra>",
+        **more,
+    )
+
+
+def _curve(x: Sequence[float], y: Sequence[float | None], colour: str, **more: Any) -> go.Scatter:
+    return go.Scatter(x=x, y=y, line={"color": colour, "width": 2}, **{"mode": "lines+markers", **more})
+
+
 def count_chart(counts: Sequence[Count], language: str) -> go.Figure:
     """Differential count: flat and corrected bars side by side with their intervals."""
 
     def bars(key: str, colour: str, shares: list[float], intervals: list[tuple[float, float]]) -> go.Bar:
-        return go.Bar(
-            x=plain(c.label for c in counts),
-            y=[100 * s for s in shares],
-            name=say(language, key),
-            marker_color=colour,
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": [100 * (high - s) for s, (_, high) in zip(shares, intervals, strict=True)],
-                "arrayminus": [100 * (s - low) for s, (low, _) in zip(shares, intervals, strict=True)],
-                "color": TEXT,
-                "thickness": 1.3,
-                "width": 3,
-            },
-            hovertemplate="%{x}: %{y:.1f}%<extra>%{fullData.name}</extra>",
+        error = {
+            "type": "data",
+            "symmetric": False,
+            "array": [100 * (high - s) for s, (_, high) in zip(shares, intervals, strict=True)],
+            "arrayminus": [100 * (s - low) for s, (low, _) in zip(shares, intervals, strict=True)],
+            "color": TEXT,
+            "thickness": 1.3,
+            "width": 3,
+        }
+        labels = [c.label for c in counts]
+        return _bars(
+            labels, [100 * s for s in shares], say(language, key), colour, "%{y:.1f}%", error_y=error
         )
 
+    flat = [c.share for c in counts], [c.share_interval for c in counts]
+    corrected = [c.corrected for c in counts], [c.corrected_interval for c in counts]
     return _figure(
-        bars("count_flat", COLOURS[0], [c.share for c in counts], [c.share_interval for c in counts]),
-        bars(
-            "count_corrected",
-            COLOURS[1],
-            [c.corrected for c in counts],
-            [c.corrected_interval for c in counts],
-        ),
+        bars("count_flat", COLOURS[0], *flat),
+        bars("count_corrected", COLOURS[1], *corrected),
         y="%",
         barmode="group",
         yaxis_rangemode="tozero",
@@ -80,13 +91,14 @@ def count_chart(counts: Sequence[Count], language: str) -> go.Figure:
 
 def history_chart(history: Sequence[dict[str, Any]], measure: str, language: str) -> go.Figure:
     """One measure ("loss", "accuracy", "macro_f1") over the epochs, train and validation."""
+    epochs = [row["epoch"] for row in history]
     lines = [
-        go.Scatter(
-            x=[row["epoch"] for row in history],
-            y=[row.get(f"{split}_{measure}") for row in history],
+        _curve(
+            epochs,
+            [row.get(f"{split}_{measure}") for row in history],
+            SPLITS[split],
             name=say(language, f"model_{split}"),
             mode="lines",
-            line={"color": SPLITS[split], "width": 2},
         )
         for split in ("train", "validation")
     ]
@@ -135,12 +147,12 @@ def confusion_chart(matrix: Sequence[Sequence[int]], labels: Sequence[str], lang
 def per_class_chart(per_class: dict[str, dict[str, float]], language: str) -> go.Figure:
     """Precision, recall and F1 of each class."""
     bars = [
-        go.Bar(
-            x=plain(per_class),
-            y=[row[key] for row in per_class.values()],
-            name=say(language, f"model_{key}"),
-            marker_color=COLOURS[i],
-            hovertemplate="%{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
+        _bars(
+            per_class,
+            [row[key] for row in per_class.values()],
+            say(language, f"model_{key}"),
+            COLOURS[i],
+            "%{y:.3f}",
         )
         for i, key in enumerate(("precision", "recall", "f1"))
     ]
@@ -149,17 +161,26 @@ def per_class_chart(per_class: dict[str, dict[str, float]], language: str) -> go
 
 def reliability_chart(bins: Sequence[dict[str, float]], language: str) -> go.Figure:
     """Share that was right against the probability that was given, with the ideal diagonal."""
+    ideal = _curve(
+        [0, 1],
+        [0, 1],
+        TEXT,
+        mode="lines",
+        name=say(language, "model_ideal"),
+        line_dash="dot",
+        hoverinfo="skip",
+    )
+    given = _curve(
+        [b["confidence"] for b in bins],
+        [b["accuracy"] for b in bins],
+        COLOURS[0],
+        customdata=[b["images"] for b in bins],
+        name=say(language, "tab_model"),
+        hovertemplate="%{x:.0%} → %{y:.0%} (%{customdata})<extra></extra>",
+    )
     return _figure(
-        _ideal([0, 1], [0, 1], language),
-        go.Scatter(
-            x=[b["confidence"] for b in bins],
-            y=[b["accuracy"] for b in bins],
-            customdata=[b["images"] for b in bins],
-            mode="lines+markers",
-            name=say(language, "tab_model"),
-            line={"color": COLOURS[0], "width": 2},
-            hovertemplate="%{x:.0%} → %{y:.0%} (%{customdata})<extra></extra>",
-        ),
+        ideal,
+        given,
         x=say(language, "model_confidence"),
         y=say(language, "model_accuracy"),
         xaxis_range=[0, 1.02],
@@ -168,43 +189,23 @@ def reliability_chart(bins: Sequence[dict[str, float]], language: str) -> go.Fig
 
 
 def coverage_chart(points: Sequence[dict[str, float]], language: str) -> go.Figure:
-    """Accuracy among the answered when only the surest are answered."""
+    """Accuracy among the answered when only the most confident are answered."""
     points = sorted(points, key=lambda point: point["coverage"])
-    return _figure(
-        go.Scatter(
-            x=[point["coverage"] for point in points],
-            y=[point["accuracy"] for point in points],
-            mode="lines+markers",
-            line={"color": COLOURS[2], "width": 2},
-            hovertemplate="%{x:.0%} → %{y:.1%}<extra></extra>",
-        ),
-        x=say(language, "model_covered"),
-        y=say(language, "model_accuracy"),
-        xaxis_range=[0, 1.02],
+    curve = _curve(
+        [point["coverage"] for point in points],
+        [point["accuracy"] for point in points],
+        COLOURS[2],
+        hovertemplate="%{x:.0%} → %{y:.1%}<extra></extra>",
     )
-
-
-def _ideal(x: list[float], y: list[float], language: str) -> go.Scatter:
-    return go.Scatter(
-        x=x,
-        y=y,
-        mode="lines",
-        name=say(language, "model_ideal"),
-        line={"color": TEXT, "dash": "dot"},
-        hoverinfo="skip",
+    return _figure(
+        curve, x=say(language, "model_covered"), y=say(language, "model_accuracy"), xaxis_range=[0, 1.02]
     )
 
 
 def class_bars(counts: dict[str, list[int]], labels: Sequence[str], language: str) -> go.Figure:
     """Images of each class, stacked by split."""
     bars = [
-        go.Bar(
-            x=plain(labels),
-            y=values,
-            name=say(language, f"model_{split}"),
-            marker_color=SPLITS[split],
-            hovertemplate="%{x}: %{y}<extra>%{fullData.name}</extra>",
-        )
+        _bars(labels, values, say(language, f"model_{split}"), SPLITS[split], "%{y}")
         for split, values in counts.items()
     ]
     return _figure(*bars, barmode="stack", y=say(language, "data_images"), yaxis_rangemode="tozero")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hub_model.inference.errors import RepoError
+from hub_model.inference.errors import RepoError, first_line
 
 SHARD = re.compile(r"(?:.*/)?(train|validation|test)(?:-\d+-of-\d+)?\.parquet$")
 
@@ -128,8 +128,7 @@ def _read_labels(name: str, shards: dict[str, list[str]], filesystem: Any) -> Da
                     column = parquet.read(columns=["label"]).column("label")
                 labels.setdefault(split, []).append(column.to_pylist())
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RepoError(f"the dataset repo {name} breaks the contract ({reason})") from None
+        raise RepoError(f"the dataset repo {name} breaks the contract ({first_line(error)})") from None
     return DatasetRepo(
         name, tuple(label_names), {split: shards[split] for split in order}, labels, filesystem
     )

@@ -13,6 +13,7 @@ import threading
 import time
 from abc import ABCMeta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -26,43 +27,34 @@ FOLDER = "upload-"  # how the folder of an upload begins; what lies elsewhere is
 
 
 class _WithoutStub(type(gr.Image)):
-    """Gradio's own metaclass would write a `.pyi` file beside this one."""
+    """Gradio's metaclass (6.31, without an option) writes a `.pyi` file beside every subclass; this one does not."""
 
     def __new__(cls, name: str, bases: tuple, attributes: dict[str, Any]) -> type:
         return ABCMeta.__new__(cls, name, bases, attributes)
 
 
-def uploads_only(component: type[gr.components.Component]) -> type[gr.components.Component]:
-    """Make a component refuse an address, which Gradio would download.
-
-    A decorator and no base class: the page takes a component for what its first base is.
-    """
-    accept = component.async_move_resource_to_block_cache
-
-    async def accept_upload(self: Any, url_or_file_path: str | Path | None) -> str | None:
-        if is_http_url_like(str(url_or_file_path)):
-            raise gr.Error("An address cannot be used: upload the file itself.", print_exception=False)
-        return await accept(self, url_or_file_path)
-
-    component.async_move_resource_to_block_cache = accept_upload
-    return component
+async def _accept_upload(component: gr.components.Component, path: str | Path | None) -> str | None:
+    """Refuse an address, which Gradio would download."""
+    if is_http_url_like(str(path)):
+        raise gr.Error("An address cannot be used: upload the file itself.", print_exception=False)
+    return await gr.components.Component.async_move_resource_to_block_cache(component, path)
 
 
-@uploads_only
 class PictureInput(gr.Image, metaclass=_WithoutStub):
     """`gr.Image` in the page (drop, paste, camera); the path of the upload, undecoded, in Python."""
 
     is_template = True  # the page shows it as its parent
+    async_move_resource_to_block_cache = _accept_upload
 
     def preprocess(self, payload: Any) -> str | None:
         return payload.path if payload else None
 
 
-@uploads_only
 class FileInput(gr.File, metaclass=_WithoutStub):
     """`gr.File` in the page; the paths of the uploads in Python (its parent leaves an empty file for each)."""
 
     is_template = True
+    async_move_resource_to_block_cache = _accept_upload
 
     def preprocess(self, payload: Any) -> str | list[str] | None:
         if payload is None:
@@ -73,7 +65,10 @@ class FileInput(gr.File, metaclass=_WithoutStub):
 
 
 def refuse_what_does_not_fit(page: gr.Blocks) -> None:
-    """Answer inputs that an event cannot take with a sentence, where Gradio says nothing and logs a traceback."""
+    """Answer inputs that an event cannot take with a sentence.
+
+    A patch: Gradio 6.31 logs a traceback and tells the caller nothing. It can go when `launch` has an option for it.
+    """
     read = page.preprocess_data
 
     async def read_or_refuse(*arguments: Any, **options: Any) -> list[Any]:
@@ -118,31 +113,19 @@ def sweep_uploads(every: float, age: float) -> None:
     threading.Thread(target=sweep, name="uploads", daemon=True).start()
 
 
-class _OwnFolder:
-    """Stands in for the hash of the content, by which Gradio names the folder of an upload."""
-
-    def __init__(self) -> None:
-        self.name = FOLDER + secrets.token_hex(16)
-
-    def update(self, data: bytes) -> None:
-        """The content has no say."""
-
-    def hexdigest(self) -> str:
-        return self.name
-
-
 class _Upload(route_utils.GradioUploadFile):
     """An upload whose folder nobody else has, and nobody can guess."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.sha = _OwnFolder()
+        name = FOLDER + secrets.token_hex(16)
+        self.sha = SimpleNamespace(update=lambda data: None, hexdigest=lambda: name)
 
 
 def separate_uploads() -> None:
     """Give every upload a folder of its own, from now on in this process.
 
-    Under Gradio's rule, two visitors who send the same picture share one file, and the first to be answered takes it away
-    from the other.
+    A patch: Gradio 6.31 names the folder by the hash of the content, so two visitors who send the same picture share one
+    file, and the first to be answered takes it away from the other. It can go when uploads belong to a session.
     """
     route_utils.GradioUploadFile = _Upload

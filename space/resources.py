@@ -1,8 +1,7 @@
 """What the page is made of: one model repo, one dataset repo, and what is read of them once at start-up.
 
-In: MODEL_ID and DATASET_ID, else the first of `models:` and `datasets:` in the front matter of the README.md
-beside this file. Out: `Resources`. A broken model repo raises RepoError; without a dataset the page
-does without.
+In: MODEL_ID and DATASET_ID, else the first of `models:` and `datasets:` in the front matter of the README.md. Out:
+`Resources`. A broken model repo raises RepoError; without a dataset the page does without.
 """
 
 from __future__ import annotations
@@ -52,10 +51,11 @@ class Resources:
         return prior if prior.all() else None
 
 
-def front_matter(readme: Path = Path(__file__).parent / "README.md") -> dict[str, Any]:
-    """The YAML block at the head of a Space's README; empty when there is none."""
-    parts = readme.read_text("utf-8").split("---\n") if readme.is_file() else []
-    return yaml.safe_load(parts[1]) if len(parts) > 2 else {}
+def front_matter() -> dict[str, Any]:
+    """The YAML block at the head of the README.md, which lies in this folder or, in a Space repo, above it."""
+    here = Path(__file__).parent
+    readme = next(path for path in (here / "README.md", here.parent / "README.md") if path.is_file())
+    return yaml.safe_load(readme.read_text("utf-8").split("---\n")[1])
 
 
 def chosen_repos(environment: Mapping[str, str] = os.environ) -> tuple[str, str]:

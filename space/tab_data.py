@@ -11,7 +11,6 @@ import gradio as gr
 from space import cards, charts
 from space.resources import Resources
 from space.texts import language_of, say
-from space.titled_plot import titled_plot
 
 SHOWN = 12
 
@@ -31,9 +30,9 @@ def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
         )
         return
     with gr.Row():
-        bars = titled_plot(i18n, "data_bar")
-        pie = titled_plot(i18n, "data_pie")
-    splits = titled_plot(i18n, "data_splits")
+        bars = cards.plot_panel(i18n, "data_bar")
+        pie = cards.plot_panel(i18n, "data_pie")
+    splits = cards.plot_panel(i18n, "data_splits")
     gr.HTML(f"<h3>{i18n('data_browse')}</h3>")
     with gr.Row(equal_height=True):
         choice = gr.Dropdown(

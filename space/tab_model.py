@@ -11,7 +11,6 @@ import gradio as gr
 from space import cards, charts
 from space.resources import Resources
 from space.texts import language_of, say
-from space.titled_plot import titled_plot
 
 MEASURES = ("loss", "accuracy", "macro_f1")
 FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "auc")
@@ -22,13 +21,13 @@ def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
     head = gr.HTML(elem_id="model-head")
     split = held_out_figures(resources)
     with gr.Row(visible=bool(resources.history)):
-        curves = [titled_plot(i18n, f"model_{measure}", 260) for measure in MEASURES]
+        curves = [cards.plot_panel(i18n, f"model_{measure}", 260) for measure in MEASURES]
     with gr.Row(visible=split is not None and not {"confusion_matrix", "per_class"}.isdisjoint(split)):
-        confusion = titled_plot(i18n, "model_confusion")
-        per_class = titled_plot(i18n, "model_per_class")
+        confusion = cards.plot_panel(i18n, "model_confusion")
+        per_class = cards.plot_panel(i18n, "model_per_class")
     with gr.Row(visible=split is not None and "reliability" in split):
-        reliability = titled_plot(i18n, "model_reliability")
-        coverage = titled_plot(i18n, "model_coverage")
+        reliability = cards.plot_panel(i18n, "model_reliability")
+        coverage = cards.plot_panel(i18n, "model_coverage")
     table = gr.HTML(elem_id="model-table")
 
     def draw(request: gr.Request) -> list[Any]:
@@ -109,15 +108,13 @@ def tile(language: str, key: str, split: dict[str, Any]) -> str:
 def per_class_table(resources: Resources, split: dict[str, Any], language: str) -> str:
     """Precision, recall, F1, AUC and support of each class: what the bars show, for reading."""
     keys = ("precision", "recall", "f1", "auc")
-    head = "".join(f'<th scope="col">{escape(say(language, f"model_{k}"))}</th>' for k in (*keys, "support"))
-    rows = "".join(
-        f'<tr><th scope="row"><b>{escape(label)}</b> {escape(cards.name_of(resources.classifier, language, label))}</th>'
-        + "".join(f"<td>{row[k]:.3f}</td>" if row.get(k) is not None else "<td></td>" for k in keys)
-        + f"<td>{row['support']}</td></tr>"
+    head = [say(language, "table_label"), *(say(language, f"model_{key}") for key in (*keys, "support"))]
+    rows = [
+        (
+            (label, cards.name_of(resources.classifier, language, label)),
+            *("" if row.get(key) is None else f"{row[key]:.3f}" for key in keys),
+            str(row["support"]),
+        )
         for label, row in split["per_class"].items()
-    )
-    first = escape(say(language, "table_label"))
-    return (
-        f'<div class="scroll"><table><thead><tr><th scope="col">{first}</th>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+    ]
+    return cards.table(head, rows)

@@ -1,21 +1,40 @@
 """Every word of the page, by language: static ones through `gr.I18n`, composed ones through `say`.
 
-In: the dictionaries of `texts_en.py` and `texts_id.py`. The browser's language decides; `?lang=en` or
-`?lang=id` in the address, which the switch at the top sets, overrides it.
+In: `locales/*.yaml`. The browser's language decides; `?lang=en` or `?lang=id` in the address, which the switch at the
+top sets, overrides it.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from hub_model.inference.errors import ImageError
-from space.notes import NOTES, Note
-from space.texts_en import TEXTS as EN
-from space.texts_id import TEXTS as ID
+import yaml
 
-LANGUAGES = {"en": EN, "id": ID}
+from hub_model.inference.errors import IMAGE_ERRORS, ImageError
+
 NAMES = {"en": "English", "id": "Bahasa Indonesia"}
+
+
+class Note(NamedTuple):
+    """Full name of a class and what to look for under the microscope."""
+
+    name: str
+    text: str
+
+
+def _read(code: str) -> tuple[dict[str, str], dict[str, Note]]:
+    path = Path(__file__).parent / "locales" / f"{code}.yaml"
+    texts = yaml.safe_load(path.read_text("utf-8"))
+    notes = {label: Note(**note) for label, note in texts.pop("notes").items()}
+    return texts, notes
+
+
+(EN, _EN_NOTES), (ID, _ID_NOTES) = _read("en"), _read("id")
+EN |= {f"upload_{reason}": sentence for reason, sentence in IMAGE_ERRORS.items()}
+LANGUAGES = {"en": EN, "id": ID}
+NOTES = {"en": _EN_NOTES, "id": _ID_NOTES}
 
 # Gradio takes the browser's language and has no switch of its own in the page. Its Settings panel changes the language
 # through `changeLocale` of the module `core`; this does the same for `?lang=`. What still loads may set the browser's

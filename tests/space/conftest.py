@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,45 +10,7 @@ from playwright.sync_api import Browser
 
 from dataset_script.synthetic_cells import draw_cell
 from tests.space.browser import chromium
-
-
-@dataclass(frozen=True)
-class RunningSpace:
-    """A Space in a process of its own."""
-
-    address: str
-    process: subprocess.Popen
-    uploads: Path
-
-
-def start_space(
-    arguments: list[str], uploads: Path, cwd: Path | None = None, seconds: float = 120, **environment: str
-) -> RunningSpace:
-    """Run it on a free port and wait until it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env={
-            **os.environ,
-            "GRADIO_SERVER_PORT": str(port),
-            "GRADIO_SERVER_NAME": "127.0.0.1",
-            "GRADIO_TEMP_DIR": str(uploads),
-            **environment,
-        },
-    )
-    space = RunningSpace(f"http://127.0.0.1:{port}", process, uploads)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            urllib.request.urlopen(f"{space.address}/config", timeout=5)
-            return space
-        except OSError:
-            time.sleep(0.2)
-    process.kill()
-    raise RuntimeError(f"the Space did not start: python {' '.join(arguments)}")
+from tests.space.running import RunningSpace, of_repos, running
 
 
 @pytest.fixture(scope="session")
@@ -79,11 +34,8 @@ def space(
     small_model: Path, small_dataset: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningSpace]:
     """The Space over both, running."""
-    arguments = ["-m", "space", "--model", str(small_model), "--dataset", str(small_dataset)]
-    running = start_space(arguments, tmp_path_factory.mktemp("uploads"))
-    yield running
-    running.process.terminate()
-    running.process.wait(20)
+    with running(of_repos(small_model, small_dataset, tmp_path_factory.mktemp("space"))) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

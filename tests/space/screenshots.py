@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page
 
 from dataset_script.synthetic_cells import LOOKS, draw_cell, draw_field
 from tests.space.browser import chromium
-from tests.space.conftest import start_space
+from tests.space.running import RunningSpace, running
 
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 TABS = ("cell", "cells", "field", "model", "data", "learn", "api")
@@ -123,16 +123,11 @@ def main(arguments: list[str]) -> int:
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        space = start_space(["-m", "space", *_repos(folder)], folder / "uploads")
-        try:
-            with chromium() as browser:
-                for path in take(
-                    browser, space.address, draw_inputs(folder), out, tuple(arguments[1:]) or TABS
-                ):
-                    print(path, flush=True)
-        finally:
-            space.process.terminate()
-            space.process.wait(20)
+        space = RunningSpace(["-m", "space", *_repos(folder)], folder / "space")
+        with running(space), chromium() as browser:
+            inputs = draw_inputs(folder)
+            for path in take(browser, space.address, inputs, out, tuple(arguments[1:]) or TABS):
+                print(path, flush=True)
     return 0
 
 

@@ -84,7 +84,7 @@ def test_many_pictures_and_zips_give_rows_and_a_count(client: Client, tmp_path: 
 
 def test_a_count_of_nothing_is_a_sentence(client: Client, tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_bytes(b"text")
-    with pytest.raises(AppError, match="No picture among these files"):
+    with pytest.raises(AppError, match="None of these files"):
         client.predict([handle_file(tmp_path / "text.jpg")], api_name="/count")
 
 

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.space.bad_uploads import PICTURES
-from tests.space.conftest import RunningSpace, start_space
+from tests.space.running import RunningSpace, running
 from tests.space.screenshots import SIZES, TABS, draw_inputs, fill_tab, open_tab, visit
 
 pytestmark = pytest.mark.browser
@@ -47,12 +47,12 @@ def test_every_tab_answers_in_its_language_and_asks_nobody_else(
     page = context.new_page()
     visit(page, space.address, language)
     expected = {
-        "en": {"cell": "promyelocyte", "cells": "Differential count", "field": "Nucleated cells found",
-               "model": "Balanced accuracy", "data": "images of 7 classes", "learn": "The experts' label",
-               "api": "Everything the page does"},
+        "en": {"cell": "promyelocyte", "cells": "Differential count", "field": "nucleated cells found",
+               "model": "Balanced accuracy", "data": "images of 7 classes", "learn": "Expert label",
+               "api": "Call the Space from a program"},
         "id": {"cell": "promielosit", "cells": "Hitung jenis", "field": "sel berinti ditemukan",
-               "model": "Akurasi seimbang", "data": "gambar dari 7 kelas", "learn": "Label para ahli",
-               "api": "Semua yang dilakukan"},
+               "model": "Akurasi seimbang", "data": "gambar dari 7 kelas", "learn": "Label ahli",
+               "api": "Panggil Space ini dari program"},
     }  # fmt: skip
     for name in TABS:
         fill_tab(page, name, inputs)
@@ -229,14 +229,10 @@ def test_a_broken_model_repo_is_a_page_that_says_so(
     broken = tmp_path / "<b>broken"
     broken.mkdir()
     (broken / "config.json").write_bytes((small_model / "config.json").read_bytes())
-    running = start_space(["-m", "space", "--model", str(broken)], tmp_path / "uploads")
-    try:
+    with running(RunningSpace(["-m", "space", "--model", str(broken)], tmp_path / "space")) as space:
         page = browser.new_page(locale="id-ID")
-        page.goto(running.address)
-        expect(page.locator("#reason")).to_contain_text(
-            "<b>broken breaks the contract: it has no model.safetensors"
-        )
+        page.goto(space.address)
+        reason = "<b>broken breaks the contract: it has no model.safetensors"
+        expect(page.locator("#reason")).to_contain_text(reason)
         expect(page.locator("body")).to_contain_text("Space ini tidak memiliki model")
-    finally:
-        running.process.terminate()
-        running.process.wait(20)
+        page.close()

@@ -1,10 +1,15 @@
-"""From the folder to a Space repo: one commit, complete front matter, and a copy that runs alone."""
+"""The Space repo: complete front matter, pinned requirements, a folder that runs alone, one commit to the Hub."""
 
+import ast
 import os
 import subprocess
 import sys
+import sysconfig
 import urllib.request
+import venv
+from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gradio_client import Client, handle_file
@@ -13,9 +18,10 @@ from huggingface_hub import HfApi, SpaceCard, snapshot_download
 import space
 from hub_model.inference.errors import RepoError
 from local_hub import LocalHub
-from space.push import push_space
+from space.__main__ import main
+from space.build import push_space
 from space.resources import chosen_repos, front_matter
-from tests.space.conftest import start_space
+from tests.space.running import RunningSpace, running
 
 FOLDER = Path(space.__file__).parent
 
@@ -32,11 +38,9 @@ def repos(small_model: Path, small_dataset: Path, owner: str) -> tuple[str, str]
 
 def test_the_front_matter_is_complete_and_pinned() -> None:
     declared = front_matter()
-    pinned = dict(
-        line.split("==") for line in (FOLDER / "requirements.txt").read_text().splitlines() if "==" in line
-    )
+    pinned = dict(line.split("==") for line in pinned_requirements())
     assert declared["sdk"] == "gradio" and declared["sdk_version"] == pinned["gradio"]
-    assert declared["app_file"] == "app.py" and (FOLDER / "app.py").is_file()
+    assert declared["app_file"] == "app.py"
     assert declared["python_version"] == "3.11" and declared["license"] == "apache-2.0"
     assert len(declared["short_description"]) <= 60
     for key in ("title", "emoji", "models", "datasets", "preload_from_hub", "suggested_hardware"):
@@ -45,9 +49,78 @@ def test_the_front_matter_is_complete_and_pinned() -> None:
 
 def test_the_requirements_are_those_of_the_project() -> None:
     tested = (FOLDER.parent / "constraints.txt").read_text().lower().splitlines()
-    for line in (FOLDER / "requirements.txt").read_text().splitlines():
-        if line and not line.startswith("#"):
-            assert line in tested
+    assert set(pinned_requirements()) <= set(tested)
+
+
+def test_every_package_that_the_space_imports_is_required(built: Path) -> None:
+    imported = set()
+    for path in built.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.partition(".")[0])
+    distributions = packages_distributions()
+    needed = {
+        distributions[name][0].lower() for name in imported - sys.stdlib_module_names if name in distributions
+    }
+    needed -= {"bone-marrow-cells"}
+    assert imported >= {"gradio", "timm", "numpy"}
+    assert needed <= {line.partition("==")[0].lower() for line in pinned_requirements()} | {
+        "gradio_client"  # gradio pins it
+    }
+
+
+def pinned_requirements() -> list[str]:
+    lines = (FOLDER / "requirements.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def built(repos: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `python -m space build` makes of the two repos."""
+    out = tmp_path_factory.mktemp("built") / "space"
+    assert main(["build", str(out), "--model", repos[0], "--dataset", repos[1]]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment that has the required packages and nothing of this project."""
+    folder = tmp_path_factory.mktemp("bare") / "environment"
+    venv.create(folder, symlinks=True)
+    (site_packages,) = folder.glob("lib/python*/site-packages")
+    # a path of another .pth file is not searched for .pth files: an editable install of the project stays outside
+    (site_packages / "required.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder / "bin" / "python"
+
+
+def test_the_built_folder_runs_alone(
+    built: Path, bare_python: Path, repos: tuple[str, str], tmp_path: Path, cell_file: Path
+) -> None:
+    """Only that folder is on the path: the other folders of the project cannot be imported."""
+    alone = {"PYTHONPATH": "", "MODEL_ID": "", "DATASET_ID": "", "PYTHONDONTWRITEBYTECODE": "1"}
+    others = ["dataset_script", "training", "local_hub", "train_accelerate", "hub_model.publish"]
+    for name in others:
+        done = subprocess.run(
+            [bare_python, "-c", f"import {name}"], cwd=built, env=os.environ | alone, capture_output=True
+        )
+        assert b"ModuleNotFoundError" in done.stderr, name
+    space = RunningSpace(
+        ["app.py"], tmp_path / "space", cwd=built, environment=alone, python=str(bare_python)
+    )
+    with running(space):
+        client = Client(space.address, verbose=False)
+        assert client.predict(handle_file(cell_file), api_name="/predict")["label"] == "PMO"
+        assert client.predict(api_name="/model")["model"] == repos[0]
+        assert "Bone-marrow cells" in urllib.request.urlopen(space.address).read().decode()
+
+
+def test_build_does_not_mix_with_what_is_there(repos: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    assert main(["build", str(tmp_path), "--model", repos[0]]) == 1
+    assert "is not an empty directory" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_a_push_is_one_commit_and_a_second_push_is_none(repos: tuple[str, str], owner: str) -> None:
@@ -61,25 +134,16 @@ def test_a_push_is_one_commit_and_a_second_push_is_none(repos: tuple[str, str], 
     assert card.data["preload_from_hub"] == [repos[0]]
 
 
-def test_the_pushed_space_runs_alone_from_its_front_matter(
-    repos: tuple[str, str], owner: str, tmp_path: Path, cell_file: Path
+def test_what_is_pushed_is_what_is_built(
+    repos: tuple[str, str], owner: str, built: Path, tmp_path: Path
 ) -> None:
-    name = f"{owner}/alone-space"
+    name = f"{owner}/built-space"
     push_space(name, *repos)
     copy = Path(snapshot_download(name, repo_type="space", local_dir=tmp_path / "copy"))
-    assert not list(copy.rglob("*.pyc"))
-    running = start_space(
-        ["app.py"], tmp_path / "uploads", cwd=copy, PYTHONPATH="", MODEL_ID="", DATASET_ID=""
-    )
-    try:
-        client = Client(running.address, verbose=False)
-        assert client.predict(handle_file(cell_file), api_name="/predict")["label"] == "PMO"
-        assert client.predict(api_name="/model")["model"] == repos[0]
-        assert "Bone-marrow cells" in urllib.request.urlopen(running.address).read().decode()
-    finally:
-        running.process.terminate()
-        running.process.wait(20)
-    assert not list((tmp_path / "uploads").rglob("cell.jpg"))
+    files = {path.relative_to(built) for path in built.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert Path("app.py") in files and Path("hub_model/inference/classifier.py") in files
+    for path in files:
+        assert (copy / path).read_bytes() == (built / path).read_bytes(), path
 
 
 def test_the_environment_beats_the_front_matter() -> None:

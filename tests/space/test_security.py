@@ -26,7 +26,7 @@ from dataset_script.synthetic_cells import draw_cell
 from space.charts import class_bars, class_pie
 from space.dataset_repo import Sample, open_dataset_repo
 from space.resources import is_readable
-from tests.space.conftest import RunningSpace, start_space
+from tests.space.running import RunningSpace, running
 from tests.space.screenshots import TABS, open_tab, visit
 from tests.space.small_model_repo import LABELS
 
@@ -99,7 +99,7 @@ def test_no_address_serves_a_file_of_the_server(space: RunningSpace, strange_fil
 def test_a_path_in_a_request_is_no_upload(
     space: RunningSpace, strange_files: list[Path], cell_file: Path
 ) -> None:
-    climbing = space.uploads / ".." / cell_file.parent.name / cell_file.name
+    climbing = space.uploads / ".." / ".." / cell_file.parent.name / cell_file.name
     for path in [*strange_files, cell_file, climbing]:
         for endpoint in ("predict", "field"):
             assert call(space, endpoint, file(path)) == "error"
@@ -229,10 +229,8 @@ def hostile_space(
     for split in ("train", "test"):
         table.to_parquet(top / "data" / f"{split}.parquet")
     arguments = ["-m", "space", "--model", str(model), "--dataset", str(top / "data")]
-    running = start_space(arguments, top / "uploads", TMPDIR=str(top))
-    yield running, top
-    running.process.terminate()
-    running.process.wait(20)
+    with running(RunningSpace(arguments, top / "space", environment={"TMPDIR": str(top)})) as started:
+        yield started, top
 
 
 @pytest.mark.browser
@@ -240,9 +238,9 @@ def hostile_space(
 def test_no_name_of_a_repo_or_file_acts_on_the_page(
     hostile_space: tuple[RunningSpace, Path], browser: Browser, tmp_path: Path
 ) -> None:
-    running, top = hostile_space
+    space, top = hostile_space
     page = browser.new_page(locale="en-US")
-    visit(page, running.address, "en")
+    visit(page, space.address, "en")
     draw_cell("PMO", 3).save(tmp_path / "=1+1.jpg")
     with zipfile.ZipFile(tmp_path / "cells.zip", "w") as archive:
         for name in ("=1+1.jpg", "<img src=x onerror=window.hacked=4>.jpg", "@SUM(A1).jpg"):

@@ -26,7 +26,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from PIL import Image
 
 import hub_model.push
-import space.push
+import space.build
 from dataset_script.__main__ import main as dataset_script
 from dataset_script.push import push as push_dataset
 from dataset_script.source import DatasetError
@@ -37,7 +37,7 @@ from tests.stress.broken_proxy import FAULTS, FOREVER, Proxy, broken_proxy
 RELEASE = Path(__file__).resolve().parents[2] / "hub_model" / "release"
 KINDS = ("dataset", "model", "space")
 web = httpx2.Client()  # one for all: each would read the certificates again
-EXPECTED = (DatasetError, RepoError, space.push.RepoError)  # one sentence each; anything else is a bug
+EXPECTED = (DatasetError, RepoError, space.build.RepoError)  # one sentence each; anything else is a bug
 Files = dict[str, bytes]
 
 
@@ -56,8 +56,7 @@ class Case:
             return files_below(self.folders[version])
         out = self.folders[version].parent / f"as pushed {version}"
         if not out.is_dir():
-            out.mkdir()
-            space.push.space_files(out, f"a/version-{version}", "")
+            space.build.build_space(out, f"a/version-{version}", "")
         return files_below(out)
 
 
@@ -131,16 +130,18 @@ def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         )
     source = tmp_path / "space"
     shutil.copytree(
-        space.push.FOLDER, source, ignore=lambda _, names: [name for name in names if "cache" in name]
+        space.build.PACKAGES["space"],
+        source,
+        ignore=lambda _, names: [name for name in names if "cache" in name],
     )
-    monkeypatch.setattr(space.push, "FOLDER", source)
+    monkeypatch.setitem(space.build.PACKAGES, "space", source)
 
     def push_version(version: int, repo: str) -> str:
         for path in sorted(source.glob("tab_*.py")):  # several files change, so that half of it could be seen
             path.write_text(f"# version {version}\n")
         (source / f"only_in_{version}.py").write_text("")
         (source / f"only_in_{1 - version}.py").unlink(missing_ok=True)
-        return space.push.push_space(repo, f"a/version-{version}", "")
+        return space.build.push_space(repo, f"a/version-{version}", "")
 
     def space_command(version: int, repo: str) -> list[str]:
         return [*python, "space", "push", repo, "--model", f"a/version-{version}"]

@@ -1,6 +1,6 @@
-"""Many visitors of a Space, and the web app that they visit: for the load tests and for `python -m tests.space.load`.
+"""Many visitors of a Space: for the load tests and for `python -m tests.stress.space_load`.
 
-In: a `Server` to start, or the address of a running one. Out: a `Reply` for every question that a visitor asked, with what
+In: the address of a running Space. Out: a `Reply` for every question that a visitor asked, with what
 came of it and how long that took; what went wrong among them; memory while it went on.
 """
 
@@ -8,102 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 import random
 import socket
 import statistics
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
-import zipfile
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx2
 import psutil
 
 from dataset_script.synthetic_cells import LOOKS, draw_cell
-from tests.space.bad_uploads import PICTURES
+from tests.space.bad_uploads import PICTURES, zipped
+from tests.space.running import RunningSpace
 
-ROOT = Path(__file__).resolve().parents[2]
 BAD = [name for name in PICTURES if name not in ("500-megabytes.jpg", "wide.png")]
 T = TypeVar("T")
 META = {"_type": "gradio.FileData"}
-
-
-# ---- servers
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-@dataclass
-class Server:
-    """A web app in a process of its own, on a port that it keeps over restarts."""
-
-    arguments: list[str]
-    uploads: Path
-    log: Path
-    port: int = field(default_factory=free_port)
-    process: subprocess.Popen | None = None
-    seconds_to_ready: float = 0.0
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self, seconds: float = 600) -> None:
-        """Start it and wait until it answers."""
-        environment = os.environ | {"GRADIO_TEMP_DIR": str(self.uploads), "GRADIO_ANALYTICS_ENABLED": "False"}
-        command = [argument.replace("PORT", str(self.port)) for argument in self.arguments]
-        begin = time.monotonic()
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *command], cwd=ROOT, env=environment, stdout=log, stderr=log
-            )
-        while time.monotonic() - begin < seconds and self.process.poll() is None:
-            with suppress(OSError):
-                urllib.request.urlopen(f"{self.address}/config", timeout=5).close()
-                self.seconds_to_ready = time.monotonic() - begin
-                return
-            time.sleep(0.1)
-        self.stop()
-        raise RuntimeError(f"{' '.join(command)} did not start: {self.log.read_text()[-2000:]}")
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(60)
-
-    def memory_mb(self) -> float:
-        """Resident memory of the process and its children."""
-        program = psutil.Process(self.process.pid)
-        return sum(p.memory_info().rss for p in [program, *program.children(recursive=True)]) / 2**20
-
-
-def space_server(model: Path, dataset: Path, folder: Path) -> Server:
-    arguments = ["-m", "space", "--model", str(model), "--dataset", str(dataset), "--port", "PORT"]
-    return Server(arguments, folder / "uploads", folder / "space.log")
-
-
-def plain_server(model: Path, folder: Path) -> Server:
-    return Server(["-m", "tests.space.plain_app", str(model), "PORT"], folder / "plain", folder / "plain.log")
-
-
-@contextmanager
-def running(server: Server) -> Iterator[Server]:
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 # ---- clients
@@ -133,13 +59,6 @@ def good_cells(count: int = 28) -> list[tuple[str, bytes]]:
     return cells
 
 
-def zipped(files: Sequence[tuple[str, bytes]]) -> bytes:
-    with zipfile.ZipFile(buffer := io.BytesIO(), "w", zipfile.ZIP_STORED) as archive:
-        for name, data in files:
-            archive.writestr(name, data)
-    return buffer.getvalue()
-
-
 def questions(mixed: bool, seed: int = 0) -> Iterator[Question]:
     """Endless. One cell a time, every seventh no picture; `mixed` adds zips with good and bad ones, and counts."""
     rng, good = random.Random(seed), good_cells()
@@ -148,7 +67,10 @@ def questions(mixed: bool, seed: int = 0) -> Iterator[Question]:
         chance = rng.random()
         if mixed and chance < 0.08:
             content = (
-                ("cells.zip", zipped([*rng.sample(good, 6), *rng.sample(bad, 2), ("../climb.jpg", b"x")])),
+                (
+                    "cells.zip",
+                    zipped(dict([*rng.sample(good, 6), *rng.sample(bad, 2), ("../climb.jpg", b"x")])),
+                ),
             )
             yield Question(rng.choice(("predict_many", "count")), content, "answer")
         elif chance < 1 / 7 + 0.08 * mixed:
@@ -229,14 +151,14 @@ def hanging_client(port: int) -> Iterator[None]:
 
 
 @contextmanager
-def watched_memory(server: Server, every: float = 1.0) -> Iterator[list[float]]:
+def watched_memory(space: RunningSpace, every: float = 1.0) -> Iterator[list[float]]:
     """Resident memory, in MB, sampled while the block runs."""
     samples, done = [], threading.Event()
 
     def watch() -> None:
         while not done.wait(every):
             with suppress(psutil.NoSuchProcess):
-                samples.append(server.memory_mb())
+                samples.append(space.memory_mb())
 
     thread = threading.Thread(target=watch)
     thread.start()

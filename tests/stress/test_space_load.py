@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from space.inputs import delete_old_uploads
-from tests.space.visitors import (
-    Server,
+from tests.space.running import RunningSpace, of_repos, running
+from tests.stress.visitors import (
+    Question,
+    ask,
     errors,
+    good_cells,
     hammer,
     hanging_client,
     latency_line,
     memory_line,
-    plain_server,
-    running,
-    space_server,
+    run,
     watched_memory,
 )
 
@@ -30,12 +33,12 @@ GROWTH_MB = 60  # from the second quarter of the load to the last: what allocato
 @pytest.fixture(scope="module")
 def server(
     small_model: Path, small_dataset: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    with running(space_server(small_model, small_dataset, tmp_path_factory.mktemp("load"))) as started:
+) -> Iterator[RunningSpace]:
+    with running(of_repos(small_model, small_dataset, tmp_path_factory.mktemp("load"))) as started:
         yield started
 
 
-def left_over(server: Server) -> list[str]:
+def left_over(server: RunningSpace) -> list[str]:
     """Visitors' files that are still on disk; the page's own examples aside."""
     found = [path for path in server.uploads.rglob("*") if path.is_file()]
     return [str(path) for path in found if path.parent.name.startswith("upload-")]
@@ -48,27 +51,30 @@ def growth(samples: list[float]) -> float:
 
 
 @pytest.mark.timeout(900)
-def test_ten_visitors_get_their_answers_beside_one_who_hangs(server: Server) -> None:
+def test_ten_visitors_get_their_answers_beside_one_who_hangs(server: RunningSpace) -> None:
     with hanging_client(server.port):
         replies = hammer(server.address, clients=10, seconds=5, mixed=True)
     assert errors(replies) == {}
     assert {reply.outcome for reply in replies} == {"answer", "refusal"}
     assert left_over(server) == []
-    assert "Traceback" not in server.log.read_text()
+    assert "Traceback" not in server.log
 
 
 @pytest.mark.timeout(600)
-def test_the_same_picture_from_all_at_once_is_answered_to_each(server: Server) -> None:
+def test_the_same_picture_from_all_at_once_is_answered_to_each(server: RunningSpace) -> None:
     """Each visitor's upload is theirs: the first to be answered does not take it away from the others."""
-    replies = hammer(server.address, clients=12, seconds=3, mixed=False, seed=5)
-    names = [reply.question.files[0][0] for reply in replies]
-    assert len(names) > len(set(names)), "no picture came twice"
-    assert errors(replies) == {}
+    question = Question("predict", (good_cells(1)[0],), "answer")
+
+    async def all_at_once() -> list[str]:
+        async with httpx2.AsyncClient(timeout=120) as http:
+            return await asyncio.gather(*(ask(http, server.address, question) for _ in range(24)))
+
+    assert set(run(all_at_once())) == {"answer"}
 
 
 @pytest.mark.stress
 @pytest.mark.timeout(3600)
-def test_fifty_visitors_for_two_minutes(server: Server, capsys: pytest.CaptureFixture) -> None:
+def test_fifty_visitors_for_two_minutes(server: RunningSpace, capsys: pytest.CaptureFixture) -> None:
     with watched_memory(server) as samples, hanging_client(server.port):
         replies = hammer(server.address, clients=50, seconds=120, mixed=True)
     with capsys.disabled():
@@ -76,21 +82,7 @@ def test_fifty_visitors_for_two_minutes(server: Server, capsys: pytest.CaptureFi
     assert errors(replies) == {}
     assert growth(samples) < GROWTH_MB
     assert left_over(server) == []
-    assert "Traceback" not in server.log.read_text()
-
-
-@pytest.mark.stress
-@pytest.mark.timeout(3600)
-def test_the_plain_app_under_the_same_load(
-    server: Server, small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    """For comparison, in short: single pictures only, which is all that the plain app takes."""
-    ours = hammer(server.address, clients=50, seconds=20, mixed=False)
-    with running(plain_server(small_model, tmp_path)) as plain:
-        theirs = hammer(plain.address, clients=50, seconds=20, mixed=False)
-    with capsys.disabled():
-        print(f"\n{latency_line('Space, 50 clients', ours, 20)}\n{latency_line('plain app', theirs, 20)}")
-    assert errors(ours) == {}
+    assert "Traceback" not in server.log
 
 
 @pytest.mark.stress
@@ -102,7 +94,7 @@ def test_a_restart_under_load_costs_only_the_requests_that_it_cut(
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    server = space_server(small_model, small_dataset, tmp_path)
+    server = of_repos(small_model, small_dataset, tmp_path / "space")
     server.start()
     down: list[float] = []
 

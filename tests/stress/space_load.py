@@ -1,8 +1,8 @@
-"""The Space in figures, with the released model: `python -m tests.space.load`.
+"""The Space in figures, with the released model: `python -m tests.stress.space_load`.
 
 In: a model repo folder (and a dataset repo folder; drawn cells without one). Out: seconds from start to ready; from drop to
 answer in a browser; memory before and after 1,000 predictions; the time for 500 images; answers, errors, median and 95th
-percentile of the Space and of the plain app under the same load.
+percentile under load.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from pathlib import Path
 
 import httpx2
 
+from tests.space.bad_uploads import zipped
 from tests.space.browser import chromium
-from tests.space.visitors import (
-    ROOT,
+from tests.space.running import of_repos, running
+from tests.stress.visitors import (
     Question,
     Reply,
     ask,
@@ -31,15 +32,11 @@ from tests.space.visitors import (
     latency_line,
     memory_line,
     percentile,
-    plain_server,
     run,
-    running,
-    space_server,
     watched_memory,
-    zipped,
 )
 
-RELEASE = ROOT / "hub_model" / "release"
+RELEASE = Path(__file__).resolve().parents[2] / "hub_model" / "release"
 
 
 def predict_once(address: str, endpoint: str, *files: tuple[str, bytes]) -> float:
@@ -93,7 +90,9 @@ def drop_to_answer(address: str, times: int = 20) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.space.load", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.stress.space_load", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--model", type=Path, default=RELEASE)
     parser.add_argument("--dataset", type=Path, help="dataset repo folder (default: drawn cells)")
     parser.add_argument("--clients", type=int, default=50)
@@ -113,7 +112,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     sizes = {"train": 12, "validation": 2, "test": 8}
     dataset = options.dataset or build(folder / "dataset", sizes)
     found: dict[str, float] = {}
-    with running(space_server(options.model, dataset, folder)) as space:
+    with running(of_repos(options.model, dataset, folder / "space")) as space:
         found["ready_s"] = space.seconds_to_ready
         print(f"start to ready: {space.seconds_to_ready:.1f} s", flush=True)
         predictions(space.address, 30)
@@ -123,7 +122,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
         found |= {"memory_before_mb": before, "memory_after_1000_mb": after}
         print(f"memory: {before:.0f} MB before, {after:.0f} MB after 1,000 predictions", flush=True)
         cells = good_cells(500)
-        found["images_500_s"] = predict_once(space.address, "predict_many", ("cells.zip", zipped(cells)))
+        found["images_500_s"] = predict_once(
+            space.address, "predict_many", ("cells.zip", zipped(dict(cells)))
+        )
         print(f"500 images in one zip: {found['images_500_s']:.1f} s", flush=True)
         with watched_memory(space) as samples, hanging_client(space.port):
             replies = hammer(space.address, options.clients, options.seconds, mixed=False)
@@ -136,13 +137,6 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
         found["drop_to_answer_s"] = statistics.median(dropped)
         print(f"drop to answer in Chromium: median of {len(dropped)} {statistics.median(dropped):.2f} s, "
               f"longest {max(dropped):.2f} s", flush=True)  # fmt: skip
-    with running(plain_server(options.model, folder)) as plain:
-        found["plain_ready_s"] = plain.seconds_to_ready
-        replies = hammer(plain.address, options.clients, options.seconds, mixed=False)
-        found |= summary("plain", replies)
-        print(latency_line(f"plain app, {options.clients} clients", replies, options.seconds))
-        for text, number in errors(replies).items():
-            print(f"  error: {number} × {text}")
     return found
 
 

@@ -1,0 +1,66 @@
+"""The Space repo: `app.py`, this package, `hub_model/inference`, the front matter and pinned requirements.
+
+In: the ids of the model and the dataset. Out: a folder that runs alone with `python app.py`, or one commit to a
+Space repo with the same files.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from shutil import copyfile
+
+from huggingface_hub import SpaceCard
+
+import hub_model
+from hub_model.inference.errors import RepoError
+from hub_model.inference.model_repo import is_repo_id
+
+PACKAGES = {"space": Path(__file__).parent, "hub_model": Path(hub_model.__file__).parent}
+FILES = {
+    "space": ["*.py", "*.css", "*.js", "locales/*.yaml"],
+    "hub_model": ["__init__.py", "inference/*.py"],
+}
+TOP = ("README.md", "requirements.txt", "pre-requirements.txt")  # where a Space looks for them
+APP = '"""The entry of the Space."""\n\nfrom space.app import main\n\nmain()\n'
+
+
+def build_space(out: Path, model_id: str, dataset_id: str) -> list[Path]:
+    """Write the complete Space repo into the empty folder `out` and return its files. Raises RepoError."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RepoError(f"{out} is not an empty directory: name a new one")
+    for package, patterns in FILES.items():
+        for source in sorted(path for pattern in patterns for path in PACKAGES[package].glob(pattern)):
+            target = out / package / source.relative_to(PACKAGES[package])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copyfile(source, target)
+    for name in TOP:
+        copyfile(PACKAGES["space"] / name, out / name)
+    (out / "app.py").write_text(APP)
+    card = SpaceCard.load(out / "README.md")
+    card.data.models = [model_id]
+    card.data.datasets = [dataset_id] if dataset_id else []
+    card.data["preload_from_hub"] = [model_id]
+    card.save(out / "README.md")
+    return sorted(path for path in out.rglob("*") if path.is_file())
+
+
+def check_ids(model_id: str, dataset_id: str) -> None:
+    """A Space reads its repos from the Hub: refuse what is not an id. Raises RepoError."""
+    if not model_id:
+        raise RepoError("no model is named: pass --model OWNER/NAME")
+    for name in filter(None, (model_id, dataset_id)):
+        if Path(name).exists() or not is_repo_id(name):
+            raise RepoError(
+                f"a Space reads its model and dataset from the Hub: {name!r} is not a repo id (owner/name)"
+            )
+
+
+def push_space(space_id: str, model_id: str, dataset_id: str, private: bool = False) -> str:
+    """Create or update the Space repo in one commit and return its address. Raises RepoError."""
+    from hub_model.publish import push_folder  # publishing is not part of the Space repo
+
+    check_ids(model_id, dataset_id)
+    with tempfile.TemporaryDirectory() as folder:
+        build_space(Path(folder), model_id, dataset_id)
+        return push_folder(Path(folder), space_id, "space", private, f"Show {model_id}")
