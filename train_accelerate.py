@@ -4,7 +4,7 @@
 
 In: a `datasets` repo or folder with the columns image and label. Out: the run folder, which `python -m hub_model build` turns
 into a model repo: model.safetensors and config.json (the weight average of the best epoch), history.jsonl, timing.jsonl,
-logits_validation.parquet, logits_test.parquet, args.json, environment.json, curves.png, checkpoints/.
+logits_validation.parquet, logits_test.parquet, args.json, environment.json, checkpoints/.
 
 Every batch draws its random numbers from a seed of its own, so a resumed run repeats, bit for bit, what the uninterrupted one
 would have done, and four processes do what one does in four accumulation steps. With --max_minutes the clock drives the schedule,
@@ -13,339 +13,237 @@ and neither holds.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import math
 import signal
 import sys
-import time
+from argparse import Namespace
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, broadcast, set_seed
+from accelerate.utils import broadcast, gather_object
 from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
 from tqdm.auto import tqdm
 
 from training import TrainingError
 from training.augment import CellAugmentation, mixing
-from training.batch_norm import reestimate_batch_norm
-from training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from training.data import Batch, Split, normalise
-from training.distill import Student, Teacher, feature_loss, label_loss, resize, teacher_loss
-from training.evaluation import Totals, predict, score
+from training.checkpoint import Checkpoints, Progress
+from training.data import Split, normalise
+from training.distill import Objective, Student, Teacher, resize
+from training.evaluation import Totals, evaluate_split
 from training.loader import Loader
-from training.memory import keep_freed_memory
 from training.model import (
     build_model,
     build_optimizer,
-    freeze_backbone,
+    reestimate_batch_norm,
     save_model,
     spare_slow_convolutions,
     training_mode,
 )
 from training.options import parse_options
-from training.output import (
-    check_output,
-    note_signal,
-    start_output,
-    write_history,
-    write_logits,
-    write_report,
-)
-from training.peers import check_launch, process_group_timeout, tell_of_lost_peer
+from training.process import StopRequest, exit_code, start_accelerator
+from training.run_folder import check_output, start_output, write_environment, write_history, write_logits
 from training.schedule import Schedule, seed_of
 from training.source import open_source
 
-UNWRITABLE = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTDIR,
-    errno.ENAMETOOLONG,
-    errno.ELOOP,
-)
+NEXT = " (make a model repo of it: python -m hub_model build {} OUT)"
 
 
-class Run:
-    """A training run: its parts, and the loop over them."""
+def train(options: Namespace) -> None:
+    """Train, evaluate the best epoch, and save: options in, a run folder out."""
+    accelerator = start_accelerator(options)
+    say = accelerator.on_main_process(partial(print, flush=True))
+    stop = StopRequest()
+    stop.watch(signal.SIGTERM)
+    check_output(options, accelerator)
 
-    def __init__(self, options):
-        self.options = options
-        self.accelerator = accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),  # without it, processes on a CPU would each train alone
-            mixed_precision=options.mixed_precision,
-            gradient_accumulation_steps=options.gradient_accumulation_steps,
-            log_with=options.log_with,
-            project_config=ProjectConfiguration(project_dir=str(options.output_dir)),
-            kwargs_handlers=[process_group_timeout(options)],
-        )
-        if accelerator.device.type == "cpu":
-            keep_freed_memory()
-        check_launch(accelerator)
-        set_seed(options.seed)
-        self.told_to_stop = []
-        note_signal(signal.SIGTERM, self.told_to_stop)
-        check_output(options, accelerator)
-        accelerator.wait_for_everyone()
+    # Data
+    with accelerator.local_main_process_first():
+        source = open_source(options, streaming=options.data == "stream")
 
-        with accelerator.local_main_process_first():
-            source = open_source(options, streaming=options.data == "stream")
-        names = source.label_names
-        model, self.data_config = build_model(options, names)
-        if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
-            spare_slow_convolutions(model)
-        self.size = self.data_config["input_size"][-1]
-        self.loader = Loader(options, accelerator, source, self.data_config)
-        self.class_weights = self.loader.class_weights().to(accelerator.device)
-        self.teacher = None
-        if options.teacher:
-            temperature, size = options.teacher_temperature, options.teacher_size
-            self.teacher = Teacher(options.teacher, names, temperature, size).to(accelerator.device)
-            if accelerator.device.type == "cpu" and (reason := self.teacher.through_onnx()):
-                self.say(f"the teachers answer through PyTorch, which takes longer: {reason}")
-        if options.freeze_backbone:
-            freeze_backbone(model)
+    # Model, and the teacher that it follows where one is named
+    model, data_config = build_model(options, source.label_names)
+    loader = Loader(options, accelerator, source, data_config)
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
+        spare_slow_convolutions(model)
+    teacher = build_teacher(options, source.label_names, accelerator)
+    student = Student(model, teacher.num_features if options.feature_weight else 0)
+    student.to(accelerator.device, memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, student.projector, options)
+    student, optimizer = accelerator.prepare(student, optimizer)
+    ema = ModelEmaV3(model, options.ema_decay, use_warmup=True) if options.ema_decay else None
+    best_model = ema.module if ema else model  # what is evaluated and saved
 
-        student = Student(model, self.teacher.num_features if options.feature_weight else 0)
-        student.to(accelerator.device, memory_format=torch.channels_last)
-        optimizer = build_optimizer(student.model, student.projector, options)
-        self.schedule = Schedule(options, accelerator, optimizer, self.loader.updates)
-        self.student, self.optimizer = accelerator.prepare(student, optimizer)
-        self.network = accelerator.unwrap_model(self.student).model
-        self.ema = ModelEmaV3(self.network, options.ema_decay, use_warmup=True) if options.ema_decay else None
-        views = {name: getattr(options, name) for name in ("stain", "light", "isolate", "blur")}
-        self.augment = CellAugmentation(tuple(options.scale), **views)
-        self.mix = mixing(options.mixup, options.cutmix, len(names))
-        self.progress = Progress()
-        accelerator.register_for_checkpointing(self.progress, *([self.ema] if self.ema else []))
-        start_output(options, accelerator, source.revision)
+    # What a step needs: views of the images, mixed labels, a loss
+    views = {name: getattr(options, name) for name in ("stain", "light", "isolate", "blur")}
+    augment = CellAugmentation(tuple(options.scale), **views)
+    mix = mixing(options.mixup, options.cutmix, len(source.label_names))
+    objective = Objective(options, loader.class_weights().to(accelerator.device))
+    save = accelerator.on_main_process(
+        partial(save_model, best_model, data_config, source, options.output_dir)
+    )
 
-    def train(self) -> None:
-        """Go through the epochs, from the last checkpoint on when resuming, then score the best weights."""
-        options, progress = self.options, self.progress
-        checkpoint = load_checkpoint(self.accelerator, self.checkpoints) if options.resume else None
-        dealt, updates = self.loader.dealt is not None, self.loader.updates
-        progress.divide_among(self.accelerator.num_processes, dealt, updates)
-        if checkpoint:
-            self.say(f"resuming from {checkpoint}: epoch {progress.epoch}, step {progress.step}")
-        note_signal(signal.SIGINT, self.told_to_stop)
-        self.schedule.start(progress)
-        self.saved = time.monotonic()
-        if options.epochs == 0:
-            self.keep()
-        # an epoch that was broken off, even after its last update, is still to be scored and recorded
-        while progress.epoch < options.epochs and (self.schedule.share < 1 or progress.step > 0):
-            self.training_size = self.schedule.image_size or self.size
-            train, validation = self.loader.splits(self.training_size)
-            self.train_epoch(train)
-            self.end_epoch(validation)
-        self.finish()
+    # Where the run stands: at its start, or where the last checkpoint left it
+    progress = Progress()
+    schedule = Schedule(options, accelerator, optimizer, progress, loader.updates)
+    checkpoints = Checkpoints(options, accelerator, progress)
+    accelerator.register_for_checkpointing(progress, *([ema] if ema else []))
+    start_output(options, accelerator, source.revision)
+    checkpoint = checkpoints.load() if options.resume else None
+    progress.divide_among(accelerator.num_processes, loader.shard_sizes is not None, loader.updates)
+    accelerator.step = progress.step  # accelerate counts accumulation steps from here
+    if checkpoint:
+        say(f"resuming from {checkpoint}: epoch {progress.epoch}, step {progress.step}")
+    if options.epochs == 0:
+        save()
+    stop.watch(signal.SIGINT)
+    schedule.start()
 
-    def train_epoch(self, split: Split) -> None:
-        """Train on one epoch's batches, from `progress.step` on."""
-        progress, accelerator = self.progress, self.accelerator
-        accumulate = accelerator.gradient_accumulation_steps
-        self.totals = Totals(accelerator, split.steps, len(self.class_weights), progress)
-        training_mode(self.network, self.options.freeze_backbone)
-        batches = split.training(progress.epoch, start=progress.step)
-        title, hidden = f"epoch {progress.epoch}", not self.loader.visible
-        for batch in tqdm(batches, title, split.steps, leave=False, initial=progress.step, disable=hidden):
-            updating = (progress.step + 1) % accumulate == 0
-            torch.manual_seed(seed_of(self.options.seed, progress.epoch, *split.place(progress.step)))
-            with contextlib.nullcontext() if updating else accelerator.no_sync(self.student):
-                loss = self.loss(batch)
+    while not schedule.finished:
+        size = schedule.image_size or data_config["input_size"][-1]
+        view_size = max(size, teacher.size if teacher else 0)
+        training, validation = loader.splits(size)
+        totals = Totals(accelerator, progress, training.steps, len(source.label_names))
+        training_mode(model, options.freeze_backbone)
+        batches = training.training(progress.epoch, start=progress.step)
+        title, hidden = f"epoch {progress.epoch}", not loader.visible
+        for batch in tqdm(batches, title, training.steps, leave=False, initial=progress.step, disable=hidden):
+            torch.manual_seed(seed_of(options.seed, progress.epoch, *training.index(progress.step)))
+            with accelerator.accumulate(student):
+                images = batch.images.to(accelerator.device).float().div_(255)
+                views, targets = mix(augment(images, view_size), batch.labels.to(accelerator.device))
+                logits, projected = student(normalise(resize(views, size), data_config))
+                loss = objective(logits, targets, projected, teacher(views) if teacher else None)
                 accelerator.backward(loss)
-            self.totals.add(progress.step, loss, len(batch.labels))
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(student.parameters(), options.clip_grad)
+                    schedule.count_update()
+                optimizer.step()
+                optimizer.zero_grad()
+            totals.add(loss, targets, logits)
             progress.step += 1
-            if updating:
-                self.update()
-                self.check(split)
-            if self.schedule.share >= 1:
+            if accelerator.sync_gradients:
+                if ema:
+                    ema.update(model, step=progress.update)
+                look_after(accelerator, schedule, totals, checkpoints, stop)
+            if schedule.fraction >= 1:
                 break
 
-    def loss(self, batch: Batch) -> torch.Tensor:
-        """Return the loss of a random view of each image of the batch, mixed where asked for."""
-        options, device = self.options, self.accelerator.device
-        images, labels = batch.images.to(device).float().div_(255), batch.labels.to(device)
-        views = self.augment(images, max(self.training_size, self.teacher.size if self.teacher else 0))
-        views, targets = self.mix(views, labels)
-        logits, projected = self.student(normalise(resize(views, self.training_size), self.data_config))
-        logits = logits.float()
-        self.totals.count(targets.argmax(dim=1), logits.argmax(dim=1))
-        smooth = targets * (1 - options.label_smoothing) + options.label_smoothing / targets.shape[1]
-        loss = label_loss(logits, smooth, self.class_weights)
-        if self.teacher:
-            lesson = self.teacher(views)
-            weight, temperature = options.teacher_weight, options.teacher_temperature
-            loss = (1 - weight) * loss + weight * teacher_loss(logits, lesson, temperature)
-            if projected is not None:
-                loss = loss + options.feature_weight * feature_loss(projected.float(), lesson)
-        return loss
-
-    def update(self) -> None:
-        """Let the optimizer, the learning rate and the weight average take a step."""
-        self.accelerator.clip_grad_norm_(self.student.parameters(), self.options.clip_grad)
-        self.progress.update += 1
-        self.schedule.set_learning_rate()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.ema:
-            self.ema.update(self.network, step=self.progress.update)
-
-    def check(self, split: Split) -> None:
-        """After an update: stop for a loss that is no number or when told to; write a checkpoint when it is time."""
-        progress, accelerator = self.progress, self.accelerator
-        if accelerator.device.type == "cuda" and progress.step % 20 and progress.step < split.steps:
-            return  # looking at the loss would make the GPU wait
-        self.schedule.tell_time()
-        loss = self.totals.losses[progress.step - 1].item()
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} in epoch {progress.epoch}, step {progress.step} (learning rate "
-                f"{self.schedule.learning_rate:.2g}): lower --learning_rate, and start again with --overwrite"
-            )
-        if self.told_to_stop:
-            accelerator.set_trigger()
-        stopping = accelerator.check_trigger()
-        if (
-            accelerator.is_main_process
-            and time.monotonic() - self.saved > 60 * self.options.checkpoint_minutes
-        ):
-            accelerator.set_trigger()
-        if accelerator.check_trigger() or stopping:
-            self.totals.store(progress)
-            self.checkpoint()
-        if stopping:
-            self.say(
-                f"stopped as told in epoch {progress.epoch}, step {progress.step}; the same with --resume goes on"
-            )
-            accelerator.end_training()
-            raise SystemExit(0)
-
-    def end_epoch(self, validation: Split) -> None:
-        """Record the epoch, keep its weights if they are the best so far, and write a checkpoint."""
-        progress, main = self.progress, self.accelerator.is_main_process
-        speed = self.totals.speed()
-        entry = {"epoch": progress.epoch, **self.totals.figures(progress)}
-        _, labels, logits = predict(self.accelerator, self.weights, validation, self.data_config)
-        found = score(logits, labels) if main else {}
-        for name, key in (("loss", "log_loss"), ("accuracy", "accuracy"), ("macro_f1", "macro_f1")):
-            entry[f"validation_{name}"] = found.get(key)
-        entry |= {"learning_rate": self.schedule.learning_rate, "image_size": self.training_size}
-        progress.history.append(entry)
-        self.schedule.tell_time()
-        progress.timing.append(
-            {"epoch": progress.epoch, "seconds": progress.seconds, "images_per_second": speed}
-        )
-        standing = [self.training_size == self.size, found.get("macro_f1", 0.0)]
-        if main and standing > progress.best:
+        # Evaluate the epoch, and keep its weights where they are the best so far
+        speed = totals.speed()
+        figures = {"epoch": progress.epoch, **totals.figures()}
+        found, _ = evaluate_split(accelerator, best_model, validation, data_config)
+        figures |= {f"validation_{name}": value for name, value in found.items()}
+        figures |= {"learning_rate": schedule.learning_rate, "image_size": size}
+        progress.history.append(figures)
+        schedule.tell_time()
+        timing = {"epoch": progress.epoch, "seconds": progress.seconds, "images_per_second": speed}
+        progress.timing.append(timing)
+        standing = [size == data_config["input_size"][-1], found["macro_f1"]]
+        if standing > progress.best:
             progress.best, progress.best_epoch = standing, progress.epoch
-            self.keep()
-        progress.epoch, progress.step, progress.losses, progress.confusion = progress.epoch + 1, 0, None, None
-        self.checkpoint()
-        if main:
-            write_history(progress, self.options.output_dir)
-            self.accelerator.log({k: v for k, v in entry.items() if k != "epoch"}, step=entry["epoch"])
-            self.say(summary(entry, speed, progress.best_epoch))
+            save()
+        progress.next_epoch()
+        checkpoints.save()
+        if accelerator.is_main_process:
+            write_history(progress, options.output_dir)
+            accelerator.log({k: v for k, v in figures.items() if k != "epoch"}, step=figures["epoch"])
+        say(summary(figures, speed, progress.best_epoch))
 
-    def finish(self) -> None:
-        """Score the best weights on validation and, this once, on test; write what the model repo is made of."""
-        options, folder = self.options, self.options.output_dir
-        if self.accelerator.is_main_process:
-            if self.progress.history:  # a kill may have come between the last checkpoint and the history
-                write_history(self.progress, folder)
-            self.weights.load_state_dict(load_file(folder / "model.safetensors"))
-        broadcast(list(self.weights.state_dict().values()))
-        if options.reestimate_batch_norm:
-            layers = reestimate_batch_norm(self.weights, self.plain_views(), self.accelerator)
-            self.say(f"statistics taken anew in {layers} layers of batch norm")
-            self.keep()
-        for name, file in ((options.validation_split, "validation"), (options.test_split, "test")):
-            if name not in self.loader.source.sizes:
-                continue
-            scored = predict(
-                self.accelerator, self.weights, self.loader.split(name, self.size), self.data_config
+    # Evaluate the best weights on validation and, this once, on test; save what the model repo is made of
+    size = data_config["input_size"][-1]
+    if accelerator.is_main_process:
+        if progress.history:  # a kill may have come between the last checkpoint and the history
+            write_history(progress, options.output_dir)
+        best_model.load_state_dict(load_file(options.output_dir / "model.safetensors"))
+    broadcast(list(best_model.state_dict().values()))
+    if options.reestimate_batch_norm:
+        views = views_without_mixup(loader.splits(size)[0], progress.epoch, augment, data_config, accelerator)
+        layers = reestimate_batch_norm(best_model, views, accelerator)
+        say(f"batch norm: statistics of {layers} layers recomputed")
+        save()
+    for name, file in ((options.validation_split, "validation"), (options.test_split, "test")):
+        if name in source.sizes:
+            split = loader.split(name, size)
+            found, predictions = evaluate_split(accelerator, best_model, split, data_config)
+            if accelerator.is_main_process:
+                write_logits(options.output_dir / f"logits_{file}.parquet", *predictions)
+            say(
+                f"{file}: accuracy {found['accuracy']:.4f}, macro-F1 {found['macro_f1']:.4f}, images {len(split)}"
             )
-            if self.accelerator.is_main_process:
-                write_logits(folder / f"logits_{file}.parquet", *scored)
-                found = score(scored[2], scored[1])
-                self.say(
-                    f"{file}: accuracy {found['accuracy']:.4f}, macro-F1 {found['macro_f1']:.4f}, images {len(scored[0])}"
-                )
-        if self.accelerator.is_main_process:
-            teachers = self.teacher.origins if self.teacher else []
-            write_report(options, self.loader.source, self.accelerator, self.network, self.progress, teachers)
-        self.accelerator.end_training()
-        hint = f" (make a model repo of it: python -m hub_model build {folder} OUT)"
-        self.say(f"run folder: {folder}{hint if self.progress.history else ''}")
-
-    def plain_views(self) -> Iterator[torch.Tensor]:
-        """Yield normalised random views [N, 3, S, S] of this process's training images, each once, without mixup."""
-        split, epoch = self.loader.splits(self.size)[0], self.progress.epoch
-        for step, batch in enumerate(split.training(epoch)):
-            torch.manual_seed(seed_of(self.options.seed, epoch, *split.place(step)))
-            images = batch.images.to(self.accelerator.device).float().div_(255)
-            yield normalise(self.augment(images, self.size), self.data_config)
-
-    @property
-    def weights(self) -> torch.nn.Module:
-        """The network that is scored and kept: the weight average, where there is one."""
-        return self.ema.module if self.ema else self.network
-
-    def keep(self) -> None:
-        """Write the present weights as the run's model."""
-        if self.accelerator.is_main_process:
-            save_model(self.weights, self.data_config, self.loader.source, self.options.output_dir)
-
-    def checkpoint(self) -> None:
-        save_checkpoint(self.accelerator, self.checkpoints, self.progress, self.options.keep_checkpoints)
-        self.saved = time.monotonic()
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.options.output_dir / "checkpoints"
-
-    def say(self, text: str) -> None:
-        if self.accelerator.is_main_process:  # the first machine's: it has the run folder
-            print(text, flush=True)
+    if accelerator.is_main_process:
+        teachers = teacher.origins if teacher else []
+        write_environment(options, source, accelerator, model, progress, teachers)
+    accelerator.end_training()
+    say(f"run folder: {options.output_dir}{NEXT.format(options.output_dir) if progress.history else ''}")
 
 
-def summary(entry: dict, speed: float, best_epoch: int) -> str:
+def look_after(
+    accelerator: Accelerator, schedule: Schedule, totals: Totals, checkpoints: Checkpoints, stop: StopRequest
+) -> None:
+    """After an update: stop for a loss that is no number or when told to; write a checkpoint when it is time.
+
+    Raises:
+        TrainingError: the loss is not finite.
+        SystemExit: a signal has asked to stop, and the checkpoint is written.
+    """
+    progress = schedule.progress
+    if accelerator.device.type == "cuda" and progress.step % 20 and progress.step < len(totals.losses):
+        return  # looking at the loss would make the GPU wait
+    schedule.tell_time()
+    loss = totals.losses[progress.step - 1].item()
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss} in epoch {progress.epoch}, step {progress.step} (learning rate "
+            f"{schedule.learning_rate:.2g}): lower --learning_rate, and start again with --overwrite"
+        )
+    stopping, due = (any(gather_object([asked])) for asked in (bool(stop), checkpoints.due))
+    if stopping or due:
+        totals.store()
+        checkpoints.save()
+    if stopping:
+        accelerator.print(
+            f"stopped in epoch {progress.epoch}, step {progress.step}; rerun with --resume to continue"
+        )
+        accelerator.end_training()
+        raise SystemExit(0)
+
+
+def build_teacher(options: Namespace, label_names: list[str], accelerator: Accelerator) -> Teacher | None:
+    """Return the teacher that the options name, through ONNX Runtime where that is faster."""
+    if not options.teacher:
+        return None
+    teacher = Teacher(options.teacher, label_names, options.teacher_temperature, options.teacher_size)
+    teacher.to(accelerator.device)
+    if accelerator.device.type == "cpu" and (reason := teacher.use_onnx()):
+        accelerator.print(f"the teachers run in PyTorch, which takes longer: {reason}")
+    return teacher
+
+
+def views_without_mixup(
+    split: Split, epoch: int, augment: CellAugmentation, data_config: dict, accelerator: Accelerator
+) -> Iterator[torch.Tensor]:
+    """Yield normalised random views [N, 3, S, S] of this process's training images, each once."""
+    for step, batch in enumerate(split.training(epoch)):
+        torch.manual_seed(seed_of(split.seed, epoch, *split.index(step)))
+        images = batch.images.to(accelerator.device).float().div_(255)
+        yield normalise(augment(images, data_config["input_size"][-1]), data_config)
+
+
+def summary(figures: dict, speed: float, best_epoch: int) -> str:
     """Return the line that is printed after an epoch."""
     return (
-        f"epoch {entry['epoch']:3d}  {entry['image_size']} px  train loss {entry['train_loss']:.4f}  "
-        f"validation loss {entry['validation_loss']:.4f}  accuracy {entry['validation_accuracy']:.4f}  "
-        f"macro-F1 {entry['validation_macro_f1']:.4f}  {speed:.0f} images/s  best: epoch {best_epoch}"
+        f"epoch {figures['epoch']:3d}  {figures['image_size']} px  train loss {figures['train_loss']:.4f}  "
+        f"validation loss {figures['validation_loss']:.4f}  accuracy {figures['validation_accuracy']:.4f}  "
+        f"macro-F1 {figures['validation_macro_f1']:.4f}  {speed:.0f} images/s  best: epoch {best_epoch}"
     )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the trainer; expected failures end with one sentence and exit code 1."""
-    options = parse_options(argv)
-    try:
-        Run(options).train()
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; the same with --resume goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        print(f"error: {options.output_dir} cannot be written: {error.strerror}", file=sys.stderr)
-        return 1
-    except RuntimeError as error:
-        if not (sentence := tell_of_lost_peer(error, options)):
-            raise
-        print(f"error: {sentence}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(train, parse_options(argv))
 
 
 if __name__ == "__main__":

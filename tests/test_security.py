@@ -27,7 +27,7 @@ from hub_model.inference.model_repo import open_model_repo
 from hub_model.push import push, verify
 from local_hub import LocalHub
 from local_hub.cards import read_metadata
-from tests.training.test_data import options
+from tests.training.small import data_options as options
 from training import TrainingError
 from training.data import decode
 from training.distill import Teacher

@@ -1,7 +1,8 @@
 """Checkpoints that survive a kill at any moment: `RUN/checkpoints/step-EPOCH-BATCH/`, whole or not there at all.
 
-Each is what `accelerator.save_state` writes, with a manifest of SHA-256 sums. It is written under another name, synced to disk,
-and renamed. A checkpoint that does not agree with its manifest is passed over for the one before it.
+Each is what `accelerator.save_state` writes, with a manifest of SHA-256 sums, written under another name, synced to disk, and
+renamed: accelerate's own naming and pruning (`automatic_checkpoint_naming`, `total_limit`) deletes the old one first and
+writes in place, so a kill could leave none. A checkpoint that does not agree with its manifest is passed over.
 
 The main process alone writes and chooses. The others read its choice, or are sent it where they do not see its disk.
 """
@@ -13,6 +14,8 @@ import json
 import os
 import shutil
 import tempfile
+import time
+from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,9 +24,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
+from hub_model.inference.errors import first_line
 from training import TrainingError
-from training.peers import seen_by_all
-from training.source import first_line
+from training.process import seen_by_all
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished"
@@ -41,7 +44,7 @@ class Progress:
         history, timing: a dictionary for each finished epoch.
         losses: float64 [processes, steps], the loss of each batch of the current epoch.
         confusion: int64 [C, C], true against predicted class over the current epoch.
-        dealt: whether each process reads files of its own.
+        sharded: whether each process reads shards of its own.
     """
 
     epoch: int = 0
@@ -54,7 +57,7 @@ class Progress:
     timing: list[dict] = field(default_factory=list)
     losses: torch.Tensor | None = None
     confusion: torch.Tensor | None = None
-    dealt: bool = False
+    sharded: bool = False
 
     def state_dict(self) -> dict:
         return dict(vars(self))
@@ -62,60 +65,120 @@ class Progress:
     def load_state_dict(self, state: dict) -> None:
         vars(self).update(state)
 
-    def divide_among(self, processes: int, dealt: bool, updates: int) -> None:
-        """Express the place in the current epoch as that many processes count it, when there were more or fewer before.
+    def next_epoch(self) -> None:
+        """Go to the first batch of the next epoch."""
+        self.epoch, self.step, self.losses, self.confusion = self.epoch + 1, 0, None, None
+
+    def divide_among(self, processes: int, sharded: bool, updates: int) -> None:
+        """Express the position in the current epoch as that many processes count it, when there were more or fewer before.
 
         Batches keep their order, a row of `processes` a step: what two processes do in one step is what one does in two.
-        Files that were dealt are dealt anew, which cannot keep it, so the epoch begins again.
+        Shards are divided again, which cannot keep it, so the epoch begins again.
 
         Args:
-            dealt: whether each process reads files of its own from now on.
+            sharded: whether each process reads shards of its own from now on.
             updates: those of an epoch from now on.
         """
         if self.losses is not None and len(self.losses) != processes:
-            if dealt or self.dealt:
+            if sharded or self.sharded:
                 self.step, self.losses, self.confusion = 0, None, None
             else:
                 self.step = self.step * len(self.losses) // processes
                 self.losses = self.losses.T.reshape(-1, processes).T
         if self.step == 0:
             self.update = self.epoch * updates
-        self.dealt = dealt
+        self.sharded = sharded
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, keep: int) -> None:
-    """Write the checkpoint of this moment, then delete all but the newest `keep`.
+class Checkpoints:
+    """The checkpoints of a run: when the next one is due, how it is written, which one to resume from."""
 
-    Raises:
-        TrainingError: it cannot be written; the earlier ones are untouched.
-    """
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        try:
-            _save(accelerator, folder, f"step-{progress.epoch:05d}-{progress.step:08d}", keep)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            reason = why_not_written(error, folder / UNFINISHED)
-            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-            raise TrainingError(
-                f"no checkpoint can be written to {folder}: {reason}; the earlier ones are untouched"
-            ) from error
-    accelerator.wait_for_everyone()
+    def __init__(self, options: Namespace, accelerator: Accelerator, progress: Progress):
+        self.folder = Path(options.output_dir) / "checkpoints"
+        self.accelerator, self.progress = accelerator, progress
+        self.keep, self.seconds = options.keep_checkpoints, 60 * options.checkpoint_minutes
+        self.saved = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for another one, by the main process's clock."""
+        return self.accelerator.is_main_process and time.monotonic() - self.saved > self.seconds
+
+    def save(self) -> None:
+        """Write the checkpoint of this moment, then delete all but the newest `keep`.
+
+        Raises:
+            TrainingError: it cannot be written; the earlier ones are untouched.
+        """
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            try:
+                self._save(f"step-{self.progress.epoch:05d}-{self.progress.step:08d}")
+            except (OSError, RuntimeError, SafetensorError) as error:
+                reason = why_not_written(error, self.folder / UNFINISHED)
+                shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
+                raise TrainingError(
+                    f"no checkpoint can be written to {self.folder}: {reason}; the earlier ones are untouched"
+                ) from error
+        self.accelerator.wait_for_everyone()
+        self.saved = time.monotonic()
+
+    def _save(self, name: str) -> None:
+        unfinished, final = self.folder / UNFINISHED, self.folder / name
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        self.accelerator.save_state(str(unfinished))
+        manifest = {file.name: sha256(file) for file in sorted(unfinished.iterdir())}
+        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2))
+        for file in unfinished.iterdir():
+            sync(file)
+        shutil.rmtree(final, ignore_errors=True)
+        unfinished.rename(final)
+        sync(self.folder)
+        for old in self.newest_first()[self.keep :]:
+            shutil.rmtree(old)
+
+    def load(self) -> str | None:
+        """Load the newest sound checkpoint, and return its name; None when there is none.
+
+        Raises:
+            TrainingError: there are checkpoints, but all of them are damaged.
+        """
+        chosen = self.newest_sound() if self.accelerator.is_main_process else None
+        with seen_by_all(self.accelerator, chosen, MANIFEST) as checkpoint:
+            if checkpoint:
+                self.accelerator.load_state(str(checkpoint))
+            (name,) = broadcast_object_list([chosen and chosen.name])
+        return name
+
+    def newest_sound(self) -> Path | None:
+        """Return the newest checkpoint that agrees with its manifest, and say which ones did not; None when there is none.
+
+        Raises:
+            TrainingError: all of them are damaged.
+        """
+        candidates = self.newest_first()
+        for candidate in candidates:
+            if not (damage := find_damage(candidate)):
+                return candidate
+            print(f"checkpoint {candidate.name} is damaged ({damage}): going back to the one before it")
+        if candidates:
+            raise TrainingError(f"every checkpoint in {self.folder} is damaged: start again with --overwrite")
+        return None
+
+    def newest_first(self) -> list[Path]:
+        """Return the finished checkpoints, the newest first."""
+        return sorted(self.folder.glob("step-*"), reverse=True)
 
 
-def _save(accelerator: Accelerator, folder: Path, name: str, keep: int) -> None:
-    unfinished, final = folder / UNFINISHED, folder / name
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    accelerator.save_state(str(unfinished))
-    manifest = {f.name: sha256(f) for f in sorted(unfinished.iterdir())}
-    (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2))
-    for file in unfinished.iterdir():
-        sync(file)
-    shutil.rmtree(final, ignore_errors=True)
-    unfinished.rename(final)
-    sync(folder)
-    for old in newest_first(folder)[keep:]:
-        shutil.rmtree(old)
+def find_damage(checkpoint: Path) -> str | None:
+    """Return what is wrong with a checkpoint, or None."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        changed = [name for name, digest in manifest.items() if sha256(checkpoint / name) != digest]
+    except (OSError, ValueError) as error:
+        return str(error)
+    return f"{changed[0]} has changed" if changed else None
 
 
 def why_not_written(error: Exception, folder: Path) -> str:
@@ -131,57 +194,6 @@ def why_not_written(error: Exception, folder: Path) -> str:
     except OSError as refusal:
         return refusal.strerror
     return first_line(error)
-
-
-def load_checkpoint(accelerator: Accelerator, folder: Path) -> str | None:
-    """Load the newest sound checkpoint, and return its name; None when there is none.
-
-    Raises:
-        TrainingError: there are checkpoints, but all of them are damaged.
-    """
-    chosen = newest_sound(folder) if accelerator.is_main_process else None
-    with seen_by_all(accelerator, chosen, MANIFEST) as checkpoint:
-        if checkpoint:
-            accelerator.load_state(str(checkpoint))
-        (name,) = broadcast_object_list([chosen and chosen.name])
-    return name
-
-
-def newest_sound(folder: Path) -> Path | None:
-    """Return the newest checkpoint that agrees with its manifest, and say which ones did not; None when there is none.
-
-    Raises:
-        TrainingError: all of them are damaged.
-    """
-    candidates = newest_first(folder)
-    for candidate in candidates:
-        if not (damage := find_damage(candidate)):
-            return candidate
-        print(f"checkpoint {candidate.name} is damaged ({damage}): going back to the one before it")
-    if candidates:
-        raise TrainingError(f"every checkpoint in {folder} is damaged: start again with --overwrite")
-    return None
-
-
-def find_damage(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint, or None."""
-    try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text())
-        return next(
-            (
-                f"{name} has changed"
-                for name, digest in manifest.items()
-                if sha256(checkpoint / name) != digest
-            ),
-            None,
-        )
-    except (OSError, ValueError) as error:
-        return str(error)
-
-
-def newest_first(folder: Path) -> list[Path]:
-    """Return the finished checkpoints, the newest first."""
-    return sorted(folder.glob("step-*"), reverse=True)
 
 
 def write_atomically(path: Path, text: str) -> None:

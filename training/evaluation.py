@@ -10,7 +10,7 @@ import evaluate
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from timm.utils import distribute_bn
 from torch import nn
 
@@ -28,8 +28,8 @@ class Totals:
         confusion: int64 [C, C], true against predicted class.
     """
 
-    def __init__(self, accelerator: Accelerator, steps: int, classes: int, progress: Progress):
-        self.accelerator, device = accelerator, accelerator.device
+    def __init__(self, accelerator: Accelerator, progress: Progress, steps: int, classes: int):
+        self.accelerator, self.progress, device = accelerator, progress, accelerator.device
         self.losses = torch.zeros(steps, dtype=torch.float64, device=device)
         self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)
         if progress.losses is not None:  # resumed in the middle of the epoch
@@ -38,29 +38,25 @@ class Totals:
                 self.confusion += progress.confusion.to(device)
         self.started, self.images = time.monotonic(), 0
 
-    def add(self, step: int, loss: torch.Tensor, images: int) -> None:
-        """Note a batch's loss and number of images."""
-        self.losses[step] = loss.detach()
-        self.images += images
-
-    def count(self, true: torch.Tensor, predicted: torch.Tensor) -> None:
-        """Note true and predicted classes [N]."""
+    def add(self, loss: torch.Tensor, targets: torch.Tensor, logits: torch.Tensor) -> None:
+        """Add the batch of `progress.step`: its loss, targets [N, C] and logits [N, C]."""
         classes = len(self.confusion)
-        self.confusion += torch.bincount(true * classes + predicted, minlength=classes**2).view(
-            classes, classes
-        )
+        cells = targets.argmax(dim=1) * classes + logits.argmax(dim=1)
+        self.confusion += torch.bincount(cells, minlength=classes**2).view(classes, classes)
+        self.losses[self.progress.step] = loss.detach()
+        self.images += len(targets)
 
-    def store(self, progress: Progress) -> None:
+    def store(self) -> None:
         """Put every process's totals into `progress`."""
-        progress.losses = self.accelerator.gather(self.losses[None]).cpu()
-        progress.confusion = self.accelerator.reduce(self.confusion.clone(), "sum").cpu()
+        self.progress.losses = self.accelerator.gather(self.losses[None]).cpu()
+        self.progress.confusion = self.accelerator.reduce(self.confusion.clone(), "sum").cpu()
 
-    def figures(self, progress: Progress) -> dict[str, float]:
+    def figures(self) -> dict[str, float]:
         """Return the training figures over every process's batches."""
-        self.store(progress)
-        confusion = progress.confusion
+        self.store()
+        losses, confusion = self.progress.losses[:, : self.progress.step], self.progress.confusion
         return {
-            "train_loss": progress.losses[:, : progress.step].mean().item(),
+            "train_loss": losses.mean().item(),
             "train_accuracy": (confusion.diagonal().sum() / confusion.sum()).item(),
             "train_macro_f1": macro_f1(confusion),
         }
@@ -70,9 +66,24 @@ class Totals:
         return self.images * self.accelerator.num_processes / (time.monotonic() - self.started)
 
 
-def predict(
+Predictions = tuple[list[str], np.ndarray, np.ndarray]  # file names, labels [N], logits [N, C]
+
+
+def evaluate_split(
     accelerator: Accelerator, model: nn.Module, split: Split, data_config: dict
-) -> tuple[list[str], np.ndarray, np.ndarray]:
+) -> tuple[dict[str, float], Predictions]:
+    """Return loss, accuracy and macro-F1 of a whole split, and its predictions, on every process."""
+    predictions = predict(accelerator, model, split, data_config)
+    found = None
+    if accelerator.is_main_process:
+        _, labels, logits = predictions
+        scores = score(logits, labels)
+        found = {"loss": scores["log_loss"], "accuracy": scores["accuracy"], "macro_f1": scores["macro_f1"]}
+    (found,) = broadcast_object_list([found])
+    return found, predictions
+
+
+def predict(accelerator: Accelerator, model: nn.Module, split: Split, data_config: dict) -> Predictions:
     """Return file names, labels [N] and logits [N, C] of a whole split, on every process, computed in float32.
 
     Batch statistics are the main process's, as in training, where it gives them to the others before every step. Those that
@@ -81,13 +92,13 @@ def predict(
     if accelerator.num_processes > 1:
         distribute_bn(model, accelerator.num_processes, reduce=False)
     model.eval()
-    parts = []
+    rows = []
     with torch.inference_mode():
         for position, names, batch in split.evaluation():
             logits = model(normalise(batch.images.to(accelerator.device), data_config)).cpu().numpy()
-            parts += zip(itertools.count(position), names, batch.labels.tolist(), logits)
-    parts = sorted(gather_object(parts), key=lambda part: part[0])
-    _, names, labels, logits = zip(*parts, strict=True)
+            rows += zip(itertools.count(position), names, batch.labels.tolist(), logits)
+    rows = sorted(gather_object(rows), key=lambda row: row[0])
+    _, names, labels, logits = zip(*rows, strict=True)
     return list(names), np.array(labels), np.stack(logits)
 
 

@@ -6,11 +6,14 @@ import copy
 import difflib
 import json
 import tempfile
+from argparse import Namespace
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import timm
 import torch
+from accelerate import Accelerator
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError
@@ -19,153 +22,108 @@ from timm.data import resolve_data_config
 from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
+from hub_model.inference.errors import RepoError, first_line
+from hub_model.inference.model_repo import ModelConfig, read_config, refuse_unsafe_files
 from training import TrainingError
-from training.source import UNREACHABLE, Source, first_line
+from training.source import UNREACHABLE, Source
 
 DEFAULT_ARCHITECTURE = "rexnet_150"
 DEFAULT_IMAGE_SIZE = 160
-PICKLES = (".bin", ".pt", ".pth", ".tar", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".mar")
-FOREIGN_CODE = ("auto_map", "custom_pipelines")  # what makes transformers run a repo's own code
 DATA_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where the weights come from: a model folder's `config.json` and the path of its safetensors file."""
+    """Where the weights come from: what a model folder's `config.json` says, and the path of its safetensors file."""
 
-    config: dict
+    config: ModelConfig
     weights: Path
 
     @property
-    def label_names(self) -> list[str]:
-        return self.config.get("label_names") or []
+    def data_config(self) -> dict:
+        """The start model's preprocessing as it says so itself; {} where it does not."""
+        return self.config.raw.get("pretrained_cfg") or {}
 
 
 def find_start(where: str) -> Start:
-    """Return the config and weights behind `hf-hub:OWNER/NAME`, a run or model folder, or a .safetensors file.
+    """Return the config and weights behind `hf-hub:OWNER/NAME[@REVISION]`, a run or model folder, or a .safetensors file.
 
     Raises:
-        TrainingError: there is nothing of the kind, it holds a pickle, or it names code of its own.
+        TrainingError: there is nothing of the kind, it holds an unsafe file, or it names code of its own.
     """
-    if where.startswith("hf-hub:"):
-        return from_pretrained(where.removeprefix("hf-hub:"))
-    path = Path(where)
-    if path.is_dir():
-        folder, weights = path, path / "model.safetensors"
-    elif path.suffix in PICKLES:
-        raise TrainingError(
-            f"{where} is a pickle, which can run code when it is loaded: convert it to safetensors"
-        )
-    else:
-        folder, weights = path.parent, path
-    refuse_pickles(where, [file.name for file in folder.glob("*")] if path.is_dir() else [])
-    if not weights.is_file():
-        missing = f"{where} has no {weights.name}" if path.is_dir() else f"there is no {where}"
-        raise TrainingError(f"{missing}: name a hf-hub:OWNER/NAME, a run folder or a .safetensors file")
-    config = folder / "config.json"
-    return Start(read_config(where, config) if config.is_file() else {}, weights)
-
-
-def refuse_pickles(where: str, files: list[str]) -> None:
-    """Raise TrainingError naming the first file that only an unpickler reads, whether or not it would have been read."""
-    for name in sorted(files):
-        if name.lower().endswith(PICKLES):
-            raise TrainingError(
-                f"{where} is refused: {name} is a pickle, which can run code when it is loaded; "
-                "only safetensors are read, so convert it or take the file away"
-            )
-
-
-def read_config(where: str, path: Path) -> dict:
-    """Return the `config.json` of a model; TrainingError when it is none, or names code that comes with it."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"the config.json of {where} cannot be read: {first_line(error)}") from error
-    if not isinstance(config, dict):
-        raise TrainingError(f"the config.json of {where} holds a {type(config).__name__}, not a JSON object")
-    if code := next((key for key in FOREIGN_CODE if key in config), None):
-        raise TrainingError(f"{where} is refused: its config.json names code of its own ({code})")
-    return config
+        if where.startswith("hf-hub:"):
+            return download_start(where.removeprefix("hf-hub:"))
+        path = Path(where)
+        folder, weights = (path, path / "model.safetensors") if path.is_dir() else (path.parent, path)
+        refuse_unsafe_files(where, [f.name for f in path.glob("*")] if path.is_dir() else [path.name])
+        if not weights.is_file():
+            missing = f"{where} has no {weights.name}" if path.is_dir() else f"there is no {where}"
+            raise TrainingError(f"{missing}: name a hf-hub:OWNER/NAME, a run folder or a .safetensors file")
+        config = folder / "config.json"
+        return Start(read_config(config if config.is_file() else {}, where), weights)
+    except RepoError as error:
+        raise TrainingError(str(error)) from error
 
 
-def from_pretrained(repo: str) -> Start:
-    """Return a model repo's config and weights, `OWNER/NAME[@REVISION]`; nothing but the two files is downloaded."""
-    repo, _, revision = repo.partition("@")
+def download_start(repo: str) -> Start:
+    """Return a model repo's config and weights; nothing but the two files is downloaded."""
+    name, _, revision = repo.partition("@")
     try:
-        files = {s.rfilename for s in HfApi().model_info(repo, revision=revision or None).siblings}
-        refuse_pickles(repo, sorted(files))
+        files = {s.rfilename for s in HfApi().model_info(name, revision=revision or None).siblings}
+        refuse_unsafe_files(name, sorted(files))
         if "model.safetensors" not in files:
-            raise TrainingError(f"{repo} has no model.safetensors")
-        paths = [
-            Path(hf_hub_download(repo, name, revision=revision or None))
-            for name in ("config.json", "model.safetensors")
-        ]
+            raise TrainingError(f"{name} has no model.safetensors")
+        config, weights = (
+            Path(hf_hub_download(name, file, revision=revision or None))
+            for file in ("config.json", "model.safetensors")
+        )
     except (RepositoryNotFoundError, EntryNotFoundError, HFValidationError) as error:
-        raise TrainingError(f"model {repo} is not on the Hub: {first_line(error)}") from error
+        raise TrainingError(f"model {name} is not on the Hub: {first_line(error)}") from error
     except UNREACHABLE as error:
-        raise TrainingError(f"model {repo} cannot be reached: {first_line(error)}") from error
-    return Start(read_config(repo, paths[0]), paths[1])
+        raise TrainingError(f"model {name} cannot be reached: {first_line(error)}") from error
+    return Start(read_config(config, name), weights)
 
 
-def build_model(options, label_names: list[str]) -> tuple[nn.Module, dict]:
+def build_model(options: Namespace, label_names: list[str]) -> tuple[nn.Module, dict]:
     """Return the network with one output a class, and its data config (timm's: input_size, mean, std, crop_pct, …).
 
     Raises:
         TrainingError: the architecture or the weights cannot be had.
     """
     start = find_start(options.init_from) if options.init_from else None
-    architecture = options.model or (start and start.config.get("architecture")) or DEFAULT_ARCHITECTURE
-    if start and start.config.get("architecture", architecture) != architecture:
-        raise TrainingError(
-            f"--init_from holds a {start.config['architecture']}, not a {architecture}: leave --model out"
-        )
+    started = start.config.architecture if start else ""
+    architecture = options.model or started or DEFAULT_ARCHITECTURE
+    if started and started != architecture:
+        raise TrainingError(f"--init_from holds a {started}, not a {architecture}: leave --model out")
     model = create(architecture, options, len(label_names), pretrained=options.pretrained and start is None)
-    same_classes = False
+    same_classes = bool(start) and list(start.config.label_names) == label_names
     if start:
-        same_classes = start.label_names == label_names
         load_weights(model, start, keep_head=same_classes)
     if not same_classes:
         shrink_head(model)
-    given = (start.config.get("pretrained_cfg") if start else None) or model.pretrained_cfg
-    data = resolve_data_config({k: given[k] for k in DATA_KEYS if k in given}, model=model)
-    size = input_size(architecture, options, given if start else {}, model.pretrained_cfg)
+    if options.freeze_backbone:
+        model.requires_grad_(False)
+        model.get_classifier().requires_grad_(True)
+    given = start.data_config if start else {}
+    known = given or model.pretrained_cfg
+    data = resolve_data_config({k: known[k] for k in DATA_KEYS if k in known}, model=model)
+    size = input_size(architecture, options, given, model.pretrained_cfg)
     check_sizes(model, {size, *(size for _, size in options.size_schedule)})
-    crop_pct = (
-        data["crop_pct"] if start and start.config.get("pretrained_cfg") else 1.0
-    )  # crops hold one cell each, cut to size: nothing of them is thrown away
+    crop_pct = data["crop_pct"] if given else 1.0  # a crop holds one cell: nothing of it is thrown away
     return model, {**data, "input_size": (3, size, size), "crop_pct": crop_pct}
 
 
-@torch.no_grad()
-def check_sizes(model: nn.Module, sizes: set[int]) -> None:
-    """Let the network see an empty image of each size.
-
-    Raises:
-        TrainingError: it cannot take one.
-    """
-    training = model.training
-    for size in sorted(sizes):
-        try:
-            model.eval()(torch.zeros(1, 3, size, size))
-        except (AssertionError, RuntimeError) as error:
-            name = model.pretrained_cfg["architecture"]
-            raise TrainingError(f"{name} cannot take images of {size} pixels: {first_line(error)}") from error
-    model.train(training)
-
-
-def create(architecture: str, options, classes: int, pretrained: bool) -> nn.Module:
+def create(architecture: str, options: Namespace, classes: int, pretrained: bool) -> nn.Module:
     """Return `timm.create_model`, its failures turned into one sentence each."""
     if architecture.split(".")[0] not in timm.list_models():
         raise unknown("model", architecture, timm.list_models())
-    drop = {"drop_rate": options.drop_rate, "drop_path_rate": options.drop_path_rate}
+    given = {"pretrained": pretrained, "num_classes": classes, "drop_rate": options.drop_rate}
     try:
         try:
-            return timm.create_model(architecture, pretrained=pretrained, num_classes=classes, **drop)
+            return timm.create_model(architecture, **given, drop_path_rate=options.drop_path_rate)
         except TypeError:  # an architecture without stochastic depth
-            return timm.create_model(
-                architecture, pretrained=pretrained, num_classes=classes, drop_rate=options.drop_rate
-            )
+            return timm.create_model(architecture, **given)
     except (*UNREACHABLE, RuntimeError) as error:
         if not pretrained:
             raise TrainingError(f"timm cannot make {architecture}: {first_line(error)}") from error
@@ -175,7 +133,93 @@ def create(architecture: str, options, classes: int, pretrained: bool) -> nn.Mod
         ) from error
 
 
-def build_optimizer(model: nn.Module, projector: nn.Module | None, options) -> torch.optim.Optimizer:
+def unknown(kind: str, name: str, known: list[str]) -> TrainingError:
+    """Return the error for a name that timm does not have, with near matches."""
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    return TrainingError(f"timm has no {kind} {name!r}{hint}")
+
+
+def input_size(architecture: str, options: Namespace, given: dict, own: dict) -> int:
+    """Return the pixels a side of the network's input.
+
+    Args:
+        given: the data config of the start weights; {} without.
+        own: the architecture's data config in timm.
+
+    Raises:
+        TrainingError: the architecture takes one size only, and another was asked for.
+    """
+    fixed = own["input_size"][-1] if own.get("fixed_input_size") else None
+    asked = [options.image_size, *(size for _, size in options.size_schedule)]
+    if fixed and any(size not in (None, fixed) for size in asked):
+        raise TrainingError(f"{architecture} takes images of {fixed} pixels only: pass --image_size {fixed}")
+    return options.image_size or fixed or given.get("input_size", [DEFAULT_IMAGE_SIZE])[-1]
+
+
+@torch.no_grad()
+def check_sizes(model: nn.Module, sizes: set[int]) -> None:
+    """Let the network see an empty image of each size.
+
+    Raises:
+        TrainingError: it cannot take one.
+    """
+    for size in sorted(sizes):
+        try:
+            model.eval()(torch.zeros(1, 3, size, size))
+        except (AssertionError, RuntimeError) as error:
+            name = model.pretrained_cfg["architecture"]
+            raise TrainingError(f"{name} cannot take images of {size} pixels: {first_line(error)}") from error
+
+
+def load_weights(model: nn.Module, start: Start, keep_head: bool) -> None:
+    """Load the start weights; the classifier only where its classes are ours.
+
+    Raises:
+        TrainingError: the file is damaged or belongs to another architecture.
+    """
+    try:
+        state = load_file(start.weights)
+    except (SafetensorError, OSError) as error:
+        raise TrainingError(
+            f"{start.weights} is not a readable safetensors file: {first_line(error)}"
+        ) from error
+    own, head = model.state_dict(), tuple(f"{name}." for name in head_names(model))
+    if not keep_head:
+        state = {k: v for k, v in state.items() if not k.startswith(head)}
+    wrong = [k for k in state if k not in own or state[k].shape != own[k].shape]
+    missing = [k for k in own if k not in state and not k.startswith(head)]
+    if wrong or missing:
+        raise TrainingError(
+            f"{start.weights} does not fit this architecture (first difference: {(wrong + missing)[0]})"
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def head_names(model: nn.Module) -> list[str]:
+    """Return the names of the classifier's modules."""
+    names = model.pretrained_cfg.get("classifier", "classifier")
+    return [names] if isinstance(names, str) else list(names)
+
+
+def shrink_head(model: nn.Module) -> None:
+    """Start the classifier small, so that the first loss is ln(classes).
+
+    timm draws its weights from ±1/√classes: with 7 classes the first logits have a standard deviation of about 3.
+    """
+    for name in head_names(model):
+        head = model.get_submodule(name)
+        nn.init.normal_(head.weight, std=0.01)
+        nn.init.zeros_(head.bias)
+
+
+def training_mode(model: nn.Module, frozen_backbone: bool) -> None:
+    """Switch to training; a frozen backbone keeps its batch statistics and drops nothing out."""
+    model.train(not frozen_backbone)
+    model.get_classifier().train()
+
+
+def build_optimizer(model: nn.Module, projector: nn.Module | None, options: Namespace):
     """Return timm's optimizer of that name: no weight decay on norms and biases, and rates by layer where asked for.
 
     Args:
@@ -203,106 +247,21 @@ def build_optimizer(model: nn.Module, projector: nn.Module | None, options) -> t
     return optimizer
 
 
-def unknown(kind: str, name: str, known: list[str]) -> TrainingError:
-    """Return the error for a name that timm does not have, with near matches."""
-    near = difflib.get_close_matches(name, known, n=3)
-    hint = f"; did you mean {', '.join(near)}?" if near else ""
-    return TrainingError(f"timm has no {kind} {name!r}{hint}")
-
-
-def input_size(architecture: str, options, given: dict, own: dict) -> int:
-    """Return the pixels a side of the network's input.
-
-    Args:
-        given: the data config of the start weights; {} without.
-        own: the architecture's data config in timm.
-
-    Raises:
-        TrainingError: the architecture takes one size only, and another was asked for.
-    """
-    fixed = own["input_size"][-1] if own.get("fixed_input_size") else None
-    asked = [options.image_size, *(size for _, size in options.size_schedule)]
-    if fixed and any(size not in (None, fixed) for size in asked):
-        raise TrainingError(f"{architecture} takes images of {fixed} pixels only: pass --image_size {fixed}")
-    return options.image_size or fixed or given.get("input_size", [DEFAULT_IMAGE_SIZE])[-1]
-
-
-def load_weights(model: nn.Module, start: Start, keep_head: bool) -> None:
-    """Load the start weights; the classifier only where its classes are ours.
-
-    Raises:
-        TrainingError: the file is damaged or belongs to another architecture.
-    """
-    try:
-        state = load_file(start.weights)
-    except (SafetensorError, OSError) as error:
-        raise TrainingError(
-            f"{start.weights} is not a readable safetensors file: {first_line(error)}"
-        ) from error
-    own = model.state_dict()
-    head = {f"{name}." for name in head_names(model)}
-    if not keep_head:
-        state = {k: v for k, v in state.items() if not any(k.startswith(h) for h in head)}
-    wrong = [k for k in state if k not in own or state[k].shape != own[k].shape]
-    missing = [k for k in own if k not in state and not any(k.startswith(h) for h in head)]
-    if wrong or missing:
-        raise TrainingError(
-            f"{start.weights} does not fit this architecture (first difference: {(wrong + missing)[0]})"
-        )
-    model.load_state_dict(state, strict=False)
-
-
-def head_names(model: nn.Module) -> list[str]:
-    """Return the names of the classifier's modules."""
-    names = model.pretrained_cfg.get("classifier", "classifier")
-    return [names] if isinstance(names, str) else list(names)
-
-
-def shrink_head(model: nn.Module) -> None:
-    """Start the classifier small, so that the first loss is ln(classes).
-
-    timm draws its weights from ±1/√classes: with 7 classes the first logits have a standard deviation of about 3.
-    """
-    for name in head_names(model):
-        head = model.get_submodule(name)
-        nn.init.normal_(head.weight, std=0.01)
-        nn.init.zeros_(head.bias)
-
-
-def freeze_backbone(model: nn.Module) -> None:
-    """Leave only the classifier to be trained."""
-    model.requires_grad_(False)
-    for name in head_names(model):
-        model.get_submodule(name).requires_grad_(True)
-
-
-def training_mode(model: nn.Module, frozen_backbone: bool) -> None:
-    """Switch to training; a frozen backbone keeps its batch statistics, and only the classifier's modules are switched."""
-    model.train(not frozen_backbone)
-    if frozen_backbone:
-        for name in head_names(model):
-            model.get_submodule(name).train()
-
-
 def save_model(model: nn.Module, data_config: dict, source: Source, folder: Path) -> None:
     """Write `model.safetensors` and a `config.json` that timm and transformers both read with the true label names.
 
     Raises:
         TrainingError, OSError: they cannot be written; the earlier ones are untouched.
     """
-    label_names = source.label_names
+    classes = len(source.label_names)
     data = {k: list(v) if isinstance(v, tuple) else v for k, v in data_config.items()}
-    shape = {
-        k: model.pretrained_cfg[k]
-        for k in ("pool_size", "first_conv", "classifier")
-        if k in model.pretrained_cfg
-    }
-    fixed = bool(model.pretrained_cfg.get("fixed_input_size"))
+    kept = ("pool_size", "first_conv", "classifier", "fixed_input_size")
+    own = {k: model.pretrained_cfg[k] for k in kept if k in model.pretrained_cfg}
     config = {
-        "num_classes": len(label_names),
-        "label_names": label_names,
+        "num_classes": classes,
+        "label_names": source.label_names,
         "label_descriptions": source.label_descriptions,
-        "pretrained_cfg": {"fixed_input_size": fixed, **data, **shape, "num_classes": len(label_names)},
+        "pretrained_cfg": {"fixed_input_size": False, **own, **data, "num_classes": classes},
     }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".model-") as unfinished:
         plain_layout = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
@@ -339,6 +298,26 @@ def spare_slow_convolutions(model: nn.Module) -> None:
             module.__class__ = Float32Conv2d  # in place: parameters, names and hooks stay
 
 
-def as_eval(model: nn.Module) -> nn.Module:
-    """Return the model in evaluation mode, without gradients, channels last."""
-    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+@torch.no_grad()
+def reestimate_batch_norm(model: nn.Module, batches: Iterable[torch.Tensor], accelerator: Accelerator) -> int:
+    """Set running means and variances to their mean over normalised images [N, 3, S, S]; return how many layers have them.
+
+    The batches are views without mixup: mixed images vary less than those that will be predicted. Each process gives its own;
+    all weights stay, and the model is left in evaluation mode, in which dropout and stochastic depth are off (unlike in
+    `torch.optim.swa_utils.update_bn`). Doing it again changes nothing (Wu & Johnson 2021, arXiv:2105.07576).
+    """
+    layers = [m for m in model.eval().modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    layers = [layer for layer in layers if layer.track_running_stats]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain mean of the batches
+        layer.train()
+    for images in batches if layers else ():
+        model(images)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+        layer.eval()
+        for statistic in (layer.running_mean, layer.running_var):
+            statistic.copy_(accelerator.reduce(statistic, reduction="mean"))
+    return len(layers)

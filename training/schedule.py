@@ -1,8 +1,9 @@
-"""How far a run is, and what follows from it: learning rate, image size, the end. Updates and the clock in, a share out."""
+"""How far a run is, and what follows from it: learning rate, image size, the end. Updates and the clock in, a fraction out."""
 
 from __future__ import annotations
 
 import time
+from argparse import Namespace
 
 import numpy as np
 import torch
@@ -22,16 +23,21 @@ class Schedule:
     """
 
     def __init__(
-        self, options, accelerator: Accelerator, optimizer: torch.optim.Optimizer, updates_an_epoch: int
+        self,
+        options: Namespace,
+        accelerator: Accelerator,
+        optimizer: torch.optim.Optimizer,
+        progress: Progress,
+        updates_an_epoch: int,
     ):
         self.options, self.accelerator, self.optimizer = options, accelerator, optimizer
-        self.updates = options.epochs * updates_an_epoch
+        self.progress, self.updates = progress, options.epochs * updates_an_epoch
         self.cosine = CosineLRScheduler(optimizer, TICKS, warmup_t=options.warmup * TICKS, t_in_epochs=False)
+        self.started = time.monotonic()
 
-    def start(self, progress: Progress) -> None:
+    def start(self) -> None:
         """Start the clock where the run stands."""
-        self.progress = progress
-        self.started = time.monotonic() - progress.seconds
+        self.started = time.monotonic() - self.progress.seconds
 
     def tell_time(self) -> None:
         """Bring `progress.seconds` up to now."""
@@ -42,21 +48,28 @@ class Schedule:
         self.progress.seconds = seconds
 
     @property
-    def share(self) -> float:
+    def fraction(self) -> float:
         """How much of the run is done; the run ends at 1."""
         minutes = self.options.max_minutes
         clock = self.progress.seconds / (60 * minutes) if minutes else 0
         return min(1.0, max(self.progress.update / max(self.updates, 1), clock))
 
     @property
+    def finished(self) -> bool:
+        """Whether no epoch is left; one that was broken off, even after its last update, is still to be evaluated."""
+        broken_off = self.progress.step > 0
+        return self.progress.epoch >= self.options.epochs or (self.fraction >= 1 and not broken_off)
+
+    @property
     def image_size(self) -> int | None:
         """The size that the size schedule gives now; None without one."""
         stages = reversed(self.options.size_schedule)
-        return next((size for start, size in stages if self.share >= start), None)
+        return next((size for start, size in stages if self.fraction >= start), None)
 
-    def set_learning_rate(self) -> None:
-        """Give the optimizer the learning rate of this moment."""
-        self.cosine.step_update(self.share * TICKS)
+    def count_update(self) -> None:
+        """Count an update and give the optimizer its learning rate."""
+        self.progress.update += 1
+        self.cosine.step_update(self.fraction * TICKS)
 
     @property
     def learning_rate(self) -> float:

@@ -204,6 +204,8 @@ def to_rgb(image: ImageLike) -> Image.Image:
         image.load()
     if turn := UPRIGHT.get(_orientation(stored)):
         image = image.transpose(turn)
+        for told in ("exif", "xmp", "XML:com.adobe.xmp"):  # or the upright picture would be turned again
+            image.info.pop(told, None)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
         ground = Image.new("RGB", image.size, "white")

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from hub_model.inference.errors import RepoError
-from tests.training.test_model import NAMES, SOURCE, options
+from tests.training.small import NAMES, SOURCE, model_options
 from training import TrainingError
-from training.distill import Lesson, Student, Teacher, feature_loss, label_loss, teacher_loss
+from training.distill import Student, Teacher, TeacherLogits, feature_loss, label_loss, teacher_loss
 from training.model import build_model, save_model
 
 
@@ -14,7 +14,7 @@ from training.model import build_model, save_model
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")
     torch.manual_seed(1)
-    model, data_config = build_model(options(image_size=48), NAMES)
+    model, data_config = build_model(model_options(image_size=48), NAMES)
     save_model(model, data_config, SOURCE, folder)
     return str(folder)
 
@@ -27,26 +27,26 @@ def test_two_equal_teachers_say_what_one_says(run):
     assert torch.allclose(one.probabilities.sum(1), torch.ones(3))
 
 
-def test_onnx_runtime_gives_the_same_lesson_to_a_batch_of_any_size(run):
+def test_onnx_runtime_gives_the_same_logits_for_a_batch_of_any_size(run):
     teacher = Teacher([run], NAMES, 2.0, size=64)
     batches = [torch.rand(images, 3, 48, 48) for images in (3, 5)]
     expected = [teacher(views) for views in batches]
     through_pytorch = teacher.networks
-    assert teacher.through_onnx() is None and teacher.networks is not through_pytorch
+    assert teacher.use_onnx() is None and teacher.networks is not through_pytorch
     for views, before in zip(batches, expected, strict=True):
-        lesson = teacher(views)
-        assert torch.allclose(lesson.probabilities, before.probabilities, atol=1e-5)
-        assert torch.allclose(lesson.features, before.features, atol=1e-4)
+        answer = teacher(views)
+        assert torch.allclose(answer.probabilities, before.probabilities, atol=1e-5)
+        assert torch.allclose(answer.features, before.features, atol=1e-4)
 
 
 def test_a_teacher_that_cannot_be_exported_goes_on_through_pytorch(run, monkeypatch):
     def refuse(*_):
         raise RepoError("the ONNX graph differs")
 
-    monkeypatch.setattr("training.onnx_network.export_onnx", refuse)
+    monkeypatch.setattr("training.distill.export_onnx", refuse)
     teacher, views = Teacher([run], NAMES, 2.0), torch.rand(3, 3, 48, 48)
     expected = teacher(views).probabilities
-    assert teacher.through_onnx() == "the ONNX graph differs"
+    assert teacher.use_onnx() == "the ONNX graph differs"
     assert torch.equal(teacher(views).probabilities, expected)
 
 
@@ -57,16 +57,16 @@ def test_a_higher_temperature_softens_the_answer(run):
 
 
 def test_a_teacher_of_other_classes_is_refused(run):
-    with pytest.raises(TrainingError, match="knows the classes"):
+    with pytest.raises(TrainingError, match="has the classes"):
         Teacher([run], ["x", "y"], 1.0)
 
 
 def test_following_the_teacher_exactly_costs_nothing():
     logits = torch.randn(5, 7)
-    lesson = Lesson((logits / 2.0).softmax(1), torch.randn(5, 4))
-    assert teacher_loss(logits, lesson, 2.0).abs() < 1e-6
-    assert teacher_loss(-logits, lesson, 2.0) > 0.01
-    assert feature_loss(3 * lesson.features, lesson).abs() < 1e-6
+    answer = TeacherLogits((logits / 2.0).softmax(1), torch.randn(5, 4))
+    assert teacher_loss(logits, answer, 2.0).abs() < 1e-6
+    assert teacher_loss(-logits, answer, 2.0) > 0.01
+    assert feature_loss(3 * answer.features, answer).abs() < 1e-6
 
 
 def test_label_loss_is_cross_entropy_and_weighs_classes():
@@ -81,7 +81,7 @@ def test_label_loss_is_cross_entropy_and_weighs_classes():
 
 
 def test_a_student_with_a_projector_gives_the_networks_own_logits():
-    model, _ = build_model(options(), NAMES)
+    model, _ = build_model(model_options(), NAMES)
     student, images = Student(model, teacher_features=10).eval(), torch.randn(2, 3, 64, 64)
     logits, projected = student(images)
     assert torch.allclose(logits, model(images), atol=1e-5)

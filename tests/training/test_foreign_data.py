@@ -54,7 +54,7 @@ def plain(label: object) -> object:
 
 AB = [i % 2 for i in range(ROWS)]
 REFUSED = {
-    "no image column": ({"label": AB, "x": AB}, None, "has no column 'image' (it has: 'label', 'x')"),
+    "no image column": ({"label": AB, "x": AB}, None, "has no column 'image' (found: 'label', 'x')"),
     "texts for images": ({"image": ["a.jpg"] * ROWS, "label": AB}, None, "not images"),
     "a list of images": (
         {"image": [[picture] for picture in pictures()], "label": AB},

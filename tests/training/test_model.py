@@ -7,38 +7,26 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
+from torch import nn
 from transformers import pipeline
 
+from tests.training.small import NAMES, SOURCE, model_options
 from training import TrainingError
 from training.data import decode, geometry, normalise
 from training.model import (
-    as_eval,
     build_model,
     build_optimizer,
     find_start,
-    freeze_backbone,
+    reestimate_batch_norm,
     save_model,
     spare_slow_convolutions,
     training_mode,
 )
 from training.source import Row
-
-NAMES = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
-SOURCE = SimpleNamespace(label_names=NAMES, label_descriptions={n: f"cell {n}" for n in NAMES})
-
-
-def options(**given) -> SimpleNamespace:
-    defaults = {
-        "model": "rexnet_100",
-        "pretrained": False,
-        "init_from": None,
-        "image_size": 64,
-        "size_schedule": [],
-    }
-    return SimpleNamespace(**{**defaults, "drop_rate": 0.0, "drop_path_rate": 0.0, **given})
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +34,14 @@ def saved(tmp_path_factory):
     """A model folder as a run leaves it."""
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
-    model, data_config = build_model(options(), NAMES)
+    model, data_config = build_model(model_options(), NAMES)
     save_model(model, data_config, SOURCE, folder)
     return folder, model, data_config
 
 
 def test_the_first_loss_is_the_logarithm_of_the_number_of_classes():
     torch.manual_seed(0)
-    model, _ = build_model(options(model="rexnet_150"), NAMES)
+    model, _ = build_model(model_options(model="rexnet_150"), NAMES)
     logits = model.eval()(torch.randn(16, 3, 64, 64))
     loss = torch.nn.functional.cross_entropy(logits, torch.arange(16) % 7)
     assert abs(loss - math.log(7)) < 0.1
@@ -63,7 +51,8 @@ def test_training_timm_and_transformers_make_the_same_logits_from_the_same_jpeg(
     folder, model, data_config = saved
     file = next(drawn_folder.rglob("*.jpg"))
     image = decode(Row(file.name, file.read_bytes(), 0), geometry(data_config, 64))
-    ours = as_eval(model)(normalise(image[None], data_config))
+    with torch.inference_mode():
+        ours = model.eval().to(memory_format=torch.channels_last)(normalise(image[None], data_config))
 
     theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     transform = create_transform(**resolve_data_config(model=theirs), is_training=False)
@@ -86,20 +75,20 @@ def test_a_saved_model_claims_no_tag_or_licence_of_timms_weights(saved):
 
 def test_the_same_classes_keep_the_head_and_others_get_a_new_one(saved):
     folder, model, _ = saved
-    kept, _ = build_model(options(model=None, init_from=str(folder)), NAMES)
+    kept, _ = build_model(model_options(model=None, init_from=str(folder)), NAMES)
     assert torch.equal(kept.head.fc.weight, model.head.fc.weight.cpu())
     replaced, _ = build_model(
-        options(model=None, init_from=str(folder / "model.safetensors")), ["x", "y", "z"]
+        model_options(model=None, init_from=str(folder / "model.safetensors")), ["x", "y", "z"]
     )
     assert replaced.head.fc.weight.shape[0] == 3
     assert torch.equal(replaced.stem.conv.weight, model.stem.conv.weight.contiguous())
-    reordered, _ = build_model(options(model=None, init_from=str(folder)), NAMES[::-1])
+    reordered, _ = build_model(model_options(model=None, init_from=str(folder)), NAMES[::-1])
     assert not torch.equal(reordered.head.fc.weight, model.head.fc.weight)
 
 
 def test_size_and_normalisation_come_from_the_start_model(saved):
     folder, _, data_config = saved
-    _, inherited = build_model(options(init_from=str(folder), image_size=None), NAMES)
+    _, inherited = build_model(model_options(init_from=str(folder), image_size=None), NAMES)
     assert inherited == data_config
 
 
@@ -111,11 +100,11 @@ def refusal(function, *arguments) -> str:
 
 
 def test_an_unknown_architecture_suggests_near_names():
-    assert "rexnet_150" in refusal(build_model, options(model="rexnet150"), NAMES)
+    assert "rexnet_150" in refusal(build_model, model_options(model="rexnet150"), NAMES)
 
 
 def test_an_unknown_optimizer_suggests_near_names():
-    model, _ = build_model(options(), NAMES)
+    model, _ = build_model(model_options(), NAMES)
     assert "did you mean adam" in refusal(build_optimizer, model, None, SimpleNamespace(optimizer="adamv"))
 
 
@@ -133,14 +122,14 @@ def rates(**given) -> SimpleNamespace:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="these optimizers work on a GPU")
 def test_an_optimizer_that_needs_a_gpu_is_said_to():
-    model, _ = build_model(options(), NAMES)
+    model, _ = build_model(model_options(), NAMES)
     assert "fusedadam does not work here" in refusal(
         build_optimizer, model, None, rates(optimizer="fusedadam")
     )
 
 
 def test_layer_decay_gives_lower_layers_lower_rates_and_what_is_trained_besides_the_full_one():
-    model, _ = build_model(options(), NAMES)
+    model, _ = build_model(model_options(), NAMES)
     projector = torch.nn.Linear(4, 3)
     groups = build_optimizer(model, projector, rates(layer_decay=0.5)).param_groups
     scale = {id(p): group.get("lr_scale", 1.0) for group in groups for p in group["params"]}
@@ -153,41 +142,47 @@ def test_layer_decay_gives_lower_layers_lower_rates_and_what_is_trained_besides_
 
 
 def test_an_image_that_is_too_small_and_a_tag_that_is_unknown_are_said():
-    text = refusal(build_model, options(model="inception_v3", size_schedule=[(0.0, 32), (0.5, 299)]), NAMES)
+    text = refusal(
+        build_model, model_options(model="inception_v3", size_schedule=[(0.0, 32), (0.5, 299)]), NAMES
+    )
     assert "inception_v3 cannot take images of 32 pixels" in text
-    assert "rexnet_100.nonsense" in refusal(build_model, options(model="rexnet_100.nonsense"), NAMES)
+    assert "rexnet_100.nonsense" in refusal(build_model, model_options(model="rexnet_100.nonsense"), NAMES)
 
 
 def test_an_architecture_of_one_input_size_gets_it_and_refuses_others():
-    _, data_config = build_model(options(model="vit_tiny_patch16_224", image_size=None), NAMES)
+    _, data_config = build_model(model_options(model="vit_tiny_patch16_224", image_size=None), NAMES)
     assert data_config["input_size"] == (3, 224, 224)
     for given in ({"image_size": 64}, {"image_size": 224, "size_schedule": [(0.0, 96), (0.5, 224)]}):
         assert "--image_size 224" in refusal(
-            build_model, options(model="vit_tiny_patch16_224", **given), NAMES
+            build_model, model_options(model="vit_tiny_patch16_224", **given), NAMES
         )
 
 
 def test_unreachable_imagenet_weights_name_both_ways_out():
-    text = refusal(build_model, options(pretrained=True), NAMES)
+    text = refusal(build_model, model_options(pretrained=True), NAMES)
     assert "--no-pretrained" in text and "--init_from" in text
 
 
 def test_another_architecture_than_the_start_models_is_refused(saved):
-    assert "rexnet_100" in refusal(build_model, options(model="rexnet_150", init_from=str(saved[0])), NAMES)
+    assert "rexnet_100" in refusal(
+        build_model, model_options(model="rexnet_150", init_from=str(saved[0])), NAMES
+    )
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "pytorch_model.bin", "model.pkl"])
 def test_a_pickle_is_refused_by_name(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x80\x04")
-    assert "is a pickle" in refusal(find_start, str(tmp_path / name))
+    assert name in refusal(find_start, str(tmp_path / name))
     assert name in refusal(find_start, str(tmp_path))
 
 
 def test_a_damaged_or_foreign_weights_file_is_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"12345")
-    assert "not a readable safetensors file" in refusal(build_model, options(init_from=str(tmp_path)), NAMES)
+    assert "not a readable safetensors file" in refusal(
+        build_model, model_options(init_from=str(tmp_path)), NAMES
+    )
     save_file({"other": torch.zeros(2)}, tmp_path / "model.safetensors")
-    assert "does not fit" in refusal(build_model, options(init_from=str(tmp_path)), NAMES)
+    assert "does not fit" in refusal(build_model, model_options(init_from=str(tmp_path)), NAMES)
 
 
 def test_a_model_that_is_not_on_the_hub_is_named():
@@ -195,8 +190,7 @@ def test_a_model_that_is_not_on_the_hub_is_named():
 
 
 def test_a_frozen_backbone_neither_learns_nor_moves_its_batch_statistics():
-    model, _ = build_model(options(), NAMES)
-    freeze_backbone(model)
+    model, _ = build_model(model_options(freeze_backbone=True), NAMES)
     training_mode(model, frozen_backbone=True)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     model(torch.randn(4, 3, 64, 64)).sum().backward()
@@ -220,3 +214,44 @@ def test_bfloat16_on_a_cpu_spares_the_strided_depthwise_convolutions_and_changes
     spared = {name for name, (m, _) in seen.items() if m.groups > 1 and m.stride[0] > 1}
     assert spared and spared == {name for name, (_, dtype) in seen.items() if dtype == torch.float32}
     assert list(model.state_dict()) == names
+
+
+@pytest.fixture
+def batches():
+    torch.manual_seed(0)
+    return [3 + 2 * torch.randn(8, 3, 16, 16) for _ in range(4)]
+
+
+def test_statistics_are_the_mean_over_the_batches_whatever_they_were(batches):
+    model = nn.Sequential(nn.BatchNorm2d(3, momentum=0.3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    model[0].running_mean += 100
+    assert reestimate_batch_norm(model, batches, Accelerator(cpu=True)) == 2
+    expected = torch.stack([batch.mean((0, 2, 3)) for batch in batches]).mean(0)
+    assert torch.allclose(model[0].running_mean, expected, atol=1e-5)
+    assert torch.allclose(model[0].running_var, torch.full((3,), 4.0), atol=0.3)
+    assert model[0].momentum == 0.3 and not any(module.training for module in model.modules())
+
+
+def test_the_second_layer_sees_what_the_first_makes_of_a_batch(batches):
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3))
+    reestimate_batch_norm(model, batches, Accelerator(cpu=True))
+    assert torch.allclose(model[1].running_mean, torch.zeros(3), atol=1e-5)
+    assert torch.allclose(model[1].running_var, torch.ones(3), atol=1e-2)
+
+
+def test_weights_stay_and_a_second_time_changes_nothing(batches):
+    torch.manual_seed(1)
+    model = timm.create_model("rexnet_100", num_classes=3, drop_rate=0.5, drop_path_rate=0.2)
+    weights = {name: value.clone() for name, value in model.named_parameters()}
+    reestimate_batch_norm(model, batches, Accelerator(cpu=True))
+    once = {name: value.clone() for name, value in model.state_dict().items()}
+    reestimate_batch_norm(model, batches, Accelerator(cpu=True))
+    assert all(torch.equal(value, once[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, weights[name]) for name, value in model.named_parameters())
+
+
+def test_a_model_without_batch_norm_stays_as_it_is(batches):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert reestimate_batch_norm(model, batches, Accelerator(cpu=True)) == 0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

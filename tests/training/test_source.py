@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.training.test_data import options
+from tests.training.small import data_options
 from training import TrainingError
 from training.source import open_source, revision_of
 
@@ -28,7 +28,7 @@ def features(**columns):
 
 def refusal(folder, **given) -> str:
     with pytest.raises(TrainingError) as caught:
-        open_source(options(folder, **given), streaming=False)
+        open_source(data_options(folder, **given), streaming=False)
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -71,23 +71,35 @@ def test_a_missing_validation_split_lists_the_splits(tmp_path):
     assert "no split 'validation' (it has: train, test)" in text and "--validation_split" in text
 
 
-def test_a_label_outside_the_classes_is_refused_with_its_row(tmp_path):
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_label_that_training_does_not_have_is_refused_at_opening(tmp_path, stream):
     kinds = features(label=datasets.Value("int64"))
-    write(tmp_path, {"image": [PICTURE] * 3, "label": [0, 1, 0]}, kinds, splits=("train",))
-    write(tmp_path, {"image": [PICTURE] * 3, "label": [0, 1, 7]}, kinds, splits=("validation",))
-    source = open_source(options(tmp_path), streaming=False)
-    with pytest.raises(TrainingError, match=r"validation-000002 .* has label 7"):
-        list(source.rows("validation"))
-
-
-def test_a_number_that_training_does_not_know_is_not_taken_for_a_position(tmp_path):
-    kinds = features(label=datasets.Value("int64"))
-    write(tmp_path, {"image": [PICTURE] * 3, "label": [10, 20, 30]}, kinds, splits=("train",))
+    write(tmp_path, {"image": [PICTURE] * 3, "label": [10, 20, 10]}, kinds, splits=("train",))
     write(tmp_path, {"image": [PICTURE] * 3, "label": [10, 20, 1]}, kinds, splits=("validation",))
-    source = open_source(options(tmp_path), streaming=False)
-    assert [row.label for row in source.rows("train")] == [0, 1, 2]
-    with pytest.raises(TrainingError, match=r"validation-000002 .* has label 1, none of the 3 classes"):
-        list(source.rows("validation"))
+    with pytest.raises(TrainingError, match=r"1 of 3 rows in split 'validation' .*row 2 has label 1\)"):
+        open_source(data_options(tmp_path), streaming=stream)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_hidden_test_labels_are_found_at_opening_and_may_be_left_out(tmp_path, stream):
+    kinds = features(label=datasets.ClassLabel(names=["a", "b"]))
+    write(tmp_path, {"image": [PICTURE] * 2, "label": [0, 1]}, kinds)
+    write(tmp_path, {"image": [PICTURE] * 2, "label": [-1, -1]}, kinds, splits=("test",))
+    with pytest.raises(TrainingError, match=r"2 of 2 rows in split 'test' .* pass --test_split none"):
+        open_source(data_options(tmp_path), streaming=stream)
+    source = open_source(data_options(tmp_path, test_split="none"), streaming=stream)
+    assert source.sizes == {"train": 2, "validation": 2}
+
+
+def test_several_configurations_are_named_with_the_option(tmp_path):
+    kinds = features(label=datasets.ClassLabel(names=["a", "b"]))
+    for name in ("bone_marrow", "blood"):
+        write(tmp_path / name, {"image": [PICTURE] * 2, "label": [0, 1]}, kinds)
+    configs = "".join(f"- config_name: {name}\n  data_dir: {name}\n" for name in ("bone_marrow", "blood"))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    text = refusal(tmp_path)
+    assert "bone_marrow, blood" in text and "--dataset_config" in text
+    assert open_source(data_options(tmp_path, dataset_config="blood"), streaming=False).sizes["train"] == 2
 
 
 @pytest.mark.parametrize("described", ["[a, b]", "text", "{a: one}"])
@@ -95,7 +107,7 @@ def test_descriptions_in_a_card_are_used_where_they_name_classes(described, tmp_
     kinds = features(label=datasets.ClassLabel(names=["a", "b"]))
     write(tmp_path, {"image": [PICTURE] * 2, "label": [0, 1]}, kinds)
     (tmp_path / "README.md").write_text(f"---\nlabel_descriptions: {described}\n---\n")
-    source = open_source(options(tmp_path), streaming=False)
+    source = open_source(data_options(tmp_path), streaming=False)
     assert source.label_descriptions == {"a": "one" if ":" in described else "a", "b": "b"}
 
 
@@ -107,7 +119,7 @@ def test_a_streamed_file_is_not_read_ahead_of_a_slow_reader(tmp_path):
         with pq.ParquetWriter(tmp_path / f"{split}.parquet", kinds, compression="none") as writer:
             for number in range(40 if split == "train" else 1):
                 writer.write_table(pa.table({"image": [picture], "label": [number % 2]}, schema=kinds))
-    source = open_source(options(tmp_path), streaming=True)
+    source = open_source(data_options(tmp_path), streaming=True)
     before, started = pa.total_allocated_bytes(), time.monotonic()
     for number, row in enumerate(source.rows("train", shuffle=(0, 2))):
         if number < 3:
@@ -121,11 +133,11 @@ def test_a_streamed_file_is_not_read_ahead_of_a_slow_reader(tmp_path):
 def test_a_card_does_not_change_what_pins_the_data(tmp_path):
     kinds = features(label=datasets.ClassLabel(names=["a", "b"]))
     write(tmp_path, {"image": [PICTURE] * 2, "label": [0, 1]}, kinds)
-    before = revision_of(options(tmp_path))
+    before = revision_of(data_options(tmp_path))
     (tmp_path / "README.md").write_text("# Cells")
-    assert revision_of(options(tmp_path)) == before
+    assert revision_of(data_options(tmp_path)) == before
     write(tmp_path, {"image": [PICTURE] * 4, "label": [0, 1, 0, 1]}, kinds, splits=("test",))
-    assert revision_of(options(tmp_path)) != before
+    assert revision_of(data_options(tmp_path)) != before
 
 
 def test_text_labels_are_taken_in_sorted_order(tmp_path):
@@ -134,7 +146,7 @@ def test_text_labels_are_taken_in_sorted_order(tmp_path):
         {"image": [PICTURE] * 3, "label": ["pmo", "bla", "pmo"]},
         features(label=datasets.Value("string")),
     )
-    source = open_source(options(tmp_path), streaming=False)
+    source = open_source(data_options(tmp_path), streaming=False)
     assert source.label_names == ["bla", "pmo"]
     assert [row.label for row in source.rows("train")] == [1, 0, 1]
     assert source.class_counts("train") == [1, 2]

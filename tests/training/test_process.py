@@ -1,5 +1,6 @@
-"""A run that goes on with more or fewer processes: what is refused, and where in the epoch it stands."""
+"""The process and its ranks: how it is set up, and a run that is resumed with more or fewer of them."""
 
+import ctypes
 import json
 from types import SimpleNamespace
 
@@ -8,8 +9,19 @@ import torch
 
 from training import TrainingError
 from training.checkpoint import Progress
-from training.options import as_json, check_same_run, parse_options
-from training.peers import check_launch
+from training.options import parse_options
+from training.process import M_MMAP_MAX, M_TRIM_THRESHOLD, check_launch, keep_freed_memory
+from training.run_folder import as_json, check_same_run
+
+
+def test_malloc_is_told_to_keep_what_is_freed_where_it_can_be_told(monkeypatch):
+    told = []
+    glibc = SimpleNamespace(mallopt=lambda *setting: told.append(setting) or 1)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: glibc)
+    assert keep_freed_memory()
+    assert told == [(M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)]
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())  # another libc
+    assert not keep_freed_memory()
 
 
 def test_several_processes_that_accelerate_does_not_start_are_asked_for_in_other_words(monkeypatch):
@@ -55,20 +67,20 @@ def test_the_place_in_the_epoch_keeps_its_batches_in_their_order():
     """Four processes after three steps have done what two have after six; the losses stay with their batches."""
     losses = torch.arange(20.0).reshape(5, 4).T  # [processes, steps]; batch i of the epoch has loss i
     progress = Progress(step=3, update=3, losses=losses)
-    progress.divide_among(2, dealt=False, updates=5)
+    progress.divide_among(2, sharded=False, updates=5)
     assert (progress.step, progress.update) == (6, 3)
     assert progress.losses.T.flatten().tolist() == list(range(20))
-    progress.divide_among(4, dealt=False, updates=5)
+    progress.divide_among(4, sharded=False, updates=5)
     assert (progress.step, progress.update) == (3, 3) and torch.equal(progress.losses, losses)
 
 
-def test_an_epoch_of_dealt_files_begins_again_when_they_are_dealt_to_others():
-    progress = Progress(epoch=2, step=3, update=13, losses=torch.zeros(4, 5), dealt=True)
-    progress.divide_among(2, dealt=False, updates=5)
+def test_an_epoch_of_own_shards_begins_again_when_they_are_divided_again():
+    progress = Progress(epoch=2, step=3, update=13, losses=torch.zeros(4, 5), sharded=True)
+    progress.divide_among(2, sharded=False, updates=5)
     assert (progress.epoch, progress.step, progress.update, progress.losses) == (2, 0, 10, None)
 
 
-def test_an_epoch_of_dealt_files_goes_on_where_it_was_with_the_same_processes():
-    progress = Progress(epoch=2, step=3, update=13, losses=torch.zeros(4, 5), dealt=True)
-    progress.divide_among(4, dealt=True, updates=5)
+def test_an_epoch_of_own_shards_continues_with_the_same_processes():
+    progress = Progress(epoch=2, step=3, update=13, losses=torch.zeros(4, 5), sharded=True)
+    progress.divide_among(4, sharded=True, updates=5)
     assert (progress.step, progress.update) == (3, 13)

@@ -1,4 +1,4 @@
-"""Training on two machines, with the commands of MORE_THAN_ONE_MACHINE.md word for word. `make stress` runs these tests.
+"""Training on two machines, with the commands of docs/scaling.md word for word. `make stress` runs these tests.
 
 The machines are network namespaces (machines.py). Every run, however it was divided or interrupted, is compared with
 one process that takes four accumulation steps.
@@ -16,14 +16,13 @@ from pathlib import Path
 import datasets
 import pytest
 
-import training
-from tests.training.machines import Machines, why_not
-from tests.training.processes import PATIENCE, Training, wait_for
+from tests.stress.machines import Machines, why_not
+from tests.stress.processes import PATIENCE, Training, wait_for
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(4 * 3600)]
 
-PAGE = (Path(training.__file__).parent / "MORE_THAN_ONE_MACHINE.md").read_text()
-ACCELERATE, TORCHRUN, SLURM, ONE_LEFT = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+PAGE = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+ACCELERATE, TORCHRUN, SLURM, ONE_LEFT = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)[:4]
 EPOCHS, IMAGES = 3, 112
 # layer norm instead of batch norm: nothing but the order of sums depends on how the batches are divided
 TINY = ["--no-pretrained", "--model", "test_efficientnet_ln", "--image_size", "32", "--batch_size", "4"]
@@ -121,12 +120,12 @@ def test_two_machines_use_every_image_once_and_train_like_one_process(machines, 
     assert_same_figures(run, one_process)
 
 
-def test_two_machines_that_read_files_of_their_own_use_every_image_once(machines, drawn_dataset, owner):
-    repo = f"{owner}/drawn-cells-in-files"
+def test_two_machines_that_read_shards_of_their_own_use_every_image_once(machines, drawn_dataset, owner):
+    repo = f"{owner}/drawn-cells-in-shards"
     splits = datasets.load_dataset(str(drawn_dataset))
     splits.push_to_hub(repo, num_shards={"train": 4, "validation": 1, "test": 1})
     _, log = run_counted(machines, repo)
-    assert "files of its own to each process" in log
+    assert "each process reads shards of its own" in log
 
 
 def test_a_run_whose_second_machine_is_lost_is_finished_on_the_first(machines, drawn_repo, one_process):
@@ -145,12 +144,12 @@ def test_a_run_whose_second_machine_is_lost_is_finished_on_the_first(machines, d
     assert_same_figures(run, one_process)
 
 
-def test_machines_that_lose_sight_of_each_other_say_so_and_go_on_when_they_meet_again(
+def test_machines_cut_off_from_each_other_say_so_and_resume_when_the_cable_is_back(
     machines, drawn_repo, one_process
 ):
-    """Nobody is told that the cable is out, so both wait for --peer_timeout. They share no disk to resume from."""
-    patience = ["--peer_timeout", "1"]
-    started = [start(machines, n, ACCELERATE, drawn_repo, *patience) for n in (0, 1)]
+    """Nobody is told that the cable is out, so both wait for --process_group_timeout. They share no disk to resume from."""
+    timeout = ["--process_group_timeout", "1"]
+    started = [start(machines, n, ACCELERATE, drawn_repo, *timeout) for n in (0, 1)]
     process, log, run = started[0]
     wait_for(lambda: list(run.glob("checkpoints/step-*")) or process.poll() is not None, pause=0.01)
     assert process.poll() is None, log.read_text()
@@ -161,7 +160,7 @@ def test_machines_that_lose_sight_of_each_other_say_so_and_go_on_when_they_meet_
         print(f"ended {time.monotonic() - pulled:.0f} s after the cable was pulled")
         assert_told_of_the_loss(log.read_text())
     machines.plug(1)
-    started = [start(machines, n, ACCELERATE, drawn_repo, *patience) for n in (0, 1)]
+    started = [start(machines, n, ACCELERATE, drawn_repo, *timeout) for n in (0, 1)]
     for process, log, _ in started:
         assert process.wait(PATIENCE) == 0, log.read_text()
     assert "resuming from step-" in started[0][1].read_text()

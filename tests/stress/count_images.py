@@ -7,16 +7,19 @@ import sys
 from pathlib import Path
 
 import train_accelerate
+from training.data import StreamSplit
+
+training = StreamSplit.training
 
 
-class CountingRun(train_accelerate.Run):
-    def loss(self, batch):
+def counted(split, epoch, start=0):
+    for batch in training(split, epoch, start):
         images = [hashlib.sha256(image.cpu().numpy().tobytes()).hexdigest() for image in batch.images]
-        with (Path(os.environ["SEEN"]) / f"{self.accelerator.process_index}.jsonl").open("a") as file:
-            file.write(json.dumps({"epoch": self.progress.epoch, "images": images}) + "\n")
-        return super().loss(batch)
+        with (Path(os.environ["SEEN"]) / f"{split.process}.jsonl").open("a") as file:
+            file.write(json.dumps({"epoch": epoch, "images": images}) + "\n")
+        yield batch
 
 
 if __name__ == "__main__":
-    train_accelerate.Run = CountingRun
+    StreamSplit.training = counted
     sys.exit(train_accelerate.main())

@@ -4,10 +4,8 @@ After every fault the same command with --resume must end in the same bytes as a
 """
 
 import os
-import random
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +13,18 @@ import psutil
 import pytest
 
 import train_accelerate
-from tests.training.processes import PATIENCE, TINY, Training, assert_same_run, one_sentence, wait_for
+from tests.stress.processes import (
+    HOURS,
+    PATIENCE,
+    Training,
+    assert_same_run,
+    let_the_wall_clock_jump,
+    one_sentence,
+    wait_for,
+)
+from tests.training.small import TINY
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(3600)]
-
-HOURS = 12
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +96,7 @@ def test_a_full_disk_is_said_in_one_sentence_and_the_run_goes_on_when_there_is_r
 
 def test_a_disk_that_fills_up_at_the_very_end_costs_no_result(disk, arguments, undisturbed, tmp_path):
     run_to_the_end(arguments, disk.run)
-    for name in ("logits_validation.parquet", "logits_test.parquet", "curves.png", "environment.json"):
+    for name in ("logits_validation.parquet", "logits_test.parquet", "environment.json"):
         (disk.run / name).unlink()
     disk.fill()
     training = Training([*arguments, disk.run], tmp_path)
@@ -120,13 +125,6 @@ def test_a_disk_that_is_or_becomes_read_only_is_said_in_one_sentence(disk, argum
     assert "Read-only file system" in one_sentence(training.text())
     assert disk.set("rw")
     assert_same_run(run_to_the_end(arguments, disk.run), undisturbed)
-
-
-def let_the_wall_clock_jump() -> None:
-    """From now on, this process's wall clock jumps to and fro by hours whenever it is read."""
-    chance, read, read_ns = random.Random(0), time.time, time.time_ns
-    time.time = lambda: read() + 3600 * chance.uniform(-HOURS, HOURS)
-    time.time_ns = lambda: read_ns() + int(3600e9 * chance.uniform(-HOURS, HOURS))
 
 
 def test_a_wall_clock_that_jumps_by_hours_changes_nothing(arguments, undisturbed, tmp_path):

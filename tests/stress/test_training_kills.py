@@ -13,22 +13,22 @@ import psutil
 import pytest
 
 import train_accelerate
-from tests.training.processes import (
+from tests.stress.processes import (
     PATIENCE,
-    TINY,
     Training,
     assert_same_run,
     one_sentence,
     start_server,
     wait_for,
 )
+from tests.training.small import TINY
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(3 * 3600)]
 
 KILLS, IN_A_WRITE = 20, 5  # on one process and on two; how many of them while a checkpoint is being written
 EPOCHS, UPDATES = 3, 7
 CHECKPOINTS = ["--checkpoint_minutes", "0.001"]  # one after nearly every update
-PEER_TIMEOUT = ["--peer_timeout", "1"]  # how long one waits for another that was killed before they met
+TIMEOUT = ["--process_group_timeout", "1"]  # how long one waits for another that was killed before they met
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def arguments(drawn_dataset) -> list:
         "--epochs",
         str(EPOCHS),
         *CHECKPOINTS,
-        *PEER_TIMEOUT,
+        *TIMEOUT,
         "--resume",
         "--output_dir",
     ]

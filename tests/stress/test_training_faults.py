@@ -1,5 +1,6 @@
-"""Short forms of the faults that `make stress` injects at length: what is lost, what is said, and what a resumed run ends in."""
+"""Faults of a run whose processes share no disk, whose clock jumps, or which is killed around its end."""
 
+import json
 import os
 import shutil
 from functools import partial
@@ -7,8 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.processes import TINY, Training, assert_same_run, one_sentence, wait_for
-from tests.training.test_stress_disks import let_the_wall_clock_jump
+from tests.stress.processes import (
+    Training,
+    assert_same_run,
+    let_the_wall_clock_jump,
+    one_sentence,
+    wait_for,
+)
+from tests.training.small import TINY
+from train_accelerate import main
+
+pytestmark = [pytest.mark.stress, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +74,10 @@ def test_jumps_of_the_wall_clock_and_kills_around_the_end_of_the_last_epoch_chan
         "resuming from step-00001-00000007" in again.text()
     )  # after the last update, before the epoch is scored
     assert_same_run(tmp_path / "jumping", tmp_path / "alone")
+
+
+def test_the_clock_ends_a_run_with_the_learning_rate_at_zero(drawn_dataset, tmp_path):
+    arguments = ["--dataset", str(drawn_dataset), "--output_dir", str(tmp_path / "run"), *TINY]
+    assert main([*arguments, "--max_minutes", "0.4", "--epochs", "10000"]) == 0
+    history = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    assert json.loads(history[-1])["learning_rate"] < 1e-5
