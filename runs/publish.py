@@ -186,11 +186,12 @@ def fingerprint(*folders: Path) -> str:
 def print_plan(names: Names, dataset: Path, model: Path) -> None:
     """The repos, with their licences, files and sizes."""
     from huggingface_hub import RepoCard, constants
-    from space.push import space_files
+
+    from space.build import build_space
 
     print(f"To {constants.ENDPOINT}:")
     with tempfile.TemporaryDirectory() as built:
-        space_files(Path(built), names.model, names.dataset)
+        build_space(Path(built), names.model, names.dataset)
         for (kind, name), folder in zip(vars(names).items(), (dataset, model, Path(built)), strict=True):
             licence = RepoCard.load(folder / "README.md", ignore_metadata_errors=True).data.get("license")
             files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -231,10 +232,9 @@ def check_names(names: Names, dry_run: bool) -> None:
 
 def push_all(names: Names, dataset: Path, model: Path, private: bool) -> dict[str, str]:
     """Push the three repos in the order in which they refer to each other; return their addresses."""
-    from space.push import push_space
-
     from dataset_script.push import push as push_dataset
     from hub_model.push import push as push_model
+    from space.build import push_space
 
     urls = {}
     for kind, push in {

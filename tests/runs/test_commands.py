@@ -1,4 +1,4 @@
-"""`make run`, `make space` and `make publish`: one sentence for bad folders; the README holds generated figures."""
+"""`make run`, `make space` and `make publish` answer an unusable folder with one sentence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 import runs.pipeline
 import runs.publish
 import runs.space
-from runs.readme import README, filled
 
 COMMANDS = [runs.pipeline.main, runs.space.main, lambda argv: runs.publish.main(["anna", *argv])]
 
@@ -24,7 +23,3 @@ def test_an_unusable_folder_is_one_sentence(
     assert capsys.readouterr().err == f"error: {tmp_path / 'file'} cannot be a folder (File exists)\n"
     assert command(["--data", str(tmp_path / "none"), "--out", str(tmp_path)]) == 1
     assert capsys.readouterr().err == f"error: {tmp_path / 'none'} is not a directory\n"
-
-
-def test_the_figures_of_the_readme_are_those_of_their_files() -> None:
-    assert filled(README.read_text()) == README.read_text()

@@ -1,7 +1,7 @@
 """`python -m tests.space.screenshots OUT` takes every tab, desktop and phone, light and dark, both languages.
 
-In: MODEL_ID and DATASET_ID of the environment, else a small model and dataset of drawn cells. Out: PNG files
-`TAB-SIZE-SCHEME-LANGUAGE.png`, to be looked at.
+In: MODEL_ID and DATASET_ID of the environment, else the release and a dataset of synthetic cells. Out: PNG files
+`TAB-SIZE-SCHEME-LANGUAGE.png`, and docs/screenshot.png for the README.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from dataset_script.synthetic_cells import LOOKS, draw_cell, draw_field
 from tests.space.browser import chromium
 from tests.space.running import RunningSpace, running
 
+ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 TABS = ("cell", "cells", "field", "model", "data", "learn", "api")
 LOCALES = {"en": "en-US", "id": "id-ID"}
@@ -123,20 +125,31 @@ def main(arguments: list[str]) -> int:
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        space = RunningSpace(["-m", "space", *_repos(folder)], folder / "space")
+        space = RunningSpace(["-m", "space", *_repos(folder)], folder / "space", cwd=ROOT)
         with running(space), chromium() as browser:
             inputs = draw_inputs(folder)
             for path in take(browser, space.address, inputs, out, tuple(arguments[1:]) or TABS):
                 print(path, flush=True)
+    if (shown := out / "cell-desktop-light-en.png").is_file():
+        write_readme_picture(shown, ROOT / "docs" / "screenshot.png")
     return 0
+
+
+def write_readme_picture(source: Path, target: Path) -> None:
+    """A screenshot small enough for the README (at most 200 KB): 1,000 pixels wide, 128 colours."""
+    with Image.open(source) as image:
+        picture = image.convert("RGB")
+    picture = picture.crop((0, 0, picture.width, min(picture.height, 900)))
+    picture.thumbnail((1000, 1000), Image.Resampling.LANCZOS)
+    picture.quantize(128).save(target, optimize=True)
 
 
 def _repos(folder: Path) -> list[str]:
     if os.environ.get("MODEL_ID"):
         return []
-    from tests.space import small_dataset_repo, small_model_repo
+    from tests.space import small_dataset_repo
 
-    model = small_model_repo.build(folder / "model")
+    model = "hub_model/release"
     dataset = small_dataset_repo.build(folder / "dataset", {"train": 12, "validation": 3, "test": 12})
     return ["--model", str(model), "--dataset", str(dataset)]
 
