@@ -22,7 +22,7 @@ from timm.data import create_transform, resolve_model_data_config
 from timm.models import save_for_hf
 
 from hub_model.inference.classifier import Classifier
-from hub_model.onnx_export import export_onnx
+from hub_model.onnx.export import export_onnx
 
 LABELS = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
 EAGER, COMPILED, PIPELINE = "timm, eager", "timm, torch.compile", "transformers.pipeline"

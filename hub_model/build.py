@@ -25,7 +25,7 @@ from hub_model.contract import (
 )
 from hub_model.figures import draw_figures
 from hub_model.inference.errors import RepoError
-from hub_model.onnx_export import export_onnx
+from hub_model.onnx.export import export_onnx
 from hub_model.results import describe, measure_splits
 from hub_model.run_folder import ENVIRONMENT, MEASUREMENTS, Run, read_run
 from hub_model.trust_figures import draw_trust_figures

@@ -34,7 +34,7 @@ from hub_model.contract import (
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import ModelConfig, read_json
-from hub_model.onnx_export import TOLERANCE, LogitsAndFeatures, largest_difference
+from hub_model.onnx.export import TOLERANCE, LogitsAndFeatures, largest_difference
 from hub_model.prevalence import simulate_samples
 from hub_model.results import describe, differences, measure_splits
 

@@ -85,3 +85,11 @@ def drawn_repo(drawn_dataset: Path, owner: str) -> str:
     repo_id = f"{owner}/drawn-cells"
     subprocess.run([sys.executable, "-m", "dataset_script", "push", str(drawn_dataset), repo_id], check=True)
     return repo_id
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model repo that knows drawn cells."""
+    from tests.small_model_repo import build
+
+    return build(tmp_path_factory.mktemp("model") / "repo")

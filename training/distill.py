@@ -19,7 +19,7 @@ from torch import nn
 from torch.onnx import OnnxExporterError
 
 from hub_model.inference.errors import RepoError, first_line
-from hub_model.onnx_export import LogitsAndFeatures, export_onnx
+from hub_model.onnx.export import LogitsAndFeatures, export_onnx
 from training import TrainingError
 from training.data import normalise
 from training.model import find_start, load_weights

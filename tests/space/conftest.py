@@ -14,14 +14,6 @@ from tests.space.running import RunningSpace, of_repos, running
 
 
 @pytest.fixture(scope="session")
-def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a model repo that knows drawn cells."""
-    from tests.space.small_model_repo import build
-
-    return build(tmp_path_factory.mktemp("model") / "repo")
-
-
-@pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a dataset repo of drawn cells: 42 train, 14 validation, 28 test."""
     from tests.space.small_dataset_repo import build

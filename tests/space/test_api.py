@@ -15,9 +15,9 @@ from gradio_client.exceptions import AppError
 from dataset_script.synthetic_cells import draw_cell, draw_field
 from hub_model.inference.classifier import Classifier
 from space.api import CURL, ENDPOINTS, PYTHON
+from tests.small_model_repo import LABELS
 from tests.space.bad_uploads import PICTURES, jpeg, zipped
 from tests.space.conftest import RunningSpace
-from tests.space.small_model_repo import LABELS
 
 
 @pytest.fixture(scope="module")

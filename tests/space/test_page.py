@@ -14,7 +14,7 @@ from space.app import start
 from space.batching import Batcher
 from space.tab_learn import FRESH
 from space.texts import say
-from tests.space.small_model_repo import LABELS
+from tests.small_model_repo import LABELS
 
 
 @pytest.fixture(scope="module")

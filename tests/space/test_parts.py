@@ -36,7 +36,7 @@ from space.resources import load_resources
 from space.similar import SimilarCells
 from space.tab_field import FieldAnswer, field_head
 from space.texts import EN, ID, LANGUAGES, NOTES, language_of, note_on
-from tests.space.small_model_repo import LABELS
+from tests.small_model_repo import LABELS
 
 FOLDER = Path(space.__file__).parent
 

@@ -28,7 +28,7 @@ from space.dataset_repo import Sample, open_dataset_repo
 from space.resources import is_readable
 from tests.space.running import RunningSpace, running
 from tests.space.screenshots import TABS, open_tab, visit
-from tests.space.small_model_repo import LABELS
+from tests.small_model_repo import LABELS
 
 FOLDER = Path(space.__file__).parent
 EVIL = {

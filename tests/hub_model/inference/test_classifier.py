@@ -21,7 +21,7 @@ from hub_model.inference.calibration import Calibration
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
 from hub_model.inference.images import to_rgb
-from tests.space.small_model_repo import LABELS
+from tests.small_model_repo import LABELS
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """`onnx/model.onnx` from a timm model: normalised pixels in, logits and pooled features out, any batch size.
 
 Input `pixel_values` float32 [N, 3, H, W] (H, W as in `config.json`); outputs `logits` [N, C] and `features` [N, D].
-Its channels come in whole blocks, for speed (`hub_model/onnx_layout.py`). It is compared with timm before it is kept, and has
+Its channels come in whole blocks, for speed (`hub_model/onnx/layout.py`). It is compared with timm before it is kept, and has
 no trace of the machine that exported it.
 """
 
@@ -19,7 +19,7 @@ import onnxruntime
 import torch
 
 from hub_model.inference.errors import RepoError
-from hub_model.onnx_layout import align_channels
+from hub_model.onnx.layout import in_whole_blocks
 
 TOLERANCE = 1e-4  # largest difference of a logit or feature, relative to the largest value of that output
 
@@ -45,7 +45,7 @@ def export_onnx(model: torch.nn.Module, input_size: tuple[int, int, int], path: 
     with warnings.catch_warnings(), quiet, only_errors("torch.onnx", "onnxscript"):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            network,
+            LogitsAndFeatures(in_whole_blocks(model.eval())),
             (example,),
             dynamo=True,
             input_names=["pixel_values"],
@@ -54,7 +54,7 @@ def export_onnx(model: torch.nn.Module, input_size: tuple[int, int, int], path: 
             verbose=False,
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    graph = align_channels(without_traces(program.model_proto))
+    graph = without_traces(program.model_proto)
     onnx.save(graph, path)
     difference = largest_difference(network, input_size, path)
     if not difference <= TOLERANCE:

@@ -1,0 +1,96 @@
+"""A ReXNet with its channels in whole blocks: the same answers, convolutions that ONNX Runtime keeps in its own layout.
+
+ONNX Runtime convolves in blocks of 8 or 16 channels (its NCHWc layout) and leaves that layout where a depthwise convolution or
+a slice does not end on a block. A ReXNet has 41, 58, 75, … channels, so it leaves it in every block. Here every tensor between
+convolutions is widened to a multiple of 16. The added channels have weights of zero and the activations keep zeros.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from timm.layers import ConvNormAct
+from timm.models.rexnet import LinearBottleneck, RexNet
+from torch import nn
+from torch.nn.utils import fuse_conv_bn_eval
+
+BLOCK = 16  # channels; ONNX Runtime's blocks are 8 (AVX2) or 16 (AVX-512, NEON)
+
+
+def in_whole_blocks(model: nn.Module) -> nn.Module:
+    """A copy of a ReXNet with its batch norms folded and its channels in whole blocks; any other model as it is."""
+    if not isinstance(model, RexNet):
+        return model
+    model = copy.deepcopy(model).double()  # folds in double precision
+    *blocks, last = model.features
+    model.stem = convolution(model.stem, model.stem.conv.in_channels)
+    wide = [Bottleneck(block) for block in blocks]
+    model.features = nn.Sequential(
+        *wide, convolution(last, whole(last.conv.in_channels), last.conv.out_channels)
+    )
+    return model.float().eval()
+
+
+def whole(channels: int) -> int:
+    """The next multiple of BLOCK."""
+    return -(-channels // BLOCK) * BLOCK
+
+
+def widened(conv: nn.Conv2d, inputs: int, outputs: int, rows: slice = slice(None)) -> nn.Conv2d:
+    """A convolution that computes `rows` of the outputs of `conv`, with zeros up to `inputs` and `outputs` channels."""
+    depthwise = conv.groups > 1
+    wide = nn.Conv2d(
+        inputs, outputs, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
+        groups=outputs if depthwise else 1, dtype=conv.weight.dtype,
+    )  # fmt: skip
+    with torch.no_grad():
+        for new, old in ((wide.weight, conv.weight[rows]), (wide.bias, conv.bias[rows])):
+            new.zero_()[tuple(slice(size) for size in old.shape)] = old
+    return wide
+
+
+def convolution(layer: ConvNormAct, inputs: int, outputs: int | None = None) -> nn.Sequential:
+    """timm's convolution, batch norm and activation, the first two in one."""
+    conv = fuse_conv_bn_eval(layer.conv, layer.bn)
+    return nn.Sequential(widened(conv, inputs, outputs or whole(conv.out_channels)), layer.bn.act)
+
+
+class Bottleneck(nn.Module):
+    """timm's LinearBottleneck; its partial shortcut is two convolutions, of which the first adds the shortcut."""
+
+    def __init__(self, block: LinearBottleneck) -> None:
+        super().__init__()
+        inputs, inner = whole(block.in_channels), whole(block.conv_dw.conv.in_channels)
+        self.expand = convolution(block.conv_exp, inputs) if block.conv_exp else nn.Identity()
+        self.depthwise = convolution(block.conv_dw, inner)
+        self.squeeze = SqueezeExcite(block.se) if block.se else nn.Identity()
+        self.activation = block.act_dw
+        project, total = fuse_conv_bn_eval(block.conv_pwl.conv, block.conv_pwl.bn), block.out_channels
+        self.shortcut = block.use_shortcut
+        first = inputs if self.shortcut else whole(total)
+        self.first = widened(project, inner, first, slice(first))
+        rest = slice(first, None)
+        self.rest = widened(project, inner, whole(total) - first, rest) if total > first else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, whole(in), H, W] → [N, whole(out), H, W]."""
+        inner = self.activation(self.squeeze(self.depthwise(self.expand(x))))
+        first = self.first(inner) + x if self.shortcut else self.first(inner)
+        return first if self.rest is None else torch.cat([first, self.rest(inner)], dim=1)
+
+
+class SqueezeExcite(nn.Module):
+    """timm's squeeze and excitation."""
+
+    def __init__(self, se: nn.Module) -> None:
+        super().__init__()
+        squeeze = fuse_conv_bn_eval(se.fc1, se.bn)
+        inputs, inner = whole(squeeze.in_channels), whole(squeeze.out_channels)
+        self.gate = nn.Sequential(
+            widened(squeeze, inputs, inner), se.act, widened(se.fc2, inner, inputs), se.gate
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [N, C, H, W], each channel times its gate."""
+        return x * self.gate(x.mean((2, 3), keepdim=True))
