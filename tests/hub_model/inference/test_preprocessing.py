@@ -13,7 +13,7 @@ from timm.data import create_transform, resolve_data_config
 from hub_model.inference.errors import RepoError
 from hub_model.inference.preprocessing import Preprocessing
 
-RELEASE = Path(__file__).parents[2] / "hub_model" / "release"
+RELEASE = Path(__file__).parents[3] / "hub_model" / "release"
 MODES = ["center", "squash", "border"]
 SIZES = [(3, 96, 96), (3, 128, 96), (3, 64, 131)]
 PICTURES = [
