@@ -55,6 +55,8 @@ GRAPH = {name: set(imports(path)) for name, path in MODULES.items()}
 
 
 def part_of(module: str) -> str:
+    if module == "hub_model":  # the package itself only names what inference has
+        return INFERENCE
     for special in (INFERENCE, PUBLISH, ONNX):
         if module == special or module.startswith(f"{special}."):
             return special

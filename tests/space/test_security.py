@@ -26,9 +26,9 @@ from dataset_script.synthetic_cells import draw_cell
 from space.charts import class_bars, class_pie
 from space.dataset_repo import Sample, open_dataset_repo
 from space.resources import is_readable
+from tests.small_model_repo import LABELS
 from tests.space.running import RunningSpace, running
 from tests.space.screenshots import TABS, open_tab, visit
-from tests.small_model_repo import LABELS
 
 FOLDER = Path(space.__file__).parent
 EVIL = {
