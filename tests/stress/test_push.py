@@ -1,20 +1,20 @@
 """A push through a network that breaks: readers see the old repo or the new one, and the same command again ends it well.
 
-Each push goes through `broken_proxy`, which cuts the connection before, midway through or after a request. The short form
-breaks the first request, an upload and the commit; `make stress` breaks every request, as a hiccup and as an outage.
+Datasets, models and Spaces are pushed by one function, `push_folder`. Each push goes through `broken_proxy`, which cuts the
+connection before, midway through or after a request. The short form breaks the first request, an upload and the commit;
+`make stress` breaks every request, as a hiccup and as an outage, and runs the three commands.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,130 +23,44 @@ import httpx2
 import numpy as np
 import pytest
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
-from PIL import Image
 
-import hub_model.push
-import space.build
-from dataset_script.__main__ import main as dataset_script
-from dataset_script.push import push as push_dataset
-from dataset_script.source import DatasetError
 from hub_model.inference.errors import RepoError
+from hub_model.publish import push_folder
 from local_hub import LocalHub
 from tests.stress.broken_proxy import FAULTS, FOREVER, Proxy, broken_proxy
 
 RELEASE = Path(__file__).resolve().parents[2] / "hub_model" / "release"
-KINDS = ("dataset", "model", "space")
 web = httpx2.Client()  # one for all: each would read the certificates again
-EXPECTED = (DatasetError, RepoError)  # one sentence each; anything else is a bug
 Files = dict[str, bytes]
 
 
 @dataclass(frozen=True)
-class Case:
-    """Two versions of a repo of one kind, what pushes a version, and its command."""
+class Versions:
+    """Two versions of a repo of one kind."""
 
     kind: str
     folders: tuple[Path, Path]
-    push: Callable[[int, str], object]
-    command: Callable[[int, str], list[str]]
 
-    def expected(self, version: int) -> Files:
-        """The files of a repo that was pushed from a version."""
-        if self.kind != "space":
-            return files_below(self.folders[version])
-        out = self.folders[version].parent / f"as pushed {version}"
-        if not out.is_dir():
-            space.build.build_space(out, f"a/version-{version}", "")
-        return files_below(out)
+    def push(self, version: int, repo: str) -> None:
+        push_folder(self.folders[version], repo, self.kind)
+
+    def files(self, version: int) -> Files:
+        paths = [path for path in self.folders[version].rglob("*") if path.is_file()]
+        return {path.relative_to(self.folders[version]).as_posix(): path.read_bytes() for path in paths}
 
 
-def files_below(folder: Path) -> Files:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
-
-
-@pytest.fixture(scope="module")
-def dataset_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two built datasets, the second of other images in more shards."""
-    top, folders = tmp_path_factory.mktemp("dataset"), []
-    for version, shard_mb in ((0, "250"), (1, "1")):
-        rng = np.random.default_rng(version)
-        raw, out = top / f"raw {version}", top / f"built {version}"
-        for name in ("a", "b"):
-            (raw / name).mkdir(parents=True)
-            for i in range(10):
-                noise = Image.fromarray(rng.integers(0, 256, (300, 300, 3), dtype=np.uint8))
-                noise.save(raw / name / f"{i}.png")
-        arguments = ["build", str(raw), str(out), "--workers", "1", "--shard_mb", shard_mb]
-        assert dataset_script(arguments) == 0
-        folders.append(out)
-    return folders[0], folders[1]
-
-
-@pytest.fixture(scope="module")
-def model_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two folders of files as a model repo has them: what is in them does not matter on the way to a Hub."""
-    top, folders = tmp_path_factory.mktemp("model"), []
+@pytest.fixture(params=["dataset", "model", "space"])
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> Versions:
+    """Large files, one of them the same in both versions, and a card that the Hub validates."""
     for version in (0, 1):
-        rng, out = np.random.default_rng(version), top / str(version)
-        for name in (
-            "model.safetensors",
-            "onnx/model.onnx",
-            "figures/same.png",
-            f"figures/only-in-{version}.png",
-        ):
-            path = out / name
+        rng = np.random.default_rng(version)
+        for name in ("model.safetensors", "onnx/model.onnx", "figures/same.png", f"only-in-{version}.png"):
+            path = tmp_path / str(version) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"\0" * 100_000 if "same" in name else rng.bytes(100_000))
-        (out / "README.md").write_text(f"---\nlicense: apache-2.0\n---\n# Version {version}\n")
-        (out / "config.json").write_text(f'{{"version": {version}}}')
-        folders.append(out)
-    return folders[0], folders[1]
-
-
-@pytest.fixture
-def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
-    """The push of a dataset, a model or a Space."""
-    kind, python = request.param, [sys.executable, "-m"]
-    if kind == "dataset":
-        folders = request.getfixturevalue("dataset_folders")
-        return Case(
-            kind,
-            folders,
-            lambda version, repo: push_dataset(folders[version], repo),
-            lambda version, repo: [*python, "dataset_script", "push", str(folders[version]), repo],
-        )
-    if kind == "model":
-        folders = request.getfixturevalue("model_folders")
-        monkeypatch.setattr(
-            hub_model.push, "check", lambda folder: []
-        )  # before any request; tests/hub_model tests it
-        return Case(
-            kind,
-            folders,
-            lambda version, repo: hub_model.push.push(folders[version], repo),
-            lambda version, repo: [*python, "hub_model", "push", str(folders[version]), repo],
-        )
-    source = tmp_path / "space"
-    shutil.copytree(
-        space.build.PACKAGES["space"],
-        source,
-        ignore=lambda _, names: [name for name in names if "cache" in name],
-    )
-    monkeypatch.setitem(space.build.PACKAGES, "space", source)
-
-    def push_version(version: int, repo: str) -> str:
-        for path in sorted(source.glob("tab_*.py")):  # several files change, so that half of it could be seen
-            path.write_text(f"# version {version}\n")
-        (source / f"only_in_{version}.py").write_text("")
-        (source / f"only_in_{1 - version}.py").unlink(missing_ok=True)
-        return space.build.push_space(repo, f"a/version-{version}", "")
-
-    def space_command(version: int, repo: str) -> list[str]:
-        return [*python, "space", "push", repo, "--model", f"a/version-{version}"]
-
-    return Case(kind, (source, source), push_version, space_command)
+        card = f"---\nlicense: apache-2.0\nsdk: gradio\n---\n# Version {version}\n"
+        (tmp_path / str(version) / "README.md").write_text(card)
+    return Versions(request.param, (tmp_path / "0", tmp_path / "1"))
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +134,7 @@ class Reader:
 
 
 @contextmanager
-def published(case: Case, hub: LocalHub, owner: str) -> Iterator[Reader]:
+def published(case: Versions, hub: LocalHub, owner: str) -> Iterator[Reader]:
     """A repo that holds version 0; gone at the end."""
     reader = Reader(hub, case.kind, f"{owner}/broken-{uuid.uuid4().hex[:8]}")
     case.push(0, reader.repo)
@@ -230,17 +144,17 @@ def published(case: Case, hub: LocalHub, owner: str) -> Iterator[Reader]:
         reader.delete()
 
 
-def attempt(case: Case, repo: str) -> str:
+def attempt(case: Versions, repo: str) -> str:
     """Push version 1; "" or the sentence that says why not."""
     try:
         case.push(1, repo)
-    except EXPECTED as error:
+    except RepoError as error:
         assert "\n" not in str(error) and str(error)
         return str(error)
     return ""
 
 
-def requests_of(case: Case, hub: LocalHub, owner: str, proxy: Proxy) -> list[str]:
+def requests_of(case: Versions, hub: LocalHub, owner: str, proxy: Proxy) -> list[str]:
     """The requests of an undisturbed push of version 1 over version 0."""
     with published(case, hub, owner) as reader:
         proxy.mend()
@@ -249,7 +163,7 @@ def requests_of(case: Case, hub: LocalHub, owner: str, proxy: Proxy) -> list[str
 
 
 def break_and_repeat(
-    case: Case, hub: LocalHub, owner: str, proxy: Proxy, number: int, fault: str, outage: int
+    case: Versions, hub: LocalHub, owner: str, proxy: Proxy, number: int, fault: str, outage: int
 ) -> str:
     """Push version 1 over a broken network and again over a sound one, and check all that must hold; the outcome."""
     with published(case, hub, owner) as reader:
@@ -258,7 +172,7 @@ def break_and_repeat(
         with reader.watching() as states:
             said = attempt(case, reader.repo)
         arrived, first = reader.files(), Counter(proxy.uploads)
-        new = case.expected(1)
+        new = case.files(1)
         assert arrived in (old, new), "half a push is to be seen"
         assert len(states) <= 2, "a reader saw a third state"
         assert said or arrived == new, "a push that failed called itself done"
@@ -276,17 +190,15 @@ def break_and_repeat(
 
 def numbers_of_interest(requests: list[str]) -> list[int]:
     """The first request, the first upload of a large file, and the commit."""
-    wanted = ("POST /api/repos/create", "PUT /lfs-objects/", "POST /api/", "/commit/")
-    upload = [i for i, line in enumerate(requests, 1) if line.startswith(wanted[1])][:1]
-    commit = [i for i, line in enumerate(requests, 1) if line.startswith("POST") and wanted[3] in line]
+    upload = [i for i, line in enumerate(requests, 1) if line.startswith("PUT /lfs-objects/")][:1]
+    commit = [i for i, line in enumerate(requests, 1) if line.startswith("POST") and "/commit/" in line]
     assert len(commit) == 1
     return [1, *upload, *commit]
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("case", KINDS, indirect=True)
 def test_a_push_cut_at_its_start_upload_or_commit_is_repeated_without_harm(
-    case: Case, hub: LocalHub, owner: str, through_proxy: Proxy
+    case: Versions, hub: LocalHub, owner: str, through_proxy: Proxy
 ) -> None:
     requests = requests_of(case, hub, owner, through_proxy)
     outcomes = Counter(
@@ -299,9 +211,8 @@ def test_a_push_cut_at_its_start_upload_or_commit_is_repeated_without_harm(
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("case", KINDS, indirect=True)
 def test_a_commit_of_someone_else_between_our_read_and_ours_is_never_overwritten(
-    case: Case, hub: LocalHub, owner: str, through_proxy: Proxy
+    case: Versions, hub: LocalHub, owner: str, through_proxy: Proxy
 ) -> None:
     """Their commit comes just before each request of our push in turn."""
     requests = requests_of(case, hub, owner, through_proxy)
@@ -334,14 +245,14 @@ def test_a_commit_of_someone_else_between_our_read_and_ours_is_never_overwritten
                 assert attempt(case, reader.repo) == ""
             else:  # theirs was there before we looked: ours comes after it
                 assert titles[1] == "theirs"
-            expected = case.expected(1)
+            expected = case.files(1)
             left = {name: content for name, content in reader.files().items() if name in expected}
             assert left == expected
     assert refused >= 3
 
 
 def test_a_push_is_one_commit_even_where_xet_would_cut_it_into_several(
-    dataset_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    case: Versions, owner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`upload_folder` commits in batches when Xet is on, so no push may go through it."""
 
@@ -349,17 +260,16 @@ def test_a_push_is_one_commit_even_where_xet_would_cut_it_into_several(
         raise AssertionError("upload_folder makes several commits of a large folder")
 
     monkeypatch.setattr(HfApi, "upload_folder", refuse)
-    repo = f"localdev/one-commit-{uuid.uuid4().hex[:8]}"
-    push_dataset(dataset_folders[0], repo)
-    assert len(HfApi().list_repo_commits(repo, repo_type="dataset")) == 2
+    repo = f"{owner}/one-commit-{uuid.uuid4().hex[:8]}"
+    case.push(0, repo)
+    assert len(HfApi().list_repo_commits(repo, repo_type=case.kind)) == 2
 
 
 # ---- the long form
 @pytest.mark.stress
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("case", KINDS, indirect=True)
 def test_a_push_cut_at_any_request_is_repeated_without_harm(
-    case: Case, hub: LocalHub, owner: str, through_proxy: Proxy, capsys: pytest.CaptureFixture
+    case: Versions, hub: LocalHub, owner: str, through_proxy: Proxy, capsys: pytest.CaptureFixture
 ) -> None:
     requests = requests_of(case, hub, owner, through_proxy)
     outcomes: dict[str, Counter] = {}
@@ -380,14 +290,14 @@ def test_a_push_cut_at_any_request_is_repeated_without_harm(
 
 @pytest.mark.stress
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["dataset", "model", "space"])
 def test_the_commands_themselves_end_with_a_sentence_and_finish_when_repeated(
-    kind: str, hub: LocalHub, owner: str, proxy: Proxy, dataset_folders: tuple[Path, Path]
+    kind: str, hub: LocalHub, owner: str, proxy: Proxy, drawn_dataset: Path
 ) -> None:
     """`python -m … push` in processes of their own, the reply to the commit lost; the released model is the model."""
     repo = f"{owner}/command-{uuid.uuid4().hex[:8]}"
     arguments = {
-        "dataset": ["dataset_script", "push", str(dataset_folders[0]), repo],
+        "dataset": ["dataset_script", "push", str(drawn_dataset), repo],
         "model": ["hub_model", "push", str(RELEASE), repo],
         "space": ["space", "push", repo, "--model", f"{owner}/any", "--dataset", ""],
     }[kind]
