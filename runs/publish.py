@@ -12,21 +12,30 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from huggingface_hub import HfApi, RepoCard, constants, get_token
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from dataset_script.push import push as push_dataset
+from dataset_script.source import DatasetError
+from hub_model.inference.errors import RepoError
+from hub_model.inference.model_repo import HUB_ERRORS, hub_refusal, is_repo_id
+from hub_model.publish import Published
 from local_hub import HubError, LocalHub
 from local_hub.server import DEFAULT_PORT
 from runs.pipeline import RELEASE, ROOT, build_dataset, check_folders, draw, python
+from space.build import build_space, push_space
 
-MARKERS = {"dataset": "splits.csv", "model": "metrics.json", "space": "app.py"}  # what only such a repo has
-TITLE, DESCRIPTION = "Bone-marrow cell classifier", "Dataset, calibrated model and Space: bone-marrow cells"
+MARKERS = {"dataset": "splits.csv", "model": "metrics.json", "space": "app.py"}  # what each of our repos has
+TITLE, DESCRIPTION = "Bone-marrow cell classifier", "Dataset, calibrated model and Space"
 
 LOAD_DATASET = """
 from datasets import load_dataset
 
 dataset = load_dataset("{dataset}")
-print(dataset)
 """
 LOAD_MODEL = """
 import timm
@@ -45,7 +54,7 @@ print(client.predict(handle_file("cell.jpg"), api_name="/predict"))
 
 
 @dataclass(frozen=True)
-class Names:
+class Repos:
     """The ids of the three repos."""
 
     dataset: str
@@ -53,118 +62,92 @@ class Names:
     space: str
 
 
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m runs.publish", description=__doc__.partition(": ")[0])
+    option = parser.add_argument
+    option("owner", metavar="OWNER", help="user or organization of the repos")
+    data = "images, one folder a class, or a dataset repo folder (default: that of the last `make run`, else synthetic cells)"
+    option("--data", type=Path, help=data)
+    option("--model", type=Path, default=RELEASE, help="model repo or run folder (default: the release)")
+    option("--dataset_name", help="default: bone-marrow-cells, or synthetic-bone-marrow-cells")
+    option("--model_name", default="bone-marrow-rexnet150", help="default: %(default)s")
+    option("--space_name", default="bone-marrow-cells", help="default: %(default)s")
+    option("--collection", default=TITLE, metavar="TITLE", help="'' for none (default: %(default)s)")
+    option("--private", action="store_true", help="create private repos (default: public)")
+    option("--dry-run", action="store_true", help="print repos, files, sizes and licences; push nothing")
+    option("--out", type=Path, default=Path(".run"), help="working folder (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Publish to the Hub that the environment names; without one, and without a token, to the embedded one."""
+    """Publish to the Hub of this process, or start the embedded one where there is neither endpoint nor token."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse(argv)
     try:
         check_folders(arguments.data, arguments.out)
-        if "HF_ENDPOINT" in os.environ or has_token():
-            return publish(arguments)
+        if arguments.dry_run or "HF_ENDPOINT" in os.environ or get_token():
+            publish(arguments)
+            return 0
         with LocalHub(arguments.out / "hub", DEFAULT_PORT) as hub:
             print(
                 f"No token (hf auth login) and no HF_ENDPOINT: publishing to the embedded Hub in {hub.root}"
             )
             command = [sys.executable, "-m", "runs.publish", *argv]
-            code = subprocess.run(command, cwd=ROOT, env=os.environ | hub.environment).returncode
-        if code == 0 and not arguments.dry_run:
-            print(f"\nServe this Hub again: {Path(sys.executable).name} -m local_hub --root {hub.root}")
+            code = subprocess.run(command, env=os.environ | hub.environment).returncode
+        if code == 0:
+            print(f"\nServe these repos again: python -m local_hub --root {hub.root}")
         return code
-    except (HubError, NotADirectoryError) as error:
+    except (DatasetError, HubError, NotADirectoryError, RepoError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m runs.publish", description=__doc__.partition(": ")[0])
-    parser.add_argument("owner", metavar="OWNER", help="user or organization that will own the repos")
-    parser.add_argument("--data", type=Path, help="images, one folder a class, or a built dataset repo folder "
-                        "(default: the dataset of the last `make run`, else synthetic cells)")  # fmt: skip
-    parser.add_argument("--model", type=Path, default=RELEASE, help="model repo folder, or run folder "
-                        "(default: the release)")  # fmt: skip
-    parser.add_argument("--dataset_name", default="bone-marrow-cells", help="default: %(default)s")
-    parser.add_argument("--model_name", default="bone-marrow-rexnet150", help="default: %(default)s")
-    parser.add_argument("--space_name", default="bone-marrow-cells", help="default: %(default)s")
-    parser.add_argument(
-        "--collection", default=TITLE, metavar="TITLE", help="default: %(default)s; '' for none"
-    )
-    parser.add_argument("--private", action="store_true", help="create private repos")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print repos, files, sizes and licences; push nothing"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path(".run"), help="working folder (default: %(default)s)"
-    )
-    arguments = parser.parse_args(argv)
-    for name in ("data", "model", "out"):  # the embedded Hub's run has the project as its working directory
-        if getattr(arguments, name):
-            setattr(arguments, name, getattr(arguments, name).absolute())
-    return arguments
-
-
-def has_token() -> bool:
-    from huggingface_hub import get_token
-
-    return get_token() is not None
-
-
-def publish(arguments: argparse.Namespace) -> int:
-    """Publish to the Hub of this process; expected failures end with one sentence and exit code 1."""
-    from dataset_script.source import DatasetError  # imported late: they read HF_ENDPOINT at import
-    from hub_model.inference.errors import RepoError
-    from hub_model.inference.model_repo import HUB_ERRORS, hub_refusal
-
-    owner = arguments.owner
-    names = Names(
-        *(f"{owner}/{name}" for name in (arguments.dataset_name, arguments.model_name, arguments.space_name))
-    )
-    try:
-        check_names(names, dry_run=arguments.dry_run)
-        dataset, model = (
-            dataset_folder(arguments.data, arguments.out),
-            model_folder(arguments.model, arguments.out),
-        )
-        if arguments.dry_run:
-            print_plan(names, dataset, model)
-            return 0
-        urls = push_all(names, dataset, model, arguments.private)
-        if arguments.collection:
-            urls["collection"] = collect(names, arguments.collection, arguments.private)
-        run_snippets(names)
-    except (DatasetError, RepoError, NotADirectoryError, subprocess.CalledProcessError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except HUB_ERRORS as error:
-        print(f"error: {hub_refusal(error, owner, 'model')}", file=sys.stderr)
-        return 1
+        print(f"error: {hub_refusal(error, arguments.owner)}", file=sys.stderr)
+    return 1
+
+
+def publish(arguments: argparse.Namespace) -> None:
+    """Publish dataset, model, Space and collection, and run the snippets.
+
+    Raises:
+        DatasetError, RepoError, NotADirectoryError, CalledProcessError or one of HUB_ERRORS: what does not fit.
+    """
+    if not arguments.dry_run:
+        check_token()
+    dataset, model = (
+        dataset_folder(arguments.data, arguments.out),
+        model_folder(arguments.model, arguments.out),
+    )
+    repos = choose_names(arguments, dataset)
+    if arguments.dry_run:
+        return print_plan(repos, dataset, model)
+    check_free(repos)
+    urls = push_all(repos, dataset, model, arguments.private)
+    if arguments.collection:
+        urls["collection"] = collect(repos, arguments.collection, arguments.private)
+    run_snippets(repos)
     print("\nPublished\n")
     for kind, url in urls.items():
         print(f"  {kind:<12}{url}")
-    for title, snippet in snippets(names).items():
-        print(f"\n# {title}{snippet.rstrip()}")
-    return 0
+    for snippet in (LOAD_DATASET, LOAD_MODEL, CALL_SPACE):
+        print(snippet.format(**asdict(repos)).rstrip())
 
 
 # ---- what is published
 def dataset_folder(data: Path | None, out: Path) -> Path:
-    """The dataset repo folder: `data` where it is one, else built from it where it has changed, else the last one."""
+    """The dataset repo folder: `data` if it is one, else `out`/dataset, built from `data` where that has changed."""
     if data and (data / MARKERS["dataset"]).is_file():
         return data
     built, stamp = out / "dataset", out / "dataset.sha256"
-    if data or not (built / "README.md").is_file():
-        raw = data or draw(out, per_class=60)
-        if (
-            not (built / "README.md").is_file()
-            or not stamp.is_file()
-            or stamp.read_text() != fingerprint(raw)
-        ):
-            build_dataset(raw, built)
-            stamp.write_text(fingerprint(raw))
+    if data is None and (built / "README.md").is_file():
+        return built
+    raw = data or draw(out, per_class=60)
+    if not ((built / "README.md").is_file() and stamp.is_file() and stamp.read_text() == fingerprint(raw)):
+        build_dataset(raw, built)
+        stamp.write_text(fingerprint(raw))
     return built
 
 
 def model_folder(model: Path, out: Path) -> Path:
-    """The model repo folder: `model` where it is one, else built from that run folder."""
+    """The model repo folder: `model` if it is one, else built from that run folder."""
     if not model.is_dir():
         raise NotADirectoryError(f"--model {model} is not a directory")
     if (model / MARKERS["model"]).is_file():
@@ -179,120 +162,105 @@ def fingerprint(*folders: Path) -> str:
     files = (path for folder in folders for path in folder.rglob("*") if "__pycache__" not in path.parts)
     for path in sorted(path for path in files if path.is_file()):
         status = path.stat()
-        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
-def print_plan(names: Names, dataset: Path, model: Path) -> None:
-    """The repos, with their licences, files and sizes."""
-    from huggingface_hub import RepoCard, constants
-
-    from space.build import build_space
-
+def print_plan(repos: Repos, dataset: Path, model: Path) -> None:
+    """Print the repos with their licences, files and sizes."""
     print(f"To {constants.ENDPOINT}:")
     with tempfile.TemporaryDirectory() as built:
-        build_space(Path(built), names.model, names.dataset)
-        for (kind, name), folder in zip(vars(names).items(), (dataset, model, Path(built)), strict=True):
+        build_space(Path(built), repos.model, repos.dataset)
+        for (kind, name), folder in zip(asdict(repos).items(), (dataset, model, Path(built)), strict=True):
             licence = RepoCard.load(folder / "README.md", ignore_metadata_errors=True).data.get("license")
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
-            total = sum(path.stat().st_size for path in files)
-            print(f"\n{kind} {name}: {len(files)} files, {total / 1e6:.1f} MB, {licence or 'no licence'}")
-            for path in files:
-                print(f"  {path.stat().st_size / 1e6:10.3f} MB  {path.relative_to(folder)}")
+            sizes = {
+                path.relative_to(folder): path.stat().st_size
+                for path in sorted(folder.rglob("*"))
+                if path.is_file()
+            }
+            total = sum(sizes.values()) / 1e6
+            print(
+                f"\n{kind} {name}: {len(sizes)} files, {total:.1f} MB, {licence or 'no licence in its card'}"
+            )
+            for path, size in sizes.items():
+                print(f"  {size / 1e6:10.3f} MB  {path}")
 
 
-# ---- the Hub
-def check_names(names: Names, dry_run: bool) -> None:
-    """Raise RepoError for a name that is no repo id, without a valid token, or for a repo that is something else."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError
+# ---- names and access
+def check_token() -> None:
+    """Raise RepoError without a token; one of HUB_ERRORS for one that the Hub does not know."""
+    if not get_token():
+        raise RepoError("no token: run `hf auth login` with a token that has write access, or set HF_TOKEN")
+    HfApi().whoami()
 
-    from hub_model.inference.errors import RepoError
-    from hub_model.inference.model_repo import is_repo_id
 
-    for kind, name in vars(names).items():
+def choose_names(arguments: argparse.Namespace, dataset: Path) -> Repos:
+    """The ids of the repos; RepoError for what is no id."""
+    tags = RepoCard.load(dataset / "README.md", ignore_metadata_errors=True).data.get("tags") or []
+    default = "synthetic-bone-marrow-cells" if "synthetic" in tags else "bone-marrow-cells"
+    names = (arguments.dataset_name or default, arguments.model_name, arguments.space_name)
+    repos = Repos(*(f"{arguments.owner}/{name}" for name in names))
+    for kind, name in asdict(repos).items():
         if not is_repo_id(name):
             raise RepoError(
-                f"{name!r} is not a repo id for the {kind}: OWNER/NAME, of letters, digits, '-', '_', '.'"
+                f"{name!r} is not a repo id for the {kind}: OWNER/NAME of letters, digits, '-', '_' and '.'"
             )
-    if dry_run:
-        return
-    if not has_token():
-        raise RepoError("no token: run `hf auth login` with a token that has write access, or set HF_TOKEN")
-    api = HfApi()
-    api.whoami()
-    for kind, name in vars(names).items():
+    return repos
+
+
+def check_free(repos: Repos) -> None:
+    """Raise RepoError for a repo of one of these names with other content: a push would delete it."""
+    for kind, name in asdict(repos).items():
         try:
-            files = set(api.list_repo_files(name, repo_type=kind))
+            files = set(HfApi().list_repo_files(name, repo_type=kind))
         except RepositoryNotFoundError:
             continue
         if files - {".gitattributes", "README.md"} and MARKERS[kind] not in files:
             raise RepoError(f"the name is taken: {kind} {name} holds something else; pass --{kind}_name")
 
 
-def push_all(names: Names, dataset: Path, model: Path, private: bool) -> dict[str, str]:
-    """Push the three repos in the order in which they refer to each other; return their addresses."""
-    from dataset_script.push import push as push_dataset
-    from hub_model.push import push as push_model
-    from space.build import push_space
+# ---- the Hub
+def push_all(repos: Repos, dataset: Path, model: Path, private: bool) -> dict[str, str]:
+    """Push the three repos, each after those that it names; return their addresses."""
+    from hub_model.push import push as push_model  # imports torch
 
+    pushes: dict[str, Callable[[], Published]] = {
+        "dataset": lambda: push_dataset(dataset, repos.dataset, private=private),
+        "model": lambda: push_model(model, repos.model, private),
+        "space": lambda: push_space(repos.space, repos.model, repos.dataset, private),
+    }
     urls = {}
-    for kind, push in {
-        "dataset": lambda: push_dataset(dataset, names.dataset, private=private),
-        "model": lambda: push_model(model, names.model, private),
-        "space": lambda: push_space(names.space, names.model, names.dataset, private),
-    }.items():
-        urls[kind] = pushed = push()
-        outcome = f"commit {pushed.commit[:8]}" if pushed.changed else "unchanged"
-        print(f"{kind} {getattr(names, kind)}: {outcome}", flush=True)
+    for kind, push in pushes.items():
+        urls[kind] = published = push()
+        outcome = f"commit {published.commit[:8]}" if published.changed else "unchanged"
+        print(f"{kind} {getattr(repos, kind)}: {outcome}", flush=True)
     return urls
 
 
-def collect(names: Names, title: str, private: bool) -> str:
-    """Put the three repos into a collection of that title and return its address."""
-    from huggingface_hub import HfApi
-
-    api, owner = HfApi(), names.model.split("/")[0]
+def collect(repos: Repos, title: str, private: bool) -> str:
+    """Put the three repos into the owner's collection of that title; return its address."""
+    api, owner = HfApi(), repos.model.split("/")[0]
     options = {"namespace": owner, "description": DESCRIPTION, "private": private, "exists_ok": True}
     collection = api.create_collection(title, **options)
     there = {(item.item_type, item.item_id) for item in collection.items}
-    for kind, name in vars(names).items():
+    for kind, name in asdict(repos).items():
         if (kind, name) not in there:
             api.add_collection_item(collection.slug, name, kind, exists_ok=True)
     return collection.url
 
 
-# ---- snippets
-def snippets(names: Names) -> dict[str, str]:
-    """The published snippets, by what they show."""
-    texts = {"the dataset": LOAD_DATASET, "the model": LOAD_MODEL, "the Space, once it runs": CALL_SPACE}
-    return {title: text.format(**vars(names)) for title, text in texts.items()}
-
-
-def run_snippets(names: Names) -> None:
-    """Run the snippets as a stranger would, in a fresh process with an empty cache.
-
-    Raises:
-        RepoError: one of them fails.
-    """
-    from huggingface_hub import HfApi, get_token
-
-    from hub_model.inference.errors import RepoError
-
-    stage = HfApi().space_info(names.space).runtime.stage
-    texts = [text for title, text in snippets(names).items() if "Space" not in title or stage == "RUNNING"]
-    with tempfile.TemporaryDirectory() as home:
-        program = "\n".join(texts).replace("cell.jpg", f"{home}/cell.jpg")
-        program = program.replace(
-            "from gradio_client", f'dataset["test"][0]["image"].save("{home}/cell.jpg")\nfrom gradio_client'
-        )
-        environment = os.environ | {"HF_HOME": home, "HF_TOKEN": get_token() or ""}
-        done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, text=True
-        )
+def run_snippets(repos: Repos) -> None:
+    """Run the snippets in a fresh process with an empty cache, that of the Space where it is up; RepoError if one fails."""
+    program = (LOAD_DATASET + LOAD_MODEL).format(**asdict(repos))
+    if HfApi().space_info(repos.space).runtime.stage == "RUNNING":
+        program += 'dataset["test"][0]["image"].save("cell.jpg")' + CALL_SPACE.format(**asdict(repos))
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"HF_HOME": folder, "HF_TOKEN": get_token(), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RepoError(f"a published snippet fails: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
-    print(f"the snippets run: {done.stdout.strip().splitlines()[-1]}", flush=True)
+    print(f"The snippets run: {done.stdout.strip().splitlines()[-1]}", flush=True)
 
 
 if __name__ == "__main__":
