@@ -22,17 +22,17 @@ def two_users(tmp_path: Path):
         yield hub
 
 
-def test_a_private_repo_looks_missing_to_strangers(two_users):
+def test_a_private_repo_looks_missing_to_others(two_users):
     anna, budi, nobody = (HfApi(two_users.endpoint, token=token) for token in ("hf_anna", "hf_budi", False))
     anna.create_repo("anna/secret", private=True)
     anna.upload_file(path_or_fileobj=b"x", path_in_repo="a.txt", repo_id="anna/secret")
     url = f"{two_users.endpoint}/anna/secret/resolve/main/a.txt"
-    for stranger, status in ((budi, 404), (nobody, 401)):
+    for other, status in ((budi, 404), (nobody, 401)):
         with pytest.raises(RepositoryNotFoundError) as error:
-            stranger.model_info("anna/secret")
+            other.model_info("anna/secret")
         assert error.value.response.status_code == status
         assert error.value.response.headers["X-Error-Code"] == "RepoNotFound"
-        assert [model.id for model in stranger.list_models()] == []
+        assert [model.id for model in other.list_models()] == []
     assert http.get(url).status_code == 401
     assert http.get(url, headers={"Authorization": "Bearer hf_budi"}).status_code == 404
     assert http.get(url, headers={"Authorization": "Bearer hf_anna"}).content == b"x"
@@ -58,7 +58,7 @@ def test_an_unknown_visibility_makes_nothing_public(hub, name, visibility):
 def test_only_the_owner_writes(two_users):
     anna, budi, nobody = (HfApi(two_users.endpoint, token=token) for token in ("hf_anna", "hf_budi", False))
     anna.create_repo("anna/open")
-    for stranger, status in ((budi, 403), (nobody, 401)):
+    for other, status in ((budi, 403), (nobody, 401)):
         for attempt in (
             lambda who: who.upload_file(path_or_fileobj=b"x", path_in_repo="a.txt", repo_id="anna/open"),
             lambda who: who.create_branch("anna/open", branch="mine"),
@@ -67,7 +67,7 @@ def test_only_the_owner_writes(two_users):
             lambda who: who.create_repo("anna/other"),
         ):
             with pytest.raises(HfHubHTTPError) as error:
-                attempt(stranger)
+                attempt(other)
             assert error.value.response.status_code == status
     proposal = budi.upload_file(
         path_or_fileobj=b"x", path_in_repo="a.bin", repo_id="anna/open", create_pr=True
