@@ -31,7 +31,7 @@ from training import TrainingError
 from training.augment import CellAugmentation, mixing
 from training.checkpoint import Checkpoints, Progress
 from training.data import Split, normalise
-from training.distill import Objective, Student, Teacher, resize
+from training.distill import Objective, Student, TeacherCache, build_teacher, resize
 from training.evaluation import Totals, evaluate_split
 from training.loader import Loader
 from training.model import (
@@ -48,6 +48,8 @@ from training.run_folder import check_output, start_output, write_environment, w
 from training.schedule import Schedule, seed_of
 from training.source import open_source
 
+VIEWS = ("stain", "light", "isolate", "sharpness", "resample", "grain", "gamma")
+RESULT = "{}: accuracy {accuracy:.4f}, macro-F1 {macro_f1:.4f}, images {images}"
 NEXT = " (make a model repo of it: python -m hub_model build {} OUT)"
 
 
@@ -69,6 +71,8 @@ def train(options: Namespace) -> None:
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
         spare_slow_convolutions(model)
     teacher = build_teacher(options, source.label_names, accelerator)
+    cache_folder = options.output_dir / "teacher_cache" if accelerator.is_main_process else None
+    teacher_logits = TeacherCache(teacher, options.teacher_cache, cache_folder)
     student = Student(model, teacher.num_features if options.feature_weight else 0)
     student.to(accelerator.device, memory_format=torch.channels_last)
     optimizer = build_optimizer(model, student.projector, options)
@@ -77,7 +81,7 @@ def train(options: Namespace) -> None:
     best_model = ema.module if ema else model  # what is evaluated and saved
 
     # What a step needs: views of the images, mixed labels, a loss
-    views = {name: getattr(options, name) for name in ("stain", "light", "isolate", "blur")}
+    views = {name: getattr(options, name) for name in VIEWS}
     augment = CellAugmentation(tuple(options.scale), **views)
     mix = mixing(options.mixup, options.cutmix, len(source.label_names))
     objective = Objective(options, loader.class_weights().to(accelerator.device))
@@ -107,15 +111,21 @@ def train(options: Namespace) -> None:
         training, validation = loader.splits(size)
         totals = Totals(accelerator, progress, training.steps, len(source.label_names))
         training_mode(model, options.freeze_backbone)
-        batches = training.training(progress.epoch, start=progress.step)
+        view_epoch = teacher_logits.view_epoch(progress.epoch)
+        views_name = f"{size}-{view_epoch:05d}"
+        batches = training.training(view_epoch, start=progress.step)
         title, hidden = f"epoch {progress.epoch}", not loader.visible
         for batch in tqdm(batches, title, training.steps, leave=False, initial=progress.step, disable=hidden):
-            torch.manual_seed(seed_of(options.seed, progress.epoch, *training.index(progress.step)))
+            index = training.index(progress.step)
+            torch.manual_seed(seed_of(options.seed, view_epoch, *index))
             with accelerator.accumulate(student):
                 images = batch.images.to(accelerator.device).float().div_(255)
                 views, targets = mix(augment(images, view_size), batch.labels.to(accelerator.device))
+                answer = teacher_logits(views, views_name, str(index)) if teacher else None
+                if view_epoch != progress.epoch:  # seen before: what the network drops out is drawn again
+                    torch.manual_seed(seed_of(options.seed, progress.epoch, *index))
                 logits, projected = student(normalise(resize(views, size), data_config))
-                loss = objective(logits, targets, projected, teacher(views) if teacher else None)
+                loss = objective(logits, targets, projected, answer)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(student.parameters(), options.clip_grad)
@@ -135,7 +145,7 @@ def train(options: Namespace) -> None:
         speed = totals.speed()
         figures = {"epoch": progress.epoch, **totals.figures()}
         found, _ = evaluate_split(accelerator, best_model, validation, data_config)
-        figures |= {f"validation_{name}": value for name, value in found.items()}
+        figures |= {f"validation_{name}": found[name] for name in ("loss", "accuracy", "macro_f1")}
         figures |= {"learning_rate": schedule.learning_rate, "image_size": size}
         progress.history.append(figures)
         schedule.tell_time()
@@ -146,6 +156,7 @@ def train(options: Namespace) -> None:
             progress.best, progress.best_epoch = standing, progress.epoch
             save()
         progress.next_epoch()
+        teacher_logits.save(views_name)
         checkpoints.save()
         if accelerator.is_main_process:
             write_history(progress, options.output_dir)
@@ -169,10 +180,9 @@ def train(options: Namespace) -> None:
             split = loader.split(name, size)
             found, predictions = evaluate_split(accelerator, best_model, split, data_config)
             if accelerator.is_main_process:
-                write_logits(options.output_dir / f"logits_{file}.parquet", *predictions)
-            say(
-                f"{file}: accuracy {found['accuracy']:.4f}, macro-F1 {found['macro_f1']:.4f}, images {len(split)}"
-            )
+                write_logits(options.output_dir / f"logits_{file}.parquet", predictions)
+                for part, figures in {file: found, **predictions.by_source()}.items():
+                    say(RESULT.format(part, **figures))
     if accelerator.is_main_process:
         teachers = teacher.origins if teacher else []
         write_environment(options, source, accelerator, model, progress, teachers)
@@ -209,17 +219,6 @@ def look_after(
         )
         accelerator.end_training()
         raise SystemExit(0)
-
-
-def build_teacher(options: Namespace, label_names: list[str], accelerator: Accelerator) -> Teacher | None:
-    """Return the teacher that the options name, through ONNX Runtime where that is faster."""
-    if not options.teacher:
-        return None
-    teacher = Teacher(options.teacher, label_names, options.teacher_temperature, options.teacher_size)
-    teacher.to(accelerator.device)
-    if accelerator.device.type == "cpu" and (reason := teacher.use_onnx()):
-        accelerator.print(f"the teachers run in PyTorch, which takes longer: {reason}")
-    return teacher
 
 
 def views_without_mixup(

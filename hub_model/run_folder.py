@@ -28,7 +28,8 @@ MEASUREMENTS, ENVIRONMENT = "measurements", "environment.json"
 RECIPE = (
     "epochs", "batch_size", "gradient_accumulation_steps", "optimizer", "learning_rate", "weight_decay", "warmup",
     "layer_decay", "freeze_backbone", "ema_decay", "label_smoothing", "mixup", "cutmix", "drop_rate",
-    "drop_path_rate", "class_weights", "scale", "stain", "light", "blur", "size_schedule", "mixed_precision",
+    "drop_path_rate", "class_weights", "scale", "stain", "light", "isolate", "sharpness",
+    "resample", "grain", "gamma", "size_schedule", "mixed_precision", "teacher_cache",
     "teacher_weight", "teacher_temperature", "feature_weight", "reestimate_batch_norm", "seed",
 )  # fmt: skip
 

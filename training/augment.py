@@ -3,8 +3,9 @@
 In: a float tensor [N, 3, H, W] in 0..1 (H = W), the decoded crops. Out: the same at the network's input size.
 
 A blood cell has no up or down, so any rotation and mirror image is as good as the first. What differs from laboratory to
-laboratory is the magnification, the amount of each dye, the white balance and the focus: each is varied here, the dyes in
-optical density, where they add up (Ruifrok & Johnston 2001; as augmentation: Tellez et al. 2018, arXiv:1808.05896).
+laboratory is the magnification, the amount of each dye, the white balance, and what optics and camera make of detail: sharper or
+blurred, finer or coarser, with or without noise. Each is varied here, the dyes in optical density, where they add up (Ruifrok &
+Johnston 2001; as augmentation: Tellez et al. 2018, arXiv:1808.05896).
 """
 
 from __future__ import annotations
@@ -19,20 +20,24 @@ from skimage.color import hed_from_rgb, rgb_from_hed
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import gaussian_blur
 
+BLURRED = 0.35  # of the images whose sharpness is changed, the fraction that is blurred
 BORDER = 0.4  # the strip at an image's edge, as a fraction of half its width, that continues it outwards
 
 
 @dataclass(frozen=True)
 class CellAugmentation:
-    """Random view of each crop of a batch; all draws are from torch's default generator on the CPU.
+    """Random view of each crop of a batch; draws are from torch's default generators, all but the noise on the CPU.
 
     Attributes:
         scale: smallest and largest magnification (1 = as photographed), drawn log-uniformly.
         shift: largest displacement of the centre, as a fraction of half the width.
         stain: standard deviation of the relative change of each dye's amount.
         light: standard deviation of the change of each colour channel's optical density (white balance and exposure).
-        isolate: share of the images whose surroundings are replaced by the colour of their field.
-        blur: share of the batches in which half of the images are blurred.
+        isolate: fraction of the images whose surroundings are replaced by the colour of their field.
+        sharpness: fraction of the images that are blurred or sharpened.
+        resample: fraction of the batches in which half of the images lose resolution.
+        grain: fraction of the images with noise, of a standard deviation of up to 0.05.
+        gamma: largest change of the logarithm of gamma.
     """
 
     scale: tuple[float, float] = (0.5, 1.25)
@@ -40,13 +45,16 @@ class CellAugmentation:
     stain: float = 0.2
     light: float = 0.1
     isolate: float = 0.2
-    blur: float = 0.2
+    sharpness: float = 0.65
+    resample: float = 0.3
+    grain: float = 0.4
+    gamma: float = 0.25
 
     def __call__(self, images: torch.Tensor, size: int) -> torch.Tensor:
         """Return a random view [N, 3, size, size] of each image [N, 3, H, W] in 0..1."""
         images = self.place(self.alone(images), size)
-        images = self.colour(images)
-        return self.defocus(images)
+        images = self.coarsen(self.colour(images))
+        return self.expose(self.sharpen(images))
 
     def alone(self, images: torch.Tensor) -> torch.Tensor:
         """Fade what surrounds the cell of some images into an empty field, as in a thinner smear."""
@@ -92,15 +100,45 @@ class CellAugmentation:
         logarithm = torch.einsum("nchw,ncd->ndhw", logarithm, mix).sub_(light)
         return logarithm.exp_().clamp_max_(1.0)
 
-    def defocus(self, images: torch.Tensor) -> torch.Tensor:
-        """Blur every other image of some batches, by up to 1 % of the width."""
-        happens, amount = torch.rand(2).tolist()
-        if happens >= self.blur:
+    def sharpen(self, images: torch.Tensor) -> torch.Tensor:
+        """Blur or sharpen some images: an unsharp mask of random radius, its strength from -1 (blurred) to 4."""
+        if not self.sharpness:
             return images
-        sigma = (0.002 + 0.008 * amount) * images.shape[-1]
+        happens, amount = torch.rand(2, len(images), 1, 1, 1)
+        width = 0.0025 * 4.8 ** torch.rand(()).item()  # 0.25 to 1.2 % of the image
+        strength = torch.where(
+            amount < BLURRED, -amount / BLURRED, 4 * ((amount - BLURRED) / (1 - BLURRED)).abs() ** 1.5
+        )
+        strength = torch.where(happens < self.sharpness, strength, 0.0).to(images.device)
+        sigma = width * images.shape[-1]
+        blurred = gaussian_blur(images, kernel_size=2 * math.ceil(2 * sigma) + 1, sigma=sigma)
+        return (images + strength * (images - blurred)).clamp_(0, 1)
+
+    def coarsen(self, images: torch.Tensor) -> torch.Tensor:
+        """Take every other image of some batches through a raster of 0.35 to 0.85 times as many pixels a side."""
+        happens, amount = torch.rand(2).tolist()
+        if happens >= self.resample:
+            return images
+        size = images.shape[-1]
+        smaller = max(24, int(size * (0.35 + 0.5 * amount)))
+        low = F.interpolate(images[::2], size=(smaller, smaller), mode="bilinear", antialias=True)
         images = images.clone()
-        blurred = gaussian_blur(images[::2], kernel_size=2 * math.ceil(2 * sigma) + 1, sigma=sigma)
-        images[::2] = blurred.clamp_max_(1.0)  # the kernel's weights sum to 1 only within rounding
+        images[::2] = F.interpolate(low, size=(size, size), mode="bicubic").clamp_(0, 1)
+        return images
+
+    def expose(self, images: torch.Tensor) -> torch.Tensor:
+        """Add a camera's noise to some images, fine or coarse, and change the gamma of all."""
+        happens, amount, exponent = torch.rand(3, len(images), 1, 1, 1)
+        coarse = torch.rand(()).item() < 0.5
+        if self.grain:
+            noise = torch.randn_like(images)
+            if coarse:
+                noise = 2 * F.avg_pool2d(noise, kernel_size=3, stride=1, padding=1)
+            level = torch.where(happens < self.grain, 0.05 * amount**2, 0.0).to(images.device)
+            images = (images + level * noise).clamp_(0, 1)
+        if self.gamma:
+            exponent = (self.gamma * (2 * exponent - 1)).exp().to(images.device)
+            images = images.clamp_min(1 / 255) ** exponent
         return images
 
 

@@ -16,7 +16,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
@@ -33,10 +33,15 @@ from training.source import Row, Source
 
 @dataclass(frozen=True)
 class Batch:
-    """images: uint8 [N, 3, S, S]; labels: int64 [N]."""
+    """images: uint8 [N, 3, S, S]; labels: int64 [N]; names and sources of the images, in evaluation only."""
 
     images: torch.Tensor
     labels: torch.Tensor
+    names: list[str] = field(default_factory=list)
+    sources: list[str | None] = field(default_factory=list)
+
+
+Example = tuple[str, str | None, int, torch.Tensor]  # name, source, label, image
 
 
 def geometry(data_config: dict, size: int) -> Callable[[Image.Image], Image.Image]:
@@ -115,8 +120,8 @@ class Split:
         """Yield this process's batches of a shuffled epoch, from batch `start` on."""
         raise NotImplementedError
 
-    def evaluation(self) -> Iterator[tuple[int, list[str], Batch]]:
-        """Yield (position of the first, names, batch) in stored order: every `processes`-th batch, the last one padded.
+    def evaluation(self) -> Iterator[tuple[int, Batch]]:
+        """Yield (position of the first image, batch) in stored order: every `processes`-th batch, the images of the last padded.
 
         The same images sit in the same batch whatever the number of processes, so that their logits are the same bits.
         """
@@ -126,15 +131,15 @@ class Split:
             if not chunk:
                 return
             if number % self.processes == self.process:
-                names, images, labels = zip(*self._decoded(chunk), strict=True)
-                padded = images + images[-1:] * (self.batch_size - len(images))
-                yield number * self.batch_size, list(names), Batch(torch.stack(padded), torch.tensor(labels))
+                names, sources, labels, images = map(list, zip(*self._decoded(chunk), strict=True))
+                padded = torch.stack(images + images[-1:] * (self.batch_size - len(images)))
+                yield number * self.batch_size, Batch(padded, torch.tensor(labels), names, sources)
 
     def _in_order(self) -> Iterator:
         raise NotImplementedError
 
-    def _decoded(self, chunk: list) -> Iterator[tuple[str, torch.Tensor, int]]:
-        """Yield (name, image, label) for each of the things that `_in_order` yields."""
+    def _decoded(self, chunk: list) -> Iterator[Example]:
+        """Yield an example for each of the things that `_in_order` yields."""
         raise NotImplementedError
 
 
@@ -148,14 +153,15 @@ class MemorySplit(Split):
     def __post_init__(self):
         title, hidden = f"decoding {self.name}", not self.progress
         bar = tqdm(self.source.rows(self.name), title, len(self), unit="image", leave=False, disable=hidden)
-        names, images = [], None
+        self.names, self.sources, images = [], [], None
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for row, image in ahead(pool, lambda row: (row, decode(row, self.transform)), bar, depth=256):
                 if images is None:
                     images = torch.empty(len(self), *image.shape, dtype=torch.uint8)
-                images[len(names)] = image
-                names.append(row.name)
-        self.names, self.images = names, images.to(self.device)
+                images[len(self.names)] = image
+                self.names.append(row.name)
+                self.sources.append(row.source)
+        self.images = images.to(self.device)
         self.labels = torch.from_numpy(self.source.labels[self.name]).to(self.device)
 
     def training(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -170,8 +176,8 @@ class MemorySplit(Split):
     def _in_order(self) -> Iterator[int]:
         return iter(range(len(self)))
 
-    def _decoded(self, chunk: list[int]) -> Iterator[tuple[str, torch.Tensor, int]]:
-        return ((self.names[i], self.images[i], int(self.labels[i])) for i in chunk)
+    def _decoded(self, chunk: list[int]) -> Iterator[Example]:
+        return ((self.names[i], self.sources[i], int(self.labels[i]), self.images[i]) for i in chunk)
 
 
 @dataclass
@@ -199,7 +205,7 @@ class StreamSplit(Split):
         with ThreadPoolExecutor(self.workers) as pool:
             examples = ahead(pool, self._example, rows, depth=4 * self.batch_size)
             for update, size in enumerate(sizes[done:], start=done):
-                _, images, labels = zip(*itertools.islice(examples, size), strict=True)
+                _, _, labels, images = zip(*itertools.islice(examples, size), strict=True)
                 for turn in range(max(0, start - update * self.accumulation), self.accumulation):
                     mine = slice(turn, None, self.accumulation)
                     yield Batch(torch.stack(images[mine]), torch.tensor(labels[mine]))
@@ -228,12 +234,12 @@ class StreamSplit(Split):
     def _in_order(self) -> Iterator[Row]:
         return self.source.rows(self.name)
 
-    def _decoded(self, chunk: list[Row]) -> Iterator[tuple[str, torch.Tensor, int]]:
+    def _decoded(self, chunk: list[Row]) -> Iterator[Example]:
         with ThreadPoolExecutor(self.workers) as pool:
             yield from pool.map(self._example, chunk)
 
-    def _example(self, row: Row) -> tuple[str, torch.Tensor, int]:
-        return row.name, decode(row, self.transform), row.label
+    def _example(self, row: Row) -> Example:
+        return row.name, row.source, row.label, decode(row, self.transform)
 
 
 def ahead(pool: Executor, work: Callable, items: Iterator, depth: int) -> Iterator:

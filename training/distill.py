@@ -14,6 +14,9 @@ import onnxruntime
 import timm
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from timm.data import resolve_data_config
 from torch import nn
 from torch.onnx import OnnxExporterError
@@ -51,11 +54,15 @@ class Teacher(nn.Module):
                 raise TrainingError(
                     f"teacher {source} has the classes {list(start.config.label_names)}, the dataset has {label_names}"
                 )
-        self.models = nn.ModuleList(
-            timm.create_model(start.config.architecture, num_classes=len(label_names)) for start in starts
-        )
-        for model, start in zip(self.models, starts, strict=True):
+        self.sizes = [size or start.data_config["input_size"][-1] for start in starts]
+        self.models = nn.ModuleList()
+        for start, seen in zip(starts, self.sizes, strict=True):
+            overlay = {"input_size": (3, seen, seen)}  # a ViT is built for one size
+            model = timm.create_model(
+                start.config.architecture, num_classes=len(label_names), pretrained_cfg_overlay=overlay
+            )
             load_weights(model, start, keep_head=True)
+            self.models.append(model)
         self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.origins = [
             {"source": source, "architecture": start.config.architecture}
@@ -65,17 +72,25 @@ class Teacher(nn.Module):
             resolve_data_config(start.data_config, model=model)
             for model, start in zip(self.models, starts, strict=True)
         ]
-        self.sizes = [size or config["input_size"][-1] for config in self.configs]
         self.networks = [LogitsAndFeatures(model) for model in self.models]
 
-    def use_onnx(self) -> str | None:
-        """Answer through ONNX Runtime from now on, on the CPU: the same, sooner. Return why not, where it stays PyTorch."""
-        pairs = zip(self.models, self.sizes, strict=True)
-        try:
-            self.networks = [OnnxNetwork(model, size) for model, size in pairs]
-        except (RepoError, OnnxExporterError) as error:
-            return first_line(error)
-        return None
+    def speed_up(self, device: torch.device, bf16: bool) -> str | None:
+        """Run in bfloat16 where asked for, for a CPU that computes in it ViTs only, its other networks through ONNX Runtime.
+
+        Return why a network stays as it is in PyTorch, which takes longer; None where none does.
+        """
+        self.networks, reason = [], None
+        for model, size in zip(self.models, self.sizes, strict=True):
+            network = LogitsAndFeatures(model)
+            if bf16 and (device.type != "cpu" or hasattr(model, "pos_embed")):
+                network = Bfloat16Network(network, device.type)
+            elif device.type == "cpu":
+                try:
+                    network = OnnxNetwork(model, size)
+                except (RepoError, OnnxExporterError) as error:
+                    reason = first_line(error)
+            self.networks.append(network)
+        return reason
 
     @property
     def size(self) -> int:
@@ -95,6 +110,20 @@ class Teacher(nn.Module):
             probabilities.append((logits / self.temperature).softmax(dim=1))
             features.append(pooled)
         return TeacherLogits(torch.stack(probabilities).mean(dim=0), torch.cat(features, dim=1))
+
+
+@dataclass(frozen=True)
+class Bfloat16Network:
+    """A finished network under autocast; its answers are float32."""
+
+    network: nn.Module
+    device: str
+
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits [N, C] and pooled features [N, D] of normalised images [N, 3, size, size]."""
+        with torch.autocast(self.device, torch.bfloat16):
+            logits, features = self.network(images)
+        return logits.float(), features.float()
 
 
 class OnnxNetwork:
@@ -117,6 +146,73 @@ class OnnxNetwork:
         """Return logits [N, C] and pooled features [N, D] of normalised images [N, 3, size, size]."""
         logits, features = self.session.run(["logits", "features"], {"pixel_values": images.numpy()})
         return torch.from_numpy(logits), torch.from_numpy(features)
+
+
+class TeacherCache:
+    """Teacher logits of the views of K epochs, computed once, kept as float16, and reused cyclically.
+
+    Views are seeded by epoch and batch, so those of epoch e are shown again in epoch e + K. Each rank keeps those of its own
+    batches; the main process's are also in the run folder, a file an epoch, for a resumed run. What is missing is recomputed,
+    to the same bits: the first use of teacher logits is rounded, too.
+    """
+
+    def __init__(self, teacher: Teacher, epochs: int, folder: Path | None):
+        self.teacher, self.epochs, self.folder = teacher, epochs, folder
+        self.known: dict[str, dict[str, torch.Tensor]] = {}
+
+    def view_epoch(self, epoch: int) -> int:
+        """Return the epoch whose images and views are shown in that epoch."""
+        return epoch % self.epochs if self.epochs else epoch
+
+    def __call__(self, views: torch.Tensor, epoch: str, batch: str) -> TeacherLogits:
+        """Return the teacher's answer to views [N, 3, S, S] in 0..1, known by the names of their epoch and batch."""
+        if not self.epochs:
+            return self.teacher(views)
+        known = self.of_epoch(epoch)
+        if f"{batch}.probabilities" not in known:
+            answer = self.teacher(views)
+            known[f"{batch}.probabilities"] = answer.probabilities.half().cpu()
+            known[f"{batch}.features"] = answer.features.half().cpu()
+        found = (known[f"{batch}.{kind}"] for kind in ("probabilities", "features"))
+        return TeacherLogits(*(tensor.to(views.device).float() for tensor in found))
+
+    def of_epoch(self, epoch: str) -> dict[str, torch.Tensor]:
+        """Return what is known of an epoch, from the run folder where it was written there."""
+        if epoch not in self.known:
+            file = self.folder and self.folder / f"{epoch}.safetensors"
+            try:
+                self.known[epoch] = load_file(file) if file and file.is_file() else {}
+            except SafetensorError:  # damaged: recomputed
+                self.known[epoch] = {}
+        return self.known[epoch]
+
+    def save(self, epoch: str) -> None:
+        """Write what is known of an epoch into the run folder, unless it is there."""
+        file = self.folder and self.folder / f"{epoch}.safetensors"
+        if not (self.epochs and file) or file.is_file():
+            return
+        self.folder.mkdir(exist_ok=True)
+        unfinished = file.with_name(f".{file.name}.unfinished")
+        try:
+            save_file(self.of_epoch(epoch), unfinished)
+        except SafetensorError as error:  # what safetensors makes of a full disk
+            raise TrainingError(f"{file} cannot be written: {first_line(error)}") from error
+        unfinished.replace(file)
+
+
+def build_teacher(options: Namespace, label_names: list[str], accelerator: Accelerator) -> Teacher | None:
+    """Return the teacher that the options name, in the form that is fastest here; None where they name none."""
+    if not options.teacher:
+        return None
+    teacher = Teacher(options.teacher, label_names, options.teacher_temperature, options.teacher_size)
+    device = accelerator.device
+    if device.type == "cpu":
+        bf16 = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    else:
+        bf16 = accelerator.mixed_precision == "bf16"
+    if reason := teacher.to(device).speed_up(device, bf16):
+        accelerator.print(f"a teacher runs in PyTorch, which takes longer: {reason}")
+    return teacher
 
 
 class Student(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import evaluate
@@ -66,7 +67,26 @@ class Totals:
         return self.images * self.accelerator.num_processes / (time.monotonic() - self.started)
 
 
-Predictions = tuple[list[str], np.ndarray, np.ndarray]  # file names, labels [N], logits [N, C]
+@dataclass(frozen=True)
+class Predictions:
+    """A whole split: names and sources of the images, labels int64 [N], logits float32 [N, C]."""
+
+    names: list[str]
+    sources: list[str | None]
+    labels: np.ndarray
+    logits: np.ndarray
+
+    def figures(self, source: str | None = None) -> dict[str, float]:
+        """Return loss, accuracy, macro-F1 and number of images of all, or of those from one source."""
+        rows = [source in (None, own) for own in self.sources]
+        found = score(self.logits[rows], self.labels[rows])
+        names = {"loss": "log_loss", "accuracy": "accuracy", "macro_f1": "macro_f1", "images": "images"}
+        return {ours: found[theirs] for ours, theirs in names.items()}
+
+    def by_source(self) -> dict[str, dict[str, float]]:
+        """Return the figures of each source, where there are several."""
+        known = sorted({source for source in self.sources if source})
+        return {source: self.figures(source) for source in known} if len(known) > 1 else {}
 
 
 def evaluate_split(
@@ -74,17 +94,13 @@ def evaluate_split(
 ) -> tuple[dict[str, float], Predictions]:
     """Return loss, accuracy and macro-F1 of a whole split, and its predictions, on every process."""
     predictions = predict(accelerator, model, split, data_config)
-    found = None
-    if accelerator.is_main_process:
-        _, labels, logits = predictions
-        scores = score(logits, labels)
-        found = {"loss": scores["log_loss"], "accuracy": scores["accuracy"], "macro_f1": scores["macro_f1"]}
+    found = predictions.figures() if accelerator.is_main_process else None
     (found,) = broadcast_object_list([found])
     return found, predictions
 
 
 def predict(accelerator: Accelerator, model: nn.Module, split: Split, data_config: dict) -> Predictions:
-    """Return file names, labels [N] and logits [N, C] of a whole split, on every process, computed in float32.
+    """Return the predictions for a whole split, on every process, computed in float32.
 
     Batch statistics are the main process's, as in training, where it gives them to the others before every step. Those that
     the others gathered since then are in no checkpoint, so a resumed run could not repeat what comes of them.
@@ -94,12 +110,13 @@ def predict(accelerator: Accelerator, model: nn.Module, split: Split, data_confi
     model.eval()
     rows = []
     with torch.inference_mode():
-        for position, names, batch in split.evaluation():
+        for position, batch in split.evaluation():
             logits = model(normalise(batch.images.to(accelerator.device), data_config)).cpu().numpy()
-            rows += zip(itertools.count(position), names, batch.labels.tolist(), logits)
+            known = (batch.names, batch.sources, batch.labels.tolist(), logits)
+            rows += zip(itertools.count(position), *known)
     rows = sorted(gather_object(rows), key=lambda row: row[0])
-    _, names, labels, logits = zip(*rows, strict=True)
-    return list(names), np.array(labels), np.stack(logits)
+    _, names, sources, labels, logits = map(list, zip(*rows, strict=True))
+    return Predictions(names, sources, np.array(labels), np.stack(logits))
 
 
 def score(logits: np.ndarray, labels: np.ndarray) -> dict:

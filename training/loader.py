@@ -15,7 +15,7 @@ from training import TrainingError
 from training.data import MemorySplit, Split, StreamSplit, geometry, updates_in
 from training.source import Source, open_source
 
-MARGIN = 1.25  # training images are kept this much larger than the network's input, so that views can be cut sharply
+MARGIN = 1.5  # training images are kept this much larger than the network's input, so that views can be cut sharply
 MEMORY_FRACTION = 0.25  # of the machine's free memory, that decoded images may take before they are streamed
 UNEVEN = 1.25  # how many times as many images the shards of one process may hold as those of another
 

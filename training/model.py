@@ -19,6 +19,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, Reposi
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import resolve_data_config
+from timm.layers import resample_abs_pos_embed
 from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
@@ -96,7 +97,9 @@ def build_model(options: Namespace, label_names: list[str]) -> tuple[nn.Module, 
     architecture = options.model or started or DEFAULT_ARCHITECTURE
     if started and started != architecture:
         raise TrainingError(f"--init_from holds a {started}, not a {architecture}: leave --model out")
-    model = create(architecture, options, len(label_names), pretrained=options.pretrained and start is None)
+    given = start.data_config if start else {}
+    size = options.image_size or given.get("input_size", [None])[-1] or default_size(architecture)
+    model = create(architecture, options, len(label_names), size, options.pretrained and start is None)
     same_classes = bool(start) and list(start.config.label_names) == label_names
     if start:
         load_weights(model, start, keep_head=same_classes)
@@ -105,20 +108,28 @@ def build_model(options: Namespace, label_names: list[str]) -> tuple[nn.Module, 
     if options.freeze_backbone:
         model.requires_grad_(False)
         model.get_classifier().requires_grad_(True)
-    given = start.data_config if start else {}
     known = given or model.pretrained_cfg
     data = resolve_data_config({k: known[k] for k in DATA_KEYS if k in known}, model=model)
-    size = input_size(architecture, options, given, model.pretrained_cfg)
     check_sizes(model, {size, *(size for _, size in options.size_schedule)})
     crop_pct = data["crop_pct"] if given else 1.0  # a crop holds one cell: nothing of it is thrown away
     return model, {**data, "input_size": (3, size, size), "crop_pct": crop_pct}
 
 
-def create(architecture: str, options: Namespace, classes: int, pretrained: bool) -> nn.Module:
-    """Return `timm.create_model`, its failures turned into one sentence each."""
+def default_size(architecture: str) -> int:
+    """Return the pixels a side of the network's input where nothing else says so: those of a ViT are its own."""
+    try:
+        own = timm.get_pretrained_cfg(architecture)
+    except RuntimeError:  # an unknown name, of which `create` says so
+        return DEFAULT_IMAGE_SIZE
+    return own.input_size[-1] if own and own.fixed_input_size else DEFAULT_IMAGE_SIZE
+
+
+def create(architecture: str, options: Namespace, classes: int, size: int, pretrained: bool) -> nn.Module:
+    """Return `timm.create_model` for that input size, its failures turned into one sentence each."""
     if architecture.split(".")[0] not in timm.list_models():
         raise unknown("model", architecture, timm.list_models())
     given = {"pretrained": pretrained, "num_classes": classes, "drop_rate": options.drop_rate}
+    given["pretrained_cfg_overlay"] = {"input_size": (3, size, size)}  # a ViT is built for one size
     try:
         try:
             return timm.create_model(architecture, **given, drop_path_rate=options.drop_path_rate)
@@ -138,23 +149,6 @@ def unknown(kind: str, name: str, known: list[str]) -> TrainingError:
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"; did you mean {', '.join(near)}?" if near else ""
     return TrainingError(f"timm has no {kind} {name!r}{hint}")
-
-
-def input_size(architecture: str, options: Namespace, given: dict, own: dict) -> int:
-    """Return the pixels a side of the network's input.
-
-    Args:
-        given: the data config of the start weights; {} without.
-        own: the architecture's data config in timm.
-
-    Raises:
-        TrainingError: the architecture takes one size only, and another was asked for.
-    """
-    fixed = own["input_size"][-1] if own.get("fixed_input_size") else None
-    asked = [options.image_size, *(size for _, size in options.size_schedule)]
-    if fixed and any(size not in (None, fixed) for size in asked):
-        raise TrainingError(f"{architecture} takes images of {fixed} pixels only: pass --image_size {fixed}")
-    return options.image_size or fixed or given.get("input_size", [DEFAULT_IMAGE_SIZE])[-1]
 
 
 @torch.no_grad()
@@ -184,7 +178,12 @@ def load_weights(model: nn.Module, start: Start, keep_head: bool) -> None:
         raise TrainingError(
             f"{start.weights} is not a readable safetensors file: {first_line(error)}"
         ) from error
-    own, head = model.state_dict(), tuple(f"{name}." for name in head_names(model))
+    own = model.state_dict()
+    if "pos_embed" in state and state["pos_embed"].shape != own.get("pos_embed", torch.empty(0)).shape:
+        state["pos_embed"] = resample_abs_pos_embed(  # a ViT's, of another input size
+            state["pos_embed"], list(model.patch_embed.grid_size), num_prefix_tokens=model.num_prefix_tokens
+        )
+    head = tuple(f"{name}." for name in head_names(model))
     if not keep_head:
         state = {k: v for k, v in state.items() if not k.startswith(head)}
     wrong = [k for k in state if k not in own or state[k].shape != own[k].shape]

@@ -11,7 +11,6 @@ import shutil
 from argparse import Namespace
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -21,6 +20,7 @@ from torch import nn
 from dataset_script.arguments import holds_other_things
 from training import TrainingError
 from training.checkpoint import Progress, write_atomically
+from training.evaluation import Predictions
 from training.options import FREE_ON_RESUME
 from training.source import Source
 
@@ -172,10 +172,12 @@ def write_history(progress: Progress, folder: Path) -> None:
         write_atomically(folder / name, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def write_logits(path: Path, names: list[str], labels: np.ndarray, logits: np.ndarray) -> None:
-    """Write a table of file_name, label and logits, a row an image."""
-    columns = {"file_name": pa.array(names, pa.string()), "label": pa.array(labels, pa.int64())}
-    columns["logits"] = pa.array(list(logits), pa.list_(pa.float32()))
+def write_logits(path: Path, found: Predictions) -> None:
+    """Write a table of file_name, label and logits, a row an image; source, where every image has one."""
+    columns = {"file_name": pa.array(found.names, pa.string()), "label": pa.array(found.labels, pa.int64())}
+    columns["logits"] = pa.array(list(found.logits), pa.list_(pa.float32()))
+    if None not in found.sources:
+        columns["source"] = pa.array(found.sources, pa.string())
     unfinished = path.with_name(f".{path.name}.unfinished")
     pq.write_table(pa.table(columns), unfinished)
     unfinished.replace(path)

@@ -36,11 +36,12 @@ LABEL_KINDS = ("string", "large_string", "bool", "int", "uint", "float", "double
 
 @dataclass(frozen=True)
 class Row:
-    """An image as stored, with its label index and the name it is reported under."""
+    """An image as stored, with its label index, the name it is reported under, and where it comes from, if that is known."""
 
     name: str
     data: bytes
     label: int
+    source: str | None = None
 
 
 @dataclass
@@ -131,7 +132,8 @@ class Source:
             raise TrainingError(f"{name} of {self.id} has no image in column {self.image_column!r}")
         if label not in self.index:
             raise TrainingError(f"{name} of {self.id} has label {label!r}, none of the classes")
-        return Row(name, data, self.index[label])
+        source = row.get("source")
+        return Row(name, data, self.index[label], source if source is None else str(source))
 
     def _read(self, name: str, path: str) -> bytes:
         """Return an image that the table holds as a path: below the dataset's folder, or where `datasets` put downloads.

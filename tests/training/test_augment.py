@@ -5,7 +5,8 @@ import torch
 
 from training.augment import BORDER, CellAugmentation, continue_outwards
 
-STILL = {"scale": (1.0, 1.0), "shift": 0.0, "stain": 0.0, "light": 0.0, "isolate": 0.0, "blur": 0.0}
+STILL = {"scale": (1.0, 1.0), "shift": 0.0, "stain": 0.0, "light": 0.0, "isolate": 0.0}
+STILL |= {"sharpness": 0.0, "resample": 0.0, "grain": 0.0, "gamma": 0.0}
 
 
 @pytest.fixture
@@ -65,3 +66,38 @@ def test_an_isolated_cell_loses_its_neighbours_and_keeps_itself(crops):
     view = CellAugmentation(**STILL | {"isolate": 1.0}).alone(crops)
     assert torch.allclose(view[:, :, :4], torch.tensor(0.9), atol=0.05)
     assert torch.equal(view[:, :, 25:55, 25:55], crops[:, :, 25:55, 25:55])
+
+
+def detail(images: torch.Tensor) -> torch.Tensor:
+    """The power of what a small blur takes away, of each image."""
+    return (images - torch.nn.functional.avg_pool2d(images, 3, 1, 1)).square().mean(dim=(1, 2, 3))
+
+
+def test_sharpness_goes_both_ways_and_never_out_of_range(crops):
+    torch.manual_seed(0)
+    many = crops.repeat(16, 1, 3, 3)  # at 240 pixels the radius is 0.6 to 2.9 of them
+    view = CellAugmentation(**STILL | {"sharpness": 1.0}).sharpen(many)
+    change = detail(view) / detail(many)
+    assert (change < 0.9).sum() > 5 and (change > 1.1).sum() > 5
+    assert view.min() >= 0 and view.max() <= 1
+
+
+def test_resampling_takes_detail_from_every_other_image_of_a_batch(crops):
+    view = CellAugmentation(**STILL | {"resample": 1.0}).coarsen(crops)
+    assert torch.equal(view[1::2], crops[1::2])
+    assert (detail(view[::2]) < detail(crops[::2])).all()
+
+
+def test_noise_is_added_to_the_fraction_asked_for_and_gamma_keeps_the_order_of_brightness(crops):
+    many = crops.repeat(50, 1, 1, 1)
+    noisy = CellAugmentation(**STILL | {"grain": 0.4}).expose(many)
+    changed = (noisy != many).flatten(1).any(dim=1).float().mean()
+    assert 0.25 < changed < 0.55
+    darker = CellAugmentation(**STILL | {"gamma": 0.25}).expose(crops)
+    assert (darker[:, :, 40, 40] < darker[:, :, 2, 2]).all() and not torch.equal(darker, crops)
+
+
+def test_what_is_switched_off_changes_nothing(crops):
+    still = CellAugmentation(**STILL)
+    for step in (still.sharpen, still.coarsen, still.expose, still.alone):
+        assert torch.equal(step(crops), crops)

@@ -6,8 +6,18 @@ import torch
 from hub_model.inference.errors import RepoError
 from tests.training.small import NAMES, SOURCE, model_options
 from training import TrainingError
-from training.distill import Student, Teacher, TeacherLogits, feature_loss, label_loss, teacher_loss
+from training.distill import (
+    Student,
+    Teacher,
+    TeacherCache,
+    TeacherLogits,
+    feature_loss,
+    label_loss,
+    teacher_loss,
+)
 from training.model import build_model, save_model
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -32,22 +42,59 @@ def test_onnx_runtime_gives_the_same_logits_for_a_batch_of_any_size(run):
     batches = [torch.rand(images, 3, 48, 48) for images in (3, 5)]
     expected = [teacher(views) for views in batches]
     through_pytorch = teacher.networks
-    assert teacher.use_onnx() is None and teacher.networks is not through_pytorch
+    assert teacher.speed_up(CPU, bf16=False) is None and teacher.networks is not through_pytorch
     for views, before in zip(batches, expected, strict=True):
         answer = teacher(views)
         assert torch.allclose(answer.probabilities, before.probabilities, atol=1e-5)
         assert torch.allclose(answer.features, before.features, atol=1e-4)
 
 
-def test_a_teacher_that_cannot_be_exported_goes_on_through_pytorch(run, monkeypatch):
+def test_a_teacher_that_cannot_be_exported_stays_in_pytorch(run, monkeypatch):
     def refuse(*_):
         raise RepoError("the ONNX graph differs")
 
     monkeypatch.setattr("training.distill.export_onnx", refuse)
     teacher, views = Teacher([run], NAMES, 2.0), torch.rand(3, 3, 48, 48)
     expected = teacher(views).probabilities
-    assert teacher.use_onnx() == "the ONNX graph differs"
+    assert teacher.speed_up(CPU, bf16=False) == "the ONNX graph differs"
     assert torch.equal(teacher(views).probabilities, expected)
+
+
+def test_a_vit_teacher_keeps_its_size_and_may_run_in_bfloat16(tmp_path):
+    torch.manual_seed(1)
+    vit = model_options(model="vit_tiny_patch16_224", image_size=48)
+    save_model(*build_model(vit, NAMES), SOURCE, tmp_path)
+    teacher, views = Teacher([str(tmp_path)], NAMES, 2.0), torch.rand(3, 3, 64, 64)
+    expected = teacher(views)
+    assert teacher.size == 48 and expected.features.shape == (3, 192)
+    assert teacher.speed_up(CPU, bf16=True) is None
+    answer = teacher(views)
+    assert answer.features.dtype == torch.float32 and not torch.equal(answer.features, expected.features)
+    assert torch.allclose(answer.probabilities, expected.probabilities, atol=1e-2)
+
+
+def test_cached_teacher_logits_are_the_computed_ones_in_half_precision_and_outlive_the_process(run, tmp_path):
+    teacher, views = Teacher([run], NAMES, 2.0), torch.rand(3, 3, 48, 48)
+    expected = teacher(views)
+    cache = TeacherCache(teacher, epochs=2, folder=tmp_path / "cache")
+    assert [cache.view_epoch(epoch) for epoch in range(5)] == [0, 1, 0, 1, 0]
+    first = cache(views, "48-0", "batch")
+    assert torch.allclose(first.probabilities, expected.probabilities, atol=1e-3)
+    assert torch.allclose(first.features, expected.features, atol=1e-2, rtol=1e-3)
+    cache.save("48-0")
+    cache.teacher = None  # is not asked again, nor by the next process
+    resumed = TeacherCache(None, epochs=2, folder=tmp_path / "cache")
+    for later in (cache(views, "48-0", "batch"), resumed(views, "48-0", "batch")):
+        assert torch.equal(later.probabilities, first.probabilities)
+        assert torch.equal(later.features, first.features)
+
+
+def test_damaged_cache_files_are_recomputed(run, tmp_path):
+    teacher, views = Teacher([run], NAMES, 2.0), torch.rand(3, 3, 48, 48)
+    cache = TeacherCache(teacher, 1, tmp_path)
+    first = cache(views, "48-0", "batch")
+    (tmp_path / "48-0.safetensors").write_bytes(b"cut")
+    assert torch.equal(TeacherCache(teacher, 1, tmp_path)(views, "48-0", "batch").features, first.features)
 
 
 def test_a_higher_temperature_softens_the_answer(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -134,6 +135,8 @@ TAKEN = {
         Value("uint64"),
         ["0", str(2**63 + 5)],
     ),
+    "bools": ([True, False] * (ROWS // 2), Value("bool"), ["False", "True"]),
+    "floats that are whole": ([2.0, 1.0] * (ROWS // 2), Value("float64"), ["1", "2"]),
     "class labels of other names": (AB, ClassLabel(names=["Zelle, große", "x/y"]), ["Zelle, große", "x/y"]),
 }
 
@@ -151,5 +154,20 @@ def test_what_can_be_trained_on_keeps_its_own_names(
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["label_names"] == expected
     table = pq.read_table(tmp_path / "run" / "logits_test.parquet")
-    order = [expected.index(str(label)) for label in map(plain, labels)] if "class" not in name else labels
-    assert table["label"].to_pylist() == order
+    texts = [str(int(label) if isinstance(label, float) else label) for label in map(plain, labels)]
+    assert table["label"].to_pylist() == (labels if "class" in name else [expected.index(t) for t in texts])
+
+
+@pytest.mark.parametrize("data", ["memory", "stream"])
+def test_encoded_images_in_a_binary_column_are_read(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    encoded = []
+    for picture in pictures():
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        encoded.append(file.getvalue())
+    kinds = {"image": Value("binary"), "label": ClassLabel(names=["a", "b"])}
+    folder = write(tmp_path / "data", {"image": encoded, "label": AB}, kinds)
+    code, said = train(folder, tmp_path / "run", capsys, "--data", data)
+    assert code == 0, said

@@ -149,13 +149,31 @@ def test_an_image_that_is_too_small_and_a_tag_that_is_unknown_are_said():
     assert "rexnet_100.nonsense" in refusal(build_model, model_options(model="rexnet_100.nonsense"), NAMES)
 
 
-def test_an_architecture_of_one_input_size_gets_it_and_refuses_others():
+def test_a_vit_is_built_for_the_size_asked_for_from_weights_of_another(tmp_path):
+    """Its position embedding is resampled; the saved model is timm's again, at that size."""
+    vit = model_options(model="vit_tiny_patch16_224", image_size=64)
+    start, data_config = build_model(vit, NAMES)
+    (tmp_path / "start").mkdir()
+    save_model(start, data_config, SOURCE, tmp_path / "start")
+    larger, data_config = build_model(
+        model_options(model=None, init_from=str(tmp_path / "start"), image_size=96), NAMES
+    )
+    assert start.pos_embed.shape[1] == 1 + 4**2 and larger.pos_embed.shape[1] == 1 + 6**2
+    assert torch.equal(start.blocks[0].mlp.fc1.weight, larger.blocks[0].mlp.fc1.weight)
+    (tmp_path / "larger").mkdir()
+    save_model(larger, data_config, SOURCE, tmp_path / "larger")
+    timms = timm.create_model(f"local-dir:{tmp_path / 'larger'}", pretrained=True).eval()
+    images = torch.randn(2, 3, 96, 96)
+    assert torch.equal(timms(images), larger.eval()(images))
+
+
+def test_a_vit_has_its_own_size_by_default_and_one_size_only():
     _, data_config = build_model(model_options(model="vit_tiny_patch16_224", image_size=None), NAMES)
     assert data_config["input_size"] == (3, 224, 224)
-    for given in ({"image_size": 64}, {"image_size": 224, "size_schedule": [(0.0, 96), (0.5, 224)]}):
-        assert "--image_size 224" in refusal(
-            build_model, model_options(model="vit_tiny_patch16_224", **given), NAMES
-        )
+    schedule = model_options(
+        model="vit_tiny_patch16_224", image_size=224, size_schedule=[(0.0, 96), (0.5, 224)]
+    )
+    assert "cannot take images of 96 pixels" in refusal(build_model, schedule, NAMES)
 
 
 def test_unreachable_imagenet_weights_name_both_ways_out():

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import pyarrow.parquet as pq
 import pytest
 import timm
@@ -106,6 +107,40 @@ def test_a_teacher_a_size_schedule_and_accumulation_work_together(run, drawn_dat
     assert facts["model"]["teachers"] == [{"source": str(run), "architecture": "test_efficientnet"}]
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["pretrained_cfg"]["input_size"] == [3, 48, 48]
+
+
+def test_views_of_cached_teacher_logits_come_again_and_a_resumed_run_has_the_same_bytes(
+    run, drawn_dataset, tmp_path
+):
+    more = [
+        "--teacher",
+        str(run),
+        "--teacher_cache",
+        "2",
+        "--checkpoint_minutes",
+        "1e-6",
+        "--keep_checkpoints",
+        "99",
+    ]
+    assert train(drawn_dataset, tmp_path / "run", *more, epochs=4) == 0
+    whole = results(tmp_path / "run")
+    assert len(list((tmp_path / "run" / "teacher_cache").iterdir())) == 2
+    for later in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[9:]:
+        shutil.rmtree(later)
+    shutil.rmtree(tmp_path / "run" / "teacher_cache")  # is recomputed
+    assert train(drawn_dataset, tmp_path / "run", *more, "--resume", epochs=4) == 0
+    assert results(tmp_path / "run") == whole
+
+
+def test_figures_are_given_by_source_where_the_dataset_has_the_column(drawn_dataset, tmp_path, capsys):
+    for split, table in datasets.load_dataset(str(drawn_dataset)).items():
+        sources = [("bone_marrow", "blood")[i % 2] for i in range(len(table))]
+        table.add_column("source", sources).to_parquet(tmp_path / "data" / f"{split}.parquet")
+    assert train(tmp_path / "data", tmp_path / "run", epochs=0) == 0
+    said = capsys.readouterr().out
+    assert "bone_marrow: accuracy" in said and "blood: accuracy" in said and "images 14" in said
+    table = pq.read_table(tmp_path / "run" / "logits_test.parquet")
+    assert table["source"].to_pylist()[:3] == ["bone_marrow", "blood", "bone_marrow"]
 
 
 def test_recomputed_batch_norm_is_in_the_stored_weights_and_logits_once_and_for_all(
