@@ -1,4 +1,4 @@
-"""`python -m hub_model`: build, check, push and verify a model repo, and measure how far a model can be trusted."""
+"""`python -m hub_model`: build, check, push and verify a model repo, and measure its calibration and robustness."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hub_model.build import build
 from hub_model.check import check
 from hub_model.inference.errors import RepoError
 from hub_model.push import push, verify
-from hub_model.trust_commands import add_commands
+from hub_model.studies import add_commands
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -59,7 +59,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     if not problems:
         print(
             f"{arguments.folder}: all that follows from its weights, logits and history agrees; figures measured on images "
-            "(strangers, robustness, input sizes, new slide) and the normalisation are taken as they stand"
+            "(OOD inputs, robustness, input sizes, new slide) and the normalisation are taken as they stand"
         )
     return 1 if problems else 0
 

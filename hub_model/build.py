@@ -10,16 +10,16 @@ from pathlib import Path
 import timm
 
 from dataset_script.arguments import holds_other_things
-from hub_model.calibration import calibrate_folder
 from hub_model.card import write_card
 from hub_model.contract import (
     CALIBRATION,
     CARD,
     CONFIG,
     HISTORY,
+    MEASUREMENTS,
     METRICS,
     ONNX,
-    STRANGER_ARRAYS,
+    OOD_ARRAYS,
     WEIGHTS,
     malformed_as_error,
 )
@@ -27,15 +27,16 @@ from hub_model.figures import draw_figures
 from hub_model.inference.errors import RepoError
 from hub_model.onnx.export import export_onnx
 from hub_model.results import describe, measure_splits
-from hub_model.run_folder import ENVIRONMENT, MEASUREMENTS, Run, read_run
-from hub_model.trust_figures import draw_trust_figures
+from hub_model.run_folder import ENVIRONMENT, Run, read_run
+from hub_model.studies import draw_figures as draw_study_figures
+from hub_model.studies.calibration import calibrate_folder
 
 COPIED = (
     CONFIG,
     WEIGHTS,
     HISTORY,
     CALIBRATION,
-    STRANGER_ARRAYS,
+    OOD_ARRAYS,
     "logits_validation.parquet",
     "logits_test.parquet",
 )
@@ -77,7 +78,7 @@ def fill(run: Run, folder: Path) -> dict:
     draw_figures(metrics, run.history, folder / "figures")
     with malformed_as_error(run.folder / MEASUREMENTS):
         text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
-        draw_trust_figures(metrics, folder / "figures")
+        draw_study_figures(metrics, folder / "figures")
     (folder / METRICS).write_text(text, encoding="utf-8")
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     export_onnx(model, run.config.input_size, folder / ONNX)

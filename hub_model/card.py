@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from hub_model.card_trust import trust_chapter
+from hub_model.studies import chapters
 
 NAMES = {
     "accuracy": "Accuracy",
@@ -64,7 +64,7 @@ pipeline("image-classification", model="OWNER/NAME")("cell.jpg")
 
 The logits that these figures come from are in this repo; `python -m hub_model check` computes them anew.
 
-{trust}
+{studies}
 
 ## How it was made
 
@@ -111,7 +111,7 @@ def card_text(metrics: dict) -> str:
         per_class=per_class_table(splits.get("test") or splits["validation"], names),
         confusions=confusions_text(splits.get("test") or splits["validation"], names),
         curves="![curves](figures/curves.png)" if training["epochs_trained"] else "",
-        trust=trust_chapter(metrics),
+        studies=chapters(metrics),
         recipe=recipe(metrics),
         strangers=(
             "Alone, the network names one of its classes whatever it is shown; the score above turns most other things away, not all."

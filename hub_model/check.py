@@ -1,6 +1,6 @@
 """A model repo folder in, what is wrong with it out: all that follows from its weights, logits and history is computed anew.
 
-What needs images cannot be: the figures on strangers (but for their rule), robustness, input sizes and a new slide, how long
+What needs images cannot be: the figures on OOD inputs (but for their rule), robustness, input sizes and a new slide, how long
 training took, and whether the normalisation in `config.json` is the one that was trained with. These are taken as they stand.
 """
 
@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hub_model.calibration import fit_calibration
 from hub_model.card import card_text
 from hub_model.contract import (
     CALIBRATION,
@@ -35,8 +34,9 @@ from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import ModelConfig, read_json
 from hub_model.onnx.export import TOLERANCE, LogitsAndFeatures, largest_difference
-from hub_model.prevalence import simulate_samples
 from hub_model.results import describe, differences, measure_splits
+from hub_model.studies.calibration import fit_calibration
+from hub_model.studies.prevalence import simulate_samples
 
 
 def check(folder: Path) -> list[str]:
@@ -115,7 +115,9 @@ def compare(folder: Path, config: ModelConfig, calibration: dict) -> list[str]:
         problems += [f"{METRICS}: {text}" for text in differences(found, expected)[:5]]
         rule, measured = calibration.get("out_of_distribution") or {}, metrics.get("out_of_distribution")
         if measured and any(measured[key] != rule.get(key) for key in ("score", "threshold")):
-            problems.append(f"{METRICS} and {CALIBRATION} have different rules for strangers: measure again")
+            problems.append(
+                f"{METRICS} and {CALIBRATION} have different out-of-distribution rules: measure again"
+            )
     if card.strip() != (folder / CARD).read_text(encoding="utf-8").strip():
         problems.append(f"{CARD} disagrees with {METRICS}: build it again")
     return problems

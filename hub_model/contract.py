@@ -26,7 +26,8 @@ from hub_model.inference.model_repo import UNSAFE_SUFFIXES, ModelConfig, read_co
 
 CONFIG, WEIGHTS, CARD, METRICS = "config.json", "model.safetensors", "README.md", "metrics.json"
 HISTORY, ONNX, CALIBRATION = "history.jsonl", "onnx/model.onnx", "calibration.json"
-STRANGER_ARRAYS = "out_of_distribution.safetensors"
+MEASUREMENTS = "measurements"  # of a run folder: NAME.json is what a study found
+OOD_ARRAYS = "out_of_distribution.safetensors"
 REQUIRED = (CONFIG, WEIGHTS, CARD, METRICS, HISTORY, ONNX, CALIBRATION, "logits_validation.parquet")
 SPLITS = ("validation", "test")
 HISTORY_KEYS = (
@@ -158,13 +159,13 @@ def weights_digest(folder: Path) -> str:
 
 
 def check_rule(calibration: dict, digest: str, path: Path) -> None:
-    """Raise RepoError when the rule for strangers, if there is one, was fitted to other weights or lacks its arrays."""
+    """Raise RepoError when the out-of-distribution rule, if there is one, was fitted to other weights or lacks its arrays."""
     with malformed_as_error(path):
         rule = calibration.get("out_of_distribution")
         if rule and rule.get("weights_sha256") != digest:
-            raise RepoError(f"{path} belongs to other weights: run `python -m hub_model strangers` again")
-        if rule and rule.get("arrays_fitted_on") and not (path.parent / STRANGER_ARRAYS).is_file():
-            raise RepoError(f"{path.parent / STRANGER_ARRAYS} is missing, which {CALIBRATION} needs")
+            raise RepoError(f"{path} belongs to other weights: run `python -m hub_model ood` again")
+        if rule and rule.get("arrays_fitted_on") and not (path.parent / OOD_ARRAYS).is_file():
+            raise RepoError(f"{path.parent / OOD_ARRAYS} is missing, which {CALIBRATION} needs")
 
 
 def files_of(folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hub_model.contract import Logits
 from hub_model.evaluation import RESAMPLES, SEED, evaluate_split
 from hub_model.inference.model_repo import ModelConfig
-from hub_model.trust_report import trust_figures
+from hub_model.studies.calibration import calibration_figures
 
 SCHEMA = 1
 TOLERANCE = 1e-9
@@ -32,12 +32,12 @@ def measure_splits(
 ) -> dict[str, dict]:
     """Everything about each split that its logits say, with bootstrap intervals.
 
-    calibration: the contents of `calibration.json`; with it come the figures of trust (see `trust_report`).
+    calibration: the contents of `calibration.json`; with it come the figures of `calibration_figures`.
     """
     return {
         split: evaluate_split(table.values, table.labels, label_names, resamples, seed)
         | (
-            trust_figures(table.values, table.labels, label_names, calibration, resamples)
+            calibration_figures(table.values, table.labels, label_names, calibration, resamples)
             if calibration
             else {}
         )

@@ -6,11 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from hub_model.card_trust import SECTIONS
 from hub_model.contract import (
     CALIBRATION,
     CONFIG,
     HISTORY,
+    MEASUREMENTS,
     WEIGHTS,
     Logits,
     check_config,
@@ -23,8 +23,9 @@ from hub_model.contract import (
 )
 from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import ModelConfig, is_repo_id, read_json, refuse_unsafe_files
+from hub_model.studies import SECTIONS
 
-MEASUREMENTS, ENVIRONMENT = "measurements", "environment.json"
+ENVIRONMENT = "environment.json"
 RECIPE = (
     "epochs", "batch_size", "gradient_accumulation_steps", "optimizer", "learning_rate", "weight_decay", "warmup",
     "layer_decay", "freeze_backbone", "ema_decay", "label_smoothing", "mixup", "cutmix", "drop_rate",

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from hub_model.inference.classifier import Predictions
-from hub_model.inference.counts import Count, differential_count
+from hub_model.inference.counts import Count
 from hub_model.inference.errors import ImageError
 from space.archives import count_uploads, read_uploads
 from space.batching import MAX_BATCH
@@ -83,10 +83,7 @@ def answer_uploads(
 
 def count_known(resources: Resources, predictions: Predictions) -> list[Count]:
     """The differential count of the cells that the model knows."""
-    known = np.array([verdict.kind != "unknown" for verdict in predictions.verdicts], dtype=bool)
-    return differential_count(
-        resources.classifier.label_names, predictions.probabilities[known], resources.prior
-    )
+    return resources.classifier.calibration.count(predictions.probabilities, predictions.ood_score)
 
 
 def summary(language: str, answer: BulkAnswer) -> str:
@@ -104,5 +101,5 @@ def summary(language: str, answer: BulkAnswer) -> str:
 
 def prior_note(language: str, resources: Resources) -> str:
     """What the corrected shares are corrected for."""
-    prior = say(language, "prior_flat" if resources.prior is None else "prior_known")
+    prior = say(language, "prior_flat" if resources.classifier.calibration.prior is None else "prior_known")
     return say(language, "count_note", prior=prior)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from hub_model.inference.classifier import Classifier
@@ -40,15 +39,6 @@ class Resources:
     dataset_error: str = ""
     held_out: list[Sample] = field(default_factory=list)
     similar: SimilarCells | None = None
-
-    @property
-    def prior(self) -> np.ndarray | None:
-        """Images of each class that the model learned from, in its label order; None when nobody says."""
-        if self.dataset is None or set(self.dataset.label_names) != set(self.classifier.label_names):
-            return None
-        counts = dict(zip(self.dataset.label_names, self.dataset.counts.get("train", []), strict=False))
-        prior = np.array([counts.get(label, 0) for label in self.classifier.label_names], dtype=float)
-        return prior if prior.all() else None
 
 
 def front_matter() -> dict[str, Any]:

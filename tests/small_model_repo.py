@@ -7,6 +7,7 @@ Out: a folder by the contract of DESIGN.md (`config.json`, `model.safetensors`, 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from timm.data import create_transform
 from timm.models import save_for_hf
 
 from dataset_script.synthetic_cells import LOOKS, draw_cell
+from hub_model.studies.ood import fit_rule, write_rule
 
 ARCHITECTURE = "test_efficientnet"  # timm's own miniature: 100,000 parameters
 LABELS = tuple(LOOKS)
@@ -72,6 +74,7 @@ def build(folder: Path, per_class: int = 12, steps: int = 48, onnx: bool = True)
     with torch.inference_mode():
         logits = model(torch.stack([transform(image) for image in held_out])).double().numpy()
     _write_reports(folder, logits, truth)
+    _write_ood_rule(folder, model, torch.stack([transform(image) for image in [*images, *held_out]]))
     if onnx:
         export_onnx(model, folder)
     return folder
@@ -119,6 +122,14 @@ def export_onnx(model: torch.nn.Module, folder: Path) -> None:
         external_data=False,
         verbose=False,
     )
+
+
+def _write_ood_rule(folder: Path, model: torch.nn.Module, pixels: torch.Tensor) -> None:
+    """An out-of-distribution rule that keeps these cells and others like them."""
+    with torch.inference_mode():
+        logits, features = (output.numpy() for output in _Outputs(model)(pixels))
+    rule = fit_rule(features, logits.argmax(axis=1), directions=8)  # few enough not to fit these cells alone
+    write_rule(folder, replace(rule, threshold=2 * float(rule.score(features).max())))
 
 
 def _write_reports(folder: Path, logits: np.ndarray, truth: np.ndarray) -> None:
@@ -199,7 +210,6 @@ def _write_reports(folder: Path, logits: np.ndarray, truth: np.ndarray) -> None:
     ]
     (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
     score = 1 - p[np.arange(len(truth)), truth]
-    energy = -np.log(np.exp(logits).sum(axis=1))
     calibration = {
         "schema": 1,
         "temperature": {"value": 1.0, "fitted_on": "validation"},
@@ -212,11 +222,6 @@ def _write_reports(folder: Path, logits: np.ndarray, truth: np.ndarray) -> None:
                 "fitted_on": "validation",
             }
             for level in ("0.90", "0.95")
-        },
-        "out_of_distribution": {
-            "score": "energy",
-            "threshold": float(np.quantile(energy, 0.99)),
-            "fitted_on": "validation",
         },
     }
     (folder / "calibration.json").write_text(json.dumps(calibration, indent=2))

@@ -1,22 +1,27 @@
-"""From logits to how far they can be trusted: what `calibration.json` of the model repo says, applied.
+"""Calibrated answers: what `calibration.json` of the model repo says, applied.
 
-In: logits and features of a batch. Out: calibrated probabilities, conformal sets, a ood_score score, a
-verdict. A repo without `calibration.json` gets temperature 1, no sets, no score and the verdict
+In: logits and features of a batch. Out: calibrated probabilities, conformal sets, an OOD score, a verdict, a
+differential count. A repo without `calibration.json` gets temperature 1, no sets, no score and the verdict
 "uncalibrated": nothing is claimed that was not measured.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from hub_model.inference.counts import Count, differential_count
 from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import ModelRepo
-from hub_model.inference.ood import SCORES
+from hub_model.inference.ood import OodRule
 
+CALIBRATION = "calibration.json"
 # Released model, validation: where one class is left at this level, it is right 97 times in 100; at 0.90, 92 times, at times with
 # a probability of 0.3.
 VERDICT_LEVEL = "0.95"
@@ -44,61 +49,55 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
+def conformal_threshold(scores: np.ndarray, level: float) -> float:
+    """The limit under which a new score of the same kind falls with probability of at least `level`; inf for none.
+
+    The ceil((n + 1) · level)-th smallest of the n calibration scores (Vovk 2012; Angelopoulos & Bates 2023,
+    section 1). With fewer than level / (1 - level) scores no such limit exists.
+    """
+    n = len(scores)
+    rank = math.ceil((n + 1) * level - 1e-9)  # 1e-9: (n + 1) · level may be an integer that floats overshoot
+    return math.inf if rank > n else float(np.sort(scores)[rank - 1])
+
+
 @dataclass(frozen=True)
 class Calibration:
-    """Temperature, conformal thresholds [C] by level, and the out-of-distribution rule of one model repo."""
+    """Temperature, conformal thresholds [C] by level, OOD rule, and the class shares [C] (`prior`) that it was fitted at."""
 
     label_names: tuple[str, ...]
     temperature: float = 1.0
     thresholds: dict[str, np.ndarray] = field(default_factory=dict)
-    stranger: dict[str, Any] | None = None
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    ood: OodRule | None = None
+    prior: np.ndarray | None = None
 
     @classmethod
     def from_repo(cls, repo: ModelRepo) -> Calibration:
         """Read `calibration.json` (and its arrays); a file that breaks the contract raises RepoError."""
-        found = repo.read_json("calibration.json")
-        if found is None:
-            return cls(repo.label_names)
+        return cls.from_folder(repo.folder, repo.label_names, repo.name)
+
+    @classmethod
+    def from_folder(cls, folder: Path, label_names: Sequence[str], name: str | None = None) -> Calibration:
+        """The same for a run folder or a model repo folder; `name` is what an error calls it."""
+        path, name = folder / CALIBRATION, name or str(folder)
+        if not path.is_file():
+            return cls(tuple(label_names))
         try:
+            found = json.loads(path.read_text("utf-8"))
             temperature = float(found.get("temperature", {}).get("value", 1.0))
+            if not 0 < temperature < math.inf:
+                raise ValueError(f"temperature {temperature} is not a finite number above 0")
             thresholds = {
-                level: np.array([float(entry["thresholds"][label]) for label in repo.label_names])
+                level: np.array([float(entry["thresholds"][label]) for label in label_names])
                 for level, entry in found.get("conformal", {}).items()
             }
-            stranger = found.get("out_of_distribution")
-            if not temperature > 0:
-                raise ValueError(f"temperature {temperature} is not positive")
-            if stranger is not None:
-                float(stranger["threshold"])
-                str(stranger["score"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RepoError(f"{repo.name} breaks the contract: calibration.json ({error!r})") from None
-        path, arrays = repo.folder / "out_of_distribution.safetensors", {}
-        if path.is_file():
-            from safetensors import SafetensorError
-            from safetensors.numpy import load_file
-
-            try:
-                stored = load_file(path)
-            except (SafetensorError, OSError) as error:
-                raise RepoError(
-                    f"{repo.name} breaks the contract: {path.name} cannot be read ({error})"
-                ) from None
-            arrays = {  # converted once, not for every answer; training features are large and compared in float32
-                name: array if name == "training_features" else array.astype(np.float64)
-                for name, array in stored.items()
-            }
-        trust = cls(repo.label_names, temperature, thresholds, stranger, arrays)
-        trust._check_score(repo.name)
-        return trust
-
-    def _check_score(self, name: str) -> None:
-        if self.stranger and self.stranger["score"] not in SCORES:
-            known = ", ".join(SCORES)
-            raise RepoError(
-                f"{name}: unknown out-of-distribution score {self.stranger['score']!r} (known: {known})"
-            )
+            prior = found.get("prior")
+            if prior is not None:
+                prior = np.array([float(prior["shares"][label]) for label in label_names])
+            rule = found.get("out_of_distribution")
+            rule = OodRule.read(folder, rule) if rule else None
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise RepoError(f"{name} breaks the contract: {CALIBRATION} ({error!r})") from None
+        return cls(tuple(label_names), temperature, thresholds, rule, prior)
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         return softmax(logits, self.temperature)
@@ -107,22 +106,19 @@ class Calibration:
         """Boolean membership [N, C] by level: class c is in the set iff 1 - p_c <= its threshold."""
         return {level: 1 - probabilities <= limit for level, limit in self.thresholds.items()}
 
-    def ood_score(self, logits: np.ndarray, features: np.ndarray) -> np.ndarray | None:
-        """Score [N], higher = stranger; None when the repo has no rule."""
-        if not self.stranger:
-            return None
-        return SCORES[self.stranger["score"]](
-            np.asarray(logits, np.float64), features, self.stranger, self.arrays
-        )
+    def ood_score(self, features: np.ndarray) -> np.ndarray | None:
+        """Score [N] of pooled features [N, D], higher = further from the training images; None without a rule."""
+        return self.ood.score(features) if self.ood else None
 
     def verdicts(self, probabilities: np.ndarray, ood_score: np.ndarray | None) -> list[Verdict]:
         """One plain verdict an image. An empty set is doubt too: the two likeliest are named; so is one without the likeliest."""
         members = self.sets(probabilities).get(VERDICT_LEVEL)
+        rejected = self.rejected(ood_score, len(probabilities))
         verdicts = []
         for row, p in enumerate(probabilities):
             order = np.argsort(-p, kind="stable")
             names = [self.label_names[i] for i in order]
-            if ood_score is not None and ood_score[row] > float(self.stranger["threshold"]):
+            if rejected[row]:
                 verdicts.append(Verdict("unknown", (names[0],)))
             elif members is None:
                 verdicts.append(Verdict("uncalibrated", (names[0],)))
@@ -131,6 +127,19 @@ class Calibration:
                 left = list(dict.fromkeys([names[0], *left])) if left else names[:2]
                 verdicts.append(Verdict("sure" if len(left) == 1 else "between", tuple(left)))
         return verdicts
+
+    def rejected(self, ood_score: np.ndarray | None, images: int) -> np.ndarray:
+        """Boolean [N]: which of so many images are OOD."""
+        if ood_score is None or self.ood is None:
+            return np.zeros(images, dtype=bool)
+        return np.asarray(ood_score) > self.ood.threshold
+
+    def count(
+        self, probabilities: np.ndarray, ood_score: np.ndarray | None = None, known: np.ndarray | None = None
+    ) -> list[Count]:
+        """The differential count of the cells that are not OOD (see `differential_count`)."""
+        kept = ~self.rejected(ood_score, len(probabilities))
+        return differential_count(self.label_names, probabilities[kept], self.prior, known)
 
 
 def names_in(sets: np.ndarray, label_names: Sequence[str]) -> list[list[str]]:

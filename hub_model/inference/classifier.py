@@ -139,7 +139,7 @@ class Classifier:
     def interpret(self, logits: np.ndarray, features: np.ndarray) -> Predictions:
         """Predictions from logits [N, C] and features [N, D] that were computed before."""
         probabilities = self.calibration.probabilities(logits)
-        ood_score = self.calibration.ood_score(logits, features) if len(logits) else None
+        ood_score = self.calibration.ood_score(features) if len(logits) else None
         return Predictions(
             label_names=self.label_names,
             logits=logits,

@@ -1,9 +1,8 @@
 """The differential count: from the answers for many cells to the share of each class, with 95% intervals.
 
-In: probabilities [N, C], calibrated. Out: a `Count` a class: as counted (Wilson intervals) and corrected for
-the prevalence (EM of Saerens et al. 2002, bootstrap intervals). The model learned on a chosen mix of
-classes, its prior; a marrow has another mix, and where two classes look alike the plain count leans towards
-the prior.
+In: calibrated probabilities [N, C]. Out: a `Count` a class: as counted (Wilson intervals) and corrected for the
+prevalence (bootstrap intervals). The model learned on a chosen mix of classes, its prior; a marrow has another
+mix, and where two classes look alike the plain count leans towards the prior.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Z95 = 1.959963984540054
+RESAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -38,54 +38,66 @@ def wilson_interval(successes: int, trials: int, z: float = Z95) -> tuple[float,
     return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
-def corrected_prevalence(
-    probabilities: np.ndarray, prior: np.ndarray, weights: np.ndarray | None = None, steps: int = 200
-) -> np.ndarray:
-    """Shares [C] that explain probabilities [N, C] made under `prior` [C] (Saerens et al. 2002, equation
-    2.9).
+def reweight(probabilities: np.ndarray, prior: np.ndarray, prevalence: np.ndarray) -> np.ndarray:
+    """Posteriors under `prevalence` [C] of posteriors [N, C] that hold under `prior` [C] (Saerens et al. 2002, eq. 4)."""
+    weighted = probabilities * (prevalence / prior)
+    return weighted / weighted.sum(axis=1, keepdims=True)
 
+
+def em_prevalence(
+    probabilities: np.ndarray,
+    prior: np.ndarray,
+    weights: np.ndarray | None = None,
+    tolerance: float = 1e-6,
+    steps: int = 1000,
+) -> np.ndarray:
+    """Prevalence [C] with the highest likelihood of posteriors [N, C] under `prior` (Saerens et al. 2002, section 2.3).
+
+    Starts at the prior and alternates re-weighting and averaging until no share moves by more than `tolerance`.
     `weights` [N] are how often each cell counts (for the bootstrap).
     """
     weights = np.ones(len(probabilities)) if weights is None else weights
-    share = prior.copy()
-    ratio = probabilities / prior
+    prevalence = np.asarray(prior, dtype=np.float64)
     for _ in range(steps):
-        posterior = ratio * share
-        posterior /= posterior.sum(axis=1, keepdims=True)
-        new = weights @ posterior / weights.sum()
-        if np.abs(new - share).max() < 1e-6:
-            return new
-        share = new
-    return share
+        updated = weights @ reweight(probabilities, prior, prevalence) / weights.sum()
+        if np.abs(updated - prevalence).max() < tolerance:
+            return updated
+        prevalence = updated
+    return prevalence
 
 
 def differential_count(
     label_names: Sequence[str],
     probabilities: np.ndarray,
     prior: np.ndarray | None = None,
-    resamples: int = 200,
+    known: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[Count]:
-    """One `Count` a class in the order of `label_names`; empty for no cells. `prior` is flat when not
-    given."""
-    cells = len(probabilities)
+    """One `Count` a class in the order of `label_names`; empty for no cells.
+
+    Args:
+        probabilities: calibrated posteriors [N, C] of the cells.
+        prior: class shares or counts [C] that they hold under; flat by default.
+        known: prevalence [C] of the sample where it is known; EM estimates it otherwise.
+        resamples: bootstrap resamples behind the corrected intervals.
+    """
+    cells, classes = len(probabilities), len(label_names)
     if cells == 0:
         return []
-    classes = len(label_names)
     prior = np.full(classes, 1 / classes) if prior is None else np.asarray(prior, float) / np.sum(prior)
     probabilities = np.clip(probabilities, 1e-9, 1.0)
     counted = np.bincount(probabilities.argmax(axis=1), minlength=classes)
-    corrected = corrected_prevalence(probabilities, prior)
+
+    def shares(weights: np.ndarray, steps: int = 1000) -> np.ndarray:
+        if known is None:
+            return em_prevalence(probabilities, prior, weights, steps=steps)
+        return weights @ reweight(probabilities, prior, known) / weights.sum()
+
+    corrected = shares(np.ones(cells))
     rng = np.random.default_rng(seed)
-    draws = np.stack(
-        [
-            corrected_prevalence(
-                probabilities, prior, rng.multinomial(cells, np.full(cells, 1 / cells)), steps=50
-            )
-            for _ in range(resamples)
-        ]
-    )
-    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    resampled = rng.multinomial(cells, np.full(cells, 1 / cells), resamples)
+    low, high = np.quantile([shares(weights, steps=50) for weights in resampled], [0.025, 0.975], axis=0)
     return [
         Count(
             label=label,

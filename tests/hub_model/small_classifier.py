@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import timm
 import torch
 from timm.models import save_for_hf
+
+from hub_model.studies.ood import fit_rule, write_rule
 
 LABELS = ("alpha", "beta", "gamma")
 SIDE = 32
@@ -28,7 +32,12 @@ def write_model(folder: Path, seed: int = 0) -> Path:
     calibration = {
         "temperature": {"value": 0.8},
         "conformal": {level: {"thresholds": dict.fromkeys(LABELS, limit)} for level, limit in levels.items()},
-        "out_of_distribution": {"score": "energy", "threshold": 0.0},
     }
     (folder / "calibration.json").write_text(json.dumps(calibration))
+    with torch.inference_mode():
+        features = model.eval().forward_head(
+            model.forward_features(torch.randn(30, 3, SIDE, SIDE)), pre_logits=True
+        )
+    rule = fit_rule(features.numpy(), np.arange(30) % len(LABELS))
+    write_rule(folder, replace(rule, threshold=float(np.median(rule.score(features.numpy())))))
     return folder

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,15 @@ from transformers import pipeline
 
 from dataset_script.push import push as push_dataset
 from hub_model.__main__ import main
-from hub_model.calibration import calibrate_folder, fit_calibration
 from hub_model.card import write_card
 from hub_model.check import check
 from hub_model.contract import read_logits
 from hub_model.inference.errors import RepoError
-from hub_model.out_of_distribution import Answers, fit_mahalanobis, report, write_rule
-from hub_model.prevalence import simulate_samples
 from hub_model.push import push, verify
-from hub_model.trust_commands import write_measurement
+from hub_model.studies.calibration import calibrate_folder, fit_calibration
+from hub_model.studies.crops import write_measurement
+from hub_model.studies.ood import fit_rule, report, write_rule
+from hub_model.studies.prevalence import simulate_samples
 from local_hub import LocalHub
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -60,14 +61,15 @@ def model_folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def measured_folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model repo with a rule for strangers and measurements."""
+    """A model repo with an out-of-distribution rule and measurements."""
     run = copy(run_folder, tmp_path_factory.mktemp("measured") / "run")
     rng, features = np.random.default_rng(0), timm.create_model("test_mambaout").head_hidden_size
-    cells, strangers = (Answers(rng.normal(size=(60, 7)), rng.normal(size=(60, features))) for _ in range(2))
-    rule = fit_mahalanobis(cells.features, rng.integers(0, 7, 60))
+    cells, noise = (rng.normal(size=(60, features)) for _ in range(2))
+    rule = replace(fit_rule(cells, rng.integers(0, 7, 60)), threshold=5.0)
     calibrate_folder(run)
-    write_rule(run, rule, 5.0)
-    write_measurement(run, "out_of_distribution", report(rule, 5.0, cells, {"noise": strangers}))
+    write_rule(run, rule)
+    found = report(rule.score(cells), {"noise": rule.score(noise)}, rule.threshold)
+    write_measurement(run, "out_of_distribution", found)
     simulated = simulate_samples(run, np.full(7, 1 / 7), cells=20, samples=2)
     write_measurement(run, "prevalence", simulated)
     out = run.parent / "model"
@@ -322,7 +324,7 @@ def test_what_follows_from_other_files_is_compared_with_them(measured_folder: Pa
     found = "\n".join(check(folder))
     for named in (
         "model.parameters is 5", "model.best_epoch is 7", "epochs_trained is 2", "label_descriptions.BLA",
-        "mean_absolute_error.em is 0.0", "different rules for strangers",
+        "mean_absolute_error.em is 0.0", "different out-of-distribution rules",
     ):  # fmt: skip
         assert named in found, found
 
@@ -375,10 +377,10 @@ def test_measurements_go_to_the_card_unless_they_are_of_other_weights(
 ) -> None:
     run = copy(run_folder, tmp_path / "run")
     rows = [{"size": 64, "accuracy": 0.4321, "balanced_accuracy": 0.4, "gmacs": 0.125, "milliseconds": 1.5}]
-    write_measurement(run, "size_curve", rows)
+    write_measurement(run, "input_size", rows)
     assert main(["build", str(run), str(tmp_path / "model")]) == 0
     assert "| 64 px | 0.432 | 0.125 | 1.5 |" in (tmp_path / "model" / "README.md").read_text()
-    assert (tmp_path / "model" / "figures" / "size_curve.png").is_file()
+    assert (tmp_path / "model" / "figures" / "input_size.png").is_file()
     weights = bytearray((run / "model.safetensors").read_bytes())
     weights[-3] ^= 0x41
     (run / "model.safetensors").write_bytes(weights)

@@ -7,19 +7,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hub_model.calibration import (
+from hub_model.contract import read_logits
+from hub_model.inference.calibration import Calibration, conformal_threshold, softmax
+from hub_model.inference.errors import RepoError
+from hub_model.metrics.cell_classification.cell_classification import negative_log_likelihood
+from hub_model.studies.calibration import (
     calibrate_folder,
-    conformal_threshold,
+    calibration_figures,
     fit_calibration,
     fit_conformal,
     fit_temperature,
-    mean_log_loss,
+    most_confident,
     read_label_names,
+    write_json,
 )
-from hub_model.contract import read_logits
-from hub_model.inference.calibration import Calibration, softmax
-from hub_model.inference.errors import RepoError
-from hub_model.trust_report import surest, trust_figures
 
 NAMES = ["BLA", "EOS", "LYT", "MON"]
 
@@ -62,9 +63,8 @@ def test_temperature_undoes_a_known_sharpening(sharpness):
 def test_temperature_has_the_least_log_loss():
     logits, labels = simulate(500, 1, 2.5)
     best = fit_temperature(logits, labels)
-    assert mean_log_loss(logits, labels, best) <= min(
-        mean_log_loss(logits, labels, best * factor) for factor in (0.5, 0.98, 1.02, 2)
-    )
+    losses = [negative_log_likelihood(softmax(logits, best * f), labels) for f in (1, 0.5, 0.98, 1.02, 2)]
+    assert losses[0] == min(losses)
 
 
 def test_conformal_threshold_is_the_corrected_rank():
@@ -74,8 +74,8 @@ def test_conformal_threshold_is_the_corrected_rank():
 
 
 def test_too_few_images_for_a_level_let_the_class_into_every_set():
-    assert conformal_threshold(np.zeros(18), 0.95) == 1.0
-    assert conformal_threshold(np.zeros(0), 0.90) == 1.0
+    assert conformal_threshold(np.zeros(18), 0.95) == conformal_threshold(np.zeros(0), 0.90) == np.inf
+    assert fit_conformal(np.full((18, 2), 0.5), np.zeros(18, int), 0.95).tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("level", ["0.90", "0.95"])
@@ -97,9 +97,9 @@ def test_the_space_answers_with_the_sets_that_were_reported():
     logits, labels = simulate(400, 5)
     calibration = fit_calibration(logits, labels, NAMES)
     limits = {k: np.array([v["thresholds"][n] for n in NAMES]) for k, v in calibration["conformal"].items()}
-    trust = Calibration(tuple(NAMES), calibration["temperature"]["value"], limits)
-    sets = trust.sets(trust.probabilities(logits))
-    report = trust_figures(logits, labels, NAMES, calibration, resamples=2)["conformal"]
+    applied = Calibration(tuple(NAMES), calibration["temperature"]["value"], limits)
+    sets = applied.sets(applied.probabilities(logits))
+    report = calibration_figures(logits, labels, NAMES, calibration, resamples=2)["conformal"]
     for level, members in sets.items():
         assert report[level]["mean_set_size"]["all"] == members.sum(axis=1).mean()
         assert report[level]["coverage"]["all"] == members[np.arange(400), labels].mean() >= float(level)
@@ -109,9 +109,9 @@ def test_temperature_lowers_calibration_error_and_keeps_accuracy():
     logits, labels = simulate(4000, 2, 4.0)
     calibration = fit_calibration(logits[:2000], labels[:2000], NAMES)
     rest, truth = logits[2000:], labels[2000:]
-    after = trust_figures(rest, truth, NAMES, calibration, resamples=2)
+    after = calibration_figures(rest, truth, NAMES, calibration, resamples=2)
     untouched = {**calibration, "temperature": {"value": 1.0}}
-    before = trust_figures(rest, truth, NAMES, untouched, resamples=2)
+    before = calibration_figures(rest, truth, NAMES, untouched, resamples=2)
     assert after["calibrated"]["ece"] < 0.5 * before["calibrated"]["ece"]
     assert after["calibrated"]["log_loss"] < before["calibrated"]["log_loss"]
     assert (
@@ -120,10 +120,10 @@ def test_temperature_lowers_calibration_error_and_keeps_accuracy():
     )
 
 
-def test_accuracy_against_coverage_keeps_the_surest():
-    assert surest(np.array([0.2, 0.9, 0.5, 0.7]), 0.5).tolist() == [1, 3]
+def test_accuracy_against_coverage_keeps_the_most_confident():
+    assert most_confident(np.array([0.2, 0.9, 0.5, 0.7]), 0.5).tolist() == [1, 3]
     logits, labels = simulate(3000, 3)
-    report = trust_figures(logits, labels, NAMES, fit_calibration(logits, labels, NAMES), resamples=50)
+    report = calibration_figures(logits, labels, NAMES, fit_calibration(logits, labels, NAMES), resamples=50)
     points = report["accuracy_against_coverage"]
     assert points[-1]["accuracy"] == (logits.argmax(axis=1) == labels).mean()
     assert points[3]["accuracy"] > points[-1]["accuracy"] + 0.1
@@ -133,7 +133,7 @@ def test_accuracy_against_coverage_keeps_the_surest():
 
 def test_reliability_holds_every_image_once():
     logits, labels = simulate(777, 4)
-    report = trust_figures(logits, labels, NAMES, fit_calibration(logits, labels, NAMES), resamples=2)
+    report = calibration_figures(logits, labels, NAMES, fit_calibration(logits, labels, NAMES), resamples=2)
     assert sum(point["images"] for point in report["reliability"]) == 777
 
 
@@ -141,7 +141,7 @@ def test_a_class_that_is_missing_from_a_split_has_no_figure():
     logits, labels = simulate(300, 6)
     calibration = fit_calibration(logits, labels, NAMES)
     kept = labels != 2
-    report = trust_figures(logits[kept], labels[kept], NAMES, calibration, resamples=5)
+    report = calibration_figures(logits[kept], labels[kept], NAMES, calibration, resamples=5)
     assert report["conformal"]["0.90"]["coverage"]["LYT"] is None
     assert report["conformal"]["0.90"]["intervals"]["coverage"]["LYT"] is None
 
@@ -156,8 +156,8 @@ def test_a_folder_is_calibrated_on_validation_alone(run_folder):
 
 
 def test_calibrating_again_keeps_the_out_of_distribution_part(run_folder):
-    (run_folder / "calibration.json").write_text(json.dumps({"out_of_distribution": {"score": "energy"}}))
-    assert calibrate_folder(run_folder)["out_of_distribution"] == {"score": "energy"}
+    (run_folder / "calibration.json").write_text(json.dumps({"out_of_distribution": {"threshold": 7}}))
+    assert calibrate_folder(run_folder)["out_of_distribution"] == {"threshold": 7}
 
 
 @pytest.mark.parametrize(
@@ -177,3 +177,9 @@ def test_what_cannot_be_calibrated_is_said_in_one_sentence(run_folder, spoil, me
     with pytest.raises(RepoError, match=message) as caught:
         calibrate_folder(run_folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_measurement_that_is_not_finite_is_not_written(tmp_path):
+    with pytest.raises(RepoError, match="not finite"):
+        write_json(tmp_path / "x.json", {"error": float("nan")})
+    assert not list(tmp_path.iterdir())

@@ -1,12 +1,11 @@
-"""Alterations of a crop do what their names say; cures undo what they claim to."""
+"""Alterations of a crop do what their names say; the study measures what they cost."""
 
 import numpy as np
 import pytest
-import torch
 
 from dataset_script.synthetic_cells import draw_cell
-from hub_model.inference.errors import RepoError
-from hub_model.perturbations import (
+from hub_model.studies.crops import batched
+from hub_model.studies.perturbations import (
     PERTURBATIONS,
     background_colour,
     brightness,
@@ -15,19 +14,8 @@ from hub_model.perturbations import (
     other_laboratory,
     reinhard,
     stain,
-    white_balance,
 )
-from hub_model.robustness import (
-    Reference,
-    adapt_batch_norm,
-    batched_list,
-    cures,
-    four_flips,
-    measure_robustness,
-    recalls,
-    score,
-    table,
-)
+from hub_model.studies.robustness import measure_robustness, recalls, score, section
 
 NAMES = ("dark", "light")
 
@@ -105,43 +93,6 @@ def test_reinhard_gives_the_wanted_statistics(cell):
     np.testing.assert_allclose(colour_statistics(reinhard(cell, target))[0], target[0], atol=4)
 
 
-def test_white_balance_undoes_a_colour_cast(cell):
-    reference = Reference.of([cell])
-    cast = white_balance(cell, [0.9, 0.8, 0.7])
-    seen = []
-
-    class Watch(Brightness):
-        def preprocess(self, images):
-            seen.extend(images)
-            return super().preprocess(images)
-
-    cures(reference)["white balance"](Watch(), [cast])
-    assert np.abs(background_colour(seen[0]) - background_colour(cell)).max() <= 3
-
-
-def test_four_flips_give_mirror_images_the_same_answer():
-    class Corner(Brightness):
-        def forward(self, pixels):
-            corner = pixels[:, 0, :20, :20].mean(axis=(1, 2))
-            return np.stack([corner, -corner], axis=1), None
-
-    image = np.asarray(draw_cell("NGS", 1))
-    once, mirrored = (four_flips(Corner(), [i]) for i in (image, image[:, ::-1].copy()))
-    np.testing.assert_allclose(once, mirrored, rtol=1e-6)
-    assert not np.allclose(Corner().forward(Corner().preprocess([image]))[0], once)
-
-
-def test_adapted_batch_norm_moves_half_way_and_leaves_the_model():
-    model = torch.nn.Sequential(torch.nn.BatchNorm2d(3)).eval()
-    batch = np.random.default_rng(0).normal(4, 2, (512, 3, 8, 8)).astype(np.float32)
-    adapted = adapt_batch_norm(model, [batch[:256], batch[256:]], weight=0.5)
-    np.testing.assert_allclose(adapted[0].running_mean, 2, atol=0.1)
-    np.testing.assert_allclose(adapted[0].running_var, 2.5, atol=0.1)
-    assert model[0].running_mean.abs().max() == 0
-    with pytest.raises(RepoError, match="no batch norm"):
-        adapt_batch_norm(torch.nn.Linear(2, 2), [])
-
-
 def test_recall_skips_classes_without_images():
     found = recalls(np.array([0, 1, 0]), np.array([0, 0, 0]), 3)
     assert found[0] == pytest.approx(2 / 3)
@@ -151,24 +102,16 @@ def test_recall_skips_classes_without_images():
     assert figures["recall"] == {"A": pytest.approx(2 / 3)}
 
 
-def test_the_table_shows_the_fall_and_the_cure():
-    crops = FewCrops()
-    reference = Reference.of(crops)
+def test_the_table_shows_the_fall():
     conditions = {
         "as photographed": PERTURBATIONS["as photographed"],
         "dim": lambda image, rng: brightness(image, 0.6),
     }
-    rows = measure_robustness(Brightness(), crops, reference, conditions, ["white balance"])
-    before, dim = ({k: v["balanced_accuracy"] for k, v in row["cures"].items()} for row in rows)
-    assert before == {"none": 1.0, "white balance": 1.0}
-    assert dim == {"none": 0.5, "white balance": 1.0}
-    assert table(rows).splitlines()[-1] == "| dim | 0.500 | 1.000 |"
-
-
-def test_an_unknown_cure_is_named():
-    with pytest.raises(RepoError, match="unknown cure 'prayer'"):
-        measure_robustness(Brightness(), FewCrops(), Reference.of(FewCrops()), chosen=["prayer"])
+    rows = measure_robustness(Brightness(), FewCrops(), conditions)
+    assert [row["balanced_accuracy"] for row in rows] == [1.0, 0.5]
+    assert rows[1]["recall"] == {"dark": 1.0, "light": 0.0}
+    assert "| dim | 0.500 [0.500, 0.500] |" in section(rows)
 
 
 def test_batches_hold_everything_once():
-    assert [len(b) for b in batched_list(iter(range(7)), 3)] == [3, 3, 1]
+    assert [len(b) for b in batched(iter(range(7)), 3)] == [3, 3, 1]

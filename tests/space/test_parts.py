@@ -196,6 +196,7 @@ def test_a_field_says_what_its_count_leaves_out(classifier: Classifier) -> None:
 def without_arrays(repo: Path) -> None:
     rule = {"score": "mahalanobis", "threshold": 1.0, "residual_variance": 1.0}
     (repo / "calibration.json").write_text(json.dumps({"out_of_distribution": rule}))
+    (repo / "out_of_distribution.safetensors").unlink()
 
 
 def of_garbage(repo: Path) -> None:

@@ -21,6 +21,8 @@ from hub_model.inference.calibration import Calibration
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
 from hub_model.inference.images import to_rgb
+from hub_model.inference.ood import OodRule
+from hub_model.studies.ood import write_rule
 from tests.small_model_repo import LABELS
 
 
@@ -208,18 +210,17 @@ def test_verdicts_follow_the_thresholds(small_model: Path, tmp_path: Path) -> No
     calibration = {
         "temperature": {"value": 2.0},
         "conformal": {"0.95": {"thresholds": {label: 0.6 for label in LABELS}}},
-        "out_of_distribution": {"score": "energy", "threshold": 0.0},
     }
     (folder / "calibration.json").write_text(json.dumps(calibration))
+    write_rule(folder, OodRule(np.zeros((1, 2)), np.eye(2)[:, :1], np.ones(1), 1.0, threshold=4.0))
     classifier = Classifier.from_pretrained(folder)
-    sure, torn, lost, strange = (
+    sure, torn, lost = (
         [9, 0, 0, 0, 0, 0, 0],
         [9, 0, 0, 0, 0, 0, 9],
         [9, 9, 9, 8.9, 0, 0, 0],
-        [-5] * 7,
     )
     answer = classifier.interpret(
-        np.array([sure, torn, lost, strange], np.float32), np.zeros((4, 2), np.float32)
+        np.array([sure, torn, lost, sure], np.float32), np.array([[0, 0], [0, 1], [1, 0], [2, 2]], np.float32)
     )
     assert [str(verdict) for verdict in answer.verdicts] == [
         "sure",
@@ -248,7 +249,7 @@ def test_every_kind_of_picture_becomes_upright_rgb() -> None:
 
 
 def test_no_verdict_is_sure_of_a_class_that_is_not_the_likeliest() -> None:
-    trust = Calibration(("a", "b", "c"), 1.0, {"0.95": np.array([0.3, 0.7, 0.3])}, None, {})
+    calibration = Calibration(("a", "b", "c"), 1.0, {"0.95": np.array([0.3, 0.7, 0.3])})
     probabilities = np.array([[0.55, 0.4, 0.05], [0.8, 0.15, 0.05], [0.5, 0.2, 0.3]])
-    found = [(verdict.kind, verdict.labels) for verdict in trust.verdicts(probabilities, None)]
+    found = [(verdict.kind, verdict.labels) for verdict in calibration.verdicts(probabilities, None)]
     assert found == [("between", ("a", "b")), ("sure", ("a",)), ("between", ("a", "c"))]

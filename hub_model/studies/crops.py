@@ -1,24 +1,25 @@
-"""Crops in, logits and features out: the dataset repo and the model that a measurement runs on.
+"""Images in, logits and features out: the dataset repo and the model that a study runs on, and where its result goes.
 
-In: a dataset repo (`OWNER/NAME` or its folder; columns image, label, file_name) and a run folder or model repo. Images
-stay encoded on disk (Arrow, memory-mapped) until they are looked at, so memory does not grow with the dataset.
+Images stay encoded on disk (Arrow, memory-mapped) until they are looked at, so memory does not grow with the dataset.
 """
 
 from __future__ import annotations
 
-import io
+import argparse
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import datasets
 import numpy as np
-from PIL import Image
 
-from hub_model.inference.classifier import Classifier
-from hub_model.inference.errors import RepoError
+from hub_model.contract import MEASUREMENTS, weights_digest
+from hub_model.inference.classifier import BATCH_SIZE, Classifier
+from hub_model.inference.errors import ImageError, RepoError, first_line
 from hub_model.inference.images import to_rgb
+from hub_model.studies.calibration import write_json
 
 COLUMNS = ("image", "label", "file_name")
 
@@ -47,10 +48,8 @@ class Crops:
         row = self.images[int(index)]
         stored = row["image"]
         try:
-            data = stored["bytes"]
-            data = Path(stored["path"]).read_bytes() if data is None else data
-            return np.asarray(to_rgb(Image.open(io.BytesIO(data))))
-        except (OSError, TypeError) as error:
+            return np.asarray(to_rgb(stored["bytes"] or stored["path"]))
+        except (OSError, TypeError, ImageError) as error:
             raise RepoError(f"{row['file_name']} cannot be decoded: {error}") from None
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -66,10 +65,10 @@ class Crops:
             return self
         order = np.random.default_rng(seed).permutation(len(self))
         labels = self.labels[order]
-        place = np.empty(len(self), dtype=np.int64)  # of each crop within its class
+        rank = np.empty(len(self), dtype=np.int64)  # of each crop within its class
         for label in np.unique(labels):
-            place[labels == label] = np.arange((labels == label).sum())
-        return self.take(np.sort(order[np.argsort(place, kind="stable")[:images]]))
+            rank[labels == label] = np.arange((labels == label).sum())
+        return self.take(np.sort(order[np.argsort(rank, kind="stable")[:images]]))
 
 
 def read_crops(dataset: str, *splits: str, revision: str | None = None) -> Crops:
@@ -80,8 +79,8 @@ def read_crops(dataset: str, *splits: str, revision: str | None = None) -> Crops
     try:
         parts = [datasets.load_dataset(dataset, split=split, revision=revision) for split in splits]
     except (OSError, ValueError) as error:  # huggingface_hub's and datasets' errors are among them
-        reason = str(error).strip().splitlines()[0]
-        raise RepoError(f"the dataset {dataset} has no readable {' and '.join(splits)}: {reason}") from None
+        wanted = " and ".join(splits)
+        raise RepoError(f"the dataset {dataset} has no readable {wanted}: {first_line(error)}") from None
     found = parts[0].column_names
     if missing := [name for name in COLUMNS if name not in found]:
         raise RepoError(
@@ -89,7 +88,7 @@ def read_crops(dataset: str, *splits: str, revision: str | None = None) -> Crops
         )
     label = parts[0].features["label"]
     if not isinstance(label, datasets.ClassLabel):
-        raise RepoError(f"the column 'label' of {dataset} is no ClassLabel, so its classes have no names")
+        raise RepoError(f"the column 'label' of {dataset} is not a ClassLabel, so its classes have no names")
     parts = [
         part.select_columns(list(COLUMNS)).cast_column("image", datasets.Image(decode=False))
         for part in parts
@@ -126,6 +125,38 @@ def check_classes(classifier: Classifier, crops: Crops) -> None:
 def altered(
     crops: Crops, change: Callable[[np.ndarray, np.random.Generator], np.ndarray], seed: int = 0
 ) -> Iterator[np.ndarray]:
-    """Each crop after `change`, with a generator of its own from (seed, place): the same crop, the same change."""
+    """Each crop after `change`, with a generator of its own from (seed, index): the same crop, the same change."""
     for index, image in enumerate(crops):
         yield change(image, np.random.default_rng((seed, index)))
+
+
+def batched(images: Iterable[np.ndarray], size: int = BATCH_SIZE) -> Iterator[list[np.ndarray]]:
+    """Lists of at most `size` (itertools.batched of Python 3.12)."""
+    images = iter(images)
+    while batch := list(islice(images, size)):
+        yield batch
+
+
+def logits_of(classifier: Classifier, images: Iterable[np.ndarray]) -> np.ndarray:
+    """Logits [N, C] of images, without calibration."""
+    return np.concatenate([classifier.forward(classifier.preprocess(batch))[0] for batch in batched(images)])
+
+
+def add_model_and_data(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments `folder`, `dataset` and `--revision` of a study that runs a model."""
+    parser.add_argument("folder", type=Path, help="run folder or model repo folder")
+    add_data(parser)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments `dataset` and `--revision`."""
+    parser.add_argument("dataset", help="dataset repo OWNER/NAME or folder")
+    parser.add_argument("--revision", help="revision of the dataset repo (default: its newest)")
+
+
+def write_measurement(folder: Path, key: str, value: dict | list) -> Path:
+    """Write `folder/measurements/KEY.json`, where `build` finds it, with the weights that it was measured on."""
+    path = folder / MEASUREMENTS / f"{key}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"weights_sha256": weights_digest(folder), "result": value})
+    return path

@@ -1,12 +1,12 @@
-"""Labels that look wrong: every image judged by small models that did not train on it.
+"""Likely label errors: every image judged by small models that did not train on it.
 
-In: crops of `train` and `validation` (the test labels stay as they were published). Out: `suspects.csv` for the dataset
+In: crops of `train` and `validation` (the test labels stay as they were published). Out: `label_issues.csv` for the dataset
 repo, and on request a contact sheet for a person to look at, which holds real images and stays out of every repo.
 
-How to read `suspects.csv`: a row is an image whose given label is less likely than chance would have it, by confident
-learning (Northcutt, Jiang & Chuang 2021, arXiv:1911.00068; `cleanlab`). `score` is cleanlab's normalised margin between
-given and suggested label, 0 = most suspect. A suspect is a question to an expert, not an error: the model that asks is a
-weak one, and cells between two stages of ripening have no label that all experts share.
+A row of `label_issues.csv` is an image whose given label is less likely than chance would have it, by confident learning
+(Northcutt, Jiang & Chuang 2021, arXiv:1911.00068; `cleanlab`). `score` is cleanlab's normalised margin between given and
+suggested label, lowest first. An issue is a question to an expert, not an error: the model that asks is a weak one, and
+cells between two stages of maturation have no label that all experts share.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from sklearn.model_selection import StratifiedKFold
 
 from dataset_script.arguments import seed, whole_number
 from hub_model.evaluation import SEED
-from hub_model.frozen_features import out_of_fold
+from hub_model.studies.frozen_features import add_data_and_backbone, out_of_fold, read_features
 
+FILE = "label_issues.csv"
 FOLDS, REPEATS = 5, 5
 COLUMNS = ("file_name", "label", "suggested", "score", "given_probability", "suggested_probability")
 TILE, CAPTION, ACROSS = 200, 36, 8  # pixels, pixels, images in a row of the contact sheet
 
 
 @dataclass(frozen=True)
-class Suspect:
-    """A row of `suspects.csv`; `index` is the image's place among the crops that were audited."""
+class LabelIssue:
+    """A row of `label_issues.csv`; `index` is the image's position among the crops that were audited."""
 
     index: int
     file_name: str
@@ -43,14 +44,36 @@ class Suspect:
     suggested_probability: float
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
-    parser.add_argument("out", type=Path, help="where suspects.csv goes (a dataset repo folder)")
-    parser.add_argument(
-        "--contact_sheet", type=Path, help="draw the top of the list here; keep it out of the repo"
+def add_command(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("label-issues", help="find likely label errors")
+    command.add_argument("out", type=Path, help=f"folder that takes {FILE} (a dataset repo folder)")
+    add_data_and_backbone(command)
+    command.add_argument(
+        "--contact_sheet",
+        type=Path,
+        help="draw the top of the list here; keep it out of the repo (default: none)",
     )
-    parser.add_argument("--top", type=whole_number(1), default=40, help="images on the contact sheet")
-    parser.add_argument("--seed", type=seed, default=SEED)
+    command.add_argument(
+        "--top", type=whole_number(1), default=40, help="images on the contact sheet (default: 40)"
+    )
+    command.add_argument("--seed", type=seed, default=SEED, help=f"of the folds (default: {SEED})")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write `label_issues.csv`, and the contact sheet when one is asked for."""
+    crops, features = read_features(arguments)
+    probabilities = judge(features, crops.labels, len(crops.label_names), arguments.seed)
+    issues = find_issues(probabilities, crops.labels, crops.file_names, crops.label_names)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    write_issues(arguments.out / FILE, issues)
+    accuracy = (probabilities.argmax(axis=1) == crops.labels).mean()
+    print(f"{len(issues)} label issues in {len(crops)} images (out-of-fold accuracy {accuracy:.3f})")
+    if arguments.contact_sheet:
+        top = issues[: arguments.top]
+        captions = [f"{i.file_name}\n{i.label} → {i.suggested} {i.suggested_probability:.2f}" for i in top]
+        contact_sheet([crops.pixels(i.index) for i in top], captions).save(arguments.contact_sheet)
+    return 0
 
 
 def judge(features: np.ndarray, labels: np.ndarray, classes: int, seed: int = SEED) -> np.ndarray:
@@ -62,10 +85,10 @@ def judge(features: np.ndarray, labels: np.ndarray, classes: int, seed: int = SE
     return np.mean(repeats, axis=0)
 
 
-def find_suspects(
+def find_issues(
     probabilities: np.ndarray, labels: np.ndarray, file_names: Sequence[str], label_names: Sequence[str]
-) -> list[Suspect]:
-    """Images whose given label confident learning takes for wrong, most suspect first.
+) -> list[LabelIssue]:
+    """Images whose given label confident learning takes for wrong, likeliest error first.
 
     probabilities: out of fold, [N, C]; labels: int [N], the given ones.
     """
@@ -77,7 +100,7 @@ def find_suspects(
     suggested = probabilities.argmax(axis=1)
     found = [i for i in np.flatnonzero(issues) if suggested[i] != labels[i]]
     return [
-        Suspect(
+        LabelIssue(
             int(i), file_names[i], label_names[labels[i]], label_names[suggested[i]], float(scores[i]),
             float(probabilities[i, labels[i]]), float(probabilities[i, suggested[i]]),
         )
@@ -85,13 +108,13 @@ def find_suspects(
     ]  # fmt: skip
 
 
-def write_suspects(path: Path, suspects: Sequence[Suspect]) -> None:
-    """Write `suspects.csv` with the columns of `COLUMNS`, figures to four decimals."""
+def write_issues(path: Path, issues: Sequence[LabelIssue]) -> None:
+    """Write `label_issues.csv` with the columns of `COLUMNS`, figures to four decimals."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for suspect in suspects:
-            values = (getattr(suspect, column) for column in COLUMNS)
+        for issue in issues:
+            values = (getattr(issue, column) for column in COLUMNS)
             writer.writerow([f"{v:.4f}" if isinstance(v, float) else v for v in values])
 
 

@@ -1,8 +1,7 @@
-"""Inputs that are no cell of the known kind, seeded: kind and seed in, uint8 RGB [250, 250, 3] out.
+"""Out-of-distribution inputs, seeded: kind and seed in, uint8 RGB [250, 250, 3] out.
 
 The photographs and microscope pictures are those that the scikit-image and scikit-learn wheels carry; they are read from
-there, none is copied here. Every kind has two disjoint halves: `choosing` (to pick a score) and `reporting`: other
-pictures, other random numbers, other classes of drawings.
+there, none is copied here. Nothing is fitted to these inputs: they only measure.
 """
 
 from __future__ import annotations
@@ -11,33 +10,24 @@ import string
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 
-from hub_model.crops import Crops
-from hub_model.perturbations import STAINED, background_colour, to_bytes
+from hub_model.studies.crops import Crops
+from hub_model.studies.perturbations import STAINED, background_colour, to_bytes
 
 SIZE = 250  # pixels a side, the frame of the real crops
-HALVES = ("choosing", "reporting")
-Half = Literal["choosing", "reporting"]
-Maker = Callable[[np.random.Generator, Half], np.ndarray]
-PHOTOGRAPHS: dict[Half, Sequence[str]] = {
-    "choosing": ("skimage/astronaut.png", "skimage/brick.png", "skimage/camera.png", "skimage/coins.png",
-                 "skimage/grass.png", "skimage/motorcycle_left.png", "sklearn/china.jpg"),
-    "reporting": ("skimage/chelsea.png", "skimage/coffee.png", "skimage/gravel.png", "skimage/rocket.jpg",
-                  "skimage/moon.png", "skimage/page.png", "sklearn/flower.jpg"),
-}  # fmt: skip
-MICROSCOPY: dict[Half, Sequence[str]] = {
-    "choosing": ("skimage/ihc.png", "skimage/microaneurysms.png"),
-    "reporting": ("skimage/retina.jpg", "skimage/cell.png", "skimage/hubble_deep_field.jpg"),
-}
-DRAWINGS: dict[Half, Sequence[str]] = {
-    "choosing": ("BLA", "LYT", "NGS"),
-    "reporting": ("EOS", "MON", "NIF", "PMO"),
-}
+PHOTOGRAPHS = (
+    "skimage/astronaut.png", "skimage/brick.png", "skimage/camera.png", "skimage/chelsea.png", "skimage/coffee.png",
+    "skimage/coins.png", "skimage/grass.png", "skimage/gravel.png", "skimage/moon.png", "skimage/motorcycle_left.png",
+    "skimage/page.png", "skimage/rocket.jpg", "sklearn/china.jpg", "sklearn/flower.jpg",
+)  # fmt: skip
+MICROSCOPY = (
+    "skimage/cell.png", "skimage/hubble_deep_field.jpg", "skimage/ihc.png", "skimage/microaneurysms.png",
+    "skimage/retina.jpg",
+)  # fmt: skip
 PACKAGES = {"skimage": "skimage.data", "sklearn": "sklearn.datasets.images"}
 
 
@@ -57,30 +47,30 @@ def _cutting(names: Sequence[str], rng: np.random.Generator) -> np.ndarray:
     return np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box))
 
 
-def photograph(rng: np.random.Generator, half: Half) -> np.ndarray:
+def photograph(rng: np.random.Generator) -> np.ndarray:
     """Part of a photograph of people, animals, things, a text page or a texture."""
-    return _cutting(PHOTOGRAPHS[half], rng)
+    return _cutting(PHOTOGRAPHS, rng)
 
 
-def microscopy(rng: np.random.Generator, half: Half) -> np.ndarray:
+def microscopy(rng: np.random.Generator) -> np.ndarray:
     """Part of another scientific picture: stained tissue, an eye's retina, a phase-contrast cell, stars."""
-    return _cutting(MICROSCOPY[half], rng)
+    return _cutting(MICROSCOPY, rng)
 
 
-def noise(rng: np.random.Generator, half: Half) -> np.ndarray:
-    """Uniform, normal or cloudy noise, grey or coloured; in the reporting half coarser clouds."""
+def noise(rng: np.random.Generator) -> np.ndarray:
+    """Uniform, normal or cloudy noise, grey or coloured."""
     channels = 3 if rng.random() < 0.5 else 1
     style = rng.integers(3)
     values = rng.random((SIZE, SIZE, channels)) if style == 0 else rng.standard_normal((SIZE, SIZE, channels))
     if style == 2:
-        grain = rng.uniform(1, 6) if half == "choosing" else rng.uniform(6, 25)
+        grain = rng.uniform(1, 25)
         values = gaussian_filter(values, (grain, grain, 0))
     if style:
         values = rng.uniform(0.3, 0.7) + rng.uniform(0.1, 0.3) * values / values.std()
     return np.broadcast_to(to_bytes(values), (SIZE, SIZE, 3)).copy()
 
 
-def blank(rng: np.random.Generator, half: Half) -> np.ndarray:
+def blank(rng: np.random.Generator) -> np.ndarray:
     """An empty field: one colour with a slight slope of light and grain of the camera."""
     colour = rng.uniform(0, 1) if rng.random() < 0.3 else rng.uniform(0.65, 1)
     tint = colour * rng.uniform(0.85, 1, 3)
@@ -91,21 +81,21 @@ def blank(rng: np.random.Generator, half: Half) -> np.ndarray:
     return to_bytes(tint + slope[..., None] + grain)
 
 
-def drawing(rng: np.random.Generator, half: Half) -> np.ndarray:
+def drawing(rng: np.random.Generator) -> np.ndarray:
     """A drawn cell of the embedded sample: looks like a cell, is none."""
-    from dataset_script.synthetic_cells import draw_cell
+    from dataset_script.synthetic_cells import LOOKS, draw_cell
 
-    label = DRAWINGS[half][rng.integers(len(DRAWINGS[half]))]
-    return np.asarray(draw_cell(label, int(rng.integers(2**31))))
+    labels = sorted(LOOKS)
+    return np.asarray(draw_cell(labels[rng.integers(len(labels))], int(rng.integers(2**31))))
 
 
-def text(rng: np.random.Generator, half: Half) -> np.ndarray:
+def text(rng: np.random.Generator) -> np.ndarray:
     """Lines of random words, dark on light or light on dark."""
     paper = int(rng.integers(200, 256))
     ink = tuple(int(v) for v in rng.integers(0, 110, 3))
     image = Image.new("RGB", (SIZE, SIZE), (paper, paper, paper))
     draw, size = ImageDraw.Draw(image), float(rng.uniform(10, 40))
-    letters = string.ascii_lowercase if half == "choosing" else string.ascii_uppercase + string.digits
+    letters = string.ascii_letters + string.digits
     for line in range(int(SIZE / size / 1.2) + 1):
         words = ("".join(rng.choice(list(letters), rng.integers(2, 10))) for _ in range(12))
         draw.text((4, 1.2 * size * line), " ".join(words), fill=ink, font=ImageFont.load_default(size))
@@ -113,7 +103,7 @@ def text(rng: np.random.Generator, half: Half) -> np.ndarray:
     return 255 - values if rng.random() < 0.3 else values.copy()
 
 
-MAKERS: dict[str, Maker] = {
+MAKERS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "photographs": photograph,
     "other scientific pictures": microscopy,
     "noise": noise,
@@ -123,10 +113,10 @@ MAKERS: dict[str, Maker] = {
 }
 
 
-def make_strangers(kind: str, images: int, half: Half, seed: int = 0) -> list[np.ndarray]:
+def make_inputs(kind: str, images: int, seed: int = 0) -> list[np.ndarray]:
     """So many inputs of a kind of `MAKERS`, uint8 RGB [250, 250, 3] each."""
-    place = [seed, HALVES.index(half), list(MAKERS).index(kind)]
-    return [MAKERS[kind](np.random.default_rng([*place, number]), half) for number in range(images)]
+    number = list(MAKERS).index(kind)
+    return [MAKERS[kind](np.random.default_rng((seed, number, index))) for index in range(images)]
 
 
 def background_patches(crops: Crops, images: int) -> list[np.ndarray]:

@@ -7,7 +7,8 @@ ways of splitting the data and to rank labels; the released model is not made th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +18,36 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
-from hub_model.inference.errors import RepoError
+from hub_model.inference.errors import RepoError, first_line
 from hub_model.inference.model_repo import read_json
-from hub_model.robustness import batched_list
+from hub_model.studies.crops import Crops, add_data, batched, read_crops
 
 SIZE = 192  # pixels a side
-REACH = 0.5  # half-widths: how far the weight of a place falls off from the middle, where the cell is
+REACH = 0.5  # half-widths: how far the weight of a position falls off from the middle, where the cell is
 STRENGTH = 0.001  # inverse regularisation of the logistic regression; thousands of features, few images
 STAGES = 4  # deepest stages of the backbone that are pooled
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which the backbone was trained with
+
+
+def add_data_and_backbone(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments `dataset`, `--revision` and `--backbone`."""
+    add_data(parser)
+    parser.add_argument(
+        "--backbone",
+        type=Path,
+        required=True,
+        help="model folder that has not seen these images (`python -m runs.imagenet_lite 0 OUT` makes one)",
+    )
+
+
+def read_features(arguments: argparse.Namespace) -> tuple[Crops, np.ndarray]:
+    """Crops of train and validation, and their features [N, D] by the frozen backbone."""
+    crops = read_crops(arguments.dataset, "train", "validation", revision=arguments.revision)
+    return crops, extract(load_backbone(arguments.backbone), crops, total=len(crops))
 
 
 def load_backbone(folder: Path) -> torch.nn.Module:
@@ -39,28 +57,22 @@ def load_backbone(folder: Path) -> torch.nn.Module:
         raise RepoError(f"{folder / 'config.json'}: timm has no architecture {architecture!r}")
     try:
         weights = load_file(folder / "model.safetensors")
-        weights = {key: value.float() for key, value in weights.items()}
         model = timm.create_model(architecture, num_classes=0)
-        body = model.state_dict()
-        model.load_state_dict({key: weights[key] for key in body})
+        model.load_state_dict({key: weights[key].float() for key in model.state_dict()})
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise RepoError(f"{folder}/model.safetensors does not fit {architecture}: {reason}") from None
     if not hasattr(model, "forward_intermediates"):
-        raise RepoError(f"{architecture} does not give out its intermediate features")
+        raise RepoError(f"{architecture} has no intermediate features in timm")
     return model.eval()
-
-
-def _centre_weights(height: int, width: int) -> torch.Tensor:
-    """Weights [H, W] that sum to 1 and fall off from the middle."""
-    rows, columns = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
-    weights = torch.exp(-(rows**2 + columns**2) / REACH**2)
-    return weights / weights.sum()
 
 
 def pool(features: torch.Tensor) -> torch.Tensor:
     """[N, C, H, W] to [N, 3 C]: mean and spread weighted to the middle, and the plain mean."""
-    weights = _centre_weights(*features.shape[-2:])
+    height, width = features.shape[-2:]
+    rows, columns = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
+    weights = torch.exp(-(rows**2 + columns**2) / REACH**2)
+    weights = weights / weights.sum()
     middle = (features * weights).sum(dim=(2, 3))
     spread = ((features - middle[..., None, None]) ** 2 * weights).sum(dim=(2, 3)).sqrt()
     return torch.cat([middle, spread, features.mean(dim=(2, 3))], dim=1)
@@ -72,11 +84,8 @@ def extract(
     """Features, float32 [N, D], of uint8 RGB crops [H, W, 3]: the deepest stages of the backbone, pooled."""
     mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
     pooled = []
-    with (
-        torch.inference_mode(),
-        tqdm(total=total, desc="features", unit="crop", disable=None) as progress,
-    ):
-        for batch in batched_list(images, 32):
+    with torch.inference_mode(), tqdm(total=total, desc="features", disable=None) as progress:
+        for batch in batched(images):
             pixels = [torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() for image in batch]
             pixels = [F.interpolate(p, (size, size), mode="bicubic", antialias=True) for p in pixels]
             inputs = (torch.cat(pixels).clamp(0, 255) / 255 - mean) / std
@@ -86,35 +95,17 @@ def extract(
     return torch.cat(pooled).numpy()
 
 
-def small_model(strength: float = STRENGTH) -> Pipeline:
-    """Standardised features, then multinomial logistic regression."""
-    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
-
-
 def out_of_fold(
-    features: np.ndarray,
-    labels: np.ndarray,
-    folds: Iterable[tuple[np.ndarray, np.ndarray]],
-    classes: int,
-    strength: float = STRENGTH,
+    features: np.ndarray, labels: np.ndarray, folds: Iterable[tuple[np.ndarray, np.ndarray]], classes: int
 ) -> np.ndarray:
-    """Probabilities [N, C] of every image from a small model that did not train on its fold.
+    """Probabilities [N, C] of every image from a multinomial logistic regression that did not see its fold.
 
     folds: pairs of index arrays (train, held out) that hold every image out once. A class that is missing from a fold's
     training images gets probability 0 there.
     """
     probabilities = np.zeros((len(labels), classes))
     for train, held in folds:
-        model = small_model(strength).fit(features[train], labels[train])
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=300))
+        model.fit(features[train], labels[train])
         probabilities[np.ix_(held, model.classes_)] = model.predict_proba(features[held])
     return probabilities
-
-
-def balanced_accuracies(
-    predicted: np.ndarray, labels: np.ndarray, folds: Sequence[np.ndarray]
-) -> list[float]:
-    """Balanced accuracy on each held-out fold, over the classes that it has."""
-    return [
-        float(np.mean([(predicted[f][labels[f] == c] == c).mean() for c in np.unique(labels[f])]))
-        for f in folds
-    ]

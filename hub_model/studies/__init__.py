@@ -1,0 +1,54 @@
+"""What is measured of a model beyond its metrics: one module a study, with its command, its figure and its section of the card.
+
+A study of images writes `measurements/KEY.json` beside the weights; `build` takes it into `metrics.json` under the same KEY,
+draws `figures/KEY.png` and adds its section to the card.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from hub_model.studies import calibration, input_size, label_issues, new_slide, ood, prevalence, robustness
+
+COMMANDS = (calibration, ood, robustness, input_size, new_slide, prevalence, label_issues)
+STUDIES = {study.KEY: study for study in (ood, robustness, input_size, new_slide, prevalence)}
+SECTIONS = {key: study.section for key, study in STUDIES.items()}
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10, "axes.axisbelow": True}
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add every study's command; a parsed namespace has `run(arguments)`, which returns the exit status."""
+    for study in COMMANDS:
+        study.add_command(commands)
+
+
+def chapters(metrics: dict) -> str:
+    """The card's chapters Calibration and Robustness; a chapter of which nothing was measured is left out."""
+    sections = {key: section(metrics[key]) for key, section in SECTIONS.items() if metrics.get(key)}
+    first = [calibration.section(metrics), sections.pop(prevalence.KEY, "")]
+    texts = {"Calibration": first, "Robustness": list(sections.values())}
+    return "\n\n".join(
+        f"## {title}\n\n" + "\n\n".join(filter(None, parts)) for title, parts in texts.items() if any(parts)
+    )
+
+
+def draw_figures(metrics: dict, folder: Path) -> list[Path]:
+    """Write every figure whose numbers are in `metrics` into `folder`; return the files."""
+    drawn = calibration.figures(metrics) | {
+        key: (study.draw, metrics[key], study.FIGURE_SIZE)
+        for key, study in STUDIES.items()
+        if metrics.get(key) and hasattr(study, "draw")
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    with matplotlib.rc_context(STYLE):
+        for name, (draw, found, size) in drawn.items():
+            figure = Figure(figsize=size, layout="constrained")
+            draw(figure.subplots(), found)
+            written.append(folder / f"{name}.png")
+            figure.savefig(written[-1], dpi=110, metadata={"Software": None})
+    return written

@@ -1,0 +1,215 @@
+"""When to answer "not a cell I know": the out-of-distribution (OOD) rule, fitted and measured.
+
+`train` gives class means and covariance, `validation` the threshold, above which a true cell lies with a chance of
+`FALSE_POSITIVE_RATE`; `test` and the inputs of `ood_inputs` measure it. Out: `out_of_distribution` of `calibration.json`,
+its arrays in `out_of_distribution.safetensors`, and `out_of_distribution` of `metrics.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from safetensors.numpy import save_file
+from sklearn.metrics import roc_auc_score
+
+from dataset_script.arguments import whole_number
+from hub_model.contract import CALIBRATION, OOD_ARRAYS, weights_digest
+from hub_model.evaluation import SEED, bootstrap
+from hub_model.figures import BLUE, ORANGE
+from hub_model.inference.calibration import conformal_threshold
+from hub_model.inference.errors import RepoError
+from hub_model.inference.model_repo import read_json
+from hub_model.inference.ood import OodRule
+from hub_model.studies.calibration import markdown_table, span, write_json
+from hub_model.studies.crops import (
+    add_model_and_data,
+    altered,
+    check_classes,
+    open_classifier,
+    read_crops,
+    write_measurement,
+)
+from hub_model.studies.ood_inputs import MAKERS, background_patches, make_inputs
+from hub_model.studies.perturbations import other_laboratory
+
+KEY, FIGURE_SIZE = "out_of_distribution", (6, 4)
+FALSE_POSITIVE_RATE = 0.02  # share of true cells that may be rejected
+INPUTS = 100  # of each kind
+DIRECTIONS = 128  # of the features' covariance that are kept one by one
+RESAMPLES = 200
+PATCHES, OTHER_LABORATORY = "background patches", "cells of another laboratory (simulated)"
+
+
+def add_command(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("ood", help="fit and measure the out-of-distribution rule")
+    add_model_and_data(command)
+    command.add_argument(
+        "--each", type=whole_number(1), default=INPUTS, help=f"OOD inputs of each kind (default: {INPUTS})"
+    )
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Fit, write and measure the rule; print AUROC and detection rate by kind."""
+    folder = arguments.folder
+    if not (folder / CALIBRATION).is_file():
+        raise RepoError(f"{folder} has no {CALIBRATION}: run `python -m hub_model calibrate` first")
+    classifier = open_classifier(folder)
+    train, validation, test = (
+        read_crops(arguments.dataset, split, revision=arguments.revision)
+        for split in ("train", "validation", "test")
+    )
+    check_classes(classifier, validation)
+    rule = fit_rule(classifier.predict(train).features, train.labels)
+    rule = set_threshold(rule, classifier.predict(validation).features)
+    write_rule(folder, rule)
+    features = {kind: classifier.predict(make_inputs(kind, arguments.each)).features for kind in MAKERS}
+    if patches := background_patches(test, arguments.each):
+        features[PATCHES] = classifier.predict(patches).features
+    features[OTHER_LABORATORY] = classifier.predict(
+        altered(test.sample(arguments.each), other_laboratory)
+    ).features
+    scores = {kind: rule.score(values) for kind, values in features.items()}
+    result = report(rule.score(classifier.predict(test).features), scores, rule.threshold)
+    print(f"{result['false_positive_rate']:.1%} of {result['cells']} test cells rejected\n{_table(result)}")
+    print(f"wrote {write_measurement(folder, KEY, result)}")
+    return 0
+
+
+def fit_rule(features: np.ndarray, labels: np.ndarray, directions: int = DIRECTIONS) -> OodRule:
+    """The rule from training features [N, D] and labels [N], its threshold still infinite (see `set_threshold`)."""
+    features = features.astype(np.float64)
+    present = np.unique(labels)
+    means = np.stack([features[labels == c].mean(axis=0) for c in present])
+    centred = features - means[np.searchsorted(present, labels)]
+    freedom = max(len(features) - len(present), 1)
+    _, singular, rows = np.linalg.svd(centred / math.sqrt(freedom), full_matrices=False)
+    kept = min(directions, len(singular) - 1)
+    residual = float((singular[kept:] ** 2).sum() / max(features.shape[1] - kept, 1))
+    residual = max(residual, 1e-12)
+    arrays = (means, np.ascontiguousarray(rows[:kept].T), np.maximum(singular[:kept] ** 2, residual))
+    arrays = [array.astype(np.float32).astype(np.float64) for array in arrays]  # as they are stored
+    return OodRule(*arrays, residual, math.inf)
+
+
+def set_threshold(rule: OodRule, held_out: np.ndarray, rate: float = FALSE_POSITIVE_RATE) -> OodRule:
+    """The rule with the threshold that a new cell exceeds with a chance of at most `rate`: a conformal quantile.
+
+    held_out: features [N, D] of cells that the rule was not fitted to. Raises RepoError when they are too few.
+    """
+    threshold = conformal_threshold(rule.score(held_out), 1 - rate)
+    if threshold == math.inf:
+        raise RepoError(f"{len(held_out)} validation images are too few for a false positive rate of {rate}")
+    return replace(rule, threshold=threshold)
+
+
+def write_rule(folder: Path, rule: OodRule) -> None:
+    """Set `out_of_distribution` of `folder/calibration.json` and write its arrays beside it, arrays first."""
+    calibration = read_json(folder / CALIBRATION)
+    calibration["out_of_distribution"] = {
+        "score": "mahalanobis",
+        "residual_variance": rule.residual_variance,
+        "threshold": rule.threshold,
+        "fitted_on": "validation",
+        "weights_sha256": weights_digest(folder),
+        "arrays_fitted_on": "train",
+    }
+    path = folder / OOD_ARRAYS
+    names = ("class_means", "directions", "variances")
+    unfinished = path.with_suffix(".unfinished")
+    save_file({name: np.ascontiguousarray(getattr(rule, name), np.float32) for name in names}, unfinished)
+    unfinished.replace(path)
+    write_json(folder / CALIBRATION, calibration)
+
+
+def auroc(cells: np.ndarray, inputs: np.ndarray) -> float:
+    """Chance that an OOD input scores above a cell, ties halved."""
+    truth = np.r_[np.zeros(len(cells)), np.ones(len(inputs))]
+    return float(roc_auc_score(truth, np.r_[cells, inputs]))
+
+
+def report(cells: np.ndarray, inputs: Mapping[str, np.ndarray], threshold: float) -> dict:
+    """AUROC and detection rate of each kind of input, with 95 % bootstrap intervals, and the false positive rate on cells.
+
+    cells: scores [N] of test cells; inputs: scores of OOD inputs by kind.
+    """
+    kinds = {}
+    for kind, scores in inputs.items():
+        rejected = (scores > threshold).astype(float)
+
+        def resampled(i: np.ndarray, s: np.ndarray = scores, r: np.ndarray = rejected) -> np.ndarray:
+            chosen = np.random.default_rng(i[:4]).integers(0, len(s), len(s))
+            return np.array([auroc(cells[i], s[chosen]), r[chosen].mean()])
+
+        spans = bootstrap(resampled, len(cells), RESAMPLES, SEED).T.tolist()
+        kinds[kind] = {
+            "inputs": len(scores),
+            "auroc": auroc(cells, scores),
+            "detection_rate": float(rejected.mean()),
+            "intervals": {"auroc": spans[0], "detection_rate": spans[1]},
+        }
+    return {
+        "score": "mahalanobis",
+        "threshold": threshold,
+        "cells": len(cells),
+        "false_positive_rate": float((cells > threshold).mean()),
+        "kinds": kinds,
+        "histogram": histogram(cells, inputs),
+    }
+
+
+def histogram(cells: np.ndarray, inputs: Mapping[str, np.ndarray], bins: int = 40) -> dict:
+    """Counts of cells and of each kind of OOD input in common bins of score: {edges, cells, ood}.
+
+    The bins span the scores of cells and the middle 98 % of the inputs'; what lies beyond is in the end bins.
+    """
+    low, high = np.quantile(np.concatenate(list(inputs.values())), [0.01, 0.99])
+    edges = np.linspace(min(low, cells.min()), max(high, cells.max()), bins + 1)
+    return {
+        "edges": edges.tolist(),
+        "cells": np.histogram(cells, edges)[0].tolist(),
+        "ood": {k: np.histogram(s.clip(edges[0], edges[-1]), edges)[0].tolist() for k, s in inputs.items()},
+    }
+
+
+def _table(found: dict) -> str:
+    rows = [
+        [kind, f"{of['auroc']:.3f}{span(of['intervals']['auroc'])}", f"{of['detection_rate']:.1%}"]
+        for kind, of in found["kinds"].items()
+    ]
+    return markdown_table(["input", "AUROC", "detection rate"], rows)
+
+
+def section(found: dict) -> str:
+    """The card's text on the result."""
+    return f"""### Out-of-distribution inputs
+
+`calibration.json` has a score ({found["score"]}) and a threshold, fitted on validation, above which an input
+is answered with "not a cell I know". The false positive rate on {found["cells"]:,} test cells is
+{found["false_positive_rate"]:.1%}. OOD inputs, none of them used to fit the score:
+
+{_table(found)}
+
+![scores](figures/out_of_distribution.png)"""
+
+
+def draw(axes: Axes, found: dict) -> None:
+    """Scores of test cells and of OOD inputs, as shares of each, and the threshold between them."""
+    bins = found["histogram"]
+    ood = [
+        sum(counts)
+        for counts in zip(*(c for k, c in bins["ood"].items() if k != OTHER_LABORATORY), strict=True)
+    ]
+    for counts, colour, label in ((bins["cells"], BLUE, "test cells"), (ood, ORANGE, "OOD inputs")):
+        shares = [count / max(sum(counts), 1) for count in counts]
+        axes.stairs(shares, bins["edges"], fill=True, color=colour, alpha=0.6, label=label)
+    axes.axvline(found["threshold"], color="black", linestyle="--", linewidth=1, label="threshold")
+    axes.set(xlabel=f"OOD score ({found['score']})", ylabel="share")
+    axes.set_title(f"False positive rate {found['false_positive_rate']:.1%}")
+    axes.legend(frameon=False)

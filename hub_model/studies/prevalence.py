@@ -1,0 +1,196 @@
+"""Differential counts at the prevalence of a sample, and how far off they are on simulated samples.
+
+The counting itself is `hub_model.inference.counts`, the same for the Space. In: what `python -m hub_model score` wrote about the
+cells of one sample (or any Parquet file with a `logits` column), and the model's folder for its calibration. Out: CSV.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hub_model.contract import read_logits
+from hub_model.evaluation import SEED
+from hub_model.inference.calibration import Calibration
+from hub_model.inference.counts import em_prevalence, reweight
+from hub_model.inference.errors import RepoError, first_line
+from hub_model.studies.calibration import by_name, markdown_table, read_label_names
+from hub_model.studies.crops import write_measurement
+
+KEY = "prevalence"
+# Cells of each class in the whole archive (171,373 of 945 patients, 21 classes; Matek et al. 2021): the mixture of
+# these seven that a laboratory sees.
+ARCHIVE_COUNTS = {
+    "BLA": 11973,
+    "EOS": 5883,
+    "LYT": 26242,
+    "MON": 4040,
+    "NGS": 29424,
+    "NIF": 3538,
+    "PMO": 11994,
+}
+
+
+def add_command(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "prevalence", help="differential count of one sample, corrected for its prevalence"
+    )
+    command.add_argument("folder", type=Path, help="run folder or model repo folder")
+    command.add_argument(
+        "predictions",
+        type=Path,
+        nargs="?",
+        help="Parquet, a row a cell: what `python -m hub_model score` wrote, or a column `logits`",
+    )
+    command.add_argument(
+        "--prevalence",
+        help="the sample's prevalence where it is known, BLA=0.12,EOS=0.06,… (default: estimated by EM; for --simulate that "
+        "of the full archive)",
+    )
+    command.add_argument(
+        "--simulate", action="store_true", help="measure the error on samples drawn from test logits"
+    )
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the differential count as CSV, or measure its error on simulated samples."""
+    folder, names = arguments.folder, read_label_names(arguments.folder)
+    known = parse_prevalence(arguments.prevalence, names) if arguments.prevalence else None
+    if arguments.simulate:
+        result = simulate_samples(folder, prevalence_of(ARCHIVE_COUNTS, names) if known is None else known)
+        print(_table(result))
+        print(f"wrote {write_measurement(folder, KEY, result)}")
+        return 0
+    if arguments.predictions is None:
+        raise RepoError(
+            "name the predictions of a sample (what `python -m hub_model score` wrote), or --simulate"
+        )
+    calibration = Calibration.from_folder(folder, names)
+    counts = calibration.count(*read_cells(arguments.predictions, calibration), known)
+    if not counts:
+        raise RepoError(f"{arguments.predictions} holds no cell that can be counted")
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(
+        ("label", "cells", "share", "low", "high", "corrected", "corrected_low", "corrected_high")
+    )
+    for count in counts:
+        shares = (count.share, *count.share_interval, count.corrected, *count.corrected_interval)
+        writer.writerow([count.label, count.cells, *(f"{share:.4f}" for share in shares)])
+    return 0
+
+
+def read_cells(path: Path, calibration: Calibration) -> tuple[np.ndarray, np.ndarray | None]:
+    """Calibrated probabilities [N, C] and OOD scores [N] (None without) of the cells in `path`.
+
+    Rows without a prediction, images that could not be read, are left out. Raises RepoError for what is no probability.
+    """
+    names = calibration.label_names
+    scored, ood_score = [f"probability_{name}" for name in names], None
+    try:
+        found = set(pq.read_schema(path).names)
+        if set(scored) <= found:
+            more = ["ood_score"] if "ood_score" in found and calibration.ood else []
+            table = pq.read_table(path, columns=[*scored, *more]).drop_null()
+            cells = np.stack([table[name].to_numpy().astype(np.float64) for name in scored], axis=1)
+            ood_score = table["ood_score"].to_numpy() if more else None
+        else:
+            logits = pq.read_table(path, columns=["logits"])["logits"].to_pylist()
+            logits = np.array(logits, np.float64).reshape(len(logits), len(names))
+            cells = calibration.probabilities(np.where(np.isfinite(logits), logits, np.nan))
+    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
+        raise RepoError(
+            f"{path} has neither the columns {scored[0]}, … nor a column of {len(names)} logits a cell: {first_line(error)}"
+        ) from None
+    valid = (cells >= 0).all(axis=1) & (np.abs(cells.sum(axis=1) - 1) < 1e-3)
+    if not valid.all():
+        raise RepoError(f"{path}: cell {valid.argmin() + 1} has no probabilities that sum to 1")
+    return cells, ood_score
+
+
+def parse_prevalence(text: str, label_names: Sequence[str]) -> np.ndarray:
+    """`BLA=0.02,LYT=0.3,…` as shares [C] that sum to 1; every class must be named and positive.
+
+    Raises RepoError naming what is missing, unknown, given twice or not a positive number.
+    """
+    given: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = part.strip().partition("=")
+        if name in given:
+            raise RepoError(f"the prevalence of {name} is given twice")
+        try:
+            given[name] = float(value)
+        except ValueError:
+            raise RepoError(f"{part.strip()!r} is not of the form CLASS=SHARE") from None
+    return prevalence_of(given, label_names)
+
+
+def prevalence_of(counts: Mapping[str, float], label_names: Sequence[str]) -> np.ndarray:
+    """Counts or shares by class name as shares [C] that sum to 1. Raises RepoError as `parse_prevalence`."""
+    if missing := [name for name in label_names if name not in counts]:
+        raise RepoError(f"the prevalence of {', '.join(missing)} is missing")
+    if unknown := [name for name in counts if name not in label_names]:
+        raise RepoError(f"unknown classes in the prevalence: {', '.join(unknown)}")
+    given = [float(counts[name]) for name in label_names]
+    if min(given) > 0 and (shares := np.array(given) / sum(given)).min() > 0:  # an infinite sum leaves 0
+        return shares
+    raise RepoError("every class needs a finite prevalence above 0")
+
+
+def simulate_samples(
+    folder: Path, prevalence: np.ndarray, cells: int = 500, samples: int = 100, seed: int = SEED
+) -> dict:
+    """How far off the count is on samples drawn from the `test` logits at a given prevalence.
+
+    Returns {cells, samples, prevalence, mean_absolute_error: {method: …}}: the error of a share, averaged over classes and
+    samples, of the plain count, of EM and of EM's floor, the posteriors under the true (`known`) prevalence.
+    """
+    names = read_label_names(folder)
+    calibration = Calibration.from_folder(folder, names)
+    logits = read_logits(folder / "logits_test.parquet", len(names))
+    members = [np.flatnonzero(logits.labels == c) for c in range(len(names))]
+    if empty := [n for n, m in zip(names, members, strict=True) if not len(m)]:
+        raise RepoError(f"no test images of {', '.join(empty)} to draw samples from")
+    probabilities, rng = calibration.probabilities(logits.values), np.random.default_rng(seed)
+    prior = np.full(len(names), 1 / len(names)) if calibration.prior is None else calibration.prior
+    errors: dict[str, list[float]] = {"plain": [], "known": [], "em": []}
+    for _ in range(samples):
+        drawn = rng.choice(len(names), cells, p=prevalence)
+        sample = probabilities[[rng.choice(members[c]) for c in drawn]]
+        truth = np.bincount(drawn, minlength=len(names)) / cells
+        estimates = {
+            "plain": np.bincount(sample.argmax(axis=1), minlength=len(names)) / cells,
+            "known": reweight(sample, prior, prevalence).mean(axis=0),
+            "em": em_prevalence(sample, prior),
+        }
+        for method, shares in estimates.items():
+            errors[method].append(np.abs(shares - truth).mean())
+    return {
+        "cells": cells,
+        "samples": samples,
+        "prevalence": by_name(names, prevalence),
+        "mean_absolute_error": {method: float(np.mean(error)) for method, error in errors.items()},
+    }
+
+
+def _table(found: dict) -> str:
+    errors = found["mean_absolute_error"]
+    return markdown_table(["method", "mean error of a share"], [[k, f"{e:.4f}"] for k, e in errors.items()])
+
+
+def section(found: dict) -> str:
+    """The card's text on the result."""
+    return f"""### Differential counts
+
+Mean absolute error of a class's share in {found["samples"]} simulated samples of {found["cells"]} test cells at the prevalence
+of the full archive: predicted classes counted (`plain`), corrected for a prevalence that is `known`, and for one that is
+estimated (`em`, the default of the Space and of `python -m hub_model prevalence`).
+
+{_table(found)}"""

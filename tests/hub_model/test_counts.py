@@ -1,0 +1,202 @@
+"""Differential counts: the true mixture of simulated samples comes back, the same on the command line as in the Space."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hub_model.__main__ import main
+from hub_model.inference.calibration import Calibration, softmax
+from hub_model.inference.counts import differential_count, em_prevalence, reweight, wilson_interval
+from hub_model.inference.errors import RepoError
+from hub_model.inference.ood import OodRule
+from hub_model.studies.ood import write_rule
+from hub_model.studies.prevalence import parse_prevalence, simulate_samples
+
+NAMES = ("BLA", "EOS", "LYT", "MON")
+RARE = np.array([0.02, 0.08, 0.6, 0.3])
+FLAT = np.full(4, 0.25)
+
+
+def cells(prevalence: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Posteriors under a flat prior, exact by construction (Gaussian classes of unit spread), and true classes."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(4, n, p=prevalence)
+    points = 1.7 * np.eye(4)[labels] + rng.standard_normal((n, 4))
+    return softmax(1.7 * points), labels
+
+
+def shares_of(labels: np.ndarray) -> np.ndarray:
+    return np.bincount(labels, minlength=4) / len(labels)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model folder with a temperature, a prior, and an OOD rule that rejects scores above 10."""
+    (tmp_path / "config.json").write_text(json.dumps({"label_names": NAMES}))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    prior = {"shares": dict(zip(NAMES, [0.4, 0.3, 0.2, 0.1], strict=True))}
+    (tmp_path / "calibration.json").write_text(json.dumps({"temperature": {"value": 0.5}, "prior": prior}))
+    write_rule(tmp_path, OodRule(np.zeros((4, 2)), np.eye(2)[:, :1], np.ones(1), 1.0, 10.0))
+    return tmp_path
+
+
+def write_scored(path: Path, probabilities: np.ndarray, ood_score: np.ndarray | None = None) -> None:
+    """What bulk scoring writes, and one row for an image that could not be read."""
+    columns = {f"probability_{n}": [*probabilities[:, i].tolist(), None] for i, n in enumerate(NAMES)}
+    if ood_score is not None:
+        columns["ood_score"] = [*ood_score.tolist(), None]
+    pq.write_table(pa.table(columns), path)
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "interval"),
+    [(0, 10, (0.0, 0.2775)), (5, 10, (0.2366, 0.7634)), (10, 10, (0.7225, 1.0)), (0, 0, (0.0, 1.0))],
+)
+def test_wilsons_interval_agrees_with_the_published_table(successes, trials, interval):
+    assert wilson_interval(successes, trials) == pytest.approx(interval, abs=1e-4)
+
+
+def test_reweighting_is_bayes_rule():
+    probabilities, _ = cells(FLAT, 50, 0)
+    np.testing.assert_allclose(reweight(probabilities, FLAT, FLAT), probabilities)
+    moved = reweight(np.array([[0.8, 0.2]]), np.array([0.5, 0.5]), np.array([0.1, 0.9]))
+    np.testing.assert_allclose(moved, [[0.08 / 0.26, 0.18 / 0.26]])
+
+
+def test_em_finds_the_mixture_that_plain_counting_misses():
+    probabilities, labels = cells(RARE, 20_000, 1)
+    plain = shares_of(probabilities.argmax(axis=1))
+    assert np.abs(plain - shares_of(labels)).max() > 0.05
+    assert np.abs(em_prevalence(probabilities, FLAT) - shares_of(labels)).max() < 0.015
+
+
+def test_a_training_prior_that_is_not_flat_is_taken_into_account():
+    probabilities, labels = cells(RARE, 5000, 3)
+    trained_on = np.array([4, 3, 2, 1])
+    skewed = reweight(probabilities, FLAT, trained_on / 10)
+    counts = differential_count(NAMES, skewed, trained_on, resamples=2)
+    assert np.abs([c.corrected for c in counts] - shares_of(labels)).max() < 0.02
+
+
+@pytest.mark.parametrize("known", [None, RARE])
+def test_intervals_hold_the_truth_about_as_often_as_they_say(known):
+    held = []
+    for seed in range(25):
+        probabilities, _ = cells(RARE, 400, seed)
+        for count, share in zip(differential_count(NAMES, probabilities, None, known), RARE, strict=True):
+            held.append(count.corrected_interval[0] <= share <= count.corrected_interval[1])
+    assert np.mean(held) > 0.85
+
+
+def test_shares_add_up_and_no_cells_give_no_count():
+    counts = differential_count(NAMES, cells(RARE, 50, 2)[0], prior=np.array([5, 3, 2, 1]))
+    assert [count.label for count in counts] == list(NAMES)
+    assert sum(c.cells for c in counts) == 50
+    assert sum(c.share for c in counts) == pytest.approx(1)
+    assert sum(c.corrected for c in counts) == pytest.approx(1, abs=1e-4)
+    assert all(c.corrected_interval[0] <= c.corrected <= c.corrected_interval[1] for c in counts)
+    assert differential_count(NAMES, np.zeros((0, 4))) == []
+
+
+def test_the_command_line_counts_the_same_cells_as_the_space(folder, capsys):
+    """Both start from the prior of `calibration.json` and leave OOD cells out; a flat prior or all cells give other shares."""
+    probabilities, _ = cells(RARE, 200, 5)
+    ood_score = np.where(np.arange(200) % 4 == 0, 11.0, 9.0)
+    write_scored(folder / "scored.parquet", probabilities, ood_score)
+    assert main(["prevalence", str(folder), str(folder / "scored.parquet")]) == 0
+    printed = [line.split(",") for line in capsys.readouterr().out.splitlines()[1:]]
+    counts = Calibration.from_folder(folder, NAMES).count(probabilities, ood_score)  # what the Space calls
+    assert [(row[0], int(row[1]), float(row[5])) for row in printed] == [
+        (c.label, c.cells, pytest.approx(c.corrected, abs=1e-4)) for c in counts
+    ]
+    assert sum(c.cells for c in counts) == 150
+    flat_and_all = differential_count(NAMES, probabilities)
+    assert max(abs(a.corrected - b.corrected) for a, b in zip(counts, flat_and_all, strict=True)) > 0.01
+
+
+def test_scored_cells_and_their_logits_make_the_same_count(folder, capsys):
+    probabilities = cells(RARE, 100, 0)[0]
+    logits = pa.array((np.log(probabilities) * 0.5).tolist(), pa.list_(pa.float64()))
+    pq.write_table(pa.table({"logits": logits}), folder / "logits.parquet")
+    write_scored(folder / "scored.parquet", probabilities)
+    counts = []
+    for name in ("logits", "scored"):
+        assert main(["prevalence", str(folder), str(folder / f"{name}.parquet")]) == 0
+        counts.append(capsys.readouterr().out)
+    assert counts[0] == counts[1] and counts[0].startswith("label,cells,share,low,high,corrected")
+    known = "BLA=0.02,EOS=0.08,LYT=0.6,MON=0.3"
+    assert main(["prevalence", str(folder), str(folder / "scored.parquet"), "--prevalence", known]) == 0
+    assert capsys.readouterr().out != counts[0]
+
+
+def test_corrected_counts_are_nearer_on_samples_drawn_from_test_logits(folder):
+    (folder / "calibration.json").write_text(json.dumps({"temperature": {"value": 1.0}}))
+    probabilities, labels = cells(FLAT, 800, 1)
+    columns = {"file_name": [str(i) for i in range(800)], "label": labels}
+    logits = pa.array(np.log(probabilities).tolist(), pa.list_(pa.float32()))
+    pq.write_table(pa.table({**columns, "logits": logits}), folder / "logits_test.parquet")
+    error = simulate_samples(folder, RARE, samples=20)["mean_absolute_error"]
+    assert error["known"] < error["em"] < 0.6 * error["plain"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("BLA=0.1,EOS=0.2,LYT=0.3", "MON is missing"),
+        ("BLA=0.1,EOS=0.2,LYT=0.3,MON=0.4,XYZ=1", "unknown classes in the prevalence: XYZ"),
+        ("BLA=0.1,EOS=0.2,LYT=0.3,MON=0", "above 0"),
+        ("BLA=much,EOS=1,LYT=1,MON=1", "not of the form"),
+        ("BLA=1,BLA=2,EOS=1,LYT=1,MON=1", "BLA is given twice"),
+        ("BLA=1e308,EOS=1e308,LYT=1e308,MON=1e308", "finite"),
+        ("BLA=1,EOS=1,LYT=1,MON=nan", "finite"),
+    ],
+)
+def test_a_wrong_prevalence_is_said_in_one_sentence(text, message):
+    with pytest.raises(RepoError, match=message):
+        parse_prevalence(text, NAMES)
+
+
+@pytest.mark.parametrize("row", [[np.nan] * 4, [0.0] * 4, [1.5, -0.5, 0.0, 0.0], [0.9, 0.9, 0.9, 0.9]])
+def test_what_is_no_probability_is_not_counted(folder, capsys, row):
+    write_scored(folder / "scored.parquet", np.array([[0.25] * 4, row]))
+    assert main(["prevalence", str(folder), str(folder / "scored.parquet")]) == 1
+    said = capsys.readouterr()
+    assert "cell 2 has no probabilities" in said.err and not said.out
+
+
+@pytest.mark.parametrize("logit", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_not_counted(folder, capsys, logit):
+    pq.write_table(pa.table({"logits": [[1.0, 2.0, 3.0, logit]]}), folder / "logits.parquet")
+    assert main(["prevalence", str(folder), str(folder / "logits.parquet")]) == 1
+    assert "cell 1 has no probabilities" in capsys.readouterr().err
+
+
+def test_what_cannot_be_counted_is_said_in_one_sentence(folder, capsys):
+    pq.write_table(pa.table({"other": [1.0]}), folder / "other.parquet")
+    write_scored(folder / "unread.parquet", np.zeros((0, 4)))
+    for more, sentence in (
+        ([], "name the predictions"),
+        ([str(folder / "other.parquet")], "neither the columns probability_BLA"),
+        ([str(folder / "unread.parquet")], "holds no cell"),
+    ):
+        assert main(["prevalence", str(folder), *more]) == 1
+        error = capsys.readouterr().err
+        assert sentence in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [[], {"temperature": None}, *({"temperature": {"value": value}} for value in (0, -1, "x", None, [], float("nan")))],
+)  # fmt: skip
+def test_a_temperature_that_is_none_is_said_in_one_sentence(folder, capsys, calibration):
+    (folder / "calibration.json").write_text(json.dumps(calibration))
+    assert main(["prevalence", str(folder), "--simulate", "--prevalence", "BLA=1,EOS=1,LYT=1,MON=1"]) == 1
+    error = capsys.readouterr().err
+    assert "calibration.json" in error and error.count("\n") == 1
+    assert not (folder / "measurements").exists()
