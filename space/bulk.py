@@ -40,7 +40,7 @@ class BulkAnswer:
         return sum(v.kind == "between" for v in self.predictions.verdicts) if self.predictions else 0
 
     def doubtful_first(self) -> list[int]:
-        """Row numbers: strangers, then open questions, then the sure; the least confident first in each."""
+        """Row numbers: OOD images, then open questions, then the sure; the least confident first in each."""
         if self.predictions is None:
             return []
         confidences = self.predictions.confidences

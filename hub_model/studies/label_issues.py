@@ -46,8 +46,8 @@ class LabelIssue:
 
 def add_command(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("label-issues", help="find likely label errors")
-    command.add_argument("out", type=Path, help=f"folder that takes {FILE} (a dataset repo folder)")
     add_data_and_backbone(command)
+    command.add_argument("out", type=Path, help=f"folder that takes {FILE} (a dataset repo folder)")
     command.add_argument(
         "--contact_sheet",
         type=Path,
