@@ -10,8 +10,9 @@ from hub_model import score
 from hub_model.build import build
 from hub_model.check import check
 from hub_model.inference.errors import RepoError
-from hub_model.push import push, verify
+from hub_model.push import push
 from hub_model.studies import add_commands
+from hub_model.verify import verify
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -29,7 +30,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     pushed = commands.add_parser("push", help="publish a model repo folder, in one commit")
     pushed.add_argument("folder", type=Path)
     pushed.add_argument("repo", metavar="OWNER/NAME")
-    pushed.add_argument("--private", action="store_true")
+    pushed.add_argument("--private", action="store_true", help="create it private (default: public)")
+    pushed.add_argument("--dataset", metavar="OWNER/NAME", help="dataset repo that the card links and takes example "
+                        "images from (default: the one trained on, where it is on a Hub)")  # fmt: skip
+    pushed.add_argument("--space", metavar="OWNER/NAME", help="Space that the card links (default: none)")
     pushed.set_defaults(run=run_push)
     verified = commands.add_parser("verify", help="load a repo back in a fresh process, and compare")
     verified.add_argument("repo", metavar="OWNER/NAME")
@@ -65,7 +69,9 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 
 def run_push(arguments: argparse.Namespace) -> int:
-    done = push(arguments.folder, arguments.repo, arguments.private)
+    done = push(
+        arguments.folder, arguments.repo, arguments.private, arguments.dataset, arguments.space
+    )
     print(
         f"{done}: {'published in one commit' if done.changed else 'has exactly this already, nothing to do'}"
     )
@@ -75,9 +81,9 @@ def run_push(arguments: argparse.Namespace) -> int:
 def run_verify(arguments: argparse.Namespace) -> int:
     found = verify(arguments.repo, arguments.against)
     print(
-        f"{arguments.repo} loads in timm and transformers with the classes {', '.join(found['timm_names'])}"
+        f"{arguments.repo} loads in timm and transformers with the classes {', '.join(found['label_names'])}; its logits are "
+        f"bit-identical to the folder's, and the {found['snippets']} snippets of its card run"
     )
-    print("logits are bit-identical to the folder's")
     return 0
 
 

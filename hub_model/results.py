@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import reprlib
-from pathlib import Path
+from collections.abc import Sequence
 
+import numpy as np
 import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,24 +26,36 @@ TOLERANCE = 1e-9
 
 def measure_splits(
     logits: dict[str, Logits],
-    label_names: list[str],
+    label_names: Sequence[str],
     calibration: dict | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> dict[str, dict]:
-    """Everything about each split that its logits say, with bootstrap intervals.
+    """Everything that its logits say about each split, with bootstrap intervals.
 
-    calibration: the contents of `calibration.json`; with it come the figures of `calibration_figures`.
+    calibration: the contents of `calibration.json`; with it come the figures of `calibration_figures`. Where the logits
+    name the source of their images, `by_source` has the figures of each.
     """
-    return {
-        split: evaluate_split(table.values, table.labels, label_names, resamples, seed)
-        | (
-            calibration_figures(table.values, table.labels, label_names, calibration, resamples)
-            if calibration
-            else {}
-        )
-        for split, table in logits.items()
-    }
+    splits = {}
+    for split, table in logits.items():
+        found = evaluate_split(table.values, table.labels, label_names, resamples, seed)
+        if calibration:
+            found |= calibration_figures(table.values, table.labels, label_names, calibration, resamples)
+        if table.sources:
+            sources = np.array(table.sources)
+            found["by_source"] = {
+                str(name): figures_of(table, sources == name, label_names, resamples, seed)
+                for name in np.unique(sources)
+            }
+        splits[split] = found
+    return splits
+
+
+def figures_of(table: Logits, rows: np.ndarray, label_names: Sequence[str], resamples: int, seed: int) -> dict:
+    """The headline figures of some rows of a split, with intervals."""
+    found = evaluate_split(table.values[rows], table.labels[rows], label_names, resamples, seed)
+    kept = {key: found[key] for key in ("accuracy", "balanced_accuracy", "macro_f1")}
+    return {"images": int(rows.sum()), **kept, "intervals": {key: found["intervals"][key] for key in kept}}
 
 
 def describe(config: ModelConfig, history: list[dict]) -> dict:
@@ -104,8 +117,3 @@ def differences(found: object, expected: object, where: str = "") -> list[str]:
         if found == expected
         else [f"{where} is {reprlib.repr(found)}, recomputed {reprlib.repr(expected)}"]
     )
-
-
-def weights_megabytes(path: Path) -> float:
-    """Size of a file in 1e6 bytes, one decimal."""
-    return round(path.stat().st_size / 1e6, 1)

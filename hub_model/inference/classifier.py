@@ -70,7 +70,8 @@ class Classifier:
     def __init__(self, repo: ModelRepo, backend: Backend = "auto", threads: int | None = None) -> None:
         self.repo = repo
         self.label_names = repo.label_names
-        self.label_descriptions = repo.config.label_descriptions
+        described = repo.config.label_descriptions
+        self.label_descriptions = {label: described.get(label, label) for label in repo.label_names}
         self.calibration = Calibration.from_repo(repo)
         self.threads = threads or cores()
         self.preprocess = Preprocessing(repo.config.pretrained_cfg, self.threads)

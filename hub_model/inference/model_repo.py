@@ -44,7 +44,7 @@ HUB_ERRORS = (OSError, httpx2.HTTPError, HFValidationError)  # what huggingface_
 class ModelConfig:
     """A checked `config.json`; `raw` is the whole of it.
 
-    `architecture` and `label_names` are empty, and `num_classes` None, where the file does not say.
+    What the file does not say is empty, or None. `label_descriptions` has the labels that the file describes.
     `model_args` has no `num_classes`: timm writes it, and `num_classes` beside it would be passed twice.
     """
 
@@ -167,7 +167,7 @@ def read_config(source: Path | dict[str, Any], name: str) -> ModelConfig:
     return ModelConfig(
         architecture=architecture,
         label_names=labels,
-        label_descriptions={label: str(descriptions.get(label, label)) for label in labels},
+        label_descriptions={label: str(descriptions[label]) for label in labels if label in descriptions},
         num_classes=classes,
         model_args={key: value for key, value in arguments.items() if key != "num_classes"},
         pretrained_cfg={**pretrained_cfg, "input_size": size},
