@@ -69,9 +69,7 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 
 def run_push(arguments: argparse.Namespace) -> int:
-    done = push(
-        arguments.folder, arguments.repo, arguments.private, arguments.dataset, arguments.space
-    )
+    done = push(arguments.folder, arguments.repo, arguments.private, arguments.dataset, arguments.space)
     print(
         f"{done}: {'published in one commit' if done.changed else 'has exactly this already, nothing to do'}"
     )

@@ -238,8 +238,10 @@ def recipe(metrics: dict) -> str:
     data, training, published = metrics["dataset"], metrics["training"], metrics.get("published") or {}
     images = ", ".join(f"{size:,} {split}" for split, size in data["splits"].items())
     on_hub = data["id"] or (published.get("measured_on_dataset") and published["dataset"])
-    source = f"[{on_hub}]({published.get('endpoint', HUB)}/datasets/{on_hub})" if on_hub else "not on the Hub"
-    lines = [f"Data: {source}, revision `{data['revision']}` ({images} images)"]
+    lines = [
+        f"Data: {images} images"
+        + (f" of {links({**published, 'dataset': on_hub}, 'dataset')[0]}" if on_hub else "")
+    ]
     start = training["pretrained"] or training["init_from"]
     lines.append(f"Initialization: {where(start) if start else 'random weights'}")
     if training["teachers"]:
@@ -247,7 +249,9 @@ def recipe(metrics: dict) -> str:
         lines.append(f"Teachers (knowledge distillation): {named}")
     if training["epochs_trained"]:
         best = metrics["model"]["best_epoch"] + 1
-        lines.append(f"{training['epochs_trained']} epochs; the weights are those of epoch {best}, best by validation macro-F1")
+        lines.append(
+            f"{training['epochs_trained']} epochs; the weights are those of epoch {best}, best by validation macro-F1"
+        )
     if training["recipe"].get("reestimate_batch_norm"):
         lines.append(
             "Batch norm statistics were re-estimated at the end on one random view of each training image; the curves show the epochs before"

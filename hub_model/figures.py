@@ -86,5 +86,7 @@ def draw_examples(images: list[ImageLike], labels: list[str], answers: Predictio
         axes.imshow(to_rgb(images[i]))
         axes.set_axis_off()
         colour = GREEN if answers.labels[i] == labels[i] else ORANGE
-        axes.set_title(f"{labels[i]}\n{answers.labels[i]} {answers.confidences[i]:.0%}", color=colour, fontsize=10)
+        axes.set_title(
+            f"{labels[i]}\n{answers.labels[i]} {answers.confidences[i]:.0%}", color=colour, fontsize=10
+        )
     figure.savefig(path, dpi=100, metadata={"Software": None})

@@ -97,7 +97,11 @@ def examples(dataset: str, revision: str, folder: Path) -> dict[str, Any]:
     classifier = Classifier.from_pretrained(folder)
     features = rows.features or {}
     label = features.get("label")
-    if not isinstance(label, ClassLabel) or tuple(label.names) != classifier.label_names or "image" not in features:
+    if (
+        not isinstance(label, ClassLabel)
+        or tuple(label.names) != classifier.label_names
+        or "image" not in features
+    ):
         return {}
     found: dict[int, bytes] = {}
     for row in rows.cast_column("image", Image(decode=False)):
@@ -106,7 +110,9 @@ def examples(dataset: str, revision: str, folder: Path) -> dict[str, Any]:
             break
     images = [found[i] for i in sorted(found)]
     answers = classifier.predict(images)
-    draw_examples(images, [label.names[i] for i in sorted(found)], answers, folder / "figures" / "examples.png")
+    draw_examples(
+        images, [label.names[i] for i in sorted(found)], answers, folder / "figures" / "examples.png"
+    )
     there = HfApi().list_repo_files(dataset, repo_type="dataset", revision=revision)
     base = f"{constants.ENDPOINT}/datasets/{dataset}/resolve/main"
     widget = [

@@ -51,7 +51,9 @@ def measure_splits(
     return splits
 
 
-def figures_of(table: Logits, rows: np.ndarray, label_names: Sequence[str], resamples: int, seed: int) -> dict:
+def figures_of(
+    table: Logits, rows: np.ndarray, label_names: Sequence[str], resamples: int, seed: int
+) -> dict:
     """The headline figures of some rows of a split, with intervals."""
     found = evaluate_split(table.values[rows], table.labels[rows], label_names, resamples, seed)
     kept = {key: found[key] for key in ("accuracy", "balanced_accuracy", "macro_f1")}

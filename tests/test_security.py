@@ -24,7 +24,8 @@ from dataset_script.tables import write_csv
 from hub_model.__main__ import main as hub_model
 from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import open_model_repo
-from hub_model.push import push, verify
+from hub_model.push import push
+from hub_model.verify import verify
 from local_hub import LocalHub
 from local_hub.cards import read_metadata
 from tests.training.small import data_options as options

@@ -256,11 +256,13 @@ def save_model(model: nn.Module, data_config: dict, source: Source, folder: Path
     data = {k: list(v) if isinstance(v, tuple) else v for k, v in data_config.items()}
     kept = ("pool_size", "first_conv", "classifier", "fixed_input_size")
     own = {k: model.pretrained_cfg[k] for k in kept if k in model.pretrained_cfg}
+    labels = {"label_names": source.label_names, "label_descriptions": source.label_descriptions}
     config = {
         "num_classes": classes,
-        "label_names": source.label_names,
-        "label_descriptions": source.label_descriptions,
-        "pretrained_cfg": {"fixed_input_size": False, **own, **data, "num_classes": classes},
+        # transformers reads these, and replaces them when it saves a model fine-tuned on other classes
+        "id2label": dict(enumerate(source.label_names)),
+        "label2id": {name: i for i, name in enumerate(source.label_names)},
+        "pretrained_cfg": {"fixed_input_size": False, **own, **data, "num_classes": classes, **labels},
     }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".model-") as unfinished:
         plain_layout = copy.deepcopy(model).to(memory_format=torch.contiguous_format)

@@ -16,47 +16,17 @@ import timm
 import torch
 from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file, save_file
-from transformers import pipeline
 
-from dataset_script.push import push as push_dataset
 from hub_model.__main__ import main
 from hub_model.card import write_card
 from hub_model.check import check
 from hub_model.contract import read_logits
-from hub_model.inference.errors import RepoError
-from hub_model.push import push, verify
 from hub_model.studies.calibration import calibrate_folder, fit_calibration
 from hub_model.studies.crops import write_measurement
 from hub_model.studies.ood import fit_rule, report, write_rule
 from hub_model.studies.prevalence import simulate_samples
-from local_hub import LocalHub
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def run_folder(drawn_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One epoch of the real trainer on drawn cells."""
-    out = tmp_path_factory.mktemp("run") / "run"
-    command = [
-        sys.executable,
-        REPOSITORY / "train_accelerate.py",
-        "--dataset",
-        drawn_dataset,
-        "--output_dir",
-        out,
-    ]
-    command += ["--no-pretrained", "--model", "test_mambaout", "--image_size", "64", "--epochs", "1"]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return out
-
-
-@pytest.fixture(scope="module")
-def model_folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("model") / "model"
-    assert main(["build", str(run_folder), str(out)]) == 0
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +45,6 @@ def measured_folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     out = run.parent / "model"
     assert main(["build", str(run), str(out)]) == 0
     return out
-
-
-@pytest.fixture(scope="module")
-def repo(model_folder: Path, owner: str) -> str:
-    name = f"{owner}/built-model"
-    push(model_folder, name)
-    return name
 
 
 def copy(folder: Path, to: Path) -> Path:
@@ -107,28 +70,10 @@ def test_every_number_of_the_card_is_that_of_the_logits(model_folder: Path) -> N
 
 
 def test_calibration_is_fitted_on_validation_alone(model_folder: Path) -> None:
-    names = json.loads((model_folder / "config.json").read_text())["label_names"]
+    names = json.loads((model_folder / "config.json").read_text())["pretrained_cfg"]["label_names"]
     logits = read_logits(model_folder / "logits_validation.parquet", len(names))
     written = json.loads((model_folder / "calibration.json").read_text())
     assert written == fit_calibration(logits.values, logits.labels, names)
-
-
-def test_it_loads_in_one_line_and_gives_the_logits_of_the_run(
-    repo: str, drawn_dataset: Path, model_folder: Path
-) -> None:
-    from datasets import load_dataset
-
-    model = timm.create_model(f"hf-hub:{repo}", pretrained=True).eval()
-    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
-    rows = load_dataset(str(drawn_dataset), split="test").select(range(8))
-    stored = read_logits(model_folder / "logits_test.parquet", 7)
-    expected = dict(zip(stored.file_names, stored.values, strict=True))
-    with torch.inference_mode():
-        logits = model(torch.stack([transform(row["image"].convert("RGB")) for row in rows])).numpy()
-    np.testing.assert_allclose(logits, [expected[row["file_name"]] for row in rows], atol=2e-4)
-    answers = pipeline("image-classification", model=repo)([row["image"] for row in rows])
-    names = model.pretrained_cfg["label_names"]
-    assert [a[0]["label"] for a in answers] == [names[i] for i in logits.argmax(axis=1)]
 
 
 def test_the_onnx_graph_gives_the_same_logits(model_folder: Path) -> None:
@@ -140,53 +85,6 @@ def test_the_onnx_graph_gives_the_same_logits(model_folder: Path) -> None:
     found = session.run(["logits"], {"pixel_values": images.numpy()})[0]
     with torch.inference_mode():
         np.testing.assert_allclose(found, model(images).numpy(), atol=1e-4)
-
-
-def test_verify_compares_in_a_fresh_process(repo: str, model_folder: Path, tmp_path: Path) -> None:
-    found = verify(repo, model_folder)
-    assert found["identical"] and found["timm_names"] == found["transformers_names"]
-    other = copy(model_folder, tmp_path / "other")
-    weights = bytearray((other / "model.safetensors").read_bytes())
-    weights[-3] ^= 0x41
-    (other / "model.safetensors").write_bytes(weights)
-    with pytest.raises(RepoError, match="other logits"):
-        verify(repo, other)
-
-
-def test_the_same_push_again_makes_no_commit(repo: str, model_folder: Path) -> None:
-    before = [commit.commit_id for commit in HfApi().list_repo_commits(repo)]
-    push(model_folder, repo)
-    assert [commit.commit_id for commit in HfApi().list_repo_commits(repo)] == before
-
-
-@pytest.mark.parametrize("name", ["ownerless", "three/part/name", "a/b@main", "two words/x"])
-def test_a_name_that_is_no_id_makes_no_repo(model_folder: Path, owner: str, name: str) -> None:
-    with pytest.raises(RepoError, match="is not a repo id"):
-        push(model_folder, name)
-    assert not HfApi().repo_exists(f"{owner}/ownerless")
-
-
-def test_private_is_not_ignored_for_a_repo_that_is_public(
-    model_folder: Path, drawn_dataset: Path, owner: str
-) -> None:
-    name, hub = f"{owner}/in-public", HfApi()
-    for kind, publish, folder in (("model", push, model_folder), ("dataset", push_dataset, drawn_dataset)):
-        hub.create_repo(name, repo_type=kind)
-        before = len(hub.list_repo_commits(name, repo_type=kind))
-        with pytest.raises(ValueError, match="is public: make it private"):
-            publish(folder, name, private=True)
-        assert len(hub.list_repo_commits(name, repo_type=kind)) == before
-        hub.update_repo_settings(name, repo_type=kind, private=True)
-        publish(folder, name, private=True)
-        assert len(hub.list_repo_commits(name, repo_type=kind)) == before + 1
-
-
-def test_what_the_hub_says_is_passed_on(
-    model_folder: Path, hub: LocalHub, owner: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(hub.tokens, "hf_anna", "anna")
-    with pytest.raises(RepoError, match=f"{owner} has no right to create"):
-        push(model_folder, "anna/model")
 
 
 def test_building_again_gives_the_same_bytes(run_folder: Path, model_folder: Path, tmp_path: Path) -> None:

@@ -14,9 +14,12 @@ METRICS = {
 def test_the_confusion_matrix_is_told_in_words_the_worst_first():
     part = {"confusion_matrix": [[8, 2, 0], [0, 10, 0], [3, 1, 6]]}
     assert confusions_text(part, ["A", "B", "<C>"]) == (
-        "Most often confused: 3 of 10 &lt;C> are taken for A; 2 of 10 A are taken for B; 1 of 10 &lt;C> are taken for B."
+        "Most frequent confusions: 3 of 10 &lt;C> are classified as A; 2 of 10 A are classified as B; "
+        "1 of 10 &lt;C> are classified as B."
     )
-    assert confusions_text(part, ["A", "B", "C"], most=1) == "Most often confused: 3 of 10 C are taken for A."
+    assert confusions_text(part, ["A", "B", "C"], most=1) == (
+        "Most frequent confusions: 3 of 10 C are classified as A."
+    )
 
 
 def test_no_confusion_is_said_too():
@@ -24,14 +27,14 @@ def test_no_confusion_is_said_too():
 
 
 def test_the_recipe_names_start_and_teacher_so_that_a_reader_can_find_them():
-    assert "- Start: random weights." in recipe(METRICS)
+    assert "- Initialization: random weights." in recipe(METRICS)
     teachers = [
         {"name": "teacher", "architecture": "efficientnet_lite0"},
         {"name": "someone/theirs", "architecture": "vit_small"},
     ]
     text = recipe(METRICS | {"training": METRICS["training"] | {"init_from": "run", "teachers": teachers}})
-    assert "- Start: the local folder `run`." in text
+    assert "- Initialization: the unpublished run `run`." in text
     assert (
-        "- Teacher: efficientnet_lite0 from the local folder `teacher`, vit_small from someone/theirs."
-        in text
-    )
+        "- Teachers (knowledge distillation): efficientnet_lite0 (the unpublished run `teacher`), "
+        "vit_small ([someone/theirs](https://huggingface.co/someone/theirs))."
+    ) in text

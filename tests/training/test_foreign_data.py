@@ -152,7 +152,7 @@ def test_what_can_be_trained_on_keeps_its_own_names(
     code, said = train(folder, tmp_path / "run", capsys, "--data", data)
     assert code == 0, said
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["label_names"] == expected
+    assert config["pretrained_cfg"]["label_names"] == expected
     table = pq.read_table(tmp_path / "run" / "logits_test.parquet")
     texts = [str(int(label) if isinstance(label, float) else label) for label in map(plain, labels)]
     assert table["label"].to_pylist() == (labels if "class" in name else [expected.index(t) for t in texts])

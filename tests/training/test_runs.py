@@ -69,7 +69,7 @@ def test_a_run_folder_holds_what_the_contract_names(run, drawn_dataset):
     facts = json.loads((run / "environment.json").read_text())
     assert facts["dataset"]["id"] == str(drawn_dataset)
     assert set(facts["dataset"]["splits"]) == {"train", "validation", "test"}
-    assert json.loads((run / "config.json").read_text())["label_names"][0] == "BLA"
+    assert json.loads((run / "config.json").read_text())["id2label"]["0"] == "BLA"
     assert timm.create_model(f"local-dir:{run}", pretrained=True).num_classes == 7
 
 
