@@ -194,7 +194,8 @@ def check_files(folder: Path) -> list[str]:
             problems.append(f"{name} can hold a pickle: only safetensors are published")
         if (folder / name).is_symlink():
             problems.append(f"{name} is a link: a repo holds files")
-        if any(part.startswith(".") for part in Path(name).parts) and name != ".gitattributes":
+        hidden = any(part.startswith(".") for part in Path(name).parts)
+        if hidden and not name.startswith((".gitattributes", ".eval_results/")):
             problems.append(f"{name} is a hidden file, which does not belong in a model repo")
         if name.startswith("checkpoints/"):
             problems.append(f"{name} belongs to a run folder, not to a model repo")

@@ -106,7 +106,7 @@ def run_stages(raw: Path | None, out: Path, minutes: float, per_class: int) -> N
 
     stage("3. Trained model to a model repo")
     python("hub_model", "build", out / "train", out / "model", "--overwrite")
-    python("hub_model", "push", out / "model", model_repo)
+    python("hub_model", "push", out / "model", model_repo, "--dataset", data_repo)
     python("hub_model", "verify", model_repo)
 
     stage("4. One line loads it")

@@ -226,7 +226,7 @@ def push_all(repos: Repos, dataset: Path, model: Path, private: bool) -> dict[st
 
     pushes: dict[str, Callable[[], Published]] = {
         "dataset": lambda: push_dataset(dataset, repos.dataset, private=private),
-        "model": lambda: push_model(model, repos.model, private),
+        "model": lambda: push_model(model, repos.model, private, repos.dataset, repos.space),
         "space": lambda: push_space(repos.space, repos.model, repos.dataset, private),
     }
     urls = {}
