@@ -16,9 +16,10 @@ from __future__ import annotations
 import math
 import signal
 import sys
+import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -29,15 +30,16 @@ from tqdm.auto import tqdm
 
 from training import TrainingError
 from training.augment import CellAugmentation, mixing
+from training.batch_norm import reestimate_batch_norm, views_without_mixup
 from training.checkpoint import Checkpoints, Progress
-from training.data import Split, normalise
+from training.data import normalise
 from training.distill import Objective, Student, TeacherCache, build_teacher, resize
 from training.evaluation import Totals, evaluate_split
+from training.hub import check_hub, fetch_checkpoint, push_checkpoint
 from training.loader import Loader
 from training.model import (
     build_model,
     build_optimizer,
-    reestimate_batch_norm,
     save_model,
     spare_slow_convolutions,
     training_mode,
@@ -49,6 +51,10 @@ from training.schedule import Schedule, seed_of
 from training.source import open_source
 
 VIEWS = ("stain", "light", "isolate", "sharpness", "resample", "grain", "gamma")
+EPOCH = (
+    "epoch {epoch:3d}  {image_size} px  train loss {train_loss:.4f}  validation loss {validation_loss:.4f}  accuracy "
+    "{validation_accuracy:.4f}  macro-F1 {validation_macro_f1:.4f}  {speed:.0f} images/s  best: epoch {best}"
+)
 RESULT = "{}: accuracy {accuracy:.4f}, macro-F1 {macro_f1:.4f}, images {images}"
 NEXT = " (make a model repo of it: python -m hub_model build {} OUT)"
 
@@ -59,6 +65,9 @@ def train(options: Namespace) -> None:
     say = accelerator.on_main_process(partial(print, flush=True))
     stop = StopRequest()
     stop.watch(signal.SIGTERM)
+    if accelerator.is_main_process:
+        check_hub(options)
+        fetch_checkpoint(options)
     check_output(options, accelerator)
 
     # Data
@@ -92,8 +101,8 @@ def train(options: Namespace) -> None:
     # Where the run stands: at its start, or where the last checkpoint left it
     progress = Progress()
     schedule = Schedule(options, accelerator, optimizer, progress, loader.updates)
-    checkpoints = Checkpoints(options, accelerator, progress)
-    accelerator.register_for_checkpointing(progress, *([ema] if ema else []))
+    push = partial(push_checkpoint, options) if options.hub_strategy == "checkpoint" else None
+    checkpoints = Checkpoints(options, accelerator, progress, ema.module if ema else None, push)
     start_output(options, accelerator, source.revision)
     checkpoint = checkpoints.load() if options.resume else None
     progress.divide_among(accelerator.num_processes, loader.shard_sizes is not None, loader.updates)
@@ -161,7 +170,7 @@ def train(options: Namespace) -> None:
         if accelerator.is_main_process:
             write_history(progress, options.output_dir)
             accelerator.log({k: v for k, v in figures.items() if k != "epoch"}, step=figures["epoch"])
-        say(summary(figures, speed, progress.best_epoch))
+        say(EPOCH.format(**figures, speed=speed, best=progress.best_epoch))
 
     # Evaluate the best weights on validation and, this once, on test; save what the model repo is made of
     size = data_config["input_size"][-1]
@@ -187,7 +196,19 @@ def train(options: Namespace) -> None:
         teachers = teacher.origins if teacher else []
         write_environment(options, source, accelerator, model, progress, teachers)
     accelerator.end_training()
+    if options.push_to_hub and accelerator.is_main_process:
+        say(f"model repo: {push_model(options)}")
     say(f"run folder: {options.output_dir}{NEXT.format(options.output_dir) if progress.history else ''}")
+
+
+def push_model(options: Namespace) -> str:
+    """Make the model repo of a finished run and push it; return its address."""
+    from hub_model.build import build  # needs what training does not
+    from hub_model.push import push
+
+    with tempfile.TemporaryDirectory() as place:
+        build(options.output_dir, Path(place) / "model")
+        return push(Path(place) / "model", options.hub_model_id, options.hub_private_repo)
 
 
 def look_after(
@@ -212,32 +233,13 @@ def look_after(
     stopping, due = (any(gather_object([asked])) for asked in (bool(stop), checkpoints.due))
     if stopping or due:
         totals.store()
-        checkpoints.save()
+        checkpoints.save(last=stopping)
     if stopping:
         accelerator.print(
             f"stopped in epoch {progress.epoch}, step {progress.step}; rerun with --resume to continue"
         )
         accelerator.end_training()
         raise SystemExit(0)
-
-
-def views_without_mixup(
-    split: Split, epoch: int, augment: CellAugmentation, data_config: dict, accelerator: Accelerator
-) -> Iterator[torch.Tensor]:
-    """Yield normalised random views [N, 3, S, S] of this process's training images, each once."""
-    for step, batch in enumerate(split.training(epoch)):
-        torch.manual_seed(seed_of(split.seed, epoch, *split.index(step)))
-        images = batch.images.to(accelerator.device).float().div_(255)
-        yield normalise(augment(images, data_config["input_size"][-1]), data_config)
-
-
-def summary(figures: dict, speed: float, best_epoch: int) -> str:
-    """Return the line that is printed after an epoch."""
-    return (
-        f"epoch {figures['epoch']:3d}  {figures['image_size']} px  train loss {figures['train_loss']:.4f}  "
-        f"validation loss {figures['validation_loss']:.4f}  accuracy {figures['validation_accuracy']:.4f}  "
-        f"macro-F1 {figures['validation_macro_f1']:.4f}  {speed:.0f} images/s  best: epoch {best_epoch}"
-    )
 
 
 def main(argv: list[str] | None = None) -> int:

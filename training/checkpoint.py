@@ -1,8 +1,9 @@
 """Checkpoints that survive a kill at any moment: `RUN/checkpoints/step-EPOCH-BATCH/`, whole or not there at all.
 
-Each is what `accelerator.save_state` writes, with a manifest of SHA-256 sums, written under another name, synced to disk, and
-renamed: accelerate's own naming and pruning (`automatic_checkpoint_naming`, `total_limit`) deletes the old one first and
-writes in place, so a kill could leave none. A checkpoint that does not agree with its manifest is passed over.
+Each is what `accelerator.save_state` writes, the weight average and the progress, which it would pickle, and a manifest of
+SHA-256 sums. It is written under another name, synced to disk, and renamed: accelerate's own naming and pruning
+(`automatic_checkpoint_naming`, `total_limit`) deletes the old one first and writes in place, so a kill could leave none. A
+checkpoint that does not agree with its manifest is passed over.
 
 The main process alone writes and chooses. The others read its choice, or are sent it where they do not see its disk.
 """
@@ -16,6 +17,7 @@ import shutil
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,12 +25,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
 
 from hub_model.inference.errors import first_line
 from training import TrainingError
 from training.process import seen_by_all
 
-MANIFEST = "manifest.json"
+MANIFEST, PROGRESS, AVERAGE = "manifest.json", "progress.json", "average.safetensors"
 UNFINISHED = "unfinished"
 
 
@@ -59,11 +63,16 @@ class Progress:
     confusion: torch.Tensor | None = None
     sharded: bool = False
 
-    def state_dict(self) -> dict:
-        return dict(vars(self))
+    def to_json(self) -> str:
+        """Return all of it as JSON, to the last bit."""
+        return json.dumps(vars(self), default=torch.Tensor.tolist)
 
-    def load_state_dict(self, state: dict) -> None:
-        vars(self).update(state)
+    def read_json(self, text: str) -> None:
+        """Become what `to_json` returned."""
+        vars(self).update(json.loads(text))
+        if self.losses is not None:
+            self.losses = torch.tensor(self.losses, dtype=torch.float64)
+            self.confusion = torch.tensor(self.confusion, dtype=torch.int64)
 
     def next_epoch(self) -> None:
         """Go to the first batch of the next epoch."""
@@ -93,19 +102,26 @@ class Progress:
 class Checkpoints:
     """The checkpoints of a run: when the next one is due, how it is written, which one to resume from."""
 
-    def __init__(self, options: Namespace, accelerator: Accelerator, progress: Progress):
-        self.folder = Path(options.output_dir) / "checkpoints"
-        self.accelerator, self.progress = accelerator, progress
+    def __init__(
+        self,
+        options: Namespace,
+        accelerator: Accelerator,
+        progress: Progress,
+        average: nn.Module | None = None,
+        push: Callable[[Path], None] | None = None,
+    ):
+        self.folder = options.output_dir / "checkpoints"
+        self.accelerator, self.progress, self.average = accelerator, progress, average
         self.keep, self.seconds = options.keep_checkpoints, 60 * options.checkpoint_minutes
-        self.saved = time.monotonic()
+        self.push, self.saved, self.pushed = push, time.monotonic(), time.monotonic()
 
     @property
     def due(self) -> bool:
         """Whether it is time for another one, by the main process's clock."""
         return self.accelerator.is_main_process and time.monotonic() - self.saved > self.seconds
 
-    def save(self) -> None:
-        """Write the checkpoint of this moment, then delete all but the newest `keep`.
+    def save(self, last: bool = False) -> None:
+        """Write the checkpoint of this moment, then delete all but the newest `keep`; push it from time to time, and the last.
 
         Raises:
             TrainingError: it cannot be written; the earlier ones are untouched.
@@ -120,6 +136,9 @@ class Checkpoints:
                 raise TrainingError(
                     f"no checkpoint can be written to {self.folder}: {reason}; the earlier ones are untouched"
                 ) from error
+            if self.push and (last or time.monotonic() - self.pushed > self.seconds):
+                self.push(self.newest_first()[0])
+                self.pushed = time.monotonic()
         self.accelerator.wait_for_everyone()
         self.saved = time.monotonic()
 
@@ -128,6 +147,9 @@ class Checkpoints:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         self.accelerator.save_state(str(unfinished))
+        (unfinished / PROGRESS).write_text(self.progress.to_json())
+        if self.average:
+            save_model(self.average, str(unfinished / AVERAGE))
         manifest = {file.name: sha256(file) for file in sorted(unfinished.iterdir())}
         (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2))
         for file in unfinished.iterdir():
@@ -148,6 +170,9 @@ class Checkpoints:
         with seen_by_all(self.accelerator, chosen, MANIFEST) as checkpoint:
             if checkpoint:
                 self.accelerator.load_state(str(checkpoint))
+                self.progress.read_json((checkpoint / PROGRESS).read_text())
+                if self.average:
+                    load_model(self.average, str(checkpoint / AVERAGE))
             (name,) = broadcast_object_list([chosen and chosen.name])
         return name
 

@@ -7,13 +7,11 @@ import difflib
 import json
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import timm
 import torch
-from accelerate import Accelerator
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError
@@ -297,28 +295,3 @@ def spare_slow_convolutions(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.Conv2d and module.groups > 1 and max(module.stride) > 1:
             module.__class__ = Float32Conv2d  # in place: parameters, names and hooks stay
-
-
-@torch.no_grad()
-def reestimate_batch_norm(model: nn.Module, batches: Iterable[torch.Tensor], accelerator: Accelerator) -> int:
-    """Set running means and variances to their mean over normalised images [N, 3, S, S]; return how many layers have them.
-
-    The batches are views without mixup: mixed images vary less than those that will be predicted. Each process gives its own;
-    all weights stay, and the model is left in evaluation mode, in which dropout and stochastic depth are off (unlike in
-    `torch.optim.swa_utils.update_bn`). Doing it again changes nothing (Wu & Johnson 2021, arXiv:2105.07576).
-    """
-    layers = [m for m in model.eval().modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    layers = [layer for layer in layers if layer.track_running_stats]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # a plain mean of the batches
-        layer.train()
-    for images in batches if layers else ():
-        model(images)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-        layer.eval()
-        for statistic in (layer.running_mean, layer.running_var):
-            statistic.copy_(accelerator.reduce(statistic, reduction="mean"))
-    return len(layers)

@@ -8,6 +8,7 @@ from argparse import BooleanOptionalAction
 from pathlib import Path
 
 from dataset_script.arguments import not_negative, positive, real_number, seed, share, whole_number
+from hub_model.inference.model_repo import is_repo_id
 
 TRACKERS = ("trackio", "tensorboard", "wandb")
 a_batch, a_number = whole_number(2, 2**16), whole_number(1, 2**16)
@@ -143,7 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--process_group_timeout", type=a_time, default=30.0, metavar="MINUTES",
         help="how long one process waits for another that does not answer",
     )  # fmt: skip
-    output("--log_with", choices=TRACKERS, help="tracker, through accelerate (default: none)")
+    output("--log_with", choices=TRACKERS, help="tracker, run by accelerate (default: none)")
 
     hub = parser.add_argument_group("Hub: publish what was trained").add_argument
     hub(
@@ -155,7 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
     hub("--hub_private_repo", action="store_true", help="create it private (default: public)")
     hub(
         "--hub_strategy", choices=("end", "checkpoint"), default="end",
-        help="checkpoint also pushes each epoch's last one to a branch, which --resume reads",
+        help="checkpoint also pushes checkpoints to a branch of that name, which --resume reads",
     )  # fmt: skip
     return parser
 
@@ -185,6 +186,10 @@ def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--teacher_cache needs a --teacher")
     if options.push_to_hub and not options.hub_model_id:
         parser.error("--push_to_hub needs --hub_model_id OWNER/NAME")
+    if options.hub_model_id and not is_repo_id(options.hub_model_id):
+        parser.error(f"--hub_model_id must be OWNER/NAME, not {options.hub_model_id!r}")
+    if not options.push_to_hub and (options.hub_model_id or options.hub_strategy == "checkpoint"):
+        parser.error("--hub_model_id and --hub_strategy need --push_to_hub")
     return options
 
 

@@ -24,7 +24,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, set_seed
 
-from hub_model.inference.errors import first_line
+from hub_model.inference.errors import RepoError, first_line
 from training import TrainingError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -109,7 +109,7 @@ def exit_code(train: Callable[[Namespace], None], options: Namespace) -> int:
     """Run the training; print an expected failure as one sentence, and return the exit code."""
     try:
         train(options)
-    except TrainingError as error:
+    except (TrainingError, RepoError) as error:
         sentence = str(error)
     except KeyboardInterrupt:
         print("error: interrupted; rerun with --resume to continue from the last checkpoint", file=sys.stderr)

@@ -16,12 +16,12 @@ from transformers import pipeline
 
 from tests.training.small import NAMES, SOURCE, model_options
 from training import TrainingError
+from training.batch_norm import reestimate_batch_norm
 from training.data import decode, geometry, normalise
 from training.model import (
     build_model,
     build_optimizer,
     find_start,
-    reestimate_batch_norm,
     save_model,
     spare_slow_convolutions,
     training_mode,

