@@ -1,4 +1,4 @@
-// timm's evaluation transform in the page: RGB bytes in, normalised float32 [3, size, size] out, bit for bit Pillow's.
+// timm's evaluation transform in the page: RGB bytes in, normalised float32 [3, height, width] out, bit for bit Pillow's.
 // Pillow resizes in two passes (across, then down), each rounded to 8 bits, with coefficients of 22 fractional bits.
 
 const FRACTION_BITS = 22;
@@ -14,11 +14,17 @@ function bicubic(x) {
   return 0;
 }
 
+function bilinear(x) {
+  return Math.max(1 - Math.abs(x), 0);
+}
+
+const FILTERS = { bicubic: { weigh: bicubic, radius: 2 }, bilinear: { weigh: bilinear, radius: 1 } };
+
 // For each of `to` output pixels: the first input pixel that it sees and its integer weights.
-function coefficients(from, to) {
+function coefficients(from, to, { weigh, radius }) {
   const scale = from / to;
   const filterScale = Math.max(scale, 1);
-  const support = 2 * filterScale;
+  const support = radius * filterScale;
   const rows = [];
   for (let i = 0; i < to; i++) {
     const centre = (i + 0.5) * scale;
@@ -27,7 +33,7 @@ function coefficients(from, to) {
     const weights = [];
     let sum = 0;
     for (let x = first; x < end; x++) {
-      const weight = bicubic((x - centre + 0.5) * (1 / filterScale));
+      const weight = weigh((x - centre + 0.5) * (1 / filterScale));
       weights.push(weight);
       sum += weight;
     }
@@ -39,11 +45,11 @@ function coefficients(from, to) {
 const to8Bits = (sum) => Math.min(Math.max(Math.floor((sum + HALF) / ONE), 0), 255);
 
 // `pixels` [height, width, 3] to [newHeight, newWidth, 3], both Uint8Array.
-export function resize(pixels, width, height, newWidth, newHeight) {
+function resize(pixels, width, height, newWidth, newHeight, filter) {
   let across = pixels;
   if (newWidth !== width) {
     across = new Uint8Array(height * newWidth * 3);
-    const rows = coefficients(width, newWidth);
+    const rows = coefficients(width, newWidth, filter);
     for (let y = 0; y < height; y++) {
       for (let x = 0; x < newWidth; x++) {
         const { first, weights } = rows[x];
@@ -63,7 +69,7 @@ export function resize(pixels, width, height, newWidth, newHeight) {
   if (newHeight === height) return across;
   const line = newWidth * 3;
   const out = new Uint8Array(newHeight * line);
-  const rows = coefficients(height, newHeight);
+  const rows = coefficients(height, newHeight, filter);
   for (let y = 0; y < newHeight; y++) {
     const { first, weights } = rows[y];
     for (let x = 0; x < line; x++) {
@@ -82,33 +88,48 @@ function round(x) {
   return low % 2 === 0 ? low : low + 1;
 }
 
+// [width, height] that a picture is resized to before the crop.
+function resized(width, height, { input_size, crop_pct, crop_mode }) {
+  const [scaledHeight, scaledWidth] = input_size.slice(1).map((side) => Math.floor(side / crop_pct));
+  if (crop_mode === "squash") return [scaledWidth, scaledHeight];
+  const ratios = [height / scaledHeight, width / scaledWidth];
+  if (crop_mode === "border" || scaledHeight !== scaledWidth) {
+    const ratio = crop_mode === "border" ? Math.max(...ratios) : Math.min(...ratios);
+    return [round(width / ratio), round(height / ratio)];
+  }
+  if (width <= height) return [scaledWidth, Math.trunc((scaledWidth * height) / width)];
+  return [Math.trunc((scaledHeight * width) / height), scaledHeight];
+}
+
+// Where a centred crop of `wanted` pixels begins; negative where the picture is smaller.
+function margin(side, wanted) {
+  return side >= wanted ? round((side - wanted) / 2) : -Math.floor((wanted - side) / 2);
+}
+
 // Throws for a configuration that this page does not know, rather than showing another picture to the network.
 export function check(config) {
-  const [, height, width] = config.input_size;
-  if (config.interpolation !== "bicubic" || config.crop_mode !== "center" || height !== width) {
-    throw new Error("this page knows square inputs, bicubic, with a centre crop only");
-  }
+  if (!FILTERS[config.interpolation]) throw new Error(`interpolation ${config.interpolation} is not known to this page`);
 }
 
 // `pixels` Uint8Array [height, width, 3]; `config` the pretrained_cfg of config.json.
 export function preprocess(pixels, width, height, config) {
-  const size = config.input_size[1];
-  const short = Math.floor(size / config.crop_pct);
-  const [newWidth, newHeight] = width <= height
-    ? [short, Math.trunc((short * height) / width)]
-    : [Math.trunc((short * width) / height), short];
-  const resized = resize(pixels, width, height, newWidth, newHeight);
-  const left = round((newWidth - size) / 2);
-  const top = round((newHeight - size) / 2);
-  const out = new Float32Array(3 * size * size);
+  const [, outHeight, outWidth] = config.input_size;
+  const [newWidth, newHeight] = resized(width, height, config);
+  const picture = resize(pixels, width, height, newWidth, newHeight, FILTERS[config.interpolation]);
+  const left = margin(newWidth, outWidth);
+  const top = margin(newHeight, outHeight);
+  const out = new Float32Array(3 * outHeight * outWidth);
   for (let channel = 0; channel < 3; channel++) {
     const mean = Math.fround(config.mean[channel]);
     const std = Math.fround(config.std[channel]);
-    for (let y = 0; y < size; y++) {
-      for (let x = 0; x < size; x++) {
-        const value = resized[((y + top) * newWidth + x + left) * 3 + channel];
+    const ground = config.crop_mode === "border" ? round(255 * config.mean[channel]) : 0;
+    for (let y = 0; y < outHeight; y++) {
+      for (let x = 0; x < outWidth; x++) {
+        const [row, column] = [y + top, x + left];
+        const inside = row >= 0 && row < newHeight && column >= 0 && column < newWidth;
+        const value = inside ? picture[(row * newWidth + column) * 3 + channel] : ground;
         const centred = Math.fround(Math.fround(value / 255) - mean);
-        out[(channel * size + y) * size + x] = centred / std;
+        out[(channel * outHeight + y) * outWidth + x] = centred / std;
       }
     }
   }

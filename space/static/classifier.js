@@ -1,0 +1,151 @@
+// A model repo in this page: a file of the visitor's disk in, a calibrated answer out. Nothing is sent anywhere.
+
+import * as ort from "./onnxruntime-web/ort.wasm.min.mjs";
+import { differentialCount } from "./counts.js";
+import { check, preprocess } from "./preprocess.js";
+
+const MODEL = new URL("model/", import.meta.url);
+const SMALLEST = 16; // pixels on each side, as everywhere in the project
+const VERDICT_LEVEL = "0.95";
+
+ort.env.wasm.wasmPaths = new URL("onnxruntime-web/", import.meta.url).href;
+ort.env.wasm.numThreads = window.crossOriginIsolated ? navigator.hardwareConcurrency : 1;
+export const threads = ort.env.wasm.numThreads;
+
+async function read(name) {
+  const answer = await fetch(new URL(name, MODEL));
+  if (!answer.ok) throw new Error(`${name} cannot be read (${answer.status})`);
+  return answer;
+}
+
+// The float32 tensors of a safetensors file, by name: { values, shape }.
+async function tensors(name) {
+  const buffer = await (await read(name)).arrayBuffer();
+  const length = Number(new DataView(buffer).getBigUint64(0, true));
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, length)));
+  delete header.__metadata__;
+  const found = {};
+  for (const [key, { dtype, shape, data_offsets: [start, end] }] of Object.entries(header)) {
+    if (dtype !== "F32") throw new Error(`${name}: ${key} is not float32`);
+    found[key] = { values: new Float32Array(buffer.slice(8 + length + start, 8 + length + end)), shape };
+  }
+  return found;
+}
+
+// RGB bytes of an encoded image as they were stored: upright, no colour management, transparency on white.
+async function decode(file) {
+  const options = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file, options);
+  } catch {
+    throw new Error(file.size ? "This is not an image that this browser can read (JPEG, PNG, WebP and BMP are)." : "The file is empty.");
+  }
+  const { width, height } = bitmap;
+  if (Math.min(width, height) < SMALLEST) throw new Error(`The picture has only ${width}×${height} pixels.`);
+  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "white";
+  context.fillRect(0, 0, width, height);
+  context.drawImage(bitmap, 0, 0);
+  const rgba = context.getImageData(0, 0, width, height).data;
+  const pixels = new Uint8Array(width * height * 3);
+  for (let i = 0, o = 0; i < rgba.length; i += 4) {
+    pixels[o++] = rgba[i];
+    pixels[o++] = rgba[i + 1];
+    pixels[o++] = rgba[i + 2];
+  }
+  return { bitmap, pixels, width, height };
+}
+
+function softmax(logits, temperature) {
+  const largest = Math.max(...logits);
+  const exponentials = Array.from(logits, (logit) => Math.exp((logit - largest) / temperature));
+  const sum = exponentials.reduce((a, b) => a + b);
+  return exponentials.map((value) => value / sum);
+}
+
+// Squared Mahalanobis distance of pooled features to the nearest class mean, as in hub_model/inference/ood.py.
+function oodRule(rule, { class_means, directions, variances }) {
+  if (rule.score !== "mahalanobis") throw new Error(`calibration.json: unknown OOD score ${rule.score}`);
+  const [classes, size] = class_means.shape;
+  const kept = variances.values.length;
+  const project = (vector, at) => {
+    const out = new Float64Array(kept);
+    for (let d = 0; d < size; d++) {
+      for (let k = 0; k < kept; k++) out[k] += vector[at + d] * directions.values[d * kept + k];
+    }
+    return out;
+  };
+  const means = Array.from({ length: classes }, (_, c) => project(class_means.values, c * size));
+  return (features) => {
+    const projected = project(features, 0);
+    let nearest = Infinity;
+    for (let c = 0; c < classes; c++) {
+      let [whole, along, scaled] = [0, 0, 0];
+      for (let d = 0; d < size; d++) whole += (features[d] - class_means.values[c * size + d]) ** 2;
+      for (let k = 0; k < kept; k++) {
+        const square = (projected[k] - means[c][k]) ** 2;
+        along += square;
+        scaled += square / variances.values[k];
+      }
+      nearest = Math.min(nearest, scaled + Math.max(whole - along, 0) / rule.residual_variance);
+    }
+    return nearest;
+  };
+}
+
+// "sure", "between" or "unknown" with the classes that are left open, likeliest first.
+function verdictOf(labels, probabilities, sets, isOod) {
+  const order = labels.map((_, i) => i).sort((a, b) => probabilities[b] - probabilities[a]);
+  const names = order.map((i) => labels[i]);
+  if (isOod) return { kind: "unknown", open: names.slice(0, 1) };
+  const members = sets[VERDICT_LEVEL];
+  if (!members) return { kind: "uncalibrated", open: names.slice(0, 1) };
+  const left = names.filter((name) => members.includes(name));
+  const open = left.length ? [...new Set([names[0], ...left])] : names.slice(0, 2);
+  return { kind: open.length === 1 ? "sure" : "between", open };
+}
+
+// The model repo beside this page. `classify(file)` answers for one image, `count(answers)` for many.
+export async function load() {
+  const config = await (await read("config.json")).json();
+  const calibration = await (await read("calibration.json")).json();
+  const labels = config.label_names;
+  const cfg = config.pretrained_cfg;
+  check(cfg);
+  const rule = calibration.out_of_distribution;
+  const scoreOod = rule && oodRule(rule, await tensors("out_of_distribution.safetensors"));
+  const session = await ort.InferenceSession.create(new URL("onnx/model.onnx", MODEL).href, {
+    executionProviders: ["wasm"],
+  });
+  const prior = labels.map((label) => calibration.prior?.shares[label] ?? 1 / labels.length);
+
+  async function classify(file) {
+    const started = performance.now();
+    const { bitmap, pixels, width, height } = await decode(file);
+    const input = preprocess(pixels, width, height, cfg);
+    const prepared = performance.now();
+    const tensor = new ort.Tensor("float32", input, [1, ...cfg.input_size]);
+    const { logits, features } = await session.run({ pixel_values: tensor }, ["logits", "features"]);
+    const computed = performance.now();
+    const probabilities = softmax(logits.data, calibration.temperature?.value ?? 1);
+    const sets = {};
+    for (const [level, { thresholds }] of Object.entries(calibration.conformal ?? {})) {
+      sets[level] = labels.filter((label, i) => 1 - probabilities[i] <= thresholds[label]);
+    }
+    const oodScore = scoreOod ? scoreOod(features.data) : null;
+    const verdict = verdictOf(labels, probabilities, sets, scoreOod && oodScore > rule.threshold);
+    const label = labels[probabilities.indexOf(Math.max(...probabilities))];
+    const times = { prepare_ms: prepared - started, network_ms: computed - prepared, answer_ms: performance.now() - computed };
+    return { bitmap, label, probabilities, sets, oodScore, verdict, ...times };
+  }
+
+  // Out-of-distribution inputs are no cells of the sample: they are left out.
+  function count(answers) {
+    const kept = answers.filter((answer) => answer.verdict.kind !== "unknown");
+    const sum = prior.reduce((a, b) => a + b);
+    return differentialCount(labels, kept.map((answer) => answer.probabilities), prior.map((share) => share / sum));
+  }
+
+  return { labels, descriptions: config.label_descriptions ?? {}, classify, count };
+}
