@@ -30,6 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command")
     build = commands.add_parser("build", parents=[repos], help="assemble the complete Space repo in a folder")
     build.add_argument("out", metavar="OUT", type=Path, help="a new or empty folder")
+    build.add_argument(
+        "--static",
+        action="store_true",
+        help="a static Space instead: the model runs in the visitor's browser, and no image leaves that machine",
+    )
     push = commands.add_parser(
         "push", parents=[repos], help="create or update a Space repo on the Hub, in one commit"
     )
@@ -57,6 +62,11 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.command == "push":
         print(push_space(options.repo_id, *chosen_repos(), private=options.private))
+    elif options.static:
+        from space.static_space import build_static_space
+
+        files = build_static_space(options.out, chosen_repos()[0])
+        print(f"{options.out}: {len(files)} files; serve it with `python -m http.server -d {options.out}`")
     else:
         check_ids(*chosen_repos())
         files = build_space(options.out, *chosen_repos())

@@ -1,0 +1,191 @@
+"""The static Space: the model answers in a browser as it does in Python, offline, and no image leaves the machine."""
+
+import csv
+import hashlib
+import itertools
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
+
+from bench.browser import served
+from dataset_script.synthetic_cells import draw_cell
+from hub_model.inference.classifier import Classifier
+from hub_model.inference.errors import RepoError
+from space import static_space
+from space.__main__ import main
+from tests.space.browser import chromium
+from tests.space.small_model_repo import LABELS
+
+ROOT = Path(__file__).parents[2]
+CELLS = ROOT.parent / "shared" / "data" / "bone_marrow"
+
+
+def in_thread(act):
+    """Playwright may have a loop in the main thread, from an earlier test."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(act).result()
+
+
+def built(model: Path, folder: Path) -> Path:
+    assert main(["build", "--static", str(folder), "--model", str(model)]) == 0
+    return folder
+
+
+def asked_of_the_page(folder: Path, images: list[Path] | Path) -> tuple[dict, list[str]]:
+    """What the page says about images that it gets while it is offline, and every request that it made."""
+    requests: list[str] = []
+    with served(folder) as address, chromium() as browser:
+        page = browser.new_page()
+        page.set_default_timeout(240_000)
+        page.on(
+            "request", lambda request: requests.append(f"{request.method} {request.url}".replace(address, ""))
+        )
+        page.goto(address)
+        page.wait_for_selector("#state:has-text('Ready')")
+        page.context.set_offline(True)
+        requests.append("offline")
+        page.set_input_files("#folder" if isinstance(images, Path) else "#images", images)
+        page.wait_for_selector("#state:has-text('Ready')")
+        page.wait_for_selector("#summary:has-text('cell')")
+        with page.expect_download() as download:
+            page.click("#csv")
+        found = {
+            "answers": page.evaluate("window.answers"),
+            "counts": [row.split("\t") for row in page.inner_text("#counts tbody").splitlines()],
+            "csv": Path(download.value.path()).read_text("utf-8"),
+            "summary": page.inner_text("#summary"),
+            "cards": page.locator("#cells > li canvas").count(),
+            "refused": page.evaluate(
+                "fetch('https://example.org/').then(() => 'sent', (error) => error.name)"
+            ),
+        }
+    return found, requests
+
+
+def assert_as_in_python(found: list[dict], classifier: Classifier, images: list[Path]) -> None:
+    expected = classifier.predict(images)
+    assert [answer["label"] for answer in found] == expected.labels
+    assert (
+        np.abs(np.array([answer["probabilities"] for answer in found]) - expected.probabilities).max() < 1e-4
+    )
+    assert np.allclose([answer["oodScore"] for answer in found], expected.ood_score, rtol=1e-4)
+    assert [answer["verdict"]["kind"] for answer in found] == [verdict.kind for verdict in expected.verdicts]
+    for level, members in expected.sets.items():
+        names = [[label for label, inside in zip(LABELS, row, strict=True) if inside] for row in members]
+        assert [answer["sets"][level] for answer in found] == names
+
+
+@pytest.mark.browser
+def test_200_cells_are_answered_as_in_python_offline_and_nothing_is_sent(
+    small_model: Path, tmp_path: Path
+) -> None:
+    folder, classifier = built(small_model, tmp_path / "static"), Classifier.from_pretrained(small_model)
+    images = []
+    for number, label in zip(range(200), itertools.cycle(LABELS)):
+        images.append(tmp_path / "cells" / f"{number:03d}.png")
+        images[-1].parent.mkdir(exist_ok=True)
+        draw_cell(label, 900 + number).save(images[-1])
+    (tmp_path / "cells" / "=notes.png").write_bytes(b"no image")
+    found, requests = in_thread(lambda: asked_of_the_page(folder, tmp_path / "cells"))
+    answers = {answer["name"]: answer for answer in found["answers"]}
+    assert (
+        "cannot" not in str(failed := answers.pop("cells/=notes.png")) and "not an image" in failed["error"]
+    )
+    assert_as_in_python([answers[f"cells/{path.name}"] for path in images], classifier, images)
+    predicted = classifier.predict(images)
+    expected = classifier.calibration.count(predicted.probabilities, predicted.ood_score)
+    shown = [
+        [entry.label, str(entry.cells), f"{entry.share:.1%}", " – ".join(f"{v:.1%}" for v in entry.share_interval),
+         f"{entry.corrected:.1%}", " – ".join(f"{v:.1%}" for v in entry.corrected_interval)]
+        for entry in expected
+    ]  # fmt: skip
+    assert found["counts"] == shown
+    rows = {row["file_name"]: row for row in csv.DictReader(found["csv"].splitlines())}
+    assert len(rows) == 201 and rows["cells/000.png"]["predicted_label"] == answers["cells/000.png"]["label"]
+    assert "not an image" in rows["cells/=notes.png"]["error"]
+    assert (
+        found["cards"] == 200
+        and found["summary"].startswith("200 cells")
+        and "1 unreadable" in found["summary"]
+    )
+    served_files = {"/" + path.relative_to(folder).as_posix() for path in folder.rglob("*")} | {"/"}
+    before, after = requests[: requests.index("offline")], requests[requests.index("offline") + 1 :]
+    assert set(before) <= {f"GET {path}" for path in served_files}
+    assert [request for request in after if "blob:" not in request and "example.org" not in request] == []
+    assert found["refused"] == "TypeError", "the page's own policy forbids connections elsewhere"
+
+
+@pytest.mark.browser
+@pytest.mark.real_data
+@pytest.mark.skipif(not CELLS.is_dir(), reason="the real crops are not on this machine")
+def test_the_released_model_answers_200_real_crops_as_in_python(tmp_path: Path) -> None:
+    release = ROOT / "hub_model" / "release"
+    folder = built(release, tmp_path / "static")
+    images = [path for label in LABELS for path in sorted((CELLS / label).glob("*.jpg"))[:29]][:200]
+    found, _ = in_thread(lambda: asked_of_the_page(folder, images))
+    assert_as_in_python(found["answers"], Classifier.from_pretrained(release), images)
+
+
+@pytest.mark.browser
+def test_the_pages_tensors_are_bit_identical_to_timms(tmp_path: Path) -> None:
+    rng, cases, expected = np.random.default_rng(0), [], []
+    kinds = itertools.product(
+        ["center", "squash", "border"], ["bicubic", "bilinear"], [(150, 150), (73, 131)]
+    )
+    for number, (mode, name, (height, width)) in enumerate(kinds):
+        config = {
+            "input_size": [(3, 96, 96), (3, 128, 80)][number % 2],
+            "crop_pct": [1.0, 0.875][number // 2 % 2],
+        }
+        config |= {"crop_mode": mode, "interpolation": name, "mean": (0.1, 0.2, 0.3)}
+        config = resolve_data_config(pretrained_cfg=config)
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        expected.append(create_transform(**config, is_training=False)(Image.fromarray(pixels)).numpy())
+        cases.append({"values": pixels.ravel().tolist(), "width": width, "height": height, "config": config})
+
+    def tensors() -> list[list[float]]:
+        with served(static_space.PAGE) as address, chromium() as browser:
+            page = browser.new_page()
+            page.goto(f"{address}/preprocess.js")
+            return page.evaluate(
+                """async (cases) => {
+                    const { preprocess } = await import("/preprocess.js");
+                    return cases.map(({ values, width, height, config }) =>
+                        Array.from(preprocess(Uint8Array.from(values), width, height, config)));
+                }""",
+                json.loads(json.dumps(cases)),
+            )
+
+    for case, found, wanted in zip(cases, in_thread(tensors), expected, strict=True):
+        assert np.array_equal(np.array(found, np.float32).reshape(wanted.shape), wanted), case["config"]
+
+
+def test_a_runtime_file_that_is_not_the_pinned_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.wasm").write_bytes(b"fetched")
+    static_space.check_integrity(tmp_path, {"a.wasm": hashlib.sha256(b"fetched").hexdigest()})
+    with pytest.raises(RepoError, match=r"a\.wasm"):
+        static_space.check_integrity(tmp_path, {"a.wasm": hashlib.sha256(b"pinned").hexdigest()})
+    with pytest.raises(RepoError, match=r"b\.mjs.*missing"):
+        static_space.check_integrity(tmp_path, {"b.mjs": hashlib.sha256(b"pinned").hexdigest()})
+
+
+def test_a_static_space_that_cannot_be_built_is_refused_in_one_sentence(
+    small_model: Path, tmp_path: Path, capsys
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    plain = shutil.copytree(small_model, tmp_path / "model")
+    shutil.rmtree(plain / "onnx")
+    for out, model, sentence in (
+        ("full", small_model, "not an empty directory"),
+        ("new", plain, "has no onnx/model.onnx"),
+    ):
+        assert main(["build", "--static", str(tmp_path / out), "--model", str(model)]) == 1
+        assert sentence in (said := capsys.readouterr().err) and said.count("\n") == 1
+    assert not (tmp_path / "new").exists()
