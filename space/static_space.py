@@ -26,7 +26,8 @@ SHA256 = {
     "ort-wasm-simd-threaded.mjs": "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
     "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
-MODEL_FILES = ("config.json", "calibration.json", "out_of_distribution.safetensors", "onnx/model.onnx")
+MODEL_FILES = ("config.json", "onnx/model.onnx")
+CALIBRATION_FILES = ("calibration.json", "out_of_distribution.safetensors")  # where the repo is calibrated
 # what isolates a page, without which WebAssembly has one thread
 HEADERS = {
     "cross-origin-embedder-policy": "require-corp",
@@ -57,7 +58,7 @@ def build_static_space(out: Path, model_id: str) -> list[Path]:
             raise RepoError(f"{repo.name} has no {name}, which the static Space needs")
     shutil.copytree(PAGE, out, dirs_exist_ok=True)
     shutil.copytree(runtime, out / PACKAGE)
-    for name in MODEL_FILES:
+    for name in [*MODEL_FILES, *(name for name in CALIBRATION_FILES if (repo.folder / name).is_file())]:
         (out / "model" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(repo.folder / name, out / "model" / name)
     _card(repo).save(out / "README.md")

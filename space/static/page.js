@@ -21,7 +21,7 @@ function element(tag, { className = "", text = "", title = "" } = {}, ...childre
 function sentence({ kind, open }) {
   if (kind === "unknown") return "out of distribution: not a cell this model knows";
   if (kind === "between") return `between ${open.slice(0, -1).join(", ")} and ${open.at(-1)}`;
-  return kind;
+  return `${open[0]}: ${kind}`;
 }
 
 function thumbnail(bitmap) {

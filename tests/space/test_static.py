@@ -19,8 +19,8 @@ from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
 from space import static_space
 from space.__main__ import main
-from tests.space.browser import chromium
 from tests.small_model_repo import LABELS
+from tests.space.browser import chromium
 
 ROOT = Path(__file__).parents[2]
 CELLS = ROOT.parent / "shared" / "data" / "bone_marrow"
