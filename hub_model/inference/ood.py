@@ -7,6 +7,7 @@ The rule is `out_of_distribution` of `calibration.json` with the arrays of `out_
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,25 @@ class OodRule:
     def score(self, features: np.ndarray) -> np.ndarray:
         """Score [N] of pooled features [N, D], higher = further from the training images."""
         features = np.asarray(features, np.float64)
-        projected = features @ self.directions  # once, not again for every class
-        nearest = np.full(len(features), np.inf)
-        for mean, projected_mean in zip(self.class_means, self.class_means @ self.directions, strict=True):
-            along = projected - projected_mean
-            across = np.maximum(((features - mean) ** 2).sum(axis=1) - (along**2).sum(axis=1), 0)
-            distance = (along**2 / self.variances).sum(axis=1) + across / self.residual_variance
-            nearest = np.minimum(nearest, distance)
-        return nearest
+        projected = features @ self.directions
+        squares, means, along, scaled = self._of_means
+        # |x - m|^2 = |x|^2 - 2 x·m + |m|^2, for all classes at once, whole and along the directions
+        whole = (features**2).sum(axis=1)[:, None] - 2 * features @ means + squares
+        part = (projected**2).sum(axis=1)[:, None] - 2 * projected @ along + (along**2).sum(axis=0)
+        weighted = (
+            (projected**2 @ (1 / self.variances))[:, None]
+            - 2 * projected @ scaled
+            + (along * scaled).sum(axis=0)
+        )
+        return (weighted + np.maximum(whole - part, 0) / self.residual_variance).min(axis=1)
+
+    @cached_property
+    def _of_means(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What does not depend on the input: |m|^2 [C], the means [D, C], their projections [K, C], those over the variances."""
+        along = (self.class_means @ self.directions).T
+        return (
+            (self.class_means**2).sum(axis=1),
+            self.class_means.T.copy(),
+            along,
+            along / self.variances[:, None],
+        )

@@ -123,7 +123,7 @@ function page(model) {
   }
 
   async function work(files) {
-    queue.push(...files);
+    queue.push(...files.sort((a, b) => (a.name < b.name ? -1 : 1))); // a folder comes in no order
     if (working) return;
     working = true;
     $("result").hidden = false;
