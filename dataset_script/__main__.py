@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import errno
 import os
 import signal
@@ -11,7 +12,8 @@ from pathlib import Path
 
 from dataset_script.arguments import seed, whole_number
 from dataset_script.build import Options, build
-from dataset_script.records import NEAR_TEST, Summary
+from dataset_script.labels import SHEETS
+from dataset_script.records import Summary
 from dataset_script.source import DatasetError, shown
 from dataset_script.splits import SPLITS
 from dataset_script.synthetic_cells import draw_folder
@@ -33,42 +35,77 @@ def parser() -> argparse.ArgumentParser:
     )
     draw.add_argument("--seed", type=seed, default=0, help="decides every image")
 
-    make = commands.add_parser("build", help="make a dataset folder of raw images")
-    make.add_argument(
-        "raw", help="folder (one folder a class, files at any depth), zip, or kaggle:OWNER/DATASET"
+    make = commands.add_parser(
+        "build",
+        help="make a dataset folder of raw images",
+        description="RAW is a folder (one folder a class, at any depth; the splits of train/, test/ and the like are kept), a "
+        "zip, or kaggle:OWNER/DATASET. Of several, each needs its source's name: bone_marrow=FOLDER peripheral_blood=FOLDER.",
     )
-    make.add_argument("out", type=Path)
+    make.add_argument("raw", nargs="+", metavar="RAW", help="where the images are")
+    make.add_argument("out", type=Path, metavar="OUT", help="the dataset folder")
     make.add_argument(
-        "--classes", type=lambda text: tuple(filter(None, text.split(","))), default=(), metavar="A,B"
-    )
-    make.add_argument(
-        "--per_class", type=whole_number(1), metavar="N", help="at most N images a class, drawn by seed"
-    )
-    make.add_argument("--seed", type=seed, default=0, help="of the splits and of --per_class")
-    make.add_argument(
-        "--test_names",
-        type=Path,
-        metavar="FILE",
-        help="published test list: text or CSV of file names, with folders where names repeat",
-    )
-    make.add_argument("--strict", action="store_true", help="exit 1 when any file was rejected")
-    make.add_argument("--overwrite", action="store_true", help="replace the dataset in OUT")
-    make.add_argument(
-        "--card", choices=("auto", "matek", "synthetic", "own"), default="auto",
-        help="what the card says about origin; auto: synthetic if every image says so in its JPEG comment, matek if the files "
-        "have the names and form of the published set, own otherwise",
+        "--classes", type=class_list, default=(), metavar="A,B",
+        help="folders that are the classes, wherever they are (default: all; a name with a comma in double quotes)",
     )  # fmt: skip
     make.add_argument(
-        "--shard_mb", type=whole_number(1), default=250, help="images in one Parquet file, at most"
+        "--labels", type=Path, metavar="FILE",
+        help="table of file names and labels, with a split and a group column if you like: CSV, TSV or Parquet (default: "
+        "metadata.csv or labels.csv in RAW, where the folders are no classes)",
+    )  # fmt: skip
+    make.add_argument(
+        "--group_by", metavar="NAME",
+        help="keep together, in one split, the images of a folder whose name begins with NAME, such as patient (default: "
+        "near-duplicates only)",
+    )  # fmt: skip
+    make.add_argument(
+        "--per_class",
+        type=whole_number(1),
+        metavar="N",
+        help="at most N images a class, sampled by seed (default: all)",
+    )
+    make.add_argument("--seed", type=seed, default=0, help="of the splits and of --per_class (default: 0)")
+    make.add_argument(
+        "--test_names", type=Path, metavar="FILE",
+        help="published test list: text or CSV of file names, with folders where names repeat (default: 15%% of each class)",
+    )  # fmt: skip
+    make.add_argument(
+        "--follow_links",
+        action="store_true",
+        help="read links that lead out of RAW (default: list them as rejected)",
+    )
+    make.add_argument(
+        "--zip_encoding",
+        metavar="NAME",
+        help="code page of names in zips, such as cp866 or gbk (default: UTF-8, else DOS)",
+    )
+    make.add_argument(
+        "--strict", action="store_true", help="exit 1 when any file was rejected (default: list it)"
+    )
+    make.add_argument("--overwrite", action="store_true", help="replace the dataset in OUT (default: refuse)")
+    make.add_argument(
+        "--card", choices=("auto", *SHEETS, "synthetic", "own"), default="auto",
+        help="what the card says about origin (default: auto, which knows synthetic images by their JPEG comment and published "
+        "ones by their names and form)",
+    )  # fmt: skip
+    make.add_argument(
+        "--shard_mb",
+        type=whole_number(1),
+        default=250,
+        help="images in one Parquet file, at most (default: 250)",
     )
     make.add_argument("--workers", type=whole_number(1), help="processes that decode (default: one a core)")
 
     send = commands.add_parser("push", help="publish a built folder as a dataset repo, in one commit")
-    send.add_argument("out", type=Path)
-    send.add_argument("repo_id", metavar="OWNER/NAME")
-    send.add_argument("--private", action="store_true")
-    send.add_argument("--revision", help="branch (made where it is missing)")
+    send.add_argument("out", type=Path, metavar="OUT", help="the dataset folder")
+    send.add_argument("repo_id", metavar="OWNER/NAME", help="the dataset repo, made where it is missing")
+    send.add_argument("--private", action="store_true", help="make the repo private (default: public)")
+    send.add_argument("--revision", help="branch, made where it is missing (default: main)")
     return top
+
+
+def class_list(text: str) -> tuple[str, ...]:
+    """Return the names of a comma-separated list; a name with a comma stands in double quotes."""
+    return tuple(name.strip() for name in next(csv.reader([text], skipinitialspace=True), []) if name.strip())
 
 
 def print_summary(summary: Summary) -> None:
@@ -77,6 +114,8 @@ def print_summary(summary: Summary) -> None:
     print(f"{summary.seen:,} files seen, {len(summary.rows):,} kept, {len(summary.rejected):,} rejected"
           + (f", {summary.left_out:,} of other classes left out" if summary.left_out else "")
           + (f", {summary.spare:,} more than --per_class left out" if summary.spare else ""))  # fmt: skip
+    for note in summary.notes:
+        print(note)
     for reason, number in sorted(summary.reasons.items()):
         print(f"  {number:7,}  {reason}")
     width = max(len(name) for name in ("all", *summary.classes))
@@ -93,12 +132,13 @@ def print_summary(summary: Summary) -> None:
     )
     if summary.listed is not None:
         print(f"test list: {summary.listed:,} names, {summary.here:,} of them here, {summary.listed - summary.here:,} absent; "
-              f"{summary.reasons[NEAR_TEST]:,} near-duplicates of a listed one left out")  # fmt: skip
+              f"{summary.near_held_out:,} near-duplicates of a listed one left out")  # fmt: skip
         bare = [name for label, name in enumerate(summary.classes) if not counts["test", label]]
         if bare:
             print(f"no test image of {', '.join(bare)}: the list names none")
     print(
-        f"card: {summary.kind}; {summary.out} is ready, publish it with: python -m dataset_script push {summary.out} OWNER/NAME"
+        f"card: {', '.join(sorted(set(summary.kinds.values())))}; {summary.out} is ready, publish it with: "
+        f"python -m dataset_script push {summary.out} OWNER/NAME"
     )
 
 

@@ -20,11 +20,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dataset_script.arguments import holds_other_things
-from dataset_script.classes import arrange, find_listed
+from dataset_script.classes import ClassFolders, arrange, find_listed, merge, pick
+from dataset_script.folders import class_name
 from dataset_script.near_duplicates import PointStore, link
-from dataset_script.records import NEAR_TEST, Rejected, Row, Summary
-from dataset_script.source import DatasetError, base_name, open_source, shown
-from dataset_script.splits import SPLITS, assign_splits
+from dataset_script.records import NEAR, Rejected, Row, Summary
+from dataset_script.source import DatasetError, Sources, base_name, name_sources, open_source, shown
+from dataset_script.splits import FRACTION, FRACTION_BESIDE_LIST, SPLITS, assign_splits
 from dataset_script.tables import read_test_names, write_csv
 from dataset_script.validate import Validated, read_luminance, validate
 
@@ -34,18 +35,22 @@ class Options:
     """What a build can be told; see `python -m dataset_script build --help`."""
 
     classes: Sequence[str] = ()
+    labels: Path | None = None
+    group_by: str | None = None
     per_class: int | None = None
     seed: int = 0
     test_names: Path | None = None
     strict: bool = False
     overwrite: bool = False
+    follow_links: bool = False
+    zip_encoding: str | None = None
     card: str = "auto"
     shard_mb: int = 250
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
 
 
-def build(raw: str, out: Path, options: Options) -> Summary:
-    """Build the dataset folder `out` from RAW.
+def build(raws: Sequence[str], out: Path, options: Options) -> Summary:
+    """Build the dataset folder `out` from raw folders or zips, each with its source's name before it (`NAME=RAW`) or a lone one.
 
     Raises:
         DatasetError: the input does not make a dataset, or `out` is in the way.
@@ -54,29 +59,35 @@ def build(raw: str, out: Path, options: Options) -> Summary:
     place = out.resolve()
     if Path.cwd().is_relative_to(place):
         raise DatasetError(f"{out} is the current folder or one above it: name another for the dataset")
-    source = open_source(raw)
-    if place.is_relative_to(source.place) or source.place.is_relative_to(place):
-        raise DatasetError(
-            f"{out} and the raw data lie one inside the other: choose another place for the dataset"
-        )
+    sources = open_sources(raws, options)
+    for source in sources.parts.values():
+        if place.is_relative_to(source.place) or source.place.is_relative_to(place):
+            raise DatasetError(
+                f"{out} and the raw data lie one inside the other: choose another place for the dataset"
+            )
     names = None if options.test_names is None else read_test_names(options.test_names)
     with replaced_at_the_end(out, options.overwrite) as folder:
-        folders = arrange(source.listing(), options.classes)
+        folders = read_classes(sources, options)
         listed = find_listed(folders, names or ())
         with contextlib.closing(PointStore(folder)) as store:
             found = validate(
-                source, folders, {path for paths in listed.values() for path in paths}, store,
+                sources, folders, {path for paths in listed.values() for path in paths}, store,
                 per_class=options.per_class, seed=options.seed, workers=options.workers,
             )  # fmt: skip
             if not found.rows:
                 reasons = Counter(item.reason for item in found.rejected).most_common()
                 listing = ", ".join(f"{reason} ({n:,})" for reason, n in reasons)
                 raise DatasetError(f"none of the files can be kept: {listing}")
-            compared, confirmed = group_rows(found, source, store)
+            for row in found.rows:
+                row.source = sources.name_of(row.path)
+                row.given_split, row.given_group = (
+                    of.get(row.path, "") for of in (folders.split_of, folders.group_of)
+                )
+            compared, confirmed = group_rows(found, sources, store)
         pictures = len(found.paths)
         found.forget_pictures()
         name_rows(found.rows)
-        classes = [shown(name) for name in folders.files]
+        classes = list(folders.files)
         found.rejected += split_rows(found.rows, classes, None if names is None else len(names), options.seed)
         refused = {item.path for item in found.rejected}
         rows = sorted(
@@ -86,11 +97,46 @@ def build(raw: str, out: Path, options: Options) -> Summary:
         kept = {row.path for row in rows}
         summary = Summary(
             out, classes, folders.seen, rows, sorted(found.rejected, key=lambda item: item.path), folders.left_out,
-            found.spare, pictures, compared, confirmed, decide_kind(rows, options.card), options.seed,
+            found.spare, pictures, compared, confirmed, options.seed, decide_kinds(rows, options.card), folders.notes,
             None if names is None else len(names), sum(not kept.isdisjoint(paths) for paths in listed.values()),
         )  # fmt: skip
-        write_files(folder, summary, source, options.shard_mb * 2**20)
+        write_files(folder, summary, sources, options.shard_mb * 2**20)
     return summary
+
+
+def open_sources(raws: Sequence[str], options: Options) -> Sources:
+    """Open every source.
+
+    Raises:
+        DatasetError: one is not there, or has no name among several.
+    """
+    named, parts = name_sources(raws), {}
+    for name, raw in named:
+        number = sum(part == name or part.startswith(f"{name}-") for part in parts)
+        parts[f"{name}-{number + 1}" if number else name] = open_source(
+            raw, options.follow_links, options.zip_encoding
+        )
+    return Sources(parts)
+
+
+def read_classes(sources: Sources, options: Options) -> ClassFolders:
+    """Return which file belongs to which class, over all sources.
+
+    Raises:
+        DatasetError: the classes of one cannot be told, or --labels cannot be read.
+    """
+    wanted, labels = tuple(map(class_name, options.classes)), None
+    if options.labels is not None:
+        try:
+            labels = (options.labels.name, options.labels.read_bytes())
+        except OSError as error:
+            raise DatasetError(f"--labels {options.labels} cannot be read: {error.strerror}") from error
+    lone = list(sources.parts) == [""]
+    parts = {
+        name: arrange(source, wanted, options.group_by, labels, 2 if lone else 1)
+        for name, source in sources.parts.items()
+    }
+    return parts[""] if lone else pick(merge(parts), wanted)
 
 
 def check_free(out: Path, overwrite: bool) -> None:
@@ -136,10 +182,17 @@ def replaced_at_the_end(out: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def group_rows(found: Validated, source, store: PointStore) -> tuple[int, int]:
-    """Give each row its group: the smallest SHA-256 among its near-duplicates. Returns (compared, confirmed)."""
+    """Give each row its group: the smallest SHA-256 among its near-duplicates and those of its given group.
+
+    Returns how many pairs of pictures were compared, and how many are near-duplicates.
+    """
     sets, compared, confirmed = link(
         store, len(found.paths), lambda node: read_luminance(source.read(found.paths[node]))
     )
+    members: dict[str, int] = {}
+    for node, row in zip(found.nodes, found.rows, strict=True):
+        if row.given_group:
+            sets.join(node, members.setdefault(row.given_group, node))
     roots = [sets.find(node) for node in found.nodes]
     first: dict[int, bytes] = {}
     for root, row in zip(roots, found.rows, strict=True):
@@ -160,47 +213,74 @@ def name_rows(rows: Sequence[Row]) -> None:
 def split_rows(rows: Sequence[Row], classes: Sequence[str], names: int | None, seed: int) -> list[Rejected]:
     """Give each row its split; `names` is the number of names on the test list, None without one.
 
-    Returns the images that must be left out: not listed, but near-duplicates of a listed one.
+    Images that a list, a folder or a table names as held out keep their split, and take their group with them.
+
+    Returns the images that must be left out: near-duplicates of a held-out one that are not held out themselves.
 
     Raises:
         DatasetError: a class has too few images, or the list names none of the images.
     """
-    test_groups = None
-    if names is not None:
-        test_groups = {row.group for row in rows if row.listed}
-        if not test_groups:
-            raise DatasetError(f"none of the {names} names of the test list is among the {len(rows)} images")
-    split_of = assign_splits([row.group for row in rows], [row.label for row in rows], seed, test_groups)
+    if names is not None and not any(row.listed for row in rows):
+        raise DatasetError(f"none of the {names} names of the test list is among the {len(rows)} images")
+    wanted = ["test" if row.listed else row.given_split for row in rows]
+    given = set(wanted) - {""}
+    fixed: dict[str, str] = {}
+    for split in SPLITS:  # the later ones win
+        if split != "train" or given == set(SPLITS):
+            fixed.update({row.group: split for row, own in zip(rows, wanted, strict=True) if own == split})
+    listed_sources = {row.source for row in rows if row.listed}
+
+    def fractions(stratum: tuple[str, int]) -> tuple[float, float]:
+        test = 0 if "test" in given else FRACTION
+        if names is not None:
+            test = 0 if stratum[0] in listed_sources else FRACTION_BESIDE_LIST
+        return test, 0 if "validation" in given else FRACTION
+
+    split_of = assign_splits(
+        [row.group for row in rows], [(row.source, row.label) for row in rows], seed, fixed, fractions
+    )
     for row in rows:
         row.split = split_of[row.group]
     counts = Counter((row.split, row.label) for row in rows)
-    needed = SPLITS if test_groups is None else SPLITS[:2]
+    needed = [split for split in SPLITS if split == "train" or split not in given]
     poor = [label for label in range(len(classes)) if any(not counts[split, label] for split in needed)]
     if poor:
         images = Counter(row.label for row in rows)
-        named = ", ".join(f"{shown(classes[label])} ({images[label]} images)" for label in poor)
+        named = ", ".join(f"{classes[label]} ({images[label]} images)" for label in poor)
         raise DatasetError(
-            f"too few good images for the splits {', '.join(needed)} in class {named}: add images that are not "
-            "near-duplicates, or leave the class out with --classes"
+            f"too few good images for the splits {', '.join(needed)} in class {named}: add images (near-duplicates and a "
+            "group's images stay together), or leave the class out with --classes"
         )
-    if names is None:
-        return []
-    named = {row.group: row.file_name for row in rows if row.listed}
+    first = {}
+    for row, own in zip(rows, wanted, strict=True):
+        if own == row.split:
+            first.setdefault(row.group, row.file_name)
     return [
-        Rejected(row.path, NEAR_TEST, f"shows a part of {named[row.group]}")
-        for row in rows
-        if row.split == "test" and not row.listed
+        Rejected(
+            row.path, NEAR.format(row.split), f"shows a part of {first[row.group]}, or is of the same group"
+        )
+        for row, own in zip(rows, wanted, strict=True)
+        if row.split != "train" and row.group in fixed and own != row.split
     ]
 
 
-def decide_kind(rows: Sequence[Row], wanted: str) -> str:
-    """Return matek, synthetic or own: what the card may say about the images' origin."""
-    if wanted != "auto":
-        return wanted
-    synthetic, published = (sum(getattr(row, flag) for row in rows) for flag in ("synthetic", "published"))
-    if synthetic == len(rows):
-        return "synthetic"
-    return "matek" if not synthetic and published >= 0.9 * len(rows) else "own"
+def decide_kinds(rows: Sequence[Row], wanted: str) -> dict[str, str]:
+    """Return, for each source, matek, acevedo, synthetic or own: what the card may say about its images' origin."""
+    kinds = {}
+    for source in sorted({row.source for row in rows}):
+        own = [row for row in rows if row.source == source]
+        published = Counter(row.published for row in own if row.published)
+        kind, number = published.most_common(1)[0] if published else ("own", 0)
+        synthetic = sum(row.synthetic for row in own)
+        found = (
+            "synthetic"
+            if synthetic == len(own)
+            else kind
+            if not synthetic and number >= 0.9 * len(own)
+            else "own"
+        )
+        kinds[source] = found if wanted == "auto" else wanted
+    return kinds
 
 
 def write_files(folder: Path, summary: Summary, source, max_bytes: int) -> None:
@@ -208,10 +288,12 @@ def write_files(folder: Path, summary: Summary, source, max_bytes: int) -> None:
     from dataset_script.card import (
         write_card,  # they import `datasets`, in seconds: a build may have failed before
     )
+    from dataset_script.figures import draw_figures
     from dataset_script.parquet import features, shards, write_shard
 
     (folder / "data").mkdir()
-    schema = features(summary.classes).arrow_schema
+    sources = list(summary.kinds) != [""]
+    schema = features(summary.classes, sources).arrow_schema
     with tqdm(total=len(summary.rows), desc="writing", unit="image", disable=None) as bar:
 
         def read(row: Row) -> bytes:
@@ -220,22 +302,26 @@ def write_files(folder: Path, summary: Summary, source, max_bytes: int) -> None:
                 raise DatasetError(
                     f"{shown(row.path)} changed while the dataset was being built: build again"
                 )
-            bar.update()
             return data
+
+        def read_next(row: Row) -> bytes:
+            bar.update()
+            return read(row)
 
         for split in SPLITS:
             parts = shards([row for row in summary.rows if row.split == split], max_bytes)
             for number, part in enumerate(parts):
                 name = f"{split}-{number:05d}-of-{len(parts):05d}.parquet"
-                write_shard(folder / "data" / name, part, schema, read)
-    write_csv(
-        folder / "splits.csv",
-        ("file_name", "label", "split", "group", "sha256", "on_test_list"),
-        (
-            (r.file_name, summary.classes[r.label], r.split, r.group, r.sha256.hex(), int(r.listed))
-            for r in summary.rows
-        ),
+                write_shard(folder / "data" / name, part, schema, read_next)
+    header = ("file_name", "label", "split", "group", "sha256", "on_test_list", "source")[
+        : 7 if sources else 6
+    ]
+    cells = (
+        (r.file_name, summary.classes[r.label], r.split, r.group, r.sha256.hex(), int(r.listed), r.source)
+        for r in summary.rows
     )
+    write_csv(folder / "splits.csv", header, (row[: len(header)] for row in cells))
     rejected = ((item.path, item.reason, item.detail) for item in summary.rejected)
     write_csv(folder / "rejected.csv", ("path", "reason", "detail"), rejected)
+    draw_figures(folder, summary, read)
     write_card(folder, summary)

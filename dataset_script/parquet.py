@@ -20,11 +20,12 @@ ROW_GROUP_ROWS = 100
 ROW_GROUP_BYTES = 16 * 2**20
 
 
-def features(classes: list[str]) -> Features:
-    """Return the columns of the dataset, labels in the order of `classes`."""
+def features(classes: list[str], sources: bool = False) -> Features:
+    """Return the columns of the dataset, labels in the order of `classes`; with a column `source` where there are several."""
     text = Value("string")
     columns = {"image": ImageFeature(), "label": ClassLabel(names=classes)}
-    return Features({**columns, "file_name": text, "sha256": text, "group": text})
+    texts = ("file_name", "sha256", "group", "source")[: 4 if sources else 3]
+    return Features({**columns, **dict.fromkeys(texts, text)})
 
 
 def shards(rows: Sequence[Row], max_bytes: int) -> list[list[Row]]:
@@ -67,4 +68,6 @@ def write_shard(path: Path, rows: Sequence[Row], schema: pa.Schema, read: Callab
                 "sha256": [row.sha256.hex() for row in group],
                 "group": [row.group for row in group],
             }
+            if "source" in schema.names:
+                columns["source"] = [row.source for row in group]
             writer.write_table(pa.table(columns, schema=schema), row_group_size=len(group))

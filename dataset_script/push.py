@@ -6,6 +6,7 @@ Speaks to whatever `HF_ENDPOINT` names, through `huggingface_hub` alone.
 from __future__ import annotations
 
 import csv
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -14,13 +15,15 @@ import pyarrow.parquet as pq
 import yaml
 from huggingface_hub import DatasetCard
 
+from dataset_script.card import rendered_for
 from dataset_script.source import DatasetError
 from dataset_script.splits import SPLITS
 from hub_model.publish import Published, push_folder
 
 COLUMNS = ("image", "label", "file_name", "sha256", "group")
 OURS = ("data/*", "figures/*", "*.csv")  # what a push replaces; other files in the repo are left alone
-PARTS = ("README.md", "splits.csv", "rejected.csv", "figures/classes_bar.png", "figures/classes_pie.png")
+PARTS = ("README.md", "splits.csv", "rejected.csv", "figures/classes.jpg", "figures/classes_bar.png",
+         "figures/classes_pie.png")  # fmt: skip
 
 
 def check_contract(folder: Path) -> None:
@@ -75,7 +78,7 @@ def check_contract(folder: Path) -> None:
 
 def _is_foreign(path: Path) -> bool:
     if path.parts[0] in ("data", "figures"):
-        return path.suffix not in (".parquet", ".png")
+        return path.suffix not in (".parquet", ".png", ".jpg")
     return path.as_posix() not in (*PARTS, "label_issues.csv")
 
 
@@ -98,6 +101,16 @@ def push(folder: Path, repo_id: str, *, private: bool = False, revision: str | N
         RepoError: the name is not a repo id, or the Hub cannot be reached or refuses.
     """
     check_contract(folder)
-    return push_folder(
-        folder, repo_id, "dataset", private, "Publish the dataset", revision=revision, stale=OURS
-    )
+    with tempfile.TemporaryDirectory() as place:  # the same files, and a card that names the repo
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            link = Path(place, path.relative_to(folder))
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
+        card = Path(place, "README.md")
+        card.unlink()
+        card.write_text(
+            rendered_for((folder / "README.md").read_text(encoding="utf-8"), repo_id), encoding="utf-8"
+        )
+        return push_folder(
+            Path(place), repo_id, "dataset", private, "Publish the dataset", revision=revision, stale=OURS
+        )

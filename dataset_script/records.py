@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-NEAR_TEST = "near-duplicate of a listed test image"
+NEAR = "near-duplicate of a {} image"  # of a split that comes from a list, a folder or a table
 OUTSIDE = "outside the class folders"
 # beside the class folders these describe the dataset: listed, but no reason for --strict to fail
 DOCUMENTS = {"sha256sums", "readme", "readme.md", "readme.txt", "license", "license.txt", "citation.cff"}
@@ -23,9 +23,11 @@ class Rejected:
 
     @property
     def is_expected(self) -> bool:
-        """Whether --strict passes over it: a document beside the class folders, a near-duplicate of a test image."""
+        """Whether --strict passes over it: a document beside the class folders, a near-duplicate of a held-out image."""
         is_document = self.path.rsplit("/", 1)[-1].lower() in DOCUMENTS
-        return self.reason == NEAR_TEST or (self.reason == OUTSIDE and is_document)
+        return self.reason in (NEAR.format("test"), NEAR.format("validation")) or (
+            self.reason == OUTSIDE and is_document
+        )
 
 
 @dataclass(slots=True)
@@ -37,11 +39,14 @@ class Row:
     length: int
     label: int
     synthetic: bool = False  # carries the comment of synthetic_cells
-    published: bool = False  # has the name and form of the published set's files
+    published: str = ""  # the published dataset whose files have this name and form
     file_name: str = ""
     group: str = ""
     split: str = ""
     listed: bool = False  # on the published test list
+    source: str = ""
+    given_split: str = ""  # by a folder or a table of the user's
+    given_group: str = ""
 
 
 @dataclass
@@ -58,8 +63,11 @@ class Summary:
     pictures: int  # different ones
     compared: int  # pairs of pictures
     confirmed: int  # of them, near-duplicates
-    kind: str  # matek, synthetic or own
     seed: int
+    kinds: dict[
+        str, str
+    ]  # of each source ("" for a lone one without a name): matek, acevedo, synthetic or own
+    notes: list[str]
     listed: int | None = None  # names on the published test list, None without one
     here: int = 0  # of them that are the name of a kept image
 
@@ -77,3 +85,8 @@ class Summary:
     def shared_groups(self) -> list[int]:
         """The sizes of the groups that have several images."""
         return [size for size in Counter(row.group for row in self.rows).values() if size > 1]
+
+    @property
+    def near_held_out(self) -> int:
+        """How many images were left out since they are near-duplicates of a test or validation image that was named."""
+        return sum(self.reasons[NEAR.format(split)] for split in ("test", "validation"))

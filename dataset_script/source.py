@@ -1,7 +1,8 @@
-"""Where the raw files come from: a folder, a zip of one, or a Kaggle dataset in; paths and bytes out.
+"""Where the raw files come from: folders, zips or Kaggle datasets in; paths and bytes out.
 
-Nothing is unpacked and no path is followed out of the source: an entry that climbs, links or lies is listed with the
-reason why it is not read. Paths are relative to the source, with forward slashes.
+Nothing is unpacked, and no path is followed out of a source unless --follow_links says so: an entry that climbs, leads outside
+or lies is listed with the reason why it is not read. Paths are relative to the source, with forward slashes; a zip in a folder
+counts as a folder, and of several sources each path begins with its source's name.
 """
 
 from __future__ import annotations
@@ -11,12 +12,28 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-MAX_FILE_BYTES = 64 * 2**20  # no cell crop is larger; bounds what one file can take of the memory
-BOMB_RATIO = 200  # image formats hardly compress; a zip entry that grows more than this is a bomb
+from hub_model.inference.images import MAX_BYTES
+
+BOMB_RATIO = 200  # compressed formats hardly shrink; a zip entry that grows more than this is a bomb
+UNCOMPRESSED = (
+    ".bmp",
+    ".dib",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".csv",
+    ".tsv",
+    ".txt",
+)  # but these do shrink
 SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information"}
+OUT_OF_FOLDER = "symlink out of the folder"
+Listing = Iterator[tuple[str, str]]  # (path, reason why it is not read, "" for a plain file)
 
 
 class DatasetError(ValueError):
@@ -38,75 +55,137 @@ def is_hidden(name: str) -> bool:
 
 
 class FolderSource:
-    """A folder on this machine."""
+    """A folder on this machine, with the zips in it."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, follow_links: bool = False, zip_encoding: str | None = None):
         self.root = self.place = Path(root).resolve()
+        self.follow_links, self.zip_encoding = follow_links, zip_encoding
+        self.zips: dict[str, ZipSource] = {}
+        self._targets: set[str] = set()  # what links in the folder point to: it is read through them
 
-    def listing(self) -> Iterator[tuple[str, str]]:
-        """Yield (path, reason) of everything below the folder, in sorted order; the reason is "" for a plain file."""
-        yield from self._walk("")
+    def listing(self) -> Listing:
+        """Yield everything below the folder, in sorted order."""
+        entries = list(self._walk("", self.root))
+        for path, reason, is_link in entries:
+            if not (reason or is_link) and self._targets and self._is_target(path):
+                reason = "read through a symlink to it"
+            yield path, reason
 
-    def _walk(self, folder: str) -> Iterator[tuple[str, str]]:
+    def _is_target(self, path: str) -> bool:
+        place = os.path.join(self.root, path)
+        while len(place) > len(str(self.root)):
+            if place in self._targets:
+                return True
+            place = os.path.dirname(place)
+        return False
+
+    def _walk(self, folder: str, real: Path, through_link: bool = False) -> Iterator[tuple[str, str, bool]]:
         try:
             with os.scandir(self.root / folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
-            yield folder, f"cannot be read: {error.strerror}"
+            yield folder, f"cannot be read: {error.strerror}", through_link
             return
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
             if is_hidden(entry.name):
-                yield path, "hidden or system file"
+                yield path, "hidden or system file", through_link
             elif entry.is_symlink():
-                yield path, self._judge_link(path)
+                yield from self._follow(path, real)
             elif entry.is_dir(follow_symlinks=False):
-                yield from self._walk(path)
+                yield from self._walk(path, real / entry.name, through_link)
+            elif not entry.is_file(follow_symlinks=False):
+                yield path, "not a regular file", through_link
+            elif entry.name.lower().endswith(".zip"):
+                yield from self._open_zip(path, through_link)
             else:
-                yield path, "" if entry.is_file(follow_symlinks=False) else "not a regular file"
+                yield path, "", through_link
 
-    def _judge_link(self, path: str) -> str:
+    def _follow(self, path: str, real: Path) -> Iterator[tuple[str, str, bool]]:
         try:
             target = (self.root / path).resolve(strict=True)
         except (OSError, RuntimeError):  # RuntimeError: a loop of links
-            return "broken symlink"
-        if not target.is_relative_to(self.root):
-            return "symlink out of the folder"
-        return "" if target.is_file() else "symlink to a folder"
+            yield path, "broken symlink", True
+            return
+        if not (self.follow_links or target.is_relative_to(self.root)):
+            yield path, OUT_OF_FOLDER, True
+        elif not target.is_dir():
+            self._targets.add(str(target))
+            yield path, "" if target.is_file() else "not a regular file", True
+        elif real.is_relative_to(target) or str(target) in self._targets:
+            yield path, "symlink to a folder that is read already", True
+        else:
+            self._targets.add(str(target))
+            yield from self._walk(path, target, True)
+
+    def _open_zip(self, path: str, through_link: bool) -> Iterator[tuple[str, str, bool]]:
+        try:
+            archive = self.zips[path] = ZipSource(self.root / path, self.zip_encoding)
+        except (DatasetError, OSError) as error:
+            yield path, f"damaged zip: {error}", through_link
+            return
+        for inner, reason in archive.listing():
+            yield f"{path}/{inner}", reason, through_link
 
     def read(self, path: str) -> bytes:
-        """Return the bytes of a listed file, at most MAX_FILE_BYTES + 1 of them.
+        """Return the bytes of a listed file, at most MAX_BYTES + 1 of them.
 
         Raises:
             OSError: the file cannot be read, or became a link out of the folder since it was listed.
         """
+        for name, archive in self.zips.items():
+            if path.startswith(f"{name}/"):
+                return archive.read(path[len(name) + 1 :])
         full = self.root / path
-        if full.is_symlink() and self._judge_link(path):
+        if not self.follow_links and not Path(os.path.realpath(full)).is_relative_to(self.root):
             raise OSError(f"{shown(path)} is a link out of the folder")
         with open(full, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            return file.read(MAX_FILE_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
 
 
 class ZipSource:
     """A zip file, read entry by entry, never unpacked."""
 
-    def __init__(self, path: Path):
-        self.place = path.resolve()
+    def __init__(self, path: Path, encoding: str | None = None):
+        self.place, self.encoding = path.resolve(), encoding
         try:
             self.archive = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
             raise DatasetError(f"{path} is not a zip file that can be read: {error}") from error
         self.entries: dict[str, zipfile.ZipInfo] = {}
 
-    def listing(self) -> Iterator[tuple[str, str]]:
-        """Yield (path, reason) of every entry, in sorted order; the reason is "" for a plain file."""
-        infos = [info for info in self.archive.infolist() if not info.is_dir()]
-        for info in sorted(infos, key=lambda info: info.filename):
-            path = info.filename.replace("\\", "/")
+    def listing(self) -> Listing:
+        """Yield every entry, in sorted order.
+
+        Raises:
+            DatasetError: the names of its folders are in an unknown code page.
+        """
+        named = [(self._name(info).replace("\\", "/"), info) for info in self.archive.infolist()]
+        for path, info in sorted(named, key=lambda pair: pair[0]):
+            if path.endswith("/"):
+                continue
             reason = self._judge(path, info)
             if not reason:
                 self.entries[path] = info
             yield path, reason
+
+    def _name(self, info: zipfile.ZipInfo) -> str:
+        """The entry's name: UTF-8, which macOS writes without saying so, or a code page."""
+        if info.flag_bits & 0x800:
+            return info.filename
+        raw = info.filename.encode("cp437")  # as zipfile has decoded what is not marked as UTF-8
+        for encoding in filter(None, ("utf-8", self.encoding)):
+            try:
+                return raw.decode(encoding)
+            except (UnicodeDecodeError, LookupError):
+                continue
+        folder = info.filename.replace("\\", "/").rpartition("/")[0]
+        if not all(char.isascii() or char.isalpha() for char in folder):
+            raise DatasetError(
+                f"{self.place.name} has folder names in an unknown code page ({shown(folder)}): pass --zip_encoding, "
+                "for example cp866, gbk or shift_jis"
+            )
+        return info.filename
 
     def _judge(self, path: str, info: zipfile.ZipInfo) -> str:
         parts = path.split("/")
@@ -115,24 +194,43 @@ class ZipSource:
         if any(is_hidden(part) for part in parts):
             return "hidden or system file"
         if stat.S_ISLNK(info.external_attr >> 16):
-            return "symlink in a zip"
+            return "symlink in a zip: unpack the zip and give its folder"
         if info.flag_bits & 0x1:
-            return "encrypted"
-        if info.file_size > max(BOMB_RATIO * info.compress_size, 2**20):
+            return "encrypted: unpack the zip and give its folder"
+        shrinks = path.lower().endswith(UNCOMPRESSED) and info.file_size <= MAX_BYTES
+        if info.file_size > max(BOMB_RATIO * info.compress_size, 2**20) and not shrinks:
             return "zip bomb"
         return "same path twice in the zip" if path in self.entries else ""
 
     def read(self, path: str) -> bytes:
-        """Return the bytes of a listed entry, at most MAX_FILE_BYTES + 1 of them.
+        """Return the bytes of a listed entry, at most MAX_BYTES + 1 of them.
 
         Raises:
             OSError: the entry is damaged.
         """
         try:
             with self.archive.open(self.entries[path]) as file:
-                return file.read(MAX_FILE_BYTES + 1)
+                return file.read(MAX_BYTES + 1)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise OSError(f"damaged zip entry: {error}") from error
+
+
+class Sources:
+    """Several sources, read as one: each path begins with its source's name, of two of one name as `NAME-2`."""
+
+    def __init__(self, parts: dict[str, FolderSource | ZipSource]):
+        self.parts = parts
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of a listed file, as its source does."""
+        if "" in self.parts:
+            return self.parts[""].read(path)
+        name, _, inner = path.partition("/")
+        return self.parts[name].read(inner)
+
+    def name_of(self, path: str) -> str:
+        """Return the name of a file's source; "" for a lone one without a name."""
+        return "" if "" in self.parts else re.sub(r"-\d+$", "", path.partition("/")[0])
 
 
 def fetch_from_kaggle(name: str) -> Path:
@@ -160,7 +258,9 @@ def fetch_from_kaggle(name: str) -> Path:
         ) from error
 
 
-def open_source(raw: str) -> FolderSource | ZipSource:
+def open_source(
+    raw: str, follow_links: bool = False, zip_encoding: str | None = None
+) -> FolderSource | ZipSource:
     """Open RAW: a folder, a zip file or `kaggle:OWNER/DATASET`.
 
     Raises:
@@ -169,12 +269,28 @@ def open_source(raw: str) -> FolderSource | ZipSource:
     if not raw:
         raise DatasetError("RAW is empty: give a folder (one folder a class), a zip, or kaggle:OWNER/DATASET")
     if raw.startswith("kaggle:"):
-        return FolderSource(fetch_from_kaggle(raw.removeprefix("kaggle:")))
+        return FolderSource(fetch_from_kaggle(raw.removeprefix("kaggle:")), follow_links, zip_encoding)
     path = Path(raw)
     if path.is_dir():
-        return FolderSource(path)
+        return FolderSource(path, follow_links, zip_encoding)
     if path.is_file():
-        return ZipSource(path)
+        return ZipSource(path, zip_encoding)
     raise DatasetError(
         f"{shown(raw)} does not exist: give a folder (one folder a class), a zip, or kaggle:OWNER/DATASET"
     )
+
+
+def name_sources(raws: Sequence[str]) -> list[tuple[str, str]]:
+    """Split `NAME=RAW` arguments into (name, RAW); the name of a lone RAW without one is "".
+
+    Raises:
+        DatasetError: of several sources one has no name.
+    """
+    named = []
+    for raw in raws:
+        match = re.fullmatch(r"([A-Za-z]\w*)=(.*)", raw, re.DOTALL)
+        named.append((match[1], match[2]) if match and not Path(raw).exists() else ("", raw))
+    if len(named) > 1 and not all(name for name, _ in named):
+        bare = next(shown(raw) for name, raw in named if not name)
+        raise DatasetError(f"several sources need a name each, as in bone_marrow=FOLDER: {bare} has none")
+    return named

@@ -1,57 +1,63 @@
 """Which split each image goes to: groups in, `train` / `validation` / `test` out. Pure functions, no files.
 
-A group (images that show overlapping or near-identical content) is placed whole. Inside a class, groups are
-ranked by the SHA-256 of `seed:group`, so the place of a group depends on its content and the seed alone: not on
-file names, on the order of reading, or on what else is in the folder. The first groups of the ranking fill
-`test` (unless a published list names the test images), the next ones `validation`, and the rest is `train`.
+A group (near-duplicates, or a patient's images) is placed whole. Inside a stratum (a class of a source), groups are ranked by
+the SHA-256 of `seed:group`, so the split of a group depends on its content and the seed alone: not on file names, on the order
+of reading, or on what else is in the folder. The first groups of the ranking fill `test`, the next ones `validation`, and the
+rest is `train`; groups that come with a split, or are on a published test list, have theirs before.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 SPLITS = ("train", "validation", "test")
-FRACTION = 0.15  # of a class's images, for `validation`, and for `test` where no list names it
+FRACTION = 0.15  # of a class's images, for `validation`, and for `test` where nothing names it
+FRACTION_BESIDE_LIST = (
+    0.20  # for `test`, of a source that a test list names nothing of while it names images of another
+)
 
 
 def rank(group: str, seed: int) -> str:
-    """Return the key that orders a group within its class: the hexadecimal SHA-256 of `seed:group`."""
+    """Return the key that orders a group within its stratum: the hexadecimal SHA-256 of `seed:group`."""
     return hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()
 
 
 def assign_splits(
-    groups: Sequence[str], labels: Sequence[int], seed: int, test_groups: set[str] | None = None
-) -> Mapping[str, str]:
-    """Return {group: split} for images given by their group ids and labels.
+    groups: Sequence[str],
+    strata: Sequence[Hashable],
+    seed: int,
+    fixed: Mapping[str, str] | None = None,
+    fractions: Callable[[Hashable], tuple[float, float]] = lambda stratum: (FRACTION, FRACTION),
+) -> dict[str, str]:
+    """Return {group: split} for images given by their group ids and strata.
 
     Args:
         groups: the group id of each image; a lone image's group is its own SHA-256.
-        labels: the class index of each image. A group of several classes counts for its most frequent one.
+        strata: the stratum of each image. A group of several counts for its most frequent one.
         seed: reorders the ranking.
-        test_groups: the groups with an image on a published test list: these, and no others, are `test`.
+        fixed: the splits of groups that have one already.
+        fractions: gives the share of a stratum's other images that goes to `test`, and to `validation`.
     """
+    fixed = fixed or {}
     sizes = Counter(groups)
     votes: dict[str, Counter] = defaultdict(Counter)  # of the groups that have several images: they are few
-    by_class: dict[int, list[str]] = defaultdict(list)
-    for group, label in zip(groups, labels, strict=True):
+    by_stratum: dict[Hashable, list[str]] = defaultdict(list)
+    for group, stratum in zip(groups, strata, strict=True):
         if sizes[group] == 1:
-            by_class[label].append(group)
+            by_stratum[stratum].append(group)
         else:
-            votes[group][label] += 1
+            votes[group][stratum] += 1
     for group, vote in votes.items():
-        by_class[min(vote, key=lambda label: (-vote[label], label))].append(group)
+        by_stratum[min(vote, key=lambda stratum: (-vote[stratum], stratum))].append(group)
 
-    split_of = {}
-    for members in by_class.values():
-        listed = [g for g in members if test_groups is not None and g in test_groups]
-        split_of.update(dict.fromkeys(listed, "test"))
-        free = sorted(set(members) - set(listed), key=lambda group: rank(group, seed))
-        quota = round(FRACTION * sum(sizes[g] for g in free))
-        targets = ["validation"] if test_groups is not None else ["test", "validation"]
-        for split in targets:
-            filled = 0
+    split_of = dict(fixed)
+    for stratum, members in by_stratum.items():
+        free = sorted({group for group in members if group not in fixed}, key=lambda group: rank(group, seed))
+        images = sum(sizes[group] for group in free)
+        for split, fraction in zip(("test", "validation"), fractions(stratum), strict=True):
+            quota, filled = round(fraction * images), 0
             while free and filled < quota:
                 filled += sizes[free[0]]
                 split_of[free.pop(0)] = split

@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dataset_script.classes import ClassFolders, suffix
-from dataset_script.labels import looks_published
+from dataset_script.labels import published_as
 from dataset_script.near_duplicates import PointStore, fingerprint
 from dataset_script.records import Rejected, Row
 from dataset_script.source import DatasetError, base_name, shown
@@ -125,7 +125,7 @@ class Validated:
         if node == len(self.paths):
             self.paths.append(item.path)
             store.add(node, item.points)
-        published = looks_published(name, base_name(item.path), item.size, item.format)
+        published = published_as(name, base_name(item.path), item.size, item.format)
         row = Row(item.path, item.sha256, item.length, label, item.synthetic, published, listed=listed)
         self.rows.append(row)
         self.nodes.append(node)

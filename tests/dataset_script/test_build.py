@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from datasets import load_dataset
+from PIL import Image
 
 from dataset_script.__main__ import main
 from tests.dataset_script.odd_files import write_odd_folder
-from tests.dataset_script.raw_folders import noise_folder, rows_of, same_files
+from tests.dataset_script.raw_folders import encoded, noise_folder, rows_of, same_files
 
 SEVEN = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
 
@@ -102,7 +103,10 @@ def test_zip_tricks_are_refused_and_the_rest_is_built(drawn_folder: Path, tmp_pa
         file.writestr("BLA/../../climbed.jpg", picture)
         file.writestr("/BLA/absolute.jpg", picture)
         file.writestr("C:\\BLA\\drive.jpg", picture)
-        file.writestr("BLA/bomb.bmp", bytes(50_000_000))
+        file.writestr("BLA/bomb.jpg", bytes(50_000_000))
+        file.writestr(
+            "BLA/white.bmp", encoded(Image.new("RGB", (2000, 2000), "white"), "BMP")
+        )  # shrinks, and is no bomb
         link = zipfile.ZipInfo("BLA/link.jpg")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         file.writestr(link, "/etc/passwd")
@@ -214,9 +218,7 @@ def test_few_real_crops_overlap_and_the_test_split_is_the_published_list(
     assert main(["build", str(real_images), str(tmp_path / "out"), "--test_names", str(names)]) == 0
     rows = rows_of(tmp_path / "out" / "splits.csv")
     refused = [row for row in rows_of(tmp_path / "out" / "rejected.csv") if row["path"].endswith(".jpg")]
-    assert len(rows) == 3490 and {row["reason"] for row in refused} == {
-        "near-duplicate of a listed test image"
-    }
+    assert len(rows) == 3490 and {row["reason"] for row in refused} == {"near-duplicate of a test image"}
     assert len(refused) == 10
     assert sum(row["on_test_list"] == "1" for row in rows) == 689
     assert all((row["split"] == "test") == (row["on_test_list"] == "1") for row in rows)

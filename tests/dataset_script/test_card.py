@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from dataset_script.__main__ import main
-from dataset_script.card import draw_figures, plain
+from dataset_script.card import plain
+from dataset_script.figures import draw_figures
 from dataset_script.records import Row, Summary
-from tests.dataset_script.raw_folders import noise_folder, rows_of
+from tests.dataset_script.raw_folders import encoded, noise_folder, rows_of
+
+PICTURE = encoded(Image.new("RGB", (64, 64)), "PNG")
 
 
 def test_every_class_has_its_own_bar_and_slice(tmp_path: Path, monkeypatch) -> None:
@@ -20,7 +24,11 @@ def test_every_class_has_its_own_bar_and_slice(tmp_path: Path, monkeypatch) -> N
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
     classes = [f"plasma cells of the patient {number}" for number in range(3)]
     rows = [Row("", b"", 1, label, split="train") for label in (0, 1, 1, 2)]
-    draw_figures(tmp_path, Summary(tmp_path, classes, 4, rows, [], 0, 0, 4, 0, 0, "own", 0))
+    draw_figures(
+        tmp_path,
+        Summary(tmp_path, classes, 4, rows, [], 0, 0, 4, 0, 0, 0, {"": "own"}, []),
+        lambda row: PICTURE,
+    )
     bar, pie = (figure.axes[0] for figure in figures)
     assert [patch.get_height() for patch in bar.containers[0]] == [1, 2, 1]
     assert len({patch.get_x() for patch in bar.containers[0]}) == 3

@@ -13,8 +13,17 @@ from dataset_script.tables import read_test_names
 from tests.dataset_script.raw_folders import noise_folder, rows_of
 
 
-def listing(*paths: str) -> list[tuple[str, str]]:
-    return [(path, "") for path in paths]
+class Listed:
+    """A source of nothing but names."""
+
+    def __init__(self, *paths: str):
+        self.paths = paths
+
+    def listing(self) -> list[tuple[str, str]]:
+        return [(path, "") for path in self.paths]
+
+    def read(self, path: str) -> bytes:
+        return b""
 
 
 @pytest.mark.parametrize(
@@ -53,7 +62,7 @@ def test_folders_of_a_listed_name_choose_the_class_and_then_the_nearest_paths(
     name: str, paths: list[str]
 ) -> None:
     files = ("set/a/s1/0.png", "set/a/s2/0.png", "set/a/s2/1.png", "set/b/0.png", "set/c/0.png")
-    assert find_listed(arrange(listing(*files), ["a", "b"]), [name]) == {name: paths}
+    assert find_listed(arrange(Listed(*files), ["a", "b"]), [name]) == {name: paths}
 
 
 @pytest.mark.parametrize(
@@ -81,18 +90,20 @@ def test_a_test_list_that_is_no_table_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("paths", "sentence"),
     [
-        (("train/a/0.png", "train/b/1.png", "Test/a/2.png"), "Test, train are splits"),
-        (("train/0.png", "val/1.png", "test/2.png"), "are splits"),
-        (("\udcff/0.png", "\\xff/1.png"), "2 class folders would all be called"),
+        (
+            ("train/0.png", "val/1.png", "test/2.png"),
+            "the folders test, train, val are splits and hold no folder a class",
+        ),
+        (("\udcff/0.png", "\\xff/1.png"), "look alike"),
     ],
 )
 def test_folders_that_cannot_be_classes_are_refused(paths: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(DatasetError, match=sentence):
-        arrange(listing(*paths))
+        arrange(Listed(*paths))
 
 
 def test_a_class_may_be_called_test() -> None:
-    assert list(arrange(listing("test/0.png", "control/1.png")).files) == ["control", "test"]
+    assert list(arrange(Listed("test/0.png", "control/1.png")).files) == ["control", "test"]
 
 
 def test_when_no_file_can_be_kept_the_reasons_are_named(tmp_path: Path, capsys) -> None:

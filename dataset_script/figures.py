@@ -1,0 +1,79 @@
+"""The figures of the dataset card: images of each class by split, the share of each class, and a contact sheet of the classes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib import font_manager, ft2font
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from dataset_script.records import Row, Summary
+from dataset_script.splits import SPLITS
+from hub_model.inference.images import read_picture
+
+COLOURS = {"train": "#3b6fb6", "validation": "#e3a23c", "test": "#b5485d"}
+FONT = font_manager.findfont("DejaVu Sans")  # matplotlib's own
+GLYPHS = frozenset(ft2font.FT2Font(FONT).get_charmap())
+TILE, ACROSS, MOST_CLASSES = 120, 7, 40  # pixels, images of a class, classes on the contact sheet
+
+
+def drawable(name: str, length: int = 24) -> str:
+    """Return a name as the figures show it: short, without markup, a box for what the font does not have (emoji)."""
+    return "".join(char if ord(char) in GLYPHS else "□" for char in name[:length])
+
+
+def draw_figures(folder: Path, summary: Summary, read: Callable[[Row], bytes]) -> None:
+    """Write figures/classes_bar.png, figures/classes_pie.png and figures/classes.jpg; `read` gives the bytes of a row's image."""
+    (folder / "figures").mkdir()
+    names = [drawable(name).replace("$", r"\$") for name in summary.classes]
+    totals = [sum(summary.counts[split, label] for split in SPLITS) for label in range(len(names))]
+
+    bar = Figure(figsize=(max(6, 0.7 * len(names) + 2), 4), layout="constrained")
+    axes = bar.subplots()
+    base = [0] * len(names)
+    for split in SPLITS:
+        heights = [summary.counts[split, label] for label in range(len(names))]
+        axes.bar(range(len(names)), heights, bottom=base, label=split, color=COLOURS[split])
+        base = [a + b for a, b in zip(base, heights, strict=True)]
+    for x, total in enumerate(totals):
+        axes.annotate(f"{total:,}", (x, total), ha="center", va="bottom", fontsize=9)
+    axes.set(ylabel="images", title="Images of each class, by split", ylim=(0, 1.15 * max(totals)))
+    axes.set_xticks(range(len(names)), names)
+    axes.tick_params(axis="x", rotation=45 if len(names) > 10 else 0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, ncols=3, loc="upper right", fontsize=8)
+    bar.savefig(folder / "figures" / "classes_bar.png", dpi=120, metadata={"Software": None})
+
+    pie = Figure(figsize=(5.5, 5), layout="constrained")
+    axes = pie.subplots()
+    axes.pie(
+        totals, labels=names, autopct="%.1f%%", startangle=90, counterclock=False, textprops={"fontsize": 9}
+    )
+    axes.set_title("Share of each class")
+    pie.savefig(folder / "figures" / "classes_pie.png", dpi=120, metadata={"Software": None})
+    contact_sheet(summary, read).save(folder / "figures" / "classes.jpg", quality=85)
+
+
+def contact_sheet(summary: Summary, read: Callable[[Row], bytes]) -> Image.Image:
+    """Return a row of training images for each class, from its sources in turn."""
+    shown: dict[int, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in summary.rows:
+        if row.split == "train":
+            shown[row.label][row.source].append(row)
+    classes = summary.classes[:MOST_CLASSES]
+    font = ImageFont.truetype(FONT, 14)
+    left = 16 + int(max(font.getlength(drawable(name)) for name in classes))
+    sheet = Image.new("RGB", (left + ACROSS * TILE, len(classes) * TILE), "white")
+    draw = ImageDraw.Draw(sheet)
+    for label, name in enumerate(classes):
+        draw.text((8, label * TILE + TILE // 2), drawable(name), fill="black", font=font, anchor="lm")
+        by_source = [shown[label][source] for source in sorted(shown[label])]
+        turns = [rows[i] for i in range(ACROSS) for rows in by_source if i < len(rows)]
+        for column, row in enumerate(turns[:ACROSS]):
+            picture = read_picture(read(row))
+            picture.thumbnail((TILE - 4, TILE - 4))
+            sheet.paste(picture, (left + column * TILE + 2, label * TILE + 2))
+    return sheet
