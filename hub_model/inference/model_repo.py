@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import httpx2
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -27,6 +26,11 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from hub_model.inference.errors import RepoError, first_line
+
+try:
+    import httpx2
+except ImportError:  # huggingface_hub 1 is built on its forerunner
+    import httpx as httpx2
 
 # Files that are read by unpickling, or hold such files: loading one can run code.
 UNSAFE_SUFFIXES = frozenset(

@@ -1,8 +1,8 @@
 """A small model that trains in seconds: features of a frozen backbone, a logistic regression on top.
 
 In: crops, and a backbone that has never seen them: a folder with `config.json` and `model.safetensors`, such as
-`python -m runs.imagenet_weights efficientnet_lite0 OUT` writes. Out: features [N, D] and out-of-fold probabilities. Good enough to compare
-ways of splitting the data and to rank labels; the released model is not made this way.
+`python -m runs.imagenet_weights efficientnet_lite0 OUT` writes. Out: features [N, D] and out-of-fold probabilities. Good enough
+to compare ways of splitting the data and to rank labels; the released model is not made this way.
 """
 
 from __future__ import annotations

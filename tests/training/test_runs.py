@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
+import evaluate
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import timm
@@ -20,10 +22,11 @@ import train_accelerate
 from tests.training.small import TINY
 from train_accelerate import main
 from training.checkpoint import Progress
-from training.evaluation import macro_f1
+from training.evaluation import score
 from training.schedule import Schedule
 
 SCRIPT = train_accelerate.__file__
+METRIC = Path(SCRIPT).parent / "hub_model" / "metrics" / "cell_classification"
 RESULTS = ("history.jsonl", "model.safetensors", "logits_validation.parquet", "logits_test.parquet")
 
 
@@ -347,6 +350,37 @@ def test_two_processes_score_the_same_weights_to_the_same_bits(run, drawn_datase
         )
 
 
-def test_macro_f1_of_a_confusion_matrix_is_the_metrics_own():
-    confusion = torch.tensor([[5, 1, 0], [2, 3, 1], [0, 0, 4]])
-    assert macro_f1(confusion) == pytest.approx((10 / 13 + 6 / 10 + 8 / 9) / 3)
+def test_the_figures_are_those_of_the_metric_also_where_a_class_is_missing():
+    logits = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    logits[:, 3] -= 9  # a class that neither occurs nor is predicted
+    labels = np.arange(40) % 3
+    metric = evaluate.load(str(METRIC)).compute(prediction_scores=logits, references=labels)
+    found = score(logits, labels)
+    assert found["images"] == 40
+    for ours, theirs in {"loss": "log_loss", "accuracy": "accuracy", "macro_f1": "macro_f1"}.items():
+        assert found[ours] == pytest.approx(metric[theirs], abs=1e-12)
+
+
+WITHOUT = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("datasets", "evaluate"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+import importlib.util
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "datasets" else find_spec(name, *more)
+sys.meta_path.insert(0, Missing())
+from train_accelerate import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_machine_without_datasets_trains_on_packed_images_to_the_same_bytes(run, drawn_dataset, tmp_path):
+    command = [sys.executable, "-c", WITHOUT, *arguments(drawn_dataset, tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert results(tmp_path / "run") == results(run)
+    command = [sys.executable, "-c", WITHOUT, *arguments("owner/name", tmp_path / "other")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "pip install datasets" in done.stderr and "Traceback" not in done.stderr
