@@ -18,7 +18,7 @@
 # folder is the result.
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 2; }
-data=$1 out=$2 names=${3:-}
+data=$(realpath "$1") out=$(realpath -m "$2") names=${3:+$(realpath "$3")}
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 minutes=${MINUTES:-240} size=${SIZE:-160}
