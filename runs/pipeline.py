@@ -12,6 +12,7 @@ import json
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 from dataset_script.arguments import positive, whole_number
 from local_hub import HubError, LocalHub
+from local_hub.server import ADDRESS, DEFAULT_PORT
 
 ROOT = Path(__file__).parent.parent
 RELEASE = ROOT / "hub_model" / "release"
@@ -55,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     try:
         check_folders(arguments.data, arguments.out)
-        with LocalHub(arguments.out / "hub") as hub:
+        with embedded_hub(arguments.out) as hub:
             os.environ.update(hub.environment)
             run_stages(arguments.data, arguments.out, arguments.minutes, arguments.per_class)
     except (HubError, NotADirectoryError) as error:
@@ -76,6 +78,13 @@ def check_folders(data: Path | None, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NotADirectoryError(f"{out} cannot be a folder ({error.strerror})") from None
+
+
+def embedded_hub(out: Path) -> LocalHub:
+    """The embedded Hub in `out`/hub; on the default port where that is free, since published cards hold the address."""
+    with socket.socket() as probe:
+        free = probe.connect_ex((ADDRESS, DEFAULT_PORT)) != 0
+    return LocalHub(out / "hub", DEFAULT_PORT if free else 0)
 
 
 def run_stages(raw: Path | None, out: Path, minutes: float, per_class: int) -> None:

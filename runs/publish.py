@@ -24,9 +24,8 @@ from dataset_script.source import DatasetError
 from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import HUB_ERRORS, hub_refusal, is_repo_id
 from hub_model.publish import Published
-from local_hub import HubError, LocalHub
-from local_hub.server import DEFAULT_PORT
-from runs.pipeline import RELEASE, ROOT, build_dataset, check_folders, draw, python
+from local_hub import HubError
+from runs.pipeline import RELEASE, ROOT, build_dataset, check_folders, draw, embedded_hub, python
 from space.build import build_space, push_space
 
 MARKERS = {"dataset": "splits.csv", "model": "metrics.json", "space": "app.py"}  # what each of our repos has
@@ -88,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.dry_run or "HF_ENDPOINT" in os.environ or get_token():
             publish(arguments)
             return 0
-        with LocalHub(arguments.out / "hub", DEFAULT_PORT) as hub:
+        with embedded_hub(arguments.out) as hub:
             print(
                 f"No token (hf auth login) and no HF_ENDPOINT: publishing to the embedded Hub in {hub.root}"
             )

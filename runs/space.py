@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dataset_script.arguments import port
 from local_hub import HubError, LocalHub
-from runs.pipeline import OWNER, RELEASE, ROOT, check_folders, python
+from runs.pipeline import OWNER, RELEASE, ROOT, check_folders, embedded_hub, python
 from runs.publish import dataset_folder, fingerprint, model_folder
 
 DATASET = f"{OWNER}/bone-marrow-cells"
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     started, out = time.monotonic(), arguments.out
     try:
         check_folders(arguments.data, out)
-        with LocalHub(out / "hub") as hub:
+        with embedded_hub(out) as hub:
             os.environ.update(hub.environment)
             model = model_folder(arguments.model, out)
             name = f"{OWNER}/{'rexnet-150-bone-marrow' if model.samefile(RELEASE) else 'my-model'}"
