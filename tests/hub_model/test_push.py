@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -62,8 +63,9 @@ def test_the_card_is_that_of_its_repo_dataset_and_space(repo: str, drawn_repo: s
     assert {(r.dataset_type, r.dataset_split, r.dataset_revision) for r in card.data.eval_results} == {
         (drawn_repo, "test", revision)
     }
-    for snippet in snippets({"model": repo, "dataset": drawn_repo}):
-        assert snippet in card.content
+    ids = {repo, drawn_repo, f"hf-hub:{repo}"}
+    named = {name for text in snippets(card.content) for name in re.findall(r'"([\w:-]+/[\w-]+)"', text)}
+    assert named == ids
     assert f"/datasets/{drawn_repo})" in card.content and f"/spaces/{owner}/cells)" in card.content
     assert "figures/examples.png" in card.content
     assert "figures/examples.png" in HfApi().list_repo_files(repo)
@@ -191,7 +193,8 @@ def test_the_card_of_a_folder_runs_in_that_folder(
     folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
     Image.new("RGB", (99, 99)).save(folder / "cell.jpg")
     monkeypatch.chdir(folder)
-    for snippet in snippets({}):
-        assert snippet in (folder / "README.md").read_text()
+    found = snippets((folder / "README.md").read_text())
+    assert len(found) == 3
+    for snippet in found:
         exec(compile(snippet, "<card>", "exec"), {})
     assert "'BLA'" in capsys.readouterr().out
