@@ -18,25 +18,31 @@ from hub_model.verify import verify
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the command's arguments; `run(arguments)` carries it out and returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m hub_model", description=__doc__.partition(": ")[2])
+    model_repo = {"type": Path, "metavar": "FOLDER", "help": "model repo folder, as build makes it"}
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     made = commands.add_parser("build", help="make a model repo folder of a run folder")
-    made.add_argument("run_folder", type=Path, metavar="RUN")
-    made.add_argument("out", type=Path, metavar="OUT")
-    made.add_argument("--overwrite", action="store_true", help="replace the model repo in OUT")
+    made.add_argument("run_folder", type=Path, metavar="RUN", help="--output_dir of train_accelerate.py")
+    made.add_argument("out", type=Path, metavar="OUT", help="folder to make")
+    made.add_argument(
+        "--overwrite", action="store_true", help="replace the model repo in OUT (default: refuse)"
+    )
     made.set_defaults(run=run_build)
-    checked = commands.add_parser("check", help="compute anew what follows from weights, logits and history")
-    checked.add_argument("folder", type=Path)
+    checked = commands.add_parser("check", help="recompute what follows from weights, logits and history")
+    checked.add_argument("folder", **model_repo)
     checked.set_defaults(run=run_check)
     pushed = commands.add_parser("push", help="publish a model repo folder, in one commit")
-    pushed.add_argument("folder", type=Path)
-    pushed.add_argument("repo", metavar="OWNER/NAME")
+    pushed.add_argument("folder", **model_repo)
+    pushed.add_argument("repo", metavar="OWNER/NAME", help="model repo to create or update")
     pushed.add_argument("--private", action="store_true", help="create it private (default: public)")
     pushed.add_argument("--dataset", metavar="OWNER/NAME", help="dataset repo that the card links and takes example "
                         "images from (default: the one trained on, where it is on a Hub)")  # fmt: skip
     pushed.add_argument("--space", metavar="OWNER/NAME", help="Space that the card links (default: none)")
     pushed.set_defaults(run=run_push)
-    verified = commands.add_parser("verify", help="load a repo back in a fresh process, and compare")
-    verified.add_argument("repo", metavar="OWNER/NAME")
+    verified = commands.add_parser(
+        "verify",
+        help="load a published repo in a fresh process, compare its logits and run its card's snippets",
+    )
+    verified.add_argument("repo", metavar="OWNER/NAME", help="published model repo")
     verified.add_argument(
         "--against", type=Path, help="folder to compare with (default: the repo's own files)"
     )

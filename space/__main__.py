@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     push = commands.add_parser(
         "push", parents=[repos], help="create or update a Space repo on the Hub, in one commit"
     )
-    push.add_argument("repo_id", metavar="OWNER/NAME")
+    push.add_argument("repo_id", metavar="OWNER/NAME", help="Space repo to create or update")
     push.add_argument("--private", action="store_true", help="make the Space private (default: public)")
     options = parser.parse_args(arguments)
     for name in ("model", "dataset"):

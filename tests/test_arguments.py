@@ -1,6 +1,8 @@
 """Every command line has a help page, and refuses a number outside its limits in one sentence that names the flag."""
 
+import argparse
 import importlib
+from collections.abc import Iterator
 
 import pytest
 
@@ -58,6 +60,34 @@ def test_every_command_has_a_help_page(module, command, capsys):
     assert page.startswith("usage: ")
     if not command:
         assert all(name in page for name in COMMANDS[module])
+
+
+class Caught(Exception):
+    """The parser that a command would have used."""
+
+
+def actions(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.ArgumentParser, argparse.Action]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from actions(command)
+        else:
+            yield parser, action
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_every_option_has_help_that_names_its_default(module, monkeypatch):
+    def caught(parser, *_):
+        raise Caught(parser)
+
+    with monkeypatch.context() as patched, pytest.raises(Caught) as found:
+        patched.setattr(argparse.ArgumentParser, "parse_args", caught)
+        importlib.import_module(module).main([])
+    for parser, action in actions(found.value.args[0]):
+        automatic = issubclass(parser.formatter_class, argparse.ArgumentDefaultsHelpFormatter)
+        assert action.help, f"{parser.prog} {action.dest} has no help"
+        if action.option_strings and action.default not in (None, False, argparse.SUPPRESS) and not automatic:
+            assert "default" in action.help, f"{parser.prog} {action.dest} does not name its default"
 
 
 @pytest.mark.parametrize(("module", "arguments", "flag"), REFUSED)
