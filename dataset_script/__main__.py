@@ -29,9 +29,13 @@ def parser() -> argparse.ArgumentParser:
         help="write synthetic cells of the seven classes as OUT/CLASS/CLASS_synthetic_NNNNN.jpg",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    draw.add_argument("out", type=Path, metavar="OUT")
+    draw.add_argument("out", type=Path, metavar="OUT", help="the raw folder")
     draw.add_argument(
-        "--per_class", type=whole_number(1), default=40, metavar="N", help="images of each class"
+        "--per_class",
+        type=whole_number(1),
+        default=40,
+        metavar="N",
+        help="images of each class (default: 40)",
     )
     draw.add_argument("--seed", type=seed, default=0, help="decides every image")
 
