@@ -88,10 +88,7 @@ def open_source(arguments: argparse.Namespace, listing: Path, passed_over: Count
     if folder.is_file():
         raise RepoError(f"{folder} is a file: name a folder of images or a dataset")
     if not folder.is_dir() or is_dataset(folder):
-        return open_dataset(
-            arguments.source, arguments.config, arguments.dataset_revision, arguments.split,
-            arguments.image_column, arguments.label_column, listing,
-        )  # fmt: skip
+        return open_dataset(arguments, listing)
     if arguments.split or arguments.config:
         raise RepoError(f"{folder} is a folder of images and has no splits: leave --split and --config out")
     if arguments.out.resolve().is_relative_to(folder.resolve()):
@@ -132,33 +129,50 @@ class Scoring:
     """One run, in each of its processes."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        self.arguments = arguments
+        self.arguments, self.parts = arguments, Parts(arguments.out)
         waiting = InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[waiting])
-        self.parts = Parts(arguments.out)
-        self.passed_over: Counter = Counter()
-        self.classifier: Classifier | None = None
+        self.is_main = self.accelerator.is_main_process
 
-    def agreed(self, act: Callable[[], T]) -> T:
-        """What `act` returns in the main process. Where it raises RepoError there, every process ends."""
-        outcome: list[Any] = [None, None]
-        if self.accelerator.is_main_process:
+    def __call__(self) -> None:
+        """Score what is missing, and make OUT of the parts."""
+        found: list[Any] = [None]
+        if self.is_main:
             try:
-                outcome[0] = act()
+                found = [self.prepare()]
             except RepoError as error:
                 self.parts.remove_if_unused()
-                outcome[1] = str(error)
-        broadcast_object_list(outcome)
-        if outcome[1] is not None:
-            if self.accelerator.is_main_process:
-                raise RepoError(outcome[1])
-            raise SystemExit(1)
-        return outcome[0]
+                found = [str(error)]
+        broadcast_object_list(found)
+        if isinstance(found[0], str):
+            raise RepoError(found[0]) if self.is_main else SystemExit(1)
+        source, manifest, missing = found[0]
+        if missing is None:
+            self.accelerator.print(f"{self.parts.out} is complete: nothing to do")
+            return
+        if not self.is_main:
+            if not self.parts.folder.is_dir():
+                raise RepoError(
+                    f"--out must lie on a disk that all processes share: {self.parts.folder} is missing"
+                )
+            self.classifier = open_model(self.arguments, self.accelerator.device, manifest["model_revision"])
+        started = time.perf_counter()
+        scored = sum(gather_object([self.score(source, missing)]))  # waits for all of them
+        speed = scored / (time.perf_counter() - started)
+        if self.is_main:
+            counts, unread = self.parts.merge(len(source.shards), manifest)
+            classes = ", ".join(f"{label} {count:,}" for label, count in sorted(counts.items()))
+            said = (
+                f"{counts.total() + unread:,} images: {classes or 'none of any class'}; {unread:,} unreadable"
+            )
+            print(f"{self.parts.out}: {said}; {speed:.0f} images/s{told(self.passed_over)}", flush=True)
+        self.accelerator.end_training()
 
     def prepare(self) -> tuple[Listing | Table, dict[str, Any], list[int] | None]:
         """Main process: the source, the manifest, and the shards still to do (None: OUT is complete)."""
         arguments, parts = self.arguments, self.parts
         parts.claim()
+        self.passed_over: Counter = Counter()
         source = open_source(arguments, parts.folder / "listing.parquet", self.passed_over)
         self.classifier = open_model(arguments, self.accelerator.device, arguments.model_revision)
         repo = self.classifier.repo
@@ -178,51 +192,27 @@ class Scoring:
             print(f"resuming: {done:,} of {len(source.shards):,} parts are there", flush=True)
         return source, manifest, missing
 
-    def __call__(self) -> None:
-        """Score what is missing, and make OUT of the parts."""
-        accelerator, parts = self.accelerator, self.parts
-        source, manifest, missing = self.agreed(self.prepare)
-        if missing is None:
-            accelerator.print(f"{parts.out} is complete: nothing to do")
-            return
-        if self.classifier is None:
-            if not parts.folder.is_dir():
-                raise RepoError(
-                    f"--out must lie on a disk that all processes share: {parts.folder} is missing here"
-                )
-            self.classifier = open_model(self.arguments, accelerator.device, manifest["model_revision"])
-        started = time.perf_counter()
-        scored = sum(gather_object([self.score(source, missing)]))  # waits for all of them
-        speed = scored / (time.perf_counter() - started)
-        if accelerator.is_main_process:
-            counts, unread = parts.merge(len(source.shards), manifest)
-            classes = ", ".join(f"{label} {count:,}" for label, count in sorted(counts.items()))
-            said = (
-                f"{counts.total() + unread:,} images: {classes or 'none of any class'}; {unread:,} unreadable"
-            )
-            print(f"{parts.out}: {said}; {speed:.0f} images/s{told(self.passed_over)}", flush=True)
-        accelerator.end_training()
-
     def score(self, source: Listing | Table, missing: list[int]) -> int:
         """Write the parts of this process's shards; return how many images that were.
 
         A thread computes whole batches on one core, so that the bits of an answer do not depend on how many there are.
         """
-        accelerator, schema, images = self.accelerator, schema_of(self.classifier, source.columns), 0
-        processes = min(accelerator.num_processes, len(missing))
-        if accelerator.process_index >= processes:
+        processes, index = min(self.accelerator.num_processes, len(missing)), self.accelerator.process_index
+        if index >= processes:
             return 0
         shards = [(number, source.shards[number]) for number in missing]
         work = IterableDataset.from_generator(batches, gen_kwargs={"source": source, "shards": shards})
-        work = split_dataset_by_node(work, accelerator.process_index, processes, strategy="shards")
+        work = split_dataset_by_node(work, index, processes, strategy="shards")
+        schema = schema_of(self.classifier, source.columns)
 
         def of_batch(batch: dict[str, Any]) -> tuple[int, pa.Table]:
             return batch["number"], answer(self.classifier, batch["images"], schema)
 
-        tables, cores_each = [], max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-        hidden = None if accelerator.is_main_process else True  # None: shown on a terminal
+        tables, images = [], 0
+        threads = self.arguments.threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        hidden = None if self.is_main else True  # None: shown on a terminal
         with tqdm(desc="scoring", total=len(missing) // processes, unit="part", disable=hidden) as bar:
-            for number, table in ahead(of_batch, iter(work), self.arguments.threads or cores_each):
+            for number, table in ahead(of_batch, iter(work), threads):
                 tables.append(table)
                 images += table.num_rows
                 if table.num_rows == 0:  # the end of a shard

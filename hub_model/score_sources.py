@@ -6,6 +6,7 @@ folder's listing lies in a file and images are read one after the other: memory 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import itertools
@@ -18,29 +19,22 @@ from typing import Any
 
 import datasets
 import fsspec
-import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.exceptions import DatasetNotFoundError
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from huggingface_hub import HfApi
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HFValidationError
 
 from hub_model.inference.errors import RepoError, first_line
 from hub_model.inference.images import SUFFIXES, looks_like_picture
+from hub_model.inference.model_repo import HUB_ERRORS, hub_refusal
 
 SHARD_IMAGES = 256  # of a listing; a kill costs each process at most one shard
 BATCH_SIZE = 32
 LISTING = pa.schema(
     [("file_name", pa.string()), ("path", pa.binary()), ("split", pa.string()), ("label", pa.string())]
 )
-UNREACHABLE = (OSError, HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError)
 UNREADABLE = (DatasetNotFoundError, pa.ArrowException, ValueError, NotImplementedError, RuntimeError)
 
 Row = dict[str, Any]  # file_name; image: bytes, a path or URL, None where there is none; split; label
@@ -118,7 +112,7 @@ def batches(source: Listing | Table, shards: list[tuple[int, Any]]) -> Iterator[
             while batch := list(itertools.islice(images, BATCH_SIZE)):
                 yield {"number": number, "images": batch}
             yield {"number": number, "images": []}
-    except (*UNREACHABLE, pa.ArrowException) as error:
+    except (*HUB_ERRORS, pa.ArrowException) as error:
         raise RepoError(f"reading the images failed: {first_line(error)}") from None
 
 
@@ -199,48 +193,52 @@ def state(path: bytes) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def open_dataset(name: str, config: str | None, revision: str | None, splits: list[str], image: str, label: str,
-                 listing: Path) -> Listing | Table:  # fmt: skip
-    """Open `splits` (all for an empty list) of a dataset repo or folder; `image` and `label` name its columns.
+def open_dataset(options: argparse.Namespace, listing: Path) -> Listing | Table:
+    """Open the splits of a dataset repo or folder that the command line names; all, where it names none.
 
     Raises RepoError: it cannot be reached or read, or lacks a split or the image column.
     """
+    name, revision = options.source, options.dataset_revision
     try:
         if not Path(name).is_dir():
             revision = HfApi().dataset_info(name, revision=revision).sha
-        builder = datasets.load_dataset_builder(name, config, revision=revision)
-        files = builder.config.data_files or {}
-        there = [str(split) for split in files or builder.info.splits or ()]
-        if missing := [split for split in splits if split not in there]:
-            raise RepoError(f"{name} has no split {missing[0]!r} (it has: {', '.join(there)})")
-        settings = {"dataset": name, "config": config, "revision": revision, "splits": splits or there}
-        urls = [(split, url) for split in settings["splits"] for url in sorted(files.get(split, ()))]
-        if isinstance(builder, ImageFolder) and all(looks_like_picture(url, b"") for _, url in urls):
-            labels = {PurePosixPath(url).parent.name for _, url in urls} - set(there)
-            columns = ("split", "label") if len(labels) > 1 else ("split",)
-            rows = ((PurePosixPath(u).name, u.encode(), s, PurePosixPath(u).parent.name) for s, u in urls)
-            source = Listing(listing, rows, settings, columns)
-        else:
-            states = repr([(url, state(url.encode())) for _, url in urls])
-            settings |= {"files_sha256": hashlib.sha256(states.encode()).hexdigest()}
-            tables = {split: builder.as_streaming_dataset(split) for split in settings["splits"]}
-            source = Table(tables, settings | {"image_column": image, "label_column": label})
-    except (RepositoryNotFoundError, HFValidationError):
-        raise RepoError(f"{name} is neither a folder nor a dataset that may be read") from None
-    except RevisionNotFoundError:
-        raise RepoError(f"dataset {name} has no revision {revision!r}") from None
+        builder = datasets.load_dataset_builder(name, options.config, revision=revision)
+        source = _open_splits(builder, options, revision, listing)
     except RepoError:
         raise
+    except HFValidationError as error:
+        raise RepoError(hub_refusal(error, name)) from None
     except UNREADABLE as error:
         if "Config name is missing" in str(error):
             names = ", ".join(datasets.get_dataset_config_names(name, revision=revision))
             raise RepoError(f"{name} has several configurations: pass --config with one of {names}") from None
         raise RepoError(f"dataset {name} cannot be read: {first_line(error)}") from None
-    except UNREACHABLE as error:
-        raise RepoError(f"dataset {name} cannot be reached: {first_line(error)}") from None
+    except HUB_ERRORS as error:
+        raise RepoError(hub_refusal(error, name, "dataset", revision)) from None
     if not source.shards:
-        raise RepoError(f"{name} has no rows in {', '.join(settings['splits'])}")
+        raise RepoError(f"{name} has no rows in {', '.join(source.settings['splits'])}")
     return source
+
+
+def _open_splits(
+    builder: datasets.DatasetBuilder, options: argparse.Namespace, revision: str | None, listing: Path
+) -> Listing | Table:
+    files = builder.config.data_files or {}
+    there = [str(split) for split in files or builder.info.splits or ()]
+    if missing := [split for split in options.split if split not in there]:
+        raise RepoError(f"{options.source} has no split {missing[0]!r} (it has: {', '.join(there)})")
+    splits = options.split or there
+    settings = {"dataset": options.source, "config": options.config, "revision": revision, "splits": splits}
+    urls = [(split, url) for split in splits for url in sorted(files.get(split, ()))]
+    if isinstance(builder, ImageFolder) and all(looks_like_picture(url, b"") for _, url in urls):
+        rows = [(PurePosixPath(url), url.encode(), split) for split, url in urls]
+        has_labels = len({path.parent.name for path, *_ in rows} - set(there)) > 1
+        rows = ((path.name, url, split, path.parent.name) for path, url, split in rows)
+        return Listing(listing, rows, settings, ("split", "label") if has_labels else ("split",))
+    states = repr([(url, state(url.encode())) for _, url in urls])
+    settings |= {"image_column": options.image_column, "label_column": options.label_column}
+    settings |= {"files_sha256": hashlib.sha256(states.encode()).hexdigest()}
+    return Table({split: builder.as_streaming_dataset(split) for split in splits}, settings)
 
 
 def encoded(image: bytes | str | None) -> bytes | str:
@@ -262,5 +260,5 @@ def encoded(image: bytes | str | None) -> bytes | str:
             return file.read()
     except FileNotFoundError:
         raise
-    except UNREACHABLE as error:
+    except HUB_ERRORS as error:
         raise RepoError(f"{image} cannot be reached: {first_line(error)}") from None

@@ -223,8 +223,8 @@ def test_what_is_wrong_with_the_input_is_one_sentence(dataset, model, owner, tmp
     images = write_images(tmp_path / "images", 2)
     cases = [
         ("no image below", (empty, model, out)),
-        ("is neither a folder nor a dataset", (tmp_path / "nowhere", model, out)),
-        ("is neither a folder nor a dataset", (f"{owner}/nothing-here", model, out)),
+        ("is neither a folder nor a repo id", (tmp_path / "nowhere", model, out)),
+        ("there is no dataset repo", (f"{owner}/nothing-here", model, out)),
         ("is a file", (empty / "notes.txt", model, out)),
         ("model repo", (images, f"{owner}/nothing-here", out)),
         ("has no config.json", (images, empty, out)),
@@ -241,6 +241,19 @@ def test_what_is_wrong_with_the_input_is_one_sentence(dataset, model, owner, tmp
     for sentence, arguments in cases:
         assert sentence in refusal(capsys, *arguments), arguments
         assert not list(tmp_path.rglob("*.parts")), "a refused run leaves nothing behind"
+
+
+def test_a_dataset_of_several_configurations_asks_for_one(dataset, model, tmp_path, capsys):
+    several = shutil.copytree(dataset, tmp_path / "several")
+    configs = "".join(
+        f"- {{config_name: {name}, data_files: data/{name}*.parquet}}\n" for name in ("test", "train")
+    )
+    (several / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    assert "pass --config with one of test, train" in refusal(
+        capsys, several, model, tmp_path / "out.parquet"
+    )
+    assert score(several, model, tmp_path / "out.parquet", "--config", "test") == 0
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 20
 
 
 def test_predictions_are_never_replaced_unasked(of_many, many, model, dataset, tmp_path, capsys):

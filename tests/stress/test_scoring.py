@@ -59,7 +59,7 @@ def test_two_processes_refuse_in_one_sentence_and_both_end(model, tmp_path):
     arguments = arguments_of(tmp_path / "nowhere", model, tmp_path / "out.parquet")
     done = subprocess.run([sys.executable, *TWO, *arguments], text=True, capture_output=True, timeout=250)
     assert done.returncode == 1 and done.stderr.count("error: ") == 1
-    assert "is neither a folder nor a dataset" in done.stderr
+    assert "is neither a folder nor a repo id" in done.stderr
 
 
 @pytest.mark.stress
