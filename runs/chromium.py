@@ -47,8 +47,8 @@ def main() -> int:
     found = find_chromium() or install()
     if found is None:
         print(
-            "error: the browser tests need a Chromium, and none could be downloaded: install one (Debian, Ubuntu: "
-            "apt-get install chromium) and repeat, or leave those tests out with make test TESTS='-m \"not browser\"'",
+            "error: the browser tests need a Chromium, and none could be downloaded: install one (on Debian: apt-get install "
+            "chromium), or leave those tests out with make test BROWSER=no",
             file=sys.stderr,
         )
         return 1
