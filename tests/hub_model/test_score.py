@@ -6,6 +6,7 @@ import errno
 import io
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
