@@ -51,9 +51,7 @@ _Dumper.add_representer(
 
 def plain(text: str) -> str:
     """Return a name as it can stand in a Markdown table: no markup of it takes effect."""
-    return re.sub(
-        r"[&<>\\`*_\[\]{}()#+!|~$-]", lambda match: f"&#{ord(match[0])};", re.sub(r"\s+", " ", text)
-    )
+    return re.sub(r"[&<>\\`*_\[\]{}()#+!|~$]", lambda match: f"&#{ord(match[0])};", re.sub(r"\s+", " ", text))
 
 
 def metadata(folder: Path, summary: Summary) -> str:
@@ -140,7 +138,7 @@ def _origin(summary: Summary) -> str:
     texts = []
     for source, kind in summary.kinds.items():
         text = SHEETS[kind].origin if kind in SHEETS else SYNTHETIC if kind == "synthetic" else OWN
-        texts.append(f"- **{plain(source)}**: {text}" if source else text)
+        texts.append(f"- **`{source}`**: {text}" if source else text)
     if synthetic and "synthetic" not in summary.kinds.values():
         texts.append(
             f"\n{synthetic:,} of the images are synthetic (`dataset_script.synthetic_cells`), not photographs."
@@ -180,7 +178,7 @@ def _tables(summary: Summary) -> str:
     sums = [sum(row.split == split for row in summary.rows) for split in SPLITS]
     totals = [*sums, sum(sums), *(sum(row.source == source for row in summary.rows) for source in sources)]
     lines.append(["", "all", *(f"{n:,}" for n in totals)])
-    head += [f"of it {plain(source)}" for source in sources]
+    head += [f"of it `{source}`" for source in sources]
     marks = ["---", "---", *["---:"] * (len(head) - 2)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, marks, *lines])
 
@@ -203,7 +201,7 @@ def _split_text(summary: Summary) -> str:
         )
         unlisted = set(summary.kinds) - {row.source for row in summary.rows if row.listed}
         if unlisted:
-            names = ", ".join(map(plain, sorted(unlisted)))
+            names = ", ".join(f"`{name}`" for name in sorted(unlisted))
             parts.append(f"Of {names}, which the list does not cover, {beside} of the images are `test`.")
         parts.append(rule + f"{share} of the others are `validation`, the rest `train`.")
     elif given != set(SPLITS):

@@ -21,11 +21,13 @@ from dataset_script.tables import LabelRow, read_labels
 from hub_model.inference.images import SUFFIXES, looks_like_picture
 
 TABLES = re.compile(r"(metadata|labels)\.(csv|tsv|parquet)", re.IGNORECASE)
+NO_LABEL = "no label in the table"
 NO_PICTURES = "folder without pictures that are read"
 WAYS_OUT = {
     OUT_OF_FOLDER: "pass --follow_links, or copy the files",
     OUTSIDE: "put them into one folder a class, or pass --labels FILE",
     NO_PICTURES: "save the pictures as JPEG, PNG or TIFF",
+    NO_LABEL: "give names that stand for several files their folders",
 }
 
 
@@ -160,6 +162,8 @@ def _by_folders(found: ClassFolders, plain: Sequence[str], folders: Folders, wan
             found.split_of.update({path: folders.split_of[path]} if path in folders.split_of else {})
             found.group_of.update({path: folders.group_of[path]} if path in folders.group_of else {})
     found.files = dict(sorted(found.files.items()))
+    if bare := {item.path.partition("/")[0] for item in found.rejected if item.reason == NO_PICTURES}:
+        found.notes.append(f"no pictures that are read in the folders {some(bare)}")
     if folders.split_folders:
         found.notes.append(f"splits read from the folders {', '.join(folders.split_folders)}")
     if folders.group_by:
@@ -204,7 +208,7 @@ def _by_table(
             found.rejected.append(Rejected(path, "several labels in the table", ", ".join(sorted(labels))))
         elif labels == {""}:
             detail = "its name stands for several files: add folders" if ambiguous else ""
-            found.rejected.append(Rejected(path, "no label in the table", detail))
+            found.rejected.append(Rejected(path, NO_LABEL, detail))
         elif wanted and not labels & set(wanted):
             found.left_out += 1
             found.classes |= labels

@@ -166,8 +166,9 @@ class Folders:
             ways = [f"--classes {','.join(sorted(self.names())[:4])} if they are the classes all the same"]
             if inside:
                 ways.append(f"--classes {','.join(inside[:4])} if those are")
-            word = re.match(r"[^\W\d_]*", min(self.names()))[0].lower()
-            ways.append(f"--group_by {word or 'patient'} if each one's images have to stay in one split")
+            if re.search(r"\d", "".join(self.names())):
+                word = re.match(r"[^\W\d_]*", min(self.names()))[0].lower()
+                ways.append(f"--group_by {word or 'patient'} if each one's images have to stay in one split")
             raise DatasetError(f"{why}: pass {', '.join(ways)}, or --labels FILE")
 
 

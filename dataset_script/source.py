@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dataset_script.records import READ_THROUGH_LINK
 from hub_model.inference.images import MAX_BYTES
 
 BOMB_RATIO = 200  # compressed formats hardly shrink; a zip entry that grows more than this is a bomb
@@ -68,7 +69,7 @@ class FolderSource:
         entries = list(self._walk("", self.root))
         for path, reason, is_link in entries:
             if not (reason or is_link) and self._targets and self._is_target(path):
-                reason = "read through a symlink to it"
+                reason = READ_THROUGH_LINK
             yield path, reason
 
     def _is_target(self, path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import struct
 import zlib
@@ -161,7 +162,8 @@ def test_samples_without_a_known_scale_are_refused(values: np.ndarray) -> None:
     ],
     ids=["planar 16-bit RGB", "float RGB", "32-bit RGB", "JPEG XL", "DICOM", "HEIC"],
 )  # fmt: skip
-def test_a_kind_that_is_not_read_says_what_to_do(data: bytes) -> None:
+def test_a_kind_that_is_not_read_says_what_to_do(data: bytes, monkeypatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # pillow-heif is optional
     with pytest.raises(ImageError, match=r"(save the picture as|install it)"):
         read_picture(data)
 
@@ -202,6 +204,11 @@ def test_transparency_is_laid_on_white_whatever_the_file(data: bytes, wanted: np
 def test_avif_and_jpeg_2000_are_read(kind: str) -> None:
     data = stored(CELL, kind, **({"quality": 95} if kind == "AVIF" else {}))
     assert np.abs(np.asarray(read_picture(data)).astype(int) - RGB).mean() < 4
+
+
+def test_heic_is_read_with_the_optional_package() -> None:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    assert np.abs(np.asarray(read_picture(stored(CELL, "HEIF", quality=90))).astype(int) - RGB).mean() < 4
 
 
 def test_a_slide_is_sent_to_the_field_tab() -> None:

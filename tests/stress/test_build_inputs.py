@@ -1,0 +1,128 @@
+"""Hypothesis over what a build is given: folder trees, names, bytes, tables. No traceback, and no class that goes in silence.
+
+`make stress` tries 2,000 inputs (BONE_MARROW_EXAMPLES says otherwise); `make test` 25.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dataset_script.classes import arrange
+from dataset_script.records import Rejected
+from dataset_script.source import DatasetError, open_source, shown
+from dataset_script.validate import check
+from tests.dataset_script.raw_folders import encoded, noise
+
+RNG = np.random.default_rng(0)
+PICTURES = [encoded(noise(RNG, 32), kind) for kind in ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")]
+WORDS = st.sampled_from(
+    ["BLA", "EOS", "bla", "train", "Test", "val_data", "fold_1", "patient 2", "images", "0001-1000", "a", "b", "é", "e\u0301",
+     "no", "1e3", "a,b", "🧬", " a", "__MACOSX", ".hidden", "x.zip", "Größe", "seg_train"]
+)  # fmt: skip
+NAMES = st.one_of(
+    WORDS,
+    st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12),
+)
+NAMES = NAMES.filter(lambda name: name not in (".", "..") and len(name.encode()) < 100)
+ENDINGS = st.sampled_from(["", ".png", ".jpg", ".JPG", ".tif", ".svs", ".heic", ".txt", ".zip", ".csv"])
+TABLE_NAMES = st.sampled_from(["labels.csv", "metadata.csv", "labels.tsv", "metadata.parquet"])
+PICTURE = st.sampled_from(PICTURES)
+CUT = PICTURE.flatmap(lambda data: st.integers(0, len(data)).map(lambda length: data[:length]))
+BYTES = st.one_of(PICTURE, st.binary(max_size=80), CUT)
+TABLE_CELLS = ("file_name", "label", "split", "a", "b", "1.png", "BLA/1.png", "train", "C:\\x\\1.png", "")
+
+
+@st.composite
+def tables(draw) -> bytes:
+    cells = st.one_of(st.sampled_from(TABLE_CELLS), NAMES)
+    rows = draw(st.lists(st.lists(cells, min_size=1, max_size=4), max_size=6))
+    separator, end = draw(st.sampled_from(",;\t")), draw(st.sampled_from(["\n", "\r\n"]))
+    text = end.join(separator.join(row) for row in rows)
+    return text.encode(draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])), "replace")
+
+
+@st.composite
+def trees(draw) -> dict[str, bytes]:
+    """Paths and bytes: folders share names, so that classes, splits and patients come about."""
+    folders = draw(st.lists(st.lists(NAMES, max_size=3), min_size=1, max_size=5))
+    files = {}
+    for number in range(draw(st.integers(0, 10))):
+        folder = draw(st.sampled_from(folders))
+        files["/".join([*folder, draw(NAMES) + str(number) + draw(ENDINGS)])] = draw(BYTES)
+    for folder in draw(st.lists(st.sampled_from(folders), max_size=2)):
+        files["/".join([*folder, draw(TABLE_NAMES)])] = draw(tables())
+    return files
+
+
+def written(root: Path, files: dict[str, bytes], as_zip: bool) -> Path:
+    if as_zip:
+        with zipfile.ZipFile(buffer := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
+            for path, data in files.items():
+                archive.writestr(path, data)
+        (root / "raw.zip").write_bytes(buffer.getvalue())
+        return root / "raw.zip"
+    (root / "raw").mkdir()
+    for path, data in files.items():
+        try:
+            (root / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / "raw" / path).write_bytes(data)
+        except OSError:  # a file where another path has a folder, or a folder where it has a file
+            continue
+    return root / "raw"
+
+
+def try_input(
+    files: dict[str, bytes], as_zip: bool, group_by: str | None, wanted: tuple[str, ...], table: bytes | None
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        raw = written(Path(place), files, as_zip)
+        try:
+            source = open_source(str(raw))
+            listed = [path for path, _ in source.listing()]
+            labels = None if table is None else ("labels.csv", table)
+            found = arrange(source, wanted, group_by, labels)
+        except DatasetError as error:
+            assert str(error) and "\n" not in shown(str(error)) and len(str(error)) < 3000
+            return
+        kept = [path for paths in found.files.values() for path in paths]
+        assert len(kept) + len(found.rejected) + found.left_out == len(listed) == found.seen, (
+            "a file went in silence"
+        )
+        assert (
+            len(found.files) >= 2 and all(found.files.values()) and all(name.strip() for name in found.files)
+        )
+        assert len({name.casefold().strip() for name in found.files}) == len(found.files)
+        assert all(item.reason for item in found.rejected)
+        for path in kept[:5]:
+            verdict = check(path, source.read(path))
+            assert not isinstance(verdict, Rejected) or (verdict.reason and "\n" not in verdict.detail)
+
+
+INPUTS = given(
+    files=trees(), as_zip=st.booleans(), group_by=st.one_of(st.none(), st.sampled_from(["patient", "fold"])),
+    wanted=st.sampled_from([(), (), ("a", "b"), ("BLA", "EOS")]), table=st.one_of(st.none(), tables()),
+)  # fmt: skip
+COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True, "database": None}
+
+
+@INPUTS
+@settings(max_examples=25, **COMMON)
+def test_25_inputs_are_read_or_refused_in_a_sentence(files, as_zip, group_by, wanted, table) -> None:
+    try_input(files, as_zip, group_by, wanted, table)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(3600)
+@INPUTS
+@settings(max_examples=int(os.environ.get("BONE_MARROW_EXAMPLES", 2_000)), **COMMON)
+def test_2_000_inputs_are_read_or_refused_in_a_sentence(files, as_zip, group_by, wanted, table) -> None:
+    try_input(files, as_zip, group_by, wanted, table)
