@@ -8,8 +8,10 @@ whose repo is gone or private to somebody else is left out.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,18 @@ class Shelf:
         return {**content, **about, "items": items}
 
 
+def locked(change: Callable[[HubRequest], Response]) -> Callable[[HubRequest], Response]:
+    """Of two changes at once, let neither overwrite the other."""
+
+    @functools.wraps(change)
+    def alone(request: HubRequest) -> Response:
+        with request.hub.storage.lock:
+            return change(request)
+
+    return alone
+
+
+@locked
 def create(request: HubRequest) -> Response:
     body, shelf = request.json(), Shelf(request)
     owner, title = body["namespace"], body["title"]
@@ -98,6 +112,7 @@ def list_all(request: HubRequest) -> Response:
     return JSONResponse(found)
 
 
+@locked
 def update(request: HubRequest) -> Response:
     shelf = Shelf(request)
     path, content = shelf.open(write=True)
@@ -106,11 +121,13 @@ def update(request: HubRequest) -> Response:
     return JSONResponse({"data": shelf.describe(path, json.loads(path.read_bytes()))})
 
 
+@locked
 def delete(request: HubRequest) -> Response:
     Shelf(request).open(write=True)[0].unlink()
     return JSONResponse({})
 
 
+@locked
 def add_item(request: HubRequest) -> Response:
     shelf, body = Shelf(request), request.json()
     path, content = shelf.open(write=True)
@@ -124,6 +141,7 @@ def add_item(request: HubRequest) -> Response:
     return JSONResponse(shelf.describe(path, content))
 
 
+@locked
 def delete_item(request: HubRequest) -> Response:
     shelf = Shelf(request)
     path, content = shelf.open(write=True)

@@ -1,6 +1,7 @@
 """Collections and evaluation results, through the real client."""
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -48,6 +49,14 @@ def test_what_exists_already_is_a_409_that_exists_ok_accepts(name, title):
     assert len(api.add_collection_item(made.slug, name, "model", exists_ok=True).items) == 1
     with pytest.raises(HfHubHTTPError, match="404"):
         api.add_collection_item(made.slug, f"{name}-missing", "model")
+
+
+def test_no_item_is_lost_when_many_are_added_at_once(owner, title):
+    slug = api.create_collection(title).slug
+    names = [api.create_repo(f"{owner}/item-{uuid.uuid4().hex[:8]}").repo_id for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: api.add_collection_item(slug, name, "model"), names))
+    assert {item.item_id for item in api.get_collection(slug).items} == set(names)
 
 
 def test_a_private_collection_or_item_is_hidden_from_others(tmp_path):
