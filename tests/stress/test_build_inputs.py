@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from dataset_script.classes import arrange
@@ -91,8 +91,10 @@ def try_input(
             labels = None if table is None else ("labels.csv", table)
             found = arrange(source, wanted, group_by, labels)
         except DatasetError as error:
+            event("refused")
             assert str(error) and "\n" not in shown(str(error)) and len(str(error)) < 3000
             return
+        event("read")
         kept = [path for paths in found.files.values() for path in paths]
         assert len(kept) + len(found.rejected) + found.left_out == len(listed) == found.seen, (
             "a file went in silence"
