@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         type=whole_number(1),
         default=40,
         metavar="N",
-        help="images of each class (default: 40)",
+        help="images of each class",
     )
     draw.add_argument("--seed", type=seed, default=0, help="decides every image")
 

@@ -26,7 +26,7 @@ def drawable(name: str, length: int = 24) -> str:
 
 
 def draw_figures(folder: Path, summary: Summary, read: Callable[[Row], bytes]) -> None:
-    """Write figures/classes_bar.png, figures/classes_pie.png and figures/classes.jpg; `read` gives the bytes of a row's image."""
+    """Write classes_bar.png, classes_pie.png, classes.jpg and examples/ in figures/; `read` gives the bytes of a row's image."""
     (folder / "figures").mkdir()
     names = [drawable(name).replace("$", r"\$") for name in summary.classes]
     totals = [sum(summary.counts[split, label] for split in SPLITS) for label in range(len(names))]
@@ -55,6 +55,17 @@ def draw_figures(folder: Path, summary: Summary, read: Callable[[Row], bytes]) -
     axes.set_title("Share of each class")
     pie.savefig(folder / "figures" / "classes_pie.png", dpi=120, metadata={"Software": None})
     contact_sheet(summary, read).save(folder / "figures" / "classes.jpg", quality=85)
+    write_examples(folder / "figures" / "examples", summary, read)
+
+
+def write_examples(folder: Path, summary: Summary, read: Callable[[Row], bytes]) -> None:
+    """Write LABEL.jpg, the first test image of each class: what model cards and widgets name by URL."""
+    first = {row.label: row for row in reversed(summary.rows) if row.split == "test"}
+    folder.mkdir()
+    for label in sorted(first)[:MOST_CLASSES]:
+        picture = read_picture(read(first[label]))
+        picture.thumbnail((512, 512))
+        picture.save(folder / f"{label}.jpg", quality=90)
 
 
 def contact_sheet(summary: Summary, read: Callable[[Row], bytes]) -> Image.Image:

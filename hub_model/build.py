@@ -43,7 +43,7 @@ COPIED = (
 
 
 def build(run_folder: Path, out: Path, overwrite: bool = False) -> dict:
-    """Make the model repo in `out`, whole or not at all; return its metrics.
+    """Make the model repo in `out`, complete or not at all; return its metrics.
 
     Raises:
         RepoError: the run folder breaks the contract, or `out` holds something already.

@@ -52,6 +52,7 @@ def card_text(metrics: dict) -> str:
         ood=bool(metrics.get("out_of_distribution")),
         examples=published.get("examples"),
         of_matek=data.get("licence") == "cc-by-4.0",
+        measured_here=published.get("measured_on_dataset"),
         links=links(published, "dataset", "space"),
         repo=published.get("model"),
         dataset=published.get("dataset"),

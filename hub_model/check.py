@@ -1,7 +1,7 @@
-"""A model repo folder in, what is wrong with it out: all that follows from its weights, logits and history is computed anew.
+"""Check a model repo folder: whatever follows from its weights, logits and history is recomputed and compared.
 
-What needs images cannot be: the figures on OOD inputs (but for their rule), robustness, input sizes and a new slide, how long
-training took, and whether the normalisation in `config.json` is the one that was trained with. These are taken as they stand.
+What needs images is not: figures on OOD inputs (except their rule), robustness, input sizes and new slides, training time, and
+whether the normalization in `config.json` is the one that was trained with.
 """
 
 from __future__ import annotations

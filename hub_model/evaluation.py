@@ -1,28 +1,20 @@
 """Figures of a split: logits and labels in, the dict that `metrics.json` holds for the split out.
 
-The figures themselves are those of the metric module in `metrics/cell_classification/`, which is also published
-as a Space; here are its loader and the bootstrap intervals around it.
+The figures are those of the metric module in `metrics/cell_classification/`, which is also published as a Space,
+with bootstrap intervals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-import evaluate
 import numpy as np
 
 from hub_model.metrics.cell_classification.cell_classification import measure
 
-METRIC_FOLDER = Path(__file__).parent / "metrics" / "cell_classification"
 SCALARS = ("accuracy", "balanced_accuracy", "macro_f1", "auc", "log_loss", "ece")
 PER_CLASS = ("precision", "recall", "f1", "auc")
 RESAMPLES, SEED = 1000, 0
-
-
-def load_metric() -> evaluate.Metric:
-    """The project's metric through `evaluate`, from the folder beside this file: no network."""
-    return evaluate.load(str(METRIC_FOLDER))
 
 
 def bootstrap(

@@ -46,7 +46,7 @@ def push_folder(
         stale: patterns of files that are deleted where the folder lacks them; `.gitattributes` always stays.
 
     Raises:
-        RepoError: one sentence: the id, a file or the token is no good, or the Hub refuses or is not reached.
+        RepoError: in one sentence: a wrong id, an unsafe file, no token, or a Hub that refuses or cannot be reached.
     """
     if not is_repo_id(repo_id):
         raise RepoError(f"{repo_id!r} is not a repo id (OWNER/NAME)")

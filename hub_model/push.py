@@ -116,9 +116,9 @@ def examples(dataset: str, revision: str, folder: Path) -> dict[str, Any]:
     there = HfApi().list_repo_files(dataset, repo_type="dataset", revision=revision)
     base = f"{constants.ENDPOINT}/datasets/{dataset}/resolve/main"
     widget = [
-        {"src": f"{base}/{name}", "example_title": Path(name).stem}
-        for name in sorted(there)
-        if name.startswith("examples/")
+        {"src": f"{base}/{name}", "example_title": label.names[i]}
+        for i in sorted(found)
+        if (name := f"figures/examples/{i}.jpg") in there
     ]
     return {"examples": True} | ({"widget": widget} if widget else {})
 

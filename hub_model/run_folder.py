@@ -134,11 +134,11 @@ def read_run(folder: Path) -> Run:
 def read_measurement(path: Path, digest: str) -> dict | list:
     """What `python -m hub_model` measured on these weights; `RepoError` when it was on others, or something else."""
     if path.stem not in SECTIONS:
-        raise RepoError(f"{path} is no measurement that is known (known: {', '.join(SECTIONS)}): delete it")
+        raise RepoError(f"{path} is not a known measurement (known: {', '.join(SECTIONS)}): delete it")
     found = read_json(path)
     if found.get("weights_sha256") != digest or "result" not in found:
         raise RepoError(f"{path} belongs to other weights: measure again, or delete it")
     with malformed_as_error(path):
         if found["result"]:
-            SECTIONS[path.stem](found["result"])  # what the card says of it
+            SECTIONS[path.stem](found["result"])  # its section of the card
     return found["result"]

@@ -1,4 +1,4 @@
-"""A published model repo, loaded as a stranger would: in a fresh process with an empty cache, its card's snippets included."""
+"""A published model repo, loaded as anyone else would: in a fresh process with an empty cache, its card's snippets included."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must never happen: code from a repo is run, a token is told, a file outside is read. The Space's part: tests/space."""
+"""What must never happen: code from a repo is run, a token is printed, a file outside is read. The Space's part: tests/space."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_an_image_path_of_a_data_set_reaches_no_other_file_of_this_machine(tmp_p
 
 
 def test_no_image_is_handed_to_another_program(tmp_path: Path) -> None:
-    """Pillow gives PostScript to Ghostscript, which has run code for strangers before."""
+    """Pillow gives PostScript to Ghostscript, which has run foreign code before."""
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n"
     with pytest.raises(TrainingError, match="cannot be read"):
         decode(Row("x.eps", postscript, 0), lambda image: image)
@@ -207,22 +207,22 @@ import sys
 from dataset_script.__main__ import main as dataset_script
 from hub_model.__main__ import main as hub_model
 from space.__main__ import main as space
-data, release, out, stranger = sys.argv[1:]
+data, release, out, other = sys.argv[1:]
 codes = [
     dataset_script(["push", data, "anna/cells"]),
-    dataset_script(["push", data, stranger + "/cells"]),
+    dataset_script(["push", data, other + "/cells"]),
     dataset_script(["build", data + "/nothing", out + "/built"]),
     hub_model(["build", data, out + "/model"]),
-    hub_model(["push", release, stranger + "/model"]),
-    hub_model(["verify", stranger + "/model"]),
+    hub_model(["push", release, other + "/model"]),
+    hub_model(["verify", other + "/model"]),
     space(["push", "anna/space", "--model", "anna/model", "--dataset", "anna/cells"]),
-    space(["push", stranger + "/space", "--model", "anna/model"]),
+    space(["push", other + "/space", "--model", "anna/model"]),
 ]
 if codes[0] == 0:
     from train_accelerate import main as train
     tiny = ["--no-pretrained", "--model", "resnet10t", "--image_size", "32", "--epochs", "0"]
     codes.append(train(["--dataset", "anna/cells", "--output_dir", out + "/run", *tiny]))
-    codes.append(train(["--dataset", stranger + "/none", "--output_dir", out + "/run2", *tiny]))
+    codes.append(train(["--dataset", other + "/none", "--output_dir", out + "/run2", *tiny]))
 print("codes", codes)
 """
 

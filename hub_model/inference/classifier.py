@@ -114,7 +114,7 @@ class Classifier:
         """Answer for one image or many: PIL images, paths, encoded bytes, or uint8 arrays [H, W(, 3)].
 
         Memory holds one batch of pixels at a time, so an iterator over any number of files is fine. Raises
-        OSError for a file that is no image (check uploads with `hub_model.inference.images` first).
+        OSError for a file that is not an image (check uploads with `hub_model.inference.images` first).
         """
         if isinstance(images, ImageLike):
             images = [images]
@@ -170,7 +170,7 @@ class Classifier:
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
-        # threads that wait for the next batch leave the cores to whoever decodes it
+        # threads that wait for the next batch leave the cores to its decoding
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3
         try:

@@ -231,7 +231,7 @@ def test_a_repo_with_measurements_is_whole(measured_folder: Path) -> None:
     assert check(measured_folder) == []
 
 
-def test_weights_of_another_network_are_told_by_the_onnx_graph(model_folder: Path, tmp_path: Path) -> None:
+def test_the_onnx_graph_reveals_weights_of_another_network(model_folder: Path, tmp_path: Path) -> None:
     folder = copy(model_folder, tmp_path / "blank")
     blank_weights(folder)
     assert "onnx/model.onnx gives other answers" in check(folder)[0]
@@ -247,7 +247,10 @@ def test_weights_of_another_network_are_told_by_the_onnx_graph(model_folder: Pat
         (writes("history.jsonl", b"[]\n"), "history.jsonl, line 1, holds a list"),
         (writes("calibration.json", b'{"out_of_distribution": "x"}'), "calibration.json is malformed"),
         (lambda run: write_measurement(run, "robustness", {"a": 1}), "robustness.json is malformed"),
-        (lambda run: write_measurement(run, "splits", {"test": {}}), "splits.json is no measurement"),
+        (
+            lambda run: write_measurement(run, "splits", {"test": {}}),
+            "splits.json is not a known measurement",
+        ),
     ],
 )
 def test_a_run_folder_with_a_file_of_the_wrong_shape_is_one_sentence(

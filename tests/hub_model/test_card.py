@@ -11,7 +11,7 @@ METRICS = {
 }
 
 
-def test_the_confusion_matrix_is_told_in_words_the_worst_first():
+def test_the_confusion_matrix_is_summarized_most_frequent_first():
     part = {"confusion_matrix": [[8, 2, 0], [0, 10, 0], [3, 1, 6]]}
     assert confusions_text(part, ["A", "B", "<C>"]) == (
         "Most frequent confusions: 3 of 10 &lt;C> are classified as A; 2 of 10 A are classified as B; "
@@ -22,7 +22,7 @@ def test_the_confusion_matrix_is_told_in_words_the_worst_first():
     )
 
 
-def test_no_confusion_is_said_too():
+def test_a_model_without_confusions_is_described_as_such():
     assert confusions_text({"confusion_matrix": [[2, 0], [0, 3]]}, ["A", "B"]).startswith("No image")
 
 

@@ -1,4 +1,4 @@
-"""The metric module: it agrees with scikit-learn, whoever loads it, in whichever order the images come."""
+"""The metric module: it agrees with scikit-learn, however it is loaded and in any order of the images."""
 
 import doctest
 import importlib

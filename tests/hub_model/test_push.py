@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pytest
 import timm
@@ -29,6 +31,8 @@ from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
 from hub_model.push import push
 from hub_model.verify import verify
+
+CLASSES = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +72,10 @@ def test_the_card_is_that_of_its_repo_dataset_and_space(repo: str, drawn_repo: s
     assert named == ids
     assert f"/datasets/{drawn_repo})" in card.content and f"/spaces/{owner}/cells)" in card.content
     assert "figures/examples.png" in card.content
+    assert [entry["example_title"] for entry in card.data["widget"]] == CLASSES
+    for entry in card.data["widget"]:
+        assert drawn_repo in entry["src"]
+        Image.open(io.BytesIO(httpx2.get(entry["src"]).raise_for_status().content)).load()
     assert "figures/examples.png" in HfApi().list_repo_files(repo)
 
 
