@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from hub_model.inference.errors import RepoError
-from hub_model.inference.model_repo import UNSAFE_SUFFIXES, ModelConfig, read_config
+from hub_model.inference.model_repo import ModelConfig, read_config, unsafe_files
 
 CONFIG, WEIGHTS, CARD, METRICS = "config.json", "model.safetensors", "README.md", "metrics.json"
 HISTORY, ONNX, CALIBRATION = "history.jsonl", "onnx/model.onnx", "calibration.json"
@@ -189,9 +189,8 @@ def check_files(folder: Path) -> list[str]:
     problems = [f"{name} is missing" for name in REQUIRED if name not in files]
     if not any(name.startswith("figures/") for name in files):
         problems.append("figures/ is missing")
+    problems += [f"{name} can hold a pickle: only safetensors are published" for name in unsafe_files(files)]
     for name in files:
-        if Path(name).suffix.lower() in UNSAFE_SUFFIXES:
-            problems.append(f"{name} can hold a pickle: only safetensors are published")
         if (folder / name).is_symlink():
             problems.append(f"{name} is a link: a repo holds files")
         hidden = any(part.startswith(".") for part in Path(name).parts)

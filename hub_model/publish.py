@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from hub_model.inference.errors import RepoError
-from hub_model.inference.model_repo import HUB_ERRORS, hub_refusal, is_repo_id, refuse_unsafe_files
+from hub_model.inference.model_repo import HUB_ERRORS, hub_refusal, is_repo_id, unsafe_files
 
 RepoType = Literal["model", "dataset", "space"]
 PUSH_ERRORS = (*HUB_ERRORS, RuntimeError)  # RuntimeError: a large file that was not taken
@@ -53,7 +53,8 @@ def push_folder(
     files = {
         path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()
     }
-    refuse_unsafe_files(str(folder), files)
+    if unsafe := unsafe_files(files):
+        raise RepoError(f"{folder / unsafe[0]} can hold a pickle: only safetensors are published")
     api, where = HfApi(), {"repo_id": repo_id, "repo_type": repo_type}
     with contextlib.ExitStack() as undo:
         try:

@@ -125,13 +125,17 @@ def open_model_repo(model_id: str | os.PathLike[str], revision: str | None = Non
     return ModelRepo(name, folder, commit, config)
 
 
+def unsafe_files(files: Iterable[str | PurePosixPath]) -> list[str]:
+    """The files that only an unpickler could read, sorted."""
+    return sorted(name for name in map(str, files) if PurePosixPath(name).suffix.lower() in UNSAFE_SUFFIXES)
+
+
 def refuse_unsafe_files(name: str, files: Iterable[str | PurePosixPath]) -> None:
-    """Raise RepoError naming the first file that only an unpickler could read."""
-    for file in sorted(map(str, files)):
-        if PurePosixPath(file).suffix.lower() in UNSAFE_SUFFIXES:
-            raise RepoError(
-                f"{name} is refused: {file} can hold a pickle, which can run code; only safetensors are read"
-            )
+    """Raise RepoError naming the first unsafe file of a repo, but for one that transformers' Trainer adds and nothing reads."""
+    if found := [file for file in unsafe_files(files) if file != "training_args.bin"]:
+        raise RepoError(
+            f"{name} is refused: {found[0]} can hold a pickle, which can run code; only safetensors are read"
+        )
 
 
 def read_config(source: Path | dict[str, Any], name: str) -> ModelConfig:
