@@ -87,7 +87,7 @@ def test_a_name_that_is_not_an_id_is_refused_before_the_hub_is_asked(
 
 def test_a_pickle_is_never_published(folder: Path, name: str) -> None:
     (folder / "data" / "weights.PT").write_bytes(b"")
-    with pytest.raises(RepoError, match="data/weights.PT can hold a pickle"):
+    with pytest.raises(RepoError, match=r"data/weights.PT can hold a pickle"):
         push_folder(folder, name, "model")
     assert not HfApi().repo_exists(name)
 
