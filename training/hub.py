@@ -82,19 +82,27 @@ def fetch_checkpoint(options: Namespace) -> None:
         return  # nothing was pushed yet
     except HUB_ERRORS as error:
         raise TrainingError(f"no checkpoint can be fetched: {hub_refusal(error, repo)}") from error
-    try:
-        with safe_open(found / CHECKPOINT, framework="pt") as file:
-            name, names = file.metadata()["name"], list(file.keys())
-            if any(Path(each).name != each for each in (name, *names)):
-                raise TrainingError(f"the checkpoint of {repo} names files outside of it")
-            checkpoint = folder / "checkpoints" / name
-            checkpoint.mkdir(parents=True)
-            for each in names:
-                (checkpoint / each).write_bytes(file.get_tensor(each).numpy().tobytes())
-    except (FileNotFoundError, SafetensorError, KeyError, TypeError) as error:
-        raise TrainingError(f"the checkpoint of {repo} is damaged: {first_line(error)}") from error
-    if damage := find_damage(checkpoint):
-        raise TrainingError(f"the checkpoint of {repo} is damaged: {damage}")
-    for name in RUN_FILES:
-        if (found / name).is_file():
-            shutil.copyfile(found / name, folder / name)
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            checkpoint = unpack(found / CHECKPOINT, Path(place) / "checkpoints")
+        except (FileNotFoundError, SafetensorError, LookupError, TypeError) as error:
+            raise TrainingError(f"the checkpoint of {repo} is damaged: {first_line(error)}") from error
+        if damage := find_damage(checkpoint):
+            raise TrainingError(f"the checkpoint of {repo} is damaged: {damage}")
+        for name in RUN_FILES:
+            if (found / name).is_file():
+                shutil.copyfile(found / name, Path(place) / name)
+        shutil.copytree(place, folder, dirs_exist_ok=True)
+
+
+def unpack(packed: Path, out: Path) -> Path:
+    """Write the checkpoint that a safetensors file holds below `out`, and return its folder."""
+    with safe_open(packed, framework="pt") as file:
+        name, files = file.metadata()["name"], list(file.keys())
+        if any(Path(each).name != each for each in (name, *files)):
+            raise TrainingError(f"{packed.name} names files outside of the checkpoint")
+        checkpoint = out / name
+        checkpoint.mkdir(parents=True)
+        for each in files:
+            (checkpoint / each).write_bytes(file.get_tensor(each).numpy().tobytes())
+    return checkpoint

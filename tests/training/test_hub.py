@@ -15,7 +15,20 @@ RESULTS = ("history.jsonl", "model.safetensors", "logits_validation.parquet", "l
 
 
 def train(dataset, output, *more: str) -> int:
-    return main(["--dataset", str(dataset), "--output_dir", str(output), *TINY, "--epochs", "2", *more])
+    return main(
+        [
+            "--dataset",
+            str(dataset),
+            "--output_dir",
+            str(output),
+            *TINY,
+            "--batch_size",
+            "32",
+            "--epochs",
+            "2",
+            *more,
+        ]
+    )
 
 
 def refusal(capsys, *arguments: object) -> str:
@@ -51,14 +64,14 @@ def test_a_run_whose_machine_is_gone_is_resumed_from_its_branch(drawn_dataset, o
     pushed = [
         commit for commit in HfApi().list_repo_commits(repo, revision=BRANCH) if "step-" in commit.title
     ]
-    assert pushed[0].title == "Checkpoint step-00002-00000000" and len(pushed) > 10
+    assert pushed[0].title == "Checkpoint step-00002-00000000" and len(pushed) > 5
     assert not any(name.endswith((".pkl", ".bin")) for name in HfApi().list_repo_files(repo, revision=BRANCH))
-    middle = next(commit for commit in pushed if "step-00001-00000003" in commit.title)
+    middle = next(commit for commit in pushed if "step-00001-00000002" in commit.title)
     HfApi().delete_branch(repo, branch=BRANCH)
     HfApi().create_branch(repo, branch=BRANCH, revision=middle.commit_id)
     capsys.readouterr()
     assert train(drawn_dataset, tmp_path / "second", *push) == 0
-    assert "resuming from step-00001-00000003" in capsys.readouterr().out
+    assert "resuming from step-00001-00000002" in capsys.readouterr().out
     for name in RESULTS:
         assert (tmp_path / "second" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
@@ -83,6 +96,7 @@ def test_a_branch_that_is_damaged_or_leads_outside_is_refused(drawn_dataset, own
         )
         text = refusal(capsys, drawn_dataset, tmp_path / f"run-{case}", *push)
         assert "names files outside" in text if ".." in tensors + name else "is damaged" in text
+        assert not (tmp_path / f"run-{case}").exists(), "nothing half made stays"
     assert not (tmp_path / "outside").exists()
 
 

@@ -1,0 +1,42 @@
+"""The recipe of the release in miniature: teacher, student and model repo with one command, on images or a dataset, resumable."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.stress, pytest.mark.timeout(3600)]
+
+SCRIPT = Path(__file__).parents[2] / "runs" / "release.sh"
+
+
+def release(data: Path, out: Path, **given: str) -> subprocess.CompletedProcess:
+    tiny = {"MINUTES": "0.4", "SIZE": "64", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    command = ["bash", str(SCRIPT), str(data), str(out)]
+    return subprocess.run(command, env=os.environ | tiny | given, capture_output=True, text=True)
+
+
+def test_one_command_makes_a_teacher_a_student_and_a_model_repo(drawn_folder, drawn_dataset, tmp_path):
+    done = release(drawn_folder, tmp_path / "out")
+    assert done.returncode == 0, done.stderr[-3000:]
+    facts = json.loads((tmp_path / "out" / "student" / "environment.json").read_text())
+    assert facts["model"]["teachers"][0]["architecture"] == "efficientnet_lite0"
+    assert (tmp_path / "out" / "student" / "logits_test.parquet").is_file()
+    assert (tmp_path / "out" / "model" / "README.md").is_file()
+    shutil.rmtree(tmp_path / "out" / "student")  # a rerun trains what is missing, with the same teacher
+    teacher = (tmp_path / "out" / "teacher" / "model.safetensors").read_bytes()
+    assert release(drawn_folder, tmp_path / "out").returncode == 0
+    assert (tmp_path / "out" / "teacher" / "model.safetensors").read_bytes() == teacher
+    given = {"TEACHER": str(tmp_path / "out" / "teacher"), "START": str(tmp_path / "out" / "model")}
+    packed = release(drawn_dataset, tmp_path / "packed", **given)
+    assert packed.returncode == 0, packed.stderr[-3000:]
+    assert not (tmp_path / "packed" / "dataset").exists(), "Parquet is used as it is"
+
+
+def test_without_arguments_it_says_how_it_is_called():
+    done = subprocess.run(["bash", str(SCRIPT)], capture_output=True, text=True)
+    assert done.returncode == 2 and "MINUTES=8 runs/release.sh DATA OUT" in done.stderr
