@@ -14,15 +14,13 @@ from __future__ import annotations
 import argparse
 import ctypes
 import errno
-import itertools
 import os
 import signal
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,7 +37,7 @@ from dataset_script.arguments import whole_number
 from hub_model.contract import CALIBRATION, weights_digest
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
-from hub_model.inference.preprocessing import cores
+from hub_model.inference.preprocessing import ahead, cores
 from hub_model.score_output import Parts, answer, schema_of
 from hub_model.score_sources import Listing, Table, batches, is_dataset, open_dataset, open_folder, told
 
@@ -109,20 +107,6 @@ def open_model(arguments: argparse.Namespace, device: torch.device, revision: st
         classifier.model.to(device)
     classifier.warmup()
     return classifier
-
-
-def ahead(work: Callable[[Any], T], items: Iterator, threads: int) -> Iterator[T]:
-    """`work(item)` for each item, in order, by threads that are each one core of the machine."""
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            pending = deque(pool.submit(work, item) for item in itertools.islice(items, 3 * threads))
-            while pending:
-                result = pending.popleft().result()
-                pending.extend(pool.submit(work, item) for item in itertools.islice(items, 1))
-                yield result
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 class Scoring:
@@ -212,7 +196,9 @@ class Scoring:
         threads = self.arguments.threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         hidden = None if self.is_main else True  # None: shown on a terminal
         with tqdm(desc="scoring", total=len(missing) // processes, unit="part", disable=hidden) as bar:
-            for number, table in ahead(of_batch, iter(work), threads):
+            for number, table in ahead(
+                of_batch, work, threads, initializer=partial(torch.set_num_threads, 1)
+            ):
                 tables.append(table)
                 images += table.num_rows
                 if table.num_rows == 0:  # the end of a shard

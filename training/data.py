@@ -12,10 +12,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-import os
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +24,7 @@ from tqdm.auto import tqdm
 
 from hub_model.inference.errors import ImageError
 from hub_model.inference.images import read_picture
+from hub_model.inference.preprocessing import ahead, cores
 from training import TrainingError
 from training.source import Row, Source
 
@@ -135,6 +133,9 @@ class Split:
                 padded = torch.stack(images + images[-1:] * (self.batch_size - len(images)))
                 yield number * self.batch_size, Batch(padded, torch.tensor(labels), names, sources)
 
+    def _example(self, row: Row) -> Example:
+        return row.name, row.source, row.label, decode(row, self.transform)
+
     def _in_order(self) -> Iterator:
         raise NotImplementedError
 
@@ -154,13 +155,12 @@ class MemorySplit(Split):
         title, hidden = f"decoding {self.name}", not self.progress
         bar = tqdm(self.source.rows(self.name), title, len(self), unit="image", leave=False, disable=hidden)
         self.names, self.sources, images = [], [], None
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for row, image in ahead(pool, lambda row: (row, decode(row, self.transform)), bar, depth=256):
-                if images is None:
-                    images = torch.empty(len(self), *image.shape, dtype=torch.uint8)
-                images[len(self.names)] = image
-                self.names.append(row.name)
-                self.sources.append(row.source)
+        for name, source, _, image in ahead(self._example, bar, cores(), depth=256):
+            if images is None:
+                images = torch.empty(len(self), *image.shape, dtype=torch.uint8)
+            images[len(self.names)] = image
+            self.names.append(name)
+            self.sources.append(source)
         self.images = images.to(self.device)
         self.labels = torch.from_numpy(self.source.labels[self.name]).to(self.device)
 
@@ -202,13 +202,12 @@ class StreamSplit(Split):
         rows, sizes = self._own_shards(epoch) if self.shard_sizes else self._own_rows(epoch)
         done = start // self.accumulation
         rows = itertools.islice(rows, sum(sizes[:done]), None)
-        with ThreadPoolExecutor(self.workers) as pool:
-            examples = ahead(pool, self._example, rows, depth=4 * self.batch_size)
-            for update, size in enumerate(sizes[done:], start=done):
-                _, _, labels, images = zip(*itertools.islice(examples, size), strict=True)
-                for turn in range(max(0, start - update * self.accumulation), self.accumulation):
-                    mine = slice(turn, None, self.accumulation)
-                    yield Batch(torch.stack(images[mine]), torch.tensor(labels[mine]))
+        examples = ahead(self._example, rows, self.workers, depth=4 * self.batch_size)
+        for update, size in enumerate(sizes[done:], start=done):
+            _, _, labels, images = zip(*itertools.islice(examples, size), strict=True)
+            for turn in range(max(0, start - update * self.accumulation), self.accumulation):
+                mine = slice(turn, None, self.accumulation)
+                yield Batch(torch.stack(images[mine]), torch.tensor(labels[mine]))
 
     def _own_shards(self, epoch: int) -> tuple[Iterator[Row], list[int]]:
         """Return the shuffled rows of this process's shards, and how many of them each update takes."""
@@ -235,18 +234,4 @@ class StreamSplit(Split):
         return self.source.rows(self.name)
 
     def _decoded(self, chunk: list[Row]) -> Iterator[Example]:
-        with ThreadPoolExecutor(self.workers) as pool:
-            yield from pool.map(self._example, chunk)
-
-    def _example(self, row: Row) -> Example:
-        return row.name, row.source, row.label, decode(row, self.transform)
-
-
-def ahead(pool: Executor, work: Callable, items: Iterator, depth: int) -> Iterator:
-    """Yield `work(item)` in order, with up to `depth` items under way; `Executor.map(buffersize=)` of Python 3.14."""
-    items = iter(items)
-    pending = deque(pool.submit(work, item) for item in itertools.islice(items, depth))
-    while pending:
-        result = pending.popleft().result()
-        pending.extend(pool.submit(work, item) for item in itertools.islice(items, 1))
-        yield result
+        return ahead(self._example, chunk, self.workers)

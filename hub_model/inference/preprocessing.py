@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from hub_model.inference.errors import RepoError
 from hub_model.inference.images import ImageLike, to_rgb
+
+T = TypeVar("T")
 
 DEFAULTS = {  # of timm.data.resolve_data_config
     "input_size": (3, 224, 224),
@@ -102,6 +106,30 @@ class Preprocessing:
 def _margin(side: int, wanted: int) -> int:
     """Where a centred crop of `wanted` pixels begins; negative where the picture is smaller."""
     return round((side - wanted) / 2) if side >= wanted else -((wanted - side) // 2)
+
+
+def ahead(
+    work: Callable[[Any], T],
+    items: Iterable,
+    threads: int,
+    depth: int | None = None,
+    initializer: Callable[[], object] | None = None,
+) -> Iterator[T]:
+    """`work(item)` for each item, in order, by threads that each begin with `initializer`.
+
+    Up to `depth` items (default: 3 a thread) are under way; `Executor.map(buffersize=)` of Python 3.14 does the same.
+    """
+    items, depth = iter(items), depth or 3 * threads
+    with ThreadPoolExecutor(threads, initializer=initializer) as pool:
+        try:
+            pending = deque(pool.submit(work, item) for item in itertools.islice(items, depth))
+            while pending:
+                result = pending.popleft().result()
+                pending.extend(pool.submit(work, item) for item in itertools.islice(items, 1))
+                yield result
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def cores() -> int:
