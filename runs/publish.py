@@ -24,6 +24,7 @@ from dataset_script.source import DatasetError
 from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import HUB_ERRORS, hub_refusal, is_repo_id
 from hub_model.publish import Published
+from hub_model.verify import verify
 from local_hub import HubError
 from runs.pipeline import RELEASE, ROOT, build_dataset, check_folders, draw, embedded_hub, python
 from space.build import build_space, push_space
@@ -249,16 +250,21 @@ def collect(repos: Repos, title: str, private: bool) -> str:
 
 
 def run_snippets(repos: Repos) -> None:
-    """Run the snippets in a fresh process with an empty cache, that of the Space where it is up; RepoError if one fails."""
+    """Run the snippets, and those of the model card, in fresh processes with empty caches; RepoError if one fails.
+
+    The Space's snippet runs where the Space is up.
+    """
     program = (LOAD_DATASET + LOAD_MODEL).format(**asdict(repos))
     if HfApi().space_info(repos.space).runtime.stage == "RUNNING":
         program += 'dataset["test"][0]["image"].save("cell.jpg")' + CALL_SPACE.format(**asdict(repos))
+    os.environ["HF_TOKEN"] = get_token()  # an empty HF_HOME holds no token
     with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"HF_HOME": folder, "HF_TOKEN": get_token(), "PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"HF_HOME": folder, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RepoError(f"a published snippet fails: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    verify(repos.model)
     print(f"The snippets run: {done.stdout.strip().splitlines()[-1]}", flush=True)
 
 
