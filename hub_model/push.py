@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ from hub_model.inference.model_repo import HUB_ERRORS, hub_refusal, is_repo_id, 
 from hub_model.publish import Published, find_repo, push_folder
 
 EVAL_RESULTS = ".eval_results/test.yaml"
+EXAMPLES = "figures/examples.png"
 TASKS = ("accuracy", "macro_f1", "balanced_accuracy")
 
 
@@ -51,15 +53,18 @@ def push(
 def render(folder: Path, repo: str, dataset: str | None, space: str | None) -> None:
     """Write card, examples and evaluation results of a model folder for the repo that it goes to."""
     metrics = read_json(folder / METRICS)
-    dataset = dataset or metrics["dataset"]["id"]
+    trained_on = metrics["dataset"]
+    dataset = dataset or trained_on["id"]
+    (folder / EXAMPLES).unlink(missing_ok=True)
     published: dict[str, Any] = {"endpoint": constants.ENDPOINT, "model": repo}
     if space:
         published["space"] = space
     if dataset:
-        revision = find_repo(dataset, "dataset").sha
+        same = dataset == trained_on["id"]
+        revision = find_repo(dataset, "dataset", trained_on["revision"] if same else None).sha
         published |= {"dataset": dataset, "dataset_revision": revision}
         try:
-            published["measured_on_dataset"] = has_test_images(dataset, revision, folder, metrics)
+            published["measured_on_dataset"] = same or has_test_images(dataset, revision, folder, metrics)
             published |= examples(dataset, revision, folder)
         except HUB_ERRORS as error:
             raise RepoError(hub_refusal(error, dataset, "dataset")) from error
@@ -71,10 +76,6 @@ def render(folder: Path, repo: str, dataset: str | None, space: str | None) -> N
 
 def has_test_images(dataset: str, revision: str, folder: Path, metrics: dict) -> bool:
     """Whether the test images of a dataset repo, by its `splits.csv`, are those that the figures were measured on."""
-    import csv
-
-    if metrics["dataset"]["id"] == dataset:
-        return True
     api, logits = HfApi(), folder / "logits_test.parquet"
     if not logits.is_file() or not api.file_exists(
         dataset, "splits.csv", repo_type="dataset", revision=revision
@@ -89,30 +90,29 @@ def has_test_images(dataset: str, revision: str, folder: Path, metrics: dict) ->
 def examples(dataset: str, revision: str, folder: Path) -> dict[str, Any]:
     """Draw the first test image of every class with the model's answer; widget entries where the dataset has examples.
 
-    Nothing where the dataset's classes are not the model's.
+    Nothing where the dataset has no test split of the model's classes.
     """
     from datasets import ClassLabel, Image, load_dataset
 
-    rows = load_dataset(dataset, split="test", streaming=True, revision=revision)
     classifier = Classifier.from_pretrained(folder)
+    try:
+        rows = load_dataset(dataset, split="test", streaming=True, revision=revision)
+    except ValueError:  # no split of that name, or several configurations
+        return {}
     features = rows.features or {}
-    label = features.get("label")
-    if (
-        not isinstance(label, ClassLabel)
-        or tuple(label.names) != classifier.label_names
-        or "image" not in features
-    ):
+    label, image = features.get("label"), features.get("image")
+    known = isinstance(label, ClassLabel) and tuple(label.names) == classifier.label_names
+    if not (known and isinstance(image, Image)):
         return {}
     found: dict[int, bytes] = {}
     for row in rows.cast_column("image", Image(decode=False)):
-        found.setdefault(row["label"], row["image"]["bytes"])
+        if row["image"]["bytes"]:
+            found.setdefault(row["label"], row["image"]["bytes"])
         if len(found) == len(label.names):
             break
     images = [found[i] for i in sorted(found)]
     answers = classifier.predict(images)
-    draw_examples(
-        images, [label.names[i] for i in sorted(found)], answers, folder / "figures" / "examples.png"
-    )
+    draw_examples(images, [label.names[i] for i in sorted(found)], answers, folder / EXAMPLES)
     there = HfApi().list_repo_files(dataset, repo_type="dataset", revision=revision)
     base = f"{constants.ENDPOINT}/datasets/{dataset}/resolve/main"
     widget = [
