@@ -11,8 +11,6 @@ import argparse
 import json
 import os
 import shlex
-import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,13 +19,19 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from dataset_script.arguments import positive, whole_number
-from local_hub import HubError, LocalHub
-from local_hub.server import ADDRESS, DEFAULT_PORT
-
-ROOT = Path(__file__).parent.parent
-RELEASE = ROOT / "hub_model" / "release"
-TEST_NAMES = "published_test_names.txt"  # beside the images: the test set of the DinoBloom evaluation
-OWNER = "localdev"
+from local_hub import HubError
+from runs.folders import (
+    OWNER,
+    RELEASE,
+    ROOT,
+    TEST_NAMES,
+    build_dataset,
+    check_folders,
+    draw,
+    embedded_hub,
+    python,
+    run,
+)
 
 PREDICT = """
 import sys, timm
@@ -70,23 +74,6 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def check_folders(data: Path | None, out: Path) -> None:
-    """Raise NotADirectoryError where `data` is not a directory or `out` cannot be one."""
-    if data and not data.is_dir():
-        raise NotADirectoryError(f"{data} is not a directory")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NotADirectoryError(f"{out} cannot be a folder ({error.strerror})") from None
-
-
-def embedded_hub(out: Path) -> LocalHub:
-    """The embedded Hub in `out`/hub; on the default port where that is free, since published cards hold the address."""
-    with socket.socket() as probe:
-        free = probe.connect_ex((ADDRESS, DEFAULT_PORT)) != 0
-    return LocalHub(out / "hub", DEFAULT_PORT if free else 0)
-
-
 def run_stages(raw: Path | None, out: Path, minutes: float, per_class: int) -> None:
     """From images to a prediction, each stage reading what the one before it published."""
     name = "bone-marrow-cells" if raw else "synthetic-cells"
@@ -126,20 +113,6 @@ def run_stages(raw: Path | None, out: Path, minutes: float, per_class: int) -> N
     subprocess.run([sys.executable, "-c", program, *images], check=True)
 
 
-def draw(out: Path, per_class: int) -> Path:
-    """Draw synthetic cells into `out`/raw, a folder for each class."""
-    shutil.rmtree(out / "raw", ignore_errors=True)
-    python("dataset_script", "synthetic", out / "raw", "--per_class", per_class)
-    return out / "raw"
-
-
-def build_dataset(raw: Path, out: Path) -> None:
-    """Build the dataset repo folder, with the published test set where its list lies beside the images."""
-    listed = raw.parent / TEST_NAMES
-    names = ["--test_names", listed] if listed.is_file() else []
-    python("dataset_script", "build", raw, out, "--overwrite", *names)
-
-
 def start_options(raw: Path) -> list:
     """Start from the released model, unless its training images could be in the test split of this dataset."""
     if not (RELEASE / "model.safetensors").is_file():
@@ -154,17 +127,6 @@ def start_options(raw: Path) -> list:
 
 def stage(title: str) -> None:
     print(f"\n=== {title}", flush=True)
-
-
-def python(module: str, *arguments: object) -> None:
-    run(sys.executable, "-m", module, *arguments)
-
-
-def run(*command: object) -> None:
-    """Print a command as a person would type it, and run it."""
-    words = [str(word) for word in command]
-    print(f"$ {shlex.join([Path(words[0]).name, *words[1:]])}", flush=True)
-    subprocess.run(words, check=True)
 
 
 def summarize(out: Path, minutes: float) -> None:

@@ -7,7 +7,6 @@ Each repo gets one commit, or none where nothing changed. `--dry-run` prints wha
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import subprocess
 import sys
@@ -26,10 +25,9 @@ from hub_model.inference.model_repo import HUB_ERRORS, hub_refusal, is_repo_id
 from hub_model.publish import Published
 from hub_model.verify import verify
 from local_hub import HubError
-from runs.pipeline import RELEASE, ROOT, build_dataset, check_folders, draw, embedded_hub, python
+from runs.folders import MARKERS, RELEASE, ROOT, check_folders, dataset_folder, embedded_hub, model_folder
 from space.build import build_space, push_space
 
-MARKERS = {"dataset": "splits.csv", "model": "metrics.json", "space": "app.py"}  # what each of our repos has
 TITLE, DESCRIPTION = "Bone-marrow cell classifier", "Dataset, calibrated model and Space"
 
 LOAD_DATASET = """
@@ -129,41 +127,6 @@ def publish(arguments: argparse.Namespace) -> None:
         print(f"  {kind:<12}{url}")
     for snippet in (LOAD_DATASET, LOAD_MODEL, CALL_SPACE):
         print(snippet.format(**asdict(repos)).rstrip())
-
-
-# ---- what is published
-def dataset_folder(data: Path | None, out: Path) -> Path:
-    """The dataset repo folder: `data` if it is one, else `out`/dataset, built from `data` where that has changed."""
-    if data and (data / MARKERS["dataset"]).is_file():
-        return data
-    built, stamp = out / "dataset", out / "dataset.sha256"
-    if data is None and (built / "README.md").is_file():
-        return built
-    raw = data or draw(out, per_class=60)
-    if not ((built / "README.md").is_file() and stamp.is_file() and stamp.read_text() == fingerprint(raw)):
-        build_dataset(raw, built)
-        stamp.write_text(fingerprint(raw))
-    return built
-
-
-def model_folder(model: Path, out: Path) -> Path:
-    """The model repo folder: `model` if it is one, else built from that run folder."""
-    if not model.is_dir():
-        raise NotADirectoryError(f"--model {model} is not a directory")
-    if (model / MARKERS["model"]).is_file():
-        return model
-    python("hub_model", "build", model, out / "model", "--overwrite")
-    return out / "model"
-
-
-def fingerprint(*folders: Path) -> str:
-    """A digest of the names, sizes and modification times of all files below `folders`."""
-    digest = hashlib.sha256()
-    files = (path for folder in folders for path in folder.rglob("*") if "__pycache__" not in path.parts)
-    for path in sorted(path for path in files if path.is_file()):
-        status = path.stat()
-        digest.update(f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
 
 
 def print_plan(repos: Repos, dataset: Path, model: Path) -> None:

@@ -16,8 +16,17 @@ from pathlib import Path
 
 from dataset_script.arguments import port
 from local_hub import HubError, LocalHub
-from runs.pipeline import OWNER, RELEASE, ROOT, check_folders, embedded_hub, python
-from runs.publish import dataset_folder, fingerprint, model_folder
+from runs.folders import (
+    OWNER,
+    RELEASE,
+    ROOT,
+    check_folders,
+    dataset_folder,
+    embedded_hub,
+    fingerprint,
+    model_folder,
+    python,
+)
 
 DATASET = f"{OWNER}/bone-marrow-cells"
 
