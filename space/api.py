@@ -7,8 +7,11 @@ they were read. A bad upload is an error of one sentence for `/predict` and `/fi
 
 from __future__ import annotations
 
+import base64
+from collections import Counter
 from html import escape
 from typing import Any, TypedDict
+from urllib.parse import urlsplit
 
 import gradio as gr
 from gradio.components.api_component import Api
@@ -17,16 +20,21 @@ from gradio_client.utils import python_type_to_json_schema
 from hub_model.inference.classifier import Predictions
 from hub_model.inference.errors import ImageError
 from hub_model.inference.images import CELL_SIDE, read_picture
-from space.bulk import answer_uploads
-from space.inputs import FileInput, forget
+from space.archives import read_upload
+from space.bulk import BulkAnswer, answer_uploads, count_known
+from space.desk import FIELD_SIDE
+from space.inputs import FileInput
 from space.resources import Resources
 from space.tab_cells import BULK_JOBS
-from space.tab_field import FIELD_SIDE, FIELDS, answer_field, nucleus_share
-from space.texts import language_of, say
+from space.tab_field import FIELDS, answer_field, nucleus_share
+from space.texts import Words, say, say_html
+from space.visits import Visit, Visits, forget
+
+AGENT_PICTURES = 200
 
 
 class CellAnswer(TypedDict):
-    """One cell: `verdict` is "sure", "between X and Y", "not a cell I know" or "uncalibrated"."""
+    """One cell: `verdict` begins with "sure", "between", "not a cell" or "uncalibrated"; `sets` are the classes that fit."""
 
     label: str
     description: str
@@ -49,7 +57,7 @@ class NamedAnswer(TypedDict):
 class CountRow(TypedDict):
     """Shares in 0…1 with their 95% intervals [low, high].
 
-    Left out, and said in every row: cells `unknown` to the model, and `unusable` files.
+    Left out, and said in every row: cells `unknown` to the model, `unusable` files, and pictures `beyond_limit`.
     """
 
     label: str
@@ -60,6 +68,7 @@ class CountRow(TypedDict):
     corrected_interval: list[float]
     unknown: int
     unusable: int
+    beyond_limit: int
 
 
 class FieldCell(TypedDict):
@@ -85,17 +94,39 @@ class ModelCard(TypedDict):
 
 
 ENDPOINTS = ("predict", "predict_many", "count", "field", "model")
+TOOLS = ("classify_cell", "count_cells")
 
 PYTHON = """from gradio_client import Client, handle_file
 
 client = Client("{address}")
-answer = client.predict(handle_file("cell.jpg"), api_name="/predict")
-print(answer["label"], answer["verdict"], answer["probabilities"])"""
+answer = client.predict({python}api_name="/{name}")
+print(answer)"""
 
-CURL = """FILE=$(curl -s -F "files=@cell.jpg" {address}/gradio_api/upload | tr -d '[]"')
-DATA='{{"data": [{{"path": "'$FILE'", "meta": {{"_type": "gradio.FileData"}}}}]}}'
-EVENT=$(curl -s -H "Content-Type: application/json" -d "$DATA" {address}/gradio_api/call/predict | cut -d'"' -f4)
-curl -sN {address}/gradio_api/call/predict/$EVENT"""
+UPLOAD = """FILE=$(curl -s -F "files=@{file}" {address}/gradio_api/upload | tr -d '[]"')
+"""
+CURL = """{upload}DATA='{{"data": [{data}]}}'
+EVENT=$(curl -s -H "Content-Type: application/json" -d "$DATA" {address}/gradio_api/call/{name} | cut -d'"' -f4)
+curl -sN {address}/gradio_api/call/{name}/$EVENT"""
+FILE_DATA = """{"path": "'$FILE'", "meta": {"_type": "gradio.FileData"}}"""
+ARGUMENTS = {  # of the examples: the file, then the arguments in Python and in JSON
+    "predict": ("cell.jpg", 'handle_file("cell.jpg"), ', FILE_DATA),
+    "predict_many": ("cells.zip", '[handle_file("cells.zip")], ', f"[{FILE_DATA}]"),
+    "count": ("cells.zip", '[handle_file("cells.zip")], ', f"[{FILE_DATA}]"),
+    "field": ("field.jpg", 'handle_file("field.jpg"), ', FILE_DATA),
+    "model": ("", "", ""),
+}
+
+
+def python_example(name: str, address: str) -> str:
+    """Lines of Python that call an endpoint of the Space at `address`."""
+    return PYTHON.format(address=address, python=ARGUMENTS[name][1], name=name)
+
+
+def curl_example(name: str, address: str) -> str:
+    """Lines of shell that do the same."""
+    file, _, data = ARGUMENTS[name]
+    upload = UPLOAD.format(file=file, address=address) if file else ""
+    return CURL.format(upload=upload, address=address, data=data, name=name)
 
 
 def as_cell_answer(predictions: Predictions, row: int, descriptions: dict[str, str]) -> CellAnswer:
@@ -117,8 +148,8 @@ def as_cell_answer(predictions: Predictions, row: int, descriptions: dict[str, s
     }
 
 
-def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
-    """Register the endpoints and lay out their tab."""
+def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tuple:
+    """Register the endpoints and the tools for agents, and lay out their tab."""
     classifier = resources.classifier
 
     def predict(image: str | None) -> CellAnswer:
@@ -127,62 +158,81 @@ def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
         return as_cell_answer(predictions, 0, classifier.label_descriptions)
 
     def predict_many(files: list[str] | None) -> list[NamedAnswer]:
-        """Classify up to 500 pictures, or zips of them: one row a picture, bad ones with their error."""
+        """Classify up to 5,000 pictures, or zips of them: a row a picture, bad ones and those beyond the limit with an error."""
         answer = _answer_and_forget(resources, files)
         rows: list[NamedAnswer] = [
             {"file": name, "error": str(error), "label": "", "confidence": 0.0, "verdict": ""}
-            for name, error in answer.bad
+            for name, error in [*answer.bad, *beyond(answer)]
         ]
-        for row, name in enumerate(answer.names):
+        for row, entry in enumerate(answer.entries):
             label, confidence = answer.predictions.top(row, 1)[0]
             verdict = str(answer.predictions.verdicts[row])
             rows.append(
-                {"file": name, "error": "", "label": label, "confidence": confidence, "verdict": verdict}
+                {
+                    "file": entry.name,
+                    "error": "",
+                    "label": label,
+                    "confidence": confidence,
+                    "verdict": verdict,
+                }
             )
         return rows
 
     def count(files: list[str] | None) -> list[CountRow]:
-        """Differential count of up to 500 pictures: as counted and corrected for the prevalence."""
-        answer = _answer_and_forget(resources, files)
-        if not answer.counts:
-            reason = "count_nothing" if answer.predictions else "cells_none"
-            raise gr.Error(say("en", reason), print_exception=False)
-        return [
-            {
-                "label": c.label,
-                "cells": c.cells,
-                "share": c.share,
-                "share_interval": list(c.share_interval),
-                "corrected": c.corrected,
-                "corrected_interval": list(c.corrected_interval),
-                "unknown": answer.unknown,
-                "unusable": len(answer.bad),
-            }
-            for c in answer.counts
-        ]
+        """Differential count of up to 5,000 pictures: as counted and corrected for the prevalence."""
+        return count_rows(_answer_and_forget(resources, files))
 
     def field(image: str | None) -> list[FieldCell]:
         """Find and classify the nucleated cells of a whole microscope picture: of more than 400, that many, evenly spread."""
-        answer = answer_field(resources, _read_and_forget(image, FIELD_SIDE), nucleus_share(resources), None)
+        picture = _read_and_forget(image, FIELD_SIDE)
+        found, boxes, predictions = answer_field(resources, picture, nucleus_share(resources), None)
         cells: list[FieldCell] = []
-        for row, box in enumerate(answer.boxes):
-            label, confidence = answer.predictions.top(row, 1)[0]
-            verdict = str(answer.predictions.verdicts[row])
+        for row, box in enumerate(boxes):
+            label, confidence = predictions.top(row, 1)[0]
+            verdict = str(predictions.verdicts[row])
             place = {"left": box.left, "top": box.top, "side": box.side}
             named = {"label": label, "confidence": confidence, "verdict": verdict}
-            cells.append({**place, **named, "found": answer.found})
+            cells.append({**place, **named, "found": found})
         return cells
 
     def model() -> ModelCard:
         """Which model answers: repo, revision, labels, temperature, backend."""
         repo = classifier.repo
         return {
-            "model": repo.name,
+            "model": resources.classifier_name,
             "revision": repo.commit or "",
             "labels": classifier.label_descriptions,
             "temperature": classifier.calibration.temperature,
             "backend": classifier.backend,
         }
+
+    def classify_cell(image_base64: str) -> CellAnswer:
+        """Classify the picture of one bone-marrow cell: class, verdict, calibrated probabilities, conformal sets.
+
+        Args:
+            image_base64: a JPEG, PNG, TIFF, BMP or WebP with one cell in its centre, base64-encoded (a data URI works too).
+        """
+        predictions = resources.batcher.predict([_read(_decoded(image_base64), CELL_SIDE)])
+        return as_cell_answer(predictions, 0, classifier.label_descriptions)
+
+    def count_cells(images_base64: list[str]) -> list[CountRow]:
+        """Count the classes among pictures of single cells, with 95% intervals, as counted and corrected for the prevalence.
+
+        Args:
+            images_base64: up to 200 pictures of one cell each, base64-encoded; those that cannot be used are `unusable`.
+        """
+        if not images_base64 or len(images_base64) > AGENT_PICTURES:
+            reason = "upload_too_many" if images_base64 else "upload_missing"
+            raise gr.Error(say("en", reason, limit=AGENT_PICTURES), print_exception=False)
+        pictures, bad = [], []
+        for i, text in enumerate(images_base64):
+            try:
+                pictures.append(read_picture(_decoded(text), CELL_SIDE))
+            except ImageError as error:
+                bad.append((str(i), error))
+        predictions = resources.batcher.predict(pictures) if pictures else None
+        counts = count_known(resources, predictions) if predictions else []
+        return count_rows(BulkAnswer([], predictions, bad, Counter(), counts))
 
     one, many = FileInput(visible=False), FileInput(visible=False, file_count="multiple")
     _register(predict, one, CellAnswer, None, 16)
@@ -190,8 +240,50 @@ def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
     _register(count, many, list[CountRow], "bulk", BULK_JOBS)
     _register(field, one, list[FieldCell], "field", FIELDS)
     _register(model, None, ModelCard, None, None)
+    gr.api(classify_cell, api_name="classify_cell", concurrency_limit=16)
+    gr.api(count_cells, api_name="count_cells", concurrency_id="bulk", concurrency_limit=BULK_JOBS)
     page = gr.HTML(elem_id="api-page")
-    tab.select(explain, None, page, api_visibility="private")
+
+    def opened(request: gr.Request) -> str:
+        visit = visits.of(request)
+        visit.results["api"] = address_of(request)
+        return explain(visit.language, visit.results["api"])
+
+    def again(visit: Visit) -> list[Any]:
+        return [explain(visit.language, visit.results["api"]) if "api" in visit.results else gr.skip()]
+
+    tab.select(opened, None, page, api_visibility="private", show_progress="hidden")
+    return [page], again
+
+
+def count_rows(answer: BulkAnswer) -> list[CountRow]:
+    """The count of a request as plain rows; an error when nothing is left to count."""
+    if not answer.counts:
+        raise gr.Error(
+            say("en", "count_nothing" if answer.predictions else "cells_none"), print_exception=False
+        )
+    return [
+        {
+            "label": c.label,
+            "cells": c.cells,
+            "share": c.share,
+            "share_interval": list(c.share_interval),
+            "corrected": c.corrected,
+            "corrected_interval": list(c.corrected_interval),
+            "unknown": answer.unknown,
+            "unusable": len(answer.bad),
+            "beyond_limit": sum(answer.left_out.values()),
+        }
+        for c in answer.counts
+    ]
+
+
+def beyond(answer: BulkAnswer) -> list[tuple[str, str]]:
+    """One row a folder for what the limit left out."""
+    return [
+        (folder or "/", say("en", "count_left_out", total=n, folders=folder or "/"))
+        for folder, n in sorted(answer.left_out.items())
+    ]
 
 
 def _register(fn: Any, source: FileInput | None, result: Any, shared: str | None, limit: int | None) -> None:
@@ -211,11 +303,24 @@ def _read_and_forget(path: str | None, side: int) -> Any:
     if not path:
         raise gr.Error(say("en", "upload_missing"), print_exception=False)
     try:
-        return read_picture(path, side)
-    except ImageError as error:
-        raise gr.Error(str(error), print_exception=False) from None
+        return _read(path, side)
     finally:
         forget([path])
+
+
+def _read(source: str | bytes, side: int) -> Any:
+    try:
+        return read_upload(source, side)
+    except ImageError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+
+
+def _decoded(text: str) -> bytes:
+    """The bytes of base64 text or of a data URI; of anything else, bytes that are no picture."""
+    try:
+        return base64.b64decode(str(text).rpartition(",")[2], validate=True)
+    except ValueError:
+        return b"no base64"
 
 
 def _answer_and_forget(resources: Resources, paths: list[str] | None) -> Any:
@@ -228,22 +333,37 @@ def _answer_and_forget(resources: Resources, paths: list[str] | None) -> Any:
 
 
 def address_of(request: gr.Request) -> str:
-    """The address under which the visitor sees this Space."""
+    """The address under which the visitor sees this Space, a proxy's sub-path included."""
     headers = request.headers
-    scheme = headers.get("x-forwarded-proto", "http").split(",")[0]
-    return f"{scheme}://{headers.get('x-forwarded-host') or headers.get('host', '127.0.0.1:7860')}"
-
-
-def explain(request: gr.Request) -> str:
-    """The tab's text, with this Space's own address in the examples."""
-    language, address = language_of(request), address_of(request)
-    rows = "".join(
-        f'<tr><th scope="row"><code>/{name}</code></th><td>{escape(say(language, f"api_{name}"))}</td></tr>'
-        for name in ENDPOINTS
+    scheme = headers.get("x-forwarded-proto", "http").split(",")[0].strip()
+    host = headers.get("x-forwarded-host") or headers.get("host", "127.0.0.1:7860")
+    path = (
+        headers.get("x-forwarded-prefix") or request.request.scope.get("root_path", "") or own_path(headers)
     )
+    return f"{scheme}://{host.split(',')[0].strip()}/{path.strip('/')}".rstrip("/")
+
+
+def own_path(headers: Any) -> str:
+    """The path of the page that asks, which a proxy that names no prefix shows in the referrer."""
+    path = urlsplit(headers.get("referer", "")).path
+    return path.rstrip("/") if path.endswith("/") else path
+
+
+def explain(language: str, address: str) -> str:
+    """The tab's text, with this Space's own address in the examples."""
+    parts = []
+    for name in ENDPOINTS:
+        code = [
+            f"<details><summary>{title}</summary><pre tabindex='0'><code>{escape(example(name, address))}</code></pre></details>"
+            for title, example in (("Python", python_example), ("curl", curl_example))
+        ]
+        parts.append(
+            f"<h3><code>/{name}</code></h3><p>{escape(say(language, f'api_{name}'))}</p>{''.join(code)}"
+        )
+    tools = ", ".join(f"<code>{name}</code>" for name in TOOLS)
+    mcp = f"<code>{escape(address)}/gradio_api/mcp/</code>"
+    agents = say_html(language, "api_agents", address=mcp, tools=tools)
     return (
-        f'<section class="api"><p>{escape(say(language, "api_intro"))}</p>'
-        f"<h3>{escape(say(language, 'api_python'))}</h3><pre><code>{escape(PYTHON.format(address=address))}</code></pre>"
-        f"<h3>{escape(say(language, 'api_curl'))}</h3><pre><code>{escape(CURL.format(address=address))}</code></pre>"
-        f"<h3>{escape(say(language, 'api_endpoints'))}</h3><table><tbody>{rows}</tbody></table></section>"
+        f'<section class="api"><p>{escape(say(language, "api_intro"))}</p>{"".join(parts)}'
+        f"<h3>MCP</h3><p>{agents}</p></section>"
     )

@@ -7,41 +7,102 @@ Hub. Out: the app on GRADIO_SERVER_NAME:GRADIO_SERVER_PORT, 127.0.0.1:7860 unles
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
+import threading
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # both are read at import
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from hub_model.inference.errors import RepoError
-from space.inputs import refuse_what_does_not_fit, separate_uploads, sweep_uploads
-from space.page import SWEEP, build_error_page, build_page, launch_arguments
-from space.resources import chosen_repos, load_resources
+from space.desk import open_field
+from space.inputs import refuse_what_does_not_fit, separate_uploads
+from space.page import AGAIN, build_error_page, build_page, launch_arguments
+from space.resources import Resources, chosen_repos, load_resources
+from space.visits import Visits, own_folder
 
 WAITING = 200  # events in the queue; past that a visitor is told that the Space is busy
+RETRY = (
+    5,
+    60,
+)  # seconds between tries to reach what was missing at start: doubled from the first to the last
 
 
-def start(model_id: str, dataset_id: str, revision: str | None = None, **launch: object) -> object:
-    """Build and launch the app; a model repo that cannot be used gives a page that says so."""
-    try:
-        page, i18n = build_page(load_resources(model_id, dataset_id, revision))
-    except RepoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        page, i18n = build_error_page(str(error))
-    refuse_what_does_not_fit(page)
-    separate_uploads()
-    sweep_uploads(*SWEEP)
-    page.queue(max_size=WAITING, default_concurrency_limit=8)
-    page.launch(**launch_arguments(i18n), **launch)
-    return page
+class App:
+    """The app over two repos: started with what is there, and again with the rest as soon as that can be had."""
+
+    def __init__(self, model_id: str, dataset_id: str, revision: str | None = None, **launch: Any) -> None:
+        self.repos, self.launch = (model_id, dataset_id, revision), launch
+        self.folder = own_folder()
+        self.visits = Visits(self.folder, on_end=open_field.cache_clear)  # the picture it holds, too
+        self.visits.sweep_from_now_on()
+        self.page: Any = None
+        separate_uploads()
+        self.show(self._load())
+
+    @property
+    def complete(self) -> bool:
+        """Whether both repos are there, as far as they were named."""
+        return self.resources is not None and (self.resources.dataset is not None or not self.repos[1])
+
+    def _load(self) -> Resources | str:
+        """The resources, or why there are none."""
+        try:
+            return load_resources(*self.repos)
+        except RepoError as error:
+            print(f"error: {error}", file=sys.stderr)
+            model = self.repos[0]
+            return str(error).replace(model, Path(model).name) if Path(model).exists() else str(error)
+
+    def show(self, found: Resources | str) -> None:
+        """Launch the page, in place of the one before."""
+        self.resources = None if isinstance(found, str) else found
+        page, i18n = build_error_page(found) if isinstance(found, str) else build_page(found, self.visits)
+        refuse_what_does_not_fit(page)
+        page.queue(max_size=WAITING, default_concurrency_limit=8)
+        if self.page is not None:
+            self.launch["server_port"] = self.page.server_port
+            self.page.close(verbose=False)
+        page.launch(
+            **launch_arguments(i18n, AGAIN if isinstance(found, str) else ""),
+            **self.launch,
+            prevent_thread_lock=True,
+        )
+        self.page = page
+
+    def heal(self, stopped: threading.Event) -> None:
+        """Try again, ever less often, until both repos are there; nobody's page is replaced while it is in use."""
+        seconds = RETRY[0]
+        while not self.complete and not stopped.wait(seconds):
+            seconds = min(2 * seconds, RETRY[1])
+            if self.resources is not None and len(self.visits):
+                continue
+            found = self._load()
+            if isinstance(found, Resources) and (found.dataset is not None or self.resources is None):
+                self.show(found)
+                print(f"The Space is complete at {self.page.local_url}", flush=True)
+
+
+def start(model_id: str, dataset_id: str, revision: str | None = None, **launch: Any) -> Any:
+    """Build and launch the app and return its page; a model repo that cannot be used gives a page that says so."""
+    return App(model_id, dataset_id, revision, **launch).page
 
 
 def serve(name: str, port: int | None) -> int:
     """Run the app until it is interrupted. Raises OSError when the address is taken."""
-    revision = os.environ.get("MODEL_REVISION") or None
-    page = start(*chosen_repos(), revision, server_name=name, server_port=port, prevent_thread_lock=True)
-    print(f"The Space is at {page.local_url} (Ctrl-C ends it)", flush=True)
-    page.block_thread()
+    revision, stopped = os.environ.get("MODEL_REVISION") or None, threading.Event()
+    app = App(*chosen_repos(), revision, server_name=name, server_port=port)
+    print(f"The Space is at {app.page.local_url} (Ctrl-C ends it)", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())  # ends as Ctrl-C does, with its files deleted
+    try:
+        app.heal(stopped)
+        stopped.wait()
+    except KeyboardInterrupt:
+        pass
+    app.page.close(verbose=False)
     return 0
 
 

@@ -1,29 +1,31 @@
 """Many uploads, among them zip files: one stream of named pictures, bad ones with their reason.
 
-In: paths of uploaded files. Out: `Entry(name, picture or error)`, at most `MAX_PICTURES` of them. Nothing is
-unpacked to disk; names with path tricks, links, encrypted and oversized entries are answered with their
-reason.
+In: uploads. Out: `Entry(name, picture or error)`, the first `MAX_PICTURES` of them decoded; those beyond are named, so that
+nothing is left out in silence. Nothing is unpacked to disk; names with path tricks, links, encrypted and oversized entries
+are answered with their reason. What macOS and Windows add by themselves is skipped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import lzma
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
 from hub_model.inference.errors import ImageError
-from hub_model.inference.images import CELL_SIDE, MAX_BYTES, read_picture
+from hub_model.inference.images import CELL_SIDE, MAX_BYTES, MAX_PIXELS, decode, open_picture, read_picture
 
-MAX_PICTURES = 500
-MAX_ENTRIES = 5_000
-MAX_UNPACKED = 512 * 2**20  # bytes of one zip, as its directory declares them
-MAX_RATIO = 200  # of unpacked to packed size: photographs hardly shrink
+MAX_PICTURES = 5_000  # of one request that are classified
+LARGEST = 144_000_000  # pixels of a JPEG
+MAX_ENTRIES = 50_000  # of one zip
+MAX_UNPACKED = 2 * 2**30  # bytes of one zip, as its directory declares them; an entry at a time is in memory
+LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "icon\r"}
 DAMAGED = (  # what zipfile and its decoders stumble over
     zipfile.BadZipFile,
     zlib.error,
@@ -35,24 +37,47 @@ DAMAGED = (  # what zipfile and its decoders stumble over
 )
 
 
+def read_upload(source: bytes | str, side: int) -> Image.Image:
+    """Decode an upload and reduce it to `side`; a JPEG of more than 24 megapixels, as phones send it, is reduced while it is
+    decoded. Raises ImageError."""
+    image = open_picture(source, LARGEST)
+    if image.format != "JPEG" or image.width * image.height <= MAX_PIXELS:
+        return read_picture(source, side)
+    factor = next((f for f in (2, 4, 8) if image.width * image.height <= MAX_PIXELS * f * f), 8)
+    image.draft("RGB", (image.width // factor, image.height // factor))
+    return decode(image, side)
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One upload: exactly one of `picture` and `error` is set."""
+    """One picture: exactly one of `picture` and `error` is set. `entry` is its name within the zip at `path`."""
 
     name: str
+    path: str
+    entry: str | None = None
     picture: Image.Image | None = None
     error: ImageError | None = None
+    sample: str = ""
 
 
-def read_uploads(paths: Iterable[str], names: Iterable[str] | None = None) -> Iterator[Entry]:
-    """Every picture of the files and zips, in order, decoded one at a time."""
-    paths = list(paths)
+def read_uploads(paths: Iterable[str], limit: int = MAX_PICTURES) -> Iterator[Entry]:
+    """Every picture of the files and zips, in order, decoded one at a time; an entry of a zip is named after both."""
     taken = 0
-    for path, name in zip(paths, names or [Path(path).name for path in paths], strict=True):
-        for entry in _zip_entries(path, name) if _is_zip(path) else [_read(name, path)]:
-            if entry.picture is not None and taken == MAX_PICTURES:
-                yield Entry(entry.name, error=ImageError("too_many", limit=MAX_PICTURES))
-                return
+
+    def full() -> bool:
+        return taken >= limit
+
+    for path in paths:
+        name = getattr(path, "name", None) or Path(path).name
+        if _is_zip(path):
+            found = _zip_entries(path, name, full)
+        elif is_litter(name):
+            continue
+        elif full():
+            found = [Entry(name, path, error=ImageError("too_many", limit=limit))]
+        else:
+            found = [_read(Entry(name, path), path)]
+        for entry in found:
             taken += entry.picture is not None
             yield entry
 
@@ -64,7 +89,7 @@ def count_uploads(paths: Iterable[str]) -> int:
         if _is_zip(path):
             try:
                 with zipfile.ZipFile(path) as archive:
-                    count += sum(not _is_litter(info) for info in archive.infolist())
+                    count += sum(not is_litter(_name(info)) for info in archive.infolist())
             except DAMAGED:
                 count += 1
         else:
@@ -81,46 +106,60 @@ def _is_zip(path: str) -> bool:
         return False
 
 
-def _read(name: str, source: bytes | str) -> Entry:
+def _read(entry: Entry, source: bytes | str) -> Entry:
     try:
-        return Entry(name, picture=read_picture(source, CELL_SIDE))
+        return replace(entry, picture=read_upload(source, CELL_SIDE))
     except ImageError as error:
-        return Entry(name, error=error)
+        return replace(entry, error=error)
 
 
-def _zip_entries(path: str, zip_name: str) -> Iterator[Entry]:
+def _zip_entries(path: str, zip_name: str, full: Callable[[], bool]) -> Iterator[Entry]:
+    whole = Entry(zip_name, path)
     try:
         with zipfile.ZipFile(path) as archive:
-            infos = [info for info in archive.infolist() if not _is_litter(info)]
-            unpacked = sum(info.file_size for info in infos)
-            packed = max(1, sum(info.compress_size for info in infos))
+            infos = [info for info in archive.infolist() if not is_litter(_name(info))]
             if len(infos) > MAX_ENTRIES:
                 raise ImageError("zip_crowded", entries=len(infos), limit=MAX_ENTRIES)
-            if unpacked > MAX_UNPACKED or unpacked > MAX_RATIO * packed + 2**20:
+            if sum(info.file_size for info in infos) > MAX_UNPACKED:
                 raise ImageError("zip_bomb")
+            sample = PurePosixPath(zip_name).stem
             for info in infos:
+                entry = Entry(f"{zip_name}/{_name(info)}", path, info.filename, sample=sample)
+                if full():
+                    yield replace(entry, error=ImageError("too_many", limit=MAX_PICTURES))
+                    continue
                 try:
-                    yield _read(info.filename, _unpack(archive, info))
+                    yield _read(entry, _unpack(archive, info))
                 except ImageError as error:
-                    yield Entry(info.filename, error=error)
+                    yield replace(entry, error=error)
     except ImageError as error:
-        yield Entry(zip_name, error=error)
+        yield replace(whole, error=error)
     except DAMAGED:
-        yield Entry(zip_name, error=ImageError("bad_zip"))
+        yield replace(whole, error=ImageError("bad_zip"))
 
 
-def _is_litter(info: zipfile.ZipInfo) -> bool:
-    """Folders, and what file managers leave behind."""
-    name = PurePosixPath(info.filename).name
+def _name(info: zipfile.ZipInfo) -> str:
+    """The name of an entry as it was meant: UTF-8 without its flag (macOS), backslashes (Windows)."""
+    name = info.filename
+    if not info.flag_bits & 0x800:
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/")
+
+
+def is_litter(name: str) -> bool:
+    """Folders, and what macOS and Windows leave beside pictures."""
+    *folders, last = name.split("/")
     return (
-        info.filename.endswith("/")
-        or info.filename.startswith("__MACOSX/")
-        or name in {".DS_Store", "Thumbs.db"}
+        (not last and len(folders) > 0)
+        or "__MACOSX" in folders
+        or last.startswith("._")
+        or last.lower() in LITTER
     )
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    parts = info.filename.replace("\\", "/").split("/")
+    parts = _name(info).split("/")
     if ".." in parts or parts[0] == "" or ":" in parts[0] or stat.S_ISLNK(info.external_attr >> 16):
         raise ImageError("zip_path")
     if info.flag_bits & 0x1:

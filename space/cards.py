@@ -1,4 +1,4 @@
-"""Answers as HTML: verdict, probabilities, heat map, similar cells, counts.
+"""Answers as HTML: verdict, probabilities, similar cells, counts, footer.
 
 In: predictions and a language. Out: HTML strings in which every word of a visitor, file or repo is escaped.
 Pictures travel inside the page as data URIs, so no file is written for them. Styles are in `style.css`.
@@ -12,13 +12,15 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 import gradio as gr
+from huggingface_hub.constants import ENDPOINT
 from PIL import Image
 
 from hub_model.inference.calibration import VERDICT_LEVEL, Verdict
 from hub_model.inference.classifier import Classifier, Predictions
-from hub_model.inference.counts import Count
 from space.dataset_repo import Sample
-from space.texts import note_on, say
+from space.desk import Row
+from space.resources import Resources, public_name
+from space.texts import NOTES, Words, note_on, number, say, say_html
 
 
 def name_of(classifier: Classifier, language: str, label: str) -> str:
@@ -33,8 +35,21 @@ def verdict_text(classifier: Classifier, language: str, verdict: Verdict) -> str
     return say(language, f"verdict_{verdict.kind}", first=names[0], names=listed)
 
 
-def answer_card(classifier: Classifier, predictions: Predictions, row: int, language: str) -> str:
-    """Verdict, what it means, the three likeliest classes and the note on the first."""
+def is_no_cell_type(classifier: Classifier, label: str) -> bool:
+    """Whether a class stands for cells that an expert would not name."""
+    return classifier.label_descriptions.get(label, "").lower() == NOTES["en"]["NIF"].name
+
+
+def explanation(classifier: Classifier, verdict: Verdict) -> str:
+    """The key of the sentence under a verdict."""
+    doubt = verdict.kind == "sure" and is_no_cell_type(classifier, verdict.labels[0])
+    return "explain_not_identifiable" if doubt else f"explain_{verdict.kind}"
+
+
+def answer_card(
+    classifier: Classifier, predictions: Predictions, row: int, language: str, warning: str = ""
+) -> str:
+    """Verdict, what it means, a warning, the three likeliest classes and the note on the first."""
     verdict = predictions.verdicts[row]
     top = predictions.top(row)
     level = round(100 * float(VERDICT_LEVEL))
@@ -45,8 +60,8 @@ def answer_card(classifier: Classifier, predictions: Predictions, row: int, lang
     return (
         f'<section class="answer {verdict.kind}" aria-live="polite">'
         f"<h2>{escape(verdict_text(classifier, language, verdict))}</h2>"
-        f"<p>{escape(say(language, f'explain_{verdict.kind}', level=level))}</p>"
-        f"{probability_bars(classifier, top, language)}{about}</section>"
+        f"<p>{escape(say(language, explanation(classifier, verdict), level=level))}</p>"
+        f"{warning and message(warning, 'warn')}{probability_bars(classifier, top, language)}{about}</section>"
     )
 
 
@@ -75,29 +90,21 @@ def message(text: str, kind: str = "hint") -> str:
     return f'<p class="{kind}" role="status">{escape(text)}</p>'
 
 
-def heat_card(language: str, seen: Image.Image, heated: Image.Image | None, name: str) -> str:
-    """What the model saw, plain and with the heat map."""
-    title = f"<h3>{escape(say(language, 'looked'))}</h3>"
-    if heated is None:
-        return f'<section class="looked">{title}{message(say(language, "looked_none"))}</section>'
-    pairs = [(seen, say(language, "looked_seen")), (heated, say(language, "looked_heat", label=name))]
-    figures = "".join(
-        f'<figure><img src="{data_uri(picture)}" alt="{escape(caption)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-        for picture, caption in pairs
+def similar_card(
+    classifier: Classifier, language: str, own: Image.Image, neighbours: Sequence[tuple[Sample, float]]
+) -> str:
+    """The visitor's cell, then labelled training cells, nearest first."""
+    figures = (
+        f'<figure class="own"><img src="{data_uri(own)}" alt="{escape(say(language, "similar_own"))}">'
+        f"<figcaption><b>{escape(say(language, 'similar_own'))}</b></figcaption></figure>"
     )
-    return f'<section class="looked">{title}<div class="pair">{figures}</div></section>'
-
-
-def similar_card(classifier: Classifier, language: str, neighbours: Sequence[tuple[Sample, float]]) -> str:
-    """Labelled training cells beside one another, nearest first."""
-    named = [(sample, value, name_of(classifier, language, sample.label)) for sample, value in neighbours]
-    figures = "".join(
-        f'<figure><img src="{sample_uri(sample)}" alt="{escape(name)}">'
-        f"<figcaption><b>{escape(sample.label)}</b> {escape(name)}"
-        f"<small>{escape(say(language, 'similarity'))} {similarity:.2f}</small></figcaption></figure>"
-        for sample, similarity, name in named
-    )
+    for sample, similarity in neighbours:
+        name = name_of(classifier, language, sample.label)
+        figures += (
+            f'<figure><img src="{sample_uri(sample)}" alt="{escape(name)}">'
+            f"<figcaption><b>{escape(sample.label)}</b> {escape(name)}"
+            f"<small>{escape(say(language, 'similarity'))} {number(language, similarity, 2)}</small></figcaption></figure>"
+        )
     title = escape(say(language, "similar"))
     return f'<section class="similar"><h3>{title}</h3><div class="strip">{figures}</div></section>'
 
@@ -112,20 +119,25 @@ def sample_grid(samples: Sequence[Sample]) -> str:
     return f'<div class="grid">{figures}</div>'
 
 
-def count_table(classifier: Classifier, language: str, counts: Sequence[Count]) -> str:
-    """The differential count as a table, flat and corrected, with intervals."""
-    keys = ("table_label", "cells", "count_flat", "interval", "count_corrected", "interval")
-    rows = [
-        (
-            (c.label, name_of(classifier, language, c.label)),
-            str(c.cells),
-            f"{100 * c.share:.1f}%",
-            interval(c.share_interval),
-            f"{100 * c.corrected:.1f}%",
-            interval(c.corrected_interval),
-        )
-        for c in counts
-    ]
+def count_table(classifier: Classifier, language: str, counts: Sequence[Row]) -> str:
+    """The differential count as a table: whose answers, as counted and corrected, with intervals."""
+    keys = (
+        "table_label", "count_by_model", "count_you", "count_flat", "interval", "count_corrected", "interval",
+    )  # fmt: skip
+    rows = []
+    for c in counts:
+        corrected = ("", "")
+        if c.corrected is not None:
+            corrected = (
+                f"{number(language, 100 * c.corrected, 1)}%",
+                interval(language, c.corrected_interval),
+            )
+        share = f"{number(language, 100 * c.share, 1)}%"
+        name = name_of(classifier, language, c.label)
+        rows.append(
+            ((c.label, name if name != c.label else ""), number(language, c.by_model), number(language, c.by_you), share,
+             interval(language, c.interval), *corrected)
+        )  # fmt: skip
     return table([say(language, key) for key in keys], rows)
 
 
@@ -140,15 +152,63 @@ def table(head: Sequence[str], rows: Iterable[tuple[tuple[str, str], *tuple[str,
     return f'<div class="scroll"><table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def interval(pair: tuple[float, float]) -> str:
-    return f"{100 * pair[0]:.1f}–{100 * pair[1]:.1f}"
+def interval(language: str, pair: tuple[float, float]) -> str:
+    return "–".join(number(language, 100 * end, 1) for end in pair)
 
 
-def plot_panel(i18n: gr.I18n, key: str, min_width: int = 320) -> gr.Plot:
+def plot_panel(words: Words, key: str, min_width: int = 320) -> gr.Plot:
     """Heading and plot in one panel (Gradio's label would lie on the plot); `elem_id` is the key with dashes."""
     with gr.Column(elem_classes="plot", min_width=min_width):
-        gr.HTML(f'<h3 class="plot-title">{i18n(key)}</h3>')
-        return gr.Plot(show_label=False, label=i18n(key), elem_id=key.replace("_", "-"))
+        words.html('<h3 class="plot-title">{}</h3>', key)
+        return gr.Plot(show_label=False, label=words.i18n(key), elem_id=key.replace("_", "-"))
+
+
+PICK = """
+element.addEventListener("click", event => {
+  const button = event.target.closest("[data-pick]");
+  if (button) trigger("pick", {number: Number(button.dataset.pick)});
+});
+"""
+
+
+def picks(pictures: Sequence[tuple[str, str]], elem_id: str) -> gr.HTML:
+    """Pictures that are buttons, each with its name; `.pick(fn)` gets their number as `event.number`."""
+    buttons = "".join(
+        f'<button type="button" data-pick="{i}" aria-label="{escape(name)}"><img src="{uri}" alt=""></button>'
+        for i, (name, uri) in enumerate(pictures)
+    )
+    return gr.HTML(f'<div class="picks">{buttons}</div>', js_on_load=PICK, elem_id=elem_id)
+
+
+CREDIT = (
+    'Matek et al. (2021), <a href="https://doi.org/10.7937/TCIA.AXH3-T579">Bone-Marrow-Cytomorphology'
+    "_MLL_Helmholtz_Fraunhofer</a>, TCIA"
+)
+
+
+def footer(resources: Resources, language: str) -> str:
+    """On every tab: what the classes leave out, whose pictures these are, and where model, data and limits are written up."""
+    dataset, model = resources.dataset, resources.classifier.repo
+    parts = []
+    if set(resources.classifier.label_names) <= NOTES["en"].keys():
+        parts.append(escape(say(language, "footer_left_out")))
+    if dataset is not None:
+        name = str(dataset.card.get("pretty_name") or public_name(dataset.name))
+        licence = escape(str(dataset.card.get("license") or say(language, "footer_no_licence")))
+        whose = CREDIT if name == "Bone-marrow cell crops" else escape(name)
+        parts.append(say_html(language, "footer_credit", whose=whose, licence=licence))
+    links = [
+        (say(language, "tab_model"), model.name, ""),
+        (say(language, "footer_limits"), model.name, "#limitations"),
+    ]
+    links = [(text, repo, mark) for text, repo, mark in links if model.commit]
+    if dataset is not None and dataset.filesystem is not None:
+        links.append((say(language, "footer_dataset"), f"datasets/{dataset.name}", ""))
+    linked = " · ".join(
+        f'<a href="{ENDPOINT}/{escape(repo)}{mark}">{escape(text)}</a>' for text, repo, mark in links
+    )
+    body = "".join(f"<p>{part}</p>" for part in [*parts, linked] if part)
+    return f'<footer class="credits">{body}</footer>'
 
 
 def data_uri(picture: Image.Image, quality: int = 88) -> str:

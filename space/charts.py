@@ -12,12 +12,28 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from hub_model.inference.counts import Count
+from space.desk import Row
 from space.texts import say
 
 COLOURS = ("#7b5bd6", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8a8a8a", "#d55e00", "#0072b2")
-TEXT, GRID = "#85809a", "rgba(133,128,154,0.22)"
+TEXT, GRID = "#767189", "rgba(133,128,154,0.22)"  # 4.5:1 on white and on the dark panel, within rounding
+ERROR, FLAT, CORRECTED = (
+    "#767189",
+    "#b9a3f7",
+    "#e9b44c",
+)  # the intervals stand out on both bars and on both grounds
+BOXES = ("#6a45cf", "#9a5b00", "#00734f", "#a83f78", "#1f6f9f", "#5f5f5f", "#b3470a", "#005c99")
 SPLITS = {"train": COLOURS[0], "validation": COLOURS[1], "test": COLOURS[2]}
+
+
+def colour(i: int) -> str:
+    """The colour of the i-th class; white text on it has a contrast of 4.5."""
+    return BOXES[i % len(BOXES)]
+
+
+def tilt(labels: Sequence[str]) -> int:
+    """Long names stand at an angle, so that they do not lie on one another."""
+    return -35 if max(map(len, labels), default=0) > 5 else 0
 
 
 def plain(labels: Iterable[str]) -> list[str]:
@@ -60,32 +76,33 @@ def _curve(x: Sequence[float], y: Sequence[float | None], colour: str, **more: A
     return go.Scatter(x=x, y=y, line={"color": colour, "width": 2}, **{"mode": "lines+markers", **more})
 
 
-def count_chart(counts: Sequence[Count], language: str) -> go.Figure:
-    """Differential count: flat and corrected bars side by side with their intervals."""
+def count_chart(rows: Sequence[Row], language: str) -> go.Figure:
+    """Differential count: as counted and corrected, bars side by side with their intervals."""
 
-    def bars(key: str, colour: str, shares: list[float], intervals: list[tuple[float, float]]) -> go.Bar:
+    def bars(key: str, shades: str, shares: list[float], intervals: list[tuple[float, float]]) -> go.Bar:
         error = {
             "type": "data",
             "symmetric": False,
             "array": [100 * (high - s) for s, (_, high) in zip(shares, intervals, strict=True)],
             "arrayminus": [100 * (s - low) for s, (low, _) in zip(shares, intervals, strict=True)],
-            "color": TEXT,
-            "thickness": 1.3,
-            "width": 3,
+            "color": ERROR,
+            "thickness": 2,
+            "width": 4,
         }
-        labels = [c.label for c in counts]
+        labels = [row.label for row in rows]
         return _bars(
-            labels, [100 * s for s in shares], say(language, key), colour, "%{y:.1f}%", error_y=error
+            labels, [100 * s for s in shares], say(language, key), shades, "%{y:.1f}%", error_y=error
         )
 
-    flat = [c.share for c in counts], [c.share_interval for c in counts]
-    corrected = [c.corrected for c in counts], [c.corrected_interval for c in counts]
+    counted = [row.share for row in rows], [row.interval for row in rows]
+    corrected = [row.corrected or 0.0 for row in rows], [row.corrected_interval or (0.0, 0.0) for row in rows]
     return _figure(
-        bars("count_flat", COLOURS[0], *flat),
-        bars("count_corrected", COLOURS[1], *corrected),
+        bars("count_flat", FLAT, *counted),
+        bars("count_corrected", CORRECTED, *corrected),
         y="%",
         barmode="group",
         yaxis_rangemode="tozero",
+        xaxis_tickangle=tilt([row.label for row in rows]),
     )
 
 

@@ -13,9 +13,11 @@ import os
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import yaml
 
 from hub_model.inference.errors import RepoError, first_line
 
@@ -41,6 +43,7 @@ class DatasetRepo:
     shards: dict[str, list[str]]
     labels: dict[str, list[list[int]]]
     filesystem: Any
+    card: dict[str, Any] = field(default_factory=dict)  # the front matter of its README.md
 
     @property
     def counts(self) -> dict[str, list[int]]:
@@ -109,7 +112,19 @@ def open_dataset_repo(dataset_id: str | os.PathLike[str]) -> DatasetRepo:
             shards.setdefault(match[1], []).append(path)
     if not shards:
         raise RepoError(f"there is no dataset repo {name} with Parquet files for train, validation and test")
-    return _read_labels(name, shards, filesystem)
+    return replace(_read_labels(name, shards, filesystem), card=_read_card(name, filesystem))
+
+
+def _read_card(name: str, filesystem: Any) -> dict[str, Any]:
+    """The front matter of the repo's README.md; empty where there is none that can be read."""
+    try:
+        path = f"datasets/{name}/README.md" if filesystem else f"{name}/README.md"
+        with filesystem.open(path, "rb") if filesystem else open(path, "rb") as file:
+            head = file.read(100_000).decode("utf-8").split("---\n")
+        card = yaml.safe_load(head[1])
+    except (OSError, IndexError, ValueError, yaml.YAMLError):
+        return {}
+    return card if isinstance(card, dict) else {}
 
 
 def _read_labels(name: str, shards: dict[str, list[str]], filesystem: Any) -> DatasetRepo:

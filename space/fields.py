@@ -136,11 +136,19 @@ def _merged(centres: list[tuple[float, float]], apart: float) -> list[tuple[floa
     return merged
 
 
-def cut(picture: Image.Image, box: Box) -> Image.Image:
-    """The crop of a box at the training crops' size; beyond the edge the picture's background colour."""
-    background = tuple(int(v) for v in np.percentile(np.asarray(picture.resize((64, 64))), 90, axis=(0, 1)))
-    crop = Image.new("RGB", (box.side, box.side), background)
+def background_of(picture: Image.Image) -> tuple[int, ...]:
+    """The colour of the empty field: what lies beyond its edge in a crop."""
+    small = picture.resize((64, 64), Image.Resampling.BOX, reducing_gap=2)
+    return tuple(int(v) for v in np.percentile(np.asarray(small), 90, axis=(0, 1)))
+
+
+def cut(picture: Image.Image, box: Box, background: tuple[int, ...] | None = None) -> Image.Image:
+    """The crop of a box at the training crops' size; beyond the edge `background`, measured once for many boxes."""
     left, top = max(0, box.left), max(0, box.top)
     right, bottom = min(picture.width, box.left + box.side), min(picture.height, box.top + box.side)
-    crop.paste(picture.crop((left, top, right, bottom)), (left - box.left, top - box.top))
+    crop = picture.crop((left, top, right, bottom))
+    if crop.size != (box.side, box.side):
+        whole = Image.new("RGB", (box.side, box.side), background or background_of(picture))
+        whole.paste(crop, (left - box.left, top - box.top))
+        crop = whole
     return crop.resize((CROP_SIDE, CROP_SIDE), Image.Resampling.BICUBIC)

@@ -6,11 +6,8 @@ nothing that a visitor names.
 
 from __future__ import annotations
 
-import contextlib
+import re
 import secrets
-import shutil
-import threading
-import time
 from abc import ABCMeta
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,12 +15,10 @@ from typing import Any
 
 import gradio as gr
 from gradio import route_utils
-from gradio.utils import get_upload_folder
 from gradio_client.utils import is_http_url_like
 
 from space.texts import say
-
-FOLDER = "upload-"  # how the folder of an upload begins; what lies elsewhere is no visitor's to delete
+from space.visits import UPLOAD
 
 
 class _WithoutStub(type(gr.Image)):
@@ -50,17 +45,26 @@ class PictureInput(gr.Image, metaclass=_WithoutStub):
         return payload.path if payload else None
 
 
+class Upload(str):
+    """The path of an upload; `name` is what its sender calls it, where Gradio's path has other characters."""
+
+    name: str
+
+
 class FileInput(gr.File, metaclass=_WithoutStub):
-    """`gr.File` in the page; the paths of the uploads in Python (its parent leaves an empty file for each)."""
+    """`gr.File` in the page; the uploads in Python (its parent leaves an empty file for each)."""
 
     is_template = True
     async_move_resource_to_block_cache = _accept_upload
 
-    def preprocess(self, payload: Any) -> str | list[str] | None:
+    def preprocess(self, payload: Any) -> Upload | list[Upload] | None:
         if payload is None:
             return None
         files = payload if isinstance(payload, list) else getattr(payload, "root", [payload])
-        paths = [file.path for file in files]
+        paths = []
+        for file in files:
+            paths.append(Upload(file.path))
+            paths[-1].name = Path(str(file.orig_name or file.path).replace("\\", "/")).name
         return paths if self.file_count == "multiple" else paths[0]
 
 
@@ -82,43 +86,15 @@ def refuse_what_does_not_fit(page: gr.Blocks) -> None:
     page.preprocess_data = read_or_refuse
 
 
-def forget(paths: list[str]) -> None:
-    """Delete uploads as soon as they were read; the sweep gets the rest.
-
-    Only uploads: a visitor may also name a file of the page itself, such as an example.
-    """
-    for path in map(Path, paths):
-        if path.parent.name.startswith(FOLDER):
-            path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                path.parent.rmdir()
-
-
-def delete_old_uploads(age: float) -> None:
-    """Delete uploads older than `age` seconds: of visitors who left, and of a process that was killed before it read them."""
-    for folder in Path(get_upload_folder()).glob(f"{FOLDER}*"):
-        with contextlib.suppress(OSError):  # somebody else was faster
-            if time.time() - folder.stat().st_mtime > age:
-                shutil.rmtree(folder)
-
-
-def sweep_uploads(every: float, age: float) -> None:
-    """Do so now and from now on, in a thread. (Gradio's `delete_cache` knows of its own process's files only.)"""
-
-    def sweep() -> None:
-        while True:
-            delete_old_uploads(age)
-            time.sleep(every)
-
-    threading.Thread(target=sweep, name="uploads", daemon=True).start()
-
-
 class _Upload(route_utils.GradioUploadFile):
     """An upload whose folder nobody else has, and nobody can guess."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        name = FOLDER + secrets.token_hex(16)
+        self.filename = re.sub(
+            r"^\.*$", "picture", Path(self.filename or "").name
+        )  # "", "." and ".." are no names
+        name = UPLOAD + secrets.token_hex(16)
         self.sha = SimpleNamespace(update=lambda data: None, hexdigest=lambda: name)
 
 

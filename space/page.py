@@ -1,72 +1,123 @@
-"""The page: header, tabs, and the page that says why there is nothing to show.
+"""The page: header, tabs, footer, and the page that says why there is nothing to show.
 
 In: `Resources`, or the error that kept them from loading. Out: `gr.Blocks` and the arguments of its `launch`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
 from hub_model.inference.images import MAX_BYTES
-from space import api, tab_cell, tab_cells, tab_data, tab_field, tab_learn, tab_model
+from space import api, cards, tab_cell, tab_cells, tab_data, tab_field, tab_learn, tab_model
 from space.resources import Resources
-from space.texts import HEAD, LANGUAGES, NAMES
+from space.texts import LANGUAGES, NAMES, NOTES, Words, language_of, say
+from space.visits import Visit, Visits
 
-SESSIONS = 256  # visits that Gradio remembers, the oldest go first: each call of the API is one, of a fifth of a megabyte
-SWEEP = (30, 120)  # seconds: every half minute, uploads older than two minutes are deleted
+SESSIONS = 256  # sessions that Gradio remembers, the oldest go first: each call of the API is one, of a fifth of a megabyte
+TABS = {
+    "cell": tab_cell, "cells": tab_cells, "field": tab_field,
+    "learn": tab_learn, "model": tab_model, "data": tab_data, "api": api,
+}  # fmt: skip
+SET_LANGUAGE = "language => { document.documentElement.lang = language; return language; }"
 
 
-def build_page(resources: Resources) -> tuple[gr.Blocks, gr.I18n]:
+class Drawn(NamedTuple):
+    """What a tab draws for a visit: on a reload, and in another language."""
+
+    outputs: list[Any]
+    draw: Callable[[Visit], list[Any]]
+
+
+def build_page(resources: Resources, visits: Visits) -> tuple[gr.Blocks, gr.I18n]:
     """The whole app over loaded resources."""
-    i18n = gr.I18n(**LANGUAGES)
-    with gr.Blocks(title="Bone-marrow cells", delete_cache=SWEEP, analytics_enabled=False) as page:
-        header(i18n, resources.classifier.repo.name)
+    words = Words()
+    title = say("en", page_title(resources))
+    with gr.Blocks(title=title, analytics_enabled=False) as page:
+        token = gr.BrowserState("", storage_key="space-visit")
+        language = header(words, page_title(resources), resources.classifier_name)
+        drawn: list[Drawn] = []
         with gr.Tabs(elem_id="tabs"):
-            for name, module in (("cell", tab_cell), ("cells", tab_cells), ("field", tab_field)):
-                with gr.Tab(i18n(f"tab_{name}"), id=name):
-                    module.build(resources, i18n)
-            for name, module in (
-                ("model", tab_model),
-                ("data", tab_data),
-                ("learn", tab_learn),
-                ("api", api),
-            ):
-                with gr.Tab(i18n(f"tab_{name}"), id=name) as tab:
-                    module.build(resources, i18n, tab)
-    return page, i18n
+            for name, module in TABS.items():
+                with words.put(gr.Tab, f"tab_{name}", id=name, elem_id=f"tab-{name}") as tab:
+                    drawn += [Drawn(*part) for part in [module.build(resources, words, visits, tab)] if part]
+        footer = words.computed(gr.HTML(), lambda code: {"value": cards.footer(resources, code)})
+        footer.value = cards.footer(resources, "en")
+    outputs = [*words.components, *(output for part in drawn for output in part.outputs)]
+
+    def rewrite(visit: Visit) -> list[Any]:
+        return [*words.updates(visit.language), *(value for part in drawn for value in part.draw(visit))]
+
+    def arrive(remembered: str, request: gr.Request) -> list[Any]:
+        asked = request.query_params.get("lang") if request.query_params else None
+        visit = visits.open(remembered, request.session_hash, language_of(request))
+        if asked:
+            visit.language = language_of(request)
+        return [visit.token, gr.update(value=visit.language), *rewrite(visit)]
+
+    def switch(code: str, request: gr.Request) -> list[Any]:
+        visit = visits.of(request)
+        visit.language = code if code in LANGUAGES else "en"
+        return rewrite(visit)
+
+    def leave(request: gr.Request) -> None:
+        visits.leave(request)
+
+    with page:
+        page.load(
+            arrive, token, [token, language, *outputs], api_visibility="private", show_progress="hidden"
+        ).then(None, language, None, js=SET_LANGUAGE)
+        language.input(
+            switch, language, outputs, js=SET_LANGUAGE, api_visibility="private", show_progress="hidden"
+        )
+        page.unload(leave)
+    return page, words.i18n
 
 
 def build_error_page(reason: str) -> tuple[gr.Blocks, gr.I18n]:
-    """What a visitor sees when the model repo is missing or breaks the contract."""
-    i18n = gr.I18n(**LANGUAGES)
-    with gr.Blocks(title="Bone-marrow cells", analytics_enabled=False) as page:
-        header(i18n, "")
-        gr.HTML(f'<h2 class="broken">{i18n("broken_title")}</h2>')
+    """What a visitor sees while the model repo is missing, unreachable or broken; it asks again by itself."""
+    words = Words()
+    with gr.Blocks(title=say("en", "broken_title"), analytics_enabled=False) as page:
+        words.html('<h2 class="broken">{}</h2>', "broken_title")
         gr.HTML(f'<p class="bad" role="alert" id="reason">{escape(reason)}</p>')
-        gr.HTML(f'<p class="help">{i18n("broken_help")}</p>')
-    return page, i18n
+        words.html('<p class="help">{}</p>', "broken_help")
+    return page, words.i18n
 
 
-def header(i18n: gr.I18n, model: str) -> None:
-    """Title, the one sentence on what this is for, and the language switch."""
-    links = "".join(
-        f'<a href="?lang={code}" lang="{code}" hreflang="{code}">{name}</a>' for code, name in NAMES.items()
-    )
+def page_title(resources: Resources) -> str:
+    """The key of the title: of this project's cells, or of cells of any kind."""
+    return "title" if set(resources.classifier.label_names) <= NOTES["en"].keys() else "title_other"
+
+
+def header(words: Words, title: str, model: str) -> gr.Radio:
+    """Title, the one sentence on what this is for, and the language switch, which is returned."""
     with gr.Row(elem_id="masthead"):
         with gr.Column(scale=8, min_width=240):
-            gr.HTML(f"<h1>{i18n('title')}</h1>")
-            gr.HTML(f'<p class="lead">{i18n("lead")}</p>')
+            words.html("<h1>{}</h1>", title)
+            words.html('<p class="lead">{}</p>', "lead")
         with gr.Column(scale=3, min_width=200):
-            gr.HTML(f'<nav class="languages" aria-label="Language / Bahasa">{links}</nav>')
+            language = gr.Radio(
+                [(name, code) for code, name in NAMES.items()],
+                value="en",
+                show_label=False,
+                label="Language / Bahasa",
+                container=False,
+                elem_id="language",
+            )
             gr.HTML(f'<p class="model-name">{escape(model)}</p>')
-    gr.HTML(f'<p class="disclaimer">{i18n("disclaimer")}</p>')
+    words.html('<p class="disclaimer">{}</p>', "disclaimer")
+    return language
 
 
-def launch_arguments(i18n: gr.I18n) -> dict[str, Any]:
+AGAIN = "<script>setTimeout(() => location.reload(), 15000)</script>"  # of the error page
+
+
+def launch_arguments(i18n: gr.I18n, head: str = "") -> dict[str, Any]:
     """Everything that `launch` needs to know; fonts are the system's, so that the page asks nobody else."""
     theme = gr.themes.Base(
         primary_hue=gr.themes.colors.violet,
@@ -96,9 +147,9 @@ def launch_arguments(i18n: gr.I18n) -> dict[str, Any]:
     )
     return {
         "i18n": i18n,
+        "head": head,
         "theme": theme,
         "css_paths": Path(__file__).parent / "style.css",
-        "head": HEAD,
         "footer_links": ["api"],
         "max_file_size": MAX_BYTES,
         "state_session_capacity": SESSIONS,
@@ -106,4 +157,5 @@ def launch_arguments(i18n: gr.I18n) -> dict[str, Any]:
         "quiet": True,
         "show_error": False,
         "enable_monitoring": False,
+        "mcp_server": find_spec("mcp") is not None,
     }

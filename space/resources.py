@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from hub_model.inference.classifier import Classifier
@@ -20,7 +21,6 @@ from hub_model.inference.errors import ImageError, RepoError
 from hub_model.inference.images import CELL_SIDE, read_picture
 from space.batching import Batcher
 from space.dataset_repo import DatasetRepo, Sample, open_dataset_repo
-from space.heat_map import grad_cam
 from space.similar import SimilarCells
 
 SIMILAR_PER_CLASS = 100
@@ -40,6 +40,26 @@ class Resources:
     held_out: list[Sample] = field(default_factory=list)
     similar: SimilarCells | None = None
 
+    @property
+    def classifier_name(self) -> str:
+        """The model as visitors may know it: its id, or the name of its folder."""
+        return public_name(self.classifier.repo.name)
+
+    def shift_warning(self, predictions: Any) -> str | None:
+        """One sentence when a batch lies outside the laboratories that the model learned from."""
+        warn = getattr(self.classifier, "shift_warning", None)
+        return warn(predictions) if warn and predictions is not None else None
+
+    @property
+    def askable(self) -> list[Sample]:
+        """The held-out samples of classes that the model has."""
+        return [s for s in self.held_out if s.label in self.classifier.label_names]
+
+    @property
+    def prior(self) -> np.ndarray | None:
+        """The class mix that the model's probabilities hold under; None where the repo does not say."""
+        return self.classifier.calibration.prior
+
 
 def front_matter() -> dict[str, Any]:
     """The YAML block at the head of the README.md, which lies in this folder or, in a Space repo, above it."""
@@ -56,6 +76,11 @@ def chosen_repos(environment: Mapping[str, str] = os.environ) -> tuple[str, str]
     return model_id, dataset_id
 
 
+def public_name(repo: str) -> str:
+    """A repo without the path of this machine."""
+    return Path(repo).name if Path(repo).exists() else repo
+
+
 def is_readable(sample: Sample) -> bool:
     """Whether the dataset holds a picture there, and not something that a page would stumble over."""
     try:
@@ -69,7 +94,7 @@ def open_classifier(model_id: str, revision: str | None) -> Classifier:
     """Load the model and let it answer for a white picture as it will for a visitor's: a repo that cannot is broken."""
     try:
         classifier = Classifier.from_pretrained(model_id, revision)
-        grad_cam(classifier.model, classifier.warmup(), 0)
+        classifier.warmup()
     except RepoError:
         raise
     except Exception as error:  # whatever the libraries raise for files that they cannot use
@@ -90,7 +115,7 @@ def load_resources(model_id: str, dataset_id: str, revision: str | None = None) 
     try:
         resources.dataset = open_dataset_repo(dataset_id)
     except RepoError as error:
-        resources.dataset_error = str(error)
+        resources.dataset_error = str(error).replace(dataset_id or "\0", public_name(dataset_id))
         return resources
     split = next((s for s in ("test", "validation", "train") if s in resources.dataset.counts), "train")
     samples = resources.dataset.samples(split, SHOWN_PER_CLASS)

@@ -1,54 +1,45 @@
-"""Tab "A field": a whole microscope picture in; boxes, classes and a count out."""
+"""Tab "A field": a whole microscope picture in; its cells in boxes to review, their count and exports out."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+import secrets
+from dataclasses import replace
 from functools import cache
 from html import escape
+from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from PIL import Image, ImageDraw, ImageFont
 
 from hub_model.inference.classifier import Predictions
-from hub_model.inference.counts import Count
 from hub_model.inference.errors import ImageError
 from hub_model.inference.images import read_picture
 from space import cards, charts
-from space.bulk import count_known, prior_note
-from space.charts import COLOURS
-from space.fields import Box, cut, evenly, find_cells, typical_diameter
+from space.bulk import prior_note
+from space.desk import EXTRA, Desk, Source, open_field, save_small
+from space.fields import Box, background_of, cut, evenly, find_cells, typical_diameter
 from space.inputs import PictureInput
 from space.resources import Resources
-from space.texts import language_of, say, say_error
+from space.tab_cells import desk_values, export_files, keep_uploads, review_desk, similar_to
+from space.texts import Words, number, say, say_error
+from space.visits import Visit, Visits
 
-SHOWN_SIDE = 1400  # pixels of the picture that goes back to the page
-FIELD_SIDE = 6000  # larger fields are reduced to this
+SHOWN_SIDE = 3000  # pixels of the picture on the page, which can be enlarged
 FIELDS = 1  # at a time, of the page and of the API together
-
-
-@dataclass(frozen=True)
-class FieldAnswer:
-    """Row i of `predictions` answers for `boxes[i]`, in pixels of `picture`; both are empty when none was
-    found. `found` cells are more than the boxes in a field of very many."""
-
-    picture: Image.Image
-    found: int
-    boxes: list[Box]
-    predictions: Predictions | None
-    counts: list[Count]
 
 
 def answer_field(
     resources: Resources, picture: Image.Image, diameter: float, side: int | None
-) -> FieldAnswer:
-    """Find, cut out, classify and count the nucleated cells of a field."""
+) -> tuple[int, list[Box], Predictions | None]:
+    """Find and classify the nucleated cells of a field: how many were found, the boxes answered, and row i for box i."""
     found = find_cells(picture, diameter, side)
     boxes = evenly(found)
     if not boxes:
-        return FieldAnswer(picture, 0, [], None, [])
-    predictions = resources.batcher.predict([cut(picture, box) for box in boxes])
-    return FieldAnswer(picture, len(found), boxes, predictions, count_known(resources, predictions))
+        return 0, [], None
+    background = background_of(picture)
+    return len(found), boxes, resources.batcher.predict([cut(picture, box, background) for box in boxes])
 
 
 def nucleus_share(resources: Resources) -> float:
@@ -57,102 +48,250 @@ def nucleus_share(resources: Resources) -> float:
     return typical_diameter(crops)
 
 
-def build(resources: Resources, i18n: gr.I18n) -> None:
+def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tuple:
     """Lay the tab out and wire it."""
     measured = cache(lambda: nucleus_share(resources))
+    example = example_field(resources, visits.folder / "examples")
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=4, min_width=300):
-            picture = PictureInput(
-                label=i18n("field_picture"),
+            picture = words.put(
+                PictureInput,
+                "field_picture",
                 sources=["upload", "clipboard"],
-                height=280,
+                height=240,
                 elem_id="field-picture",
             )
-            side = gr.Slider(0, 800, 0, step=10, precision=0, label=i18n("field_side"), elem_id="field-side")
-            gr.HTML(f'<p class="help">{i18n("field_help")}</p>')
-            run = gr.Button(i18n("field_run"), variant="primary", elem_id="field-run")
-            gr.HTML(f'<p class="help warn">{i18n("field_fails")}</p>')
+            with gr.Row():
+                run = words.put(gr.Button, "field_run", "value", variant="primary", elem_id="field-run")
+                attempt = words.put(
+                    gr.Button, "field_try", "value", visible=example is not None, elem_id="field-try"
+                )
+            side = words.put(
+                gr.Slider,
+                "field_side",
+                minimum=0,
+                maximum=800,
+                value=0,
+                step=10,
+                precision=0,
+                elem_id="field-side",
+            )
+            words.html('<p class="help">{}</p>', "field_help")
         with gr.Column(scale=7, min_width=300):
-            boxes = gr.HTML(elem_id="field-boxes")
+            head = gr.HTML(elem_id="field-boxes")
             chart = gr.Plot(show_label=False, visible=False, elem_id="field-chart", elem_classes="plot")
             numbers = gr.HTML(elem_id="field-numbers")
-
-    def respond(path: str | None, crop_side: int | None, request: gr.Request) -> tuple:
-        language = language_of(request)
-        nothing = gr.update(visible=False)
-        if path is None:
-            return cards.message(say(language, "field_first")), nothing, ""
-        try:
-            field = read_picture(path, FIELD_SIDE)
-        except ImageError as error:
-            return cards.message(say_error(language, error), "bad"), nothing, ""
-        answer = answer_field(resources, field, measured(), crop_side or None)
-        if not answer.boxes:
-            return cards.message(say(language, "field_none"), "bad"), nothing, ""
-        image = cards.data_uri(draw_boxes(resources, answer))
-        return (
-            f'<section class="result">{field_head(language, answer)}{legend(resources, language, answer)}'
-            f'<img class="field" src="{image}" alt="{escape(say(language, "field_alt"))}"></section>',
-            gr.update(value=charts.count_chart(answer.counts, language), visible=bool(answer.counts)),
-            cards.count_table(resources.classifier, language, answer.counts)
-            + f'<p class="help">{escape(prior_note(language, resources))}</p>',
-        )
-
-    run.click(
-        respond,
-        [picture, side],
-        [boxes, chart, numbers],
-        api_visibility="private",
-        concurrency_id="field",
-        concurrency_limit=FIELDS,
-        show_progress_on=boxes,
+    desk = review_desk("field-desk")
+    similar = gr.HTML(elem_id="field-similar")
+    with gr.Row():
+        merge = words.put(gr.Button, "field_merge", "value", elem_id="field-merge")
+        prepare = words.put(gr.Button, "export_run", "value", elem_id="field-export")
+    exported = words.put(
+        gr.File,
+        "export_files",
+        file_count="multiple",
+        interactive=False,
+        visible=False,
+        elem_id="field-exported",
     )
+    words.html('<p class="help warn">{}</p>', "field_fails")
+
+    def counted(visit: Visit) -> list[Any]:
+        field, language = visit.results.get("field"), visit.language
+        if not isinstance(field, Desk):
+            text = say(language, "field_waiting") if field is None else say_error(language, field) if isinstance(
+                field, ImageError
+            ) else say(language, "field_none")  # fmt: skip
+            return [cards.message(text, "hint" if field is None else "bad"), gr.update(visible=False), ""]
+        rows = field.count(resources.prior)
+        return [
+            field_head(language, field),
+            gr.update(value=charts.count_chart(rows, language), visible=bool(rows)),
+            cards.count_table(resources.classifier, language, rows)
+            + f'<p class="help">{escape(prior_note(language, resources))}</p>'
+            if rows
+            else "",
+        ]
+
+    def views(visit: Visit, select: int | None = None) -> list[Any]:
+        field = visit.results.get("field")
+        shown = desk_values(resources, field, visit.language, select) if isinstance(field, Desk) else None
+        return [*counted(visit), shown]
+
+    def find(path: str | None, crop_side: int | None, visit: Visit) -> list[Any]:
+        if path is None:
+            return [cards.message(say(visit.language, "field_first")), gr.skip(), gr.skip(), gr.skip()]
+        try:
+            field = open_field(path)
+        except ImageError as error:
+            visit.results["field"] = error
+            return views(visit)
+        found, boxes, predictions = answer_field(resources, field, measured(), crop_side or None)
+        visit.results["field"] = field_desk(resources, visit, path, field, found, boxes, predictions)
+        return views(visit)
+
+    def respond(path: str | None, crop_side: int | None, request: gr.Request) -> list[Any]:
+        visit = visits.of(request)
+        visit.keep(path)
+        return find(path, crop_side, visit)
+
+    def attempt_example(crop_side: int | None, request: gr.Request) -> list[Any]:
+        return [example, *find(example, crop_side, visits.of(request))]
+
+    def correct(event: gr.EventData, request: gr.Request) -> list[Any]:
+        visit = visits.of(request)
+        if isinstance(visit.results.get("field"), Desk):
+            allowed = [*resources.classifier.label_names, *EXTRA]
+            visit.results["field"].correct(dict(event.corrections), allowed, float(event.turn))
+        return counted(visit)
+
+    def look(event: gr.EventData, request: gr.Request) -> str:
+        visit = visits.of(request)
+        field = visit.results.get("field")
+        return similar_to(resources, visit, field, int(event.number)) if isinstance(field, Desk) else ""
+
+    def add(event: gr.EventData, request: gr.Request) -> list[Any]:
+        visit = visits.of(request)
+        field = visit.results.get("field")
+        if not isinstance(field, Desk):
+            return [gr.skip()] * 4
+        cell = add_cell(resources, visit, field, float(event.x), float(event.y))
+        return views(visit, cell)
+
+    def merge_cells(request: gr.Request) -> None:
+        visit = visits.of(request)
+        field = visit.results.get("field")
+        if isinstance(field, Desk):
+            into = visit.results.setdefault("cells", Desk(resources.classifier.label_names))
+            merged = merge_into(into, field)
+            gr.Info(say(visit.language, "field_merged", n=merged))
+
+    def make_files(request: gr.Request) -> Any:
+        visit = visits.of(request)
+        field = visit.results.get("field")
+        if not isinstance(field, Desk):
+            return gr.skip()
+        annotated = visit.file("field-annotated.jpg")
+        draw_boxes(resources, field).save(annotated, "JPEG", quality=90)
+        paths = [str(annotated), *export_files(resources, visit, field, "field")]
+        return gr.update(value=paths, visible=True)
+
+    outputs = [head, chart, numbers, desk]
+    private = {"api_visibility": "private"}
+    quiet = {**private, "show_progress": "hidden"}
+    job = {
+        **private, "concurrency_id": "field", "concurrency_limit": FIELDS, "show_progress_on": head, "trigger_mode": "once",
+    }  # fmt: skip
+    picture.upload(keep_uploads(visits), picture, None, **quiet)
+    run.click(respond, [picture, side], outputs, **job)
+    attempt.click(attempt_example, side, [picture, *outputs], **job)
+    desk.correct(correct, None, [head, chart, numbers], trigger_mode="multiple", **quiet)
+    desk.look(look, None, similar, trigger_mode="multiple", **quiet)
+    desk.missed(add, None, outputs, **quiet)
+    merge.click(merge_cells, None, None, **quiet)
+    prepare.click(make_files, None, exported, **private)
+
+    def redraw(visit: Visit) -> list[Any]:
+        return views(visit) if "field" in visit.results else [gr.skip()] * len(outputs)
+
+    return outputs, redraw
 
 
-def field_head(language: str, answer: FieldAnswer) -> str:
+def example_field(resources: Resources, folder: Path) -> str | None:
+    """Held-out cells laid side by side, for one click; None without a dataset."""
+    samples = [sample for sample in resources.held_out if sample.label in resources.classifier.label_names][
+        :20
+    ]
+    if not samples:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    crops = [read_picture(sample.image, 250).resize((250, 250)) for sample in samples]
+    field = Image.new("RGB", (5 * 250, 250 * -(-len(crops) // 5)), background_of(crops[0]))
+    for i, crop in enumerate(crops):
+        field.paste(crop, (250 * (i % 5), 250 * (i // 5)))
+    field.save(folder / "field.jpg", quality=92)
+    return str(folder / "field.jpg")
+
+
+def field_desk(
+    resources: Resources, visit: Visit, path: str, picture: Image.Image, found: int, boxes: list[Box],
+    predictions: Predictions | None,
+) -> Desk | str:  # fmt: skip
+    """The cells of a field on a desk of their own; a text when there are none."""
+    if not boxes:
+        return "none"
+    batch = secrets.token_hex(4)
+    shown = picture.copy()
+    shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.BICUBIC, reducing_gap=2)
+    url = visit.file(f"{batch}-field.jpg")
+    shown.save(url, "JPEG", quality=88)
+    desk = Desk(resources.classifier.label_names)
+    desk.field = {
+        "url": str(url), "width": picture.width, "height": picture.height, "found": found, "path": path, "side": boxes[0].side,
+    }  # fmt: skip
+    background, name = background_of(picture), Path(path).name
+    for row, box in enumerate(boxes):
+        small = save_small(cut(picture, box, background), visit.file(f"{batch}-{row}.jpg"))
+        desk.add(name, f"{name}#{row + 1}", small, Source(path, box=box), predictions, row)
+    desk.warning = resources.shift_warning(predictions)
+    return desk
+
+
+def add_cell(resources: Resources, visit: Visit, desk: Desk, x: float, y: float) -> int:
+    """Cut out, classify and box the cell at a point (shares of the picture's width and height); its number."""
+    field, side = desk.field, desk.field["side"]
+    left, top = round(x * field["width"] - side / 2), round(y * field["height"] - side / 2)
+    box, name = Box(left, top, side), Path(field["path"]).name
+    crop = cut(open_field(field["path"]), box)
+    small = save_small(crop, visit.file(f"added-{secrets.token_hex(4)}.jpg"))
+    predictions = resources.batcher.predict([crop])
+    n = len(desk.cells)
+    return desk.add(name, f"{name}#{n + 1}", small, Source(field["path"], box=box), predictions, 0).number
+
+
+def merge_into(into: Desk, field: Desk) -> int:
+    """Add the cells of a field, as corrected, to the differential; the number of those that were not there before."""
+    there = {cell.source for cell in into.cells}
+    numbers = {cell.source: cell.number for cell in into.cells}
+    for cell in field.cells:
+        if cell.source not in there:
+            numbers[cell.source] = len(into.cells)
+            into.cells.append(replace(cell, number=len(into.cells)))
+        if cell.number in field.corrections:
+            into.corrections[numbers[cell.source]] = field.corrections[cell.number]
+    return len(into.cells) - len(there)
+
+
+def field_head(language: str, desk: Desk) -> str:
     """How many cells were found, and how many of them are not in the count."""
-    found = say(language, "field_found", found=answer.found, side=answer.boxes[0].side)
+    found, side = number(language, desk.field["found"]), number(language, desk.field["side"])
     notes = []
-    if answer.found > len(answer.boxes):
-        notes.append(say(language, "field_evenly", boxes=len(answer.boxes)))
-    if unknown := sum(verdict.kind == "unknown" for verdict in answer.predictions.verdicts):
-        notes.append(say(language, "count_unknown", unknown=unknown))
-    return f"<h2>{escape(found)}</h2>" + (f"<p>{escape(' · '.join(notes))}</p>" if notes else "")
+    if desk.field["found"] > len(desk.cells):
+        notes.append(say(language, "field_evenly", boxes=number(language, len(desk.cells))))
+    if unknown := desk.kinds()["unknown"]:
+        notes.append(say(language, "count_unknown", n=unknown))
+    warning = cards.message(desk.warning, "shift") if desk.warning else ""
+    line = f"<p>{escape(' · '.join(notes))}</p>" if notes else ""
+    title = escape(say(language, "field_found", found=found, side=side))
+    return f'{warning}<section class="result" aria-live="polite"><h2>{title}</h2>{line}</section>'
 
 
-def colour_of(resources: Resources, label: str) -> str:
-    return COLOURS[resources.classifier.label_names.index(label) % len(COLOURS)]
-
-
-def draw_boxes(resources: Resources, answer: FieldAnswer) -> Image.Image:
-    """The field, reduced, with a numbered, labelled box around each cell; strangers are dashed grey question
-    marks."""
-    scale = min(1.0, SHOWN_SIDE / max(answer.picture.size))
-    shown = answer.picture.resize((round(answer.picture.width * scale), round(answer.picture.height * scale)))
-    pen = ImageDraw.Draw(shown)
-    font = ImageFont.load_default(size=max(15, round(0.12 * answer.boxes[0].side * scale)))
-    for number, (box, label, verdict) in enumerate(
-        zip(answer.boxes, answer.predictions.labels, answer.predictions.verdicts, strict=True), start=1
-    ):
-        inset = 0.12 * box.side  # drawn smaller than cut, so that neighbours stay apart
-        left, top = (box.left + inset) * scale, (box.top + inset) * scale
-        right, bottom = (box.left + box.side - inset) * scale, (box.top + box.side - inset) * scale
-        unknown = verdict.kind == "unknown"
-        colour = "#303030" if unknown else colour_of(resources, label)
-        pen.rectangle((left, top, right, bottom), outline=colour, width=max(2, round(3 * scale)))
-        text = f"{number} ?" if unknown else f"{number} {label}"
+def draw_boxes(resources: Resources, desk: Desk) -> Image.Image:
+    """The field with a numbered, labelled box around each cell; what is not counted is grey, with a question mark."""
+    picture = open_field(desk.field["path"]).copy()
+    pen = ImageDraw.Draw(picture)
+    side = desk.field["side"]
+    font = ImageFont.load_default(size=max(14, round(0.12 * side)))
+    names = list(resources.classifier.label_names)
+    for cell in desk.cells:
+        box, label = cell.source.box, desk.label_of(cell)
+        inset = round(0.12 * side)  # drawn smaller than cut, so that neighbours stay apart
+        left, top = box.left + inset, box.top + inset
+        right, bottom = box.left + box.side - inset, box.top + box.side - inset
+        colour = charts.colour(names.index(label)) if label in names else "#303030"
+        pen.rectangle((left, top, right, bottom), outline=colour, width=max(2, round(0.012 * side)))
+        text = f"{cell.number + 1} {label or '?'}"
         place = (max(0, left), max(0, top))
         pen.rectangle(pen.textbbox(place, text, font=font), fill=colour)
         pen.text(place, text, fill="white", font=font)
-    return shown
-
-
-def legend(resources: Resources, language: str, answer: FieldAnswer) -> str:
-    """The classes that were found, in the colour of their boxes."""
-    items = "".join(
-        f'<li><i style="background:{colour_of(resources, count.label)}"></i>{escape(count.label)} '
-        f"{escape(cards.name_of(resources.classifier, language, count.label))} <b>{count.cells}</b></li>"
-        for count in answer.counts
-        if count.cells
-    )
-    return f'<ul class="legend">{items}</ul>'
+    return picture

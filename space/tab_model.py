@@ -10,28 +10,31 @@ import gradio as gr
 
 from space import cards, charts
 from space.resources import Resources
-from space.texts import language_of, say
+from space.texts import Words, number, say
+from space.visits import Visits
 
 MEASURES = ("loss", "accuracy", "macro_f1")
 FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "auc")
 
 
-def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
+def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tuple:
     """Lay the tab out; it is drawn in the visitor's language when first opened."""
     head = gr.HTML(elem_id="model-head")
     split = held_out_figures(resources)
     with gr.Row(visible=bool(resources.history)):
-        curves = [cards.plot_panel(i18n, f"model_{measure}", 260) for measure in MEASURES]
+        curves = [cards.plot_panel(words, f"model_{measure}", 260) for measure in MEASURES]
+    if resources.history:
+        words.html('<p class="help">{}</p>', "model_curves_note")
     with gr.Row(visible=split is not None and not {"confusion_matrix", "per_class"}.isdisjoint(split)):
-        confusion = cards.plot_panel(i18n, "model_confusion")
-        per_class = cards.plot_panel(i18n, "model_per_class")
+        confusion = cards.plot_panel(words, "model_confusion")
+        per_class = cards.plot_panel(words, "model_per_class")
     with gr.Row(visible=split is not None and "reliability" in split):
-        reliability = cards.plot_panel(i18n, "model_reliability")
-        coverage = cards.plot_panel(i18n, "model_coverage")
+        reliability = cards.plot_panel(words, "model_reliability")
+        coverage = cards.plot_panel(words, "model_coverage")
     table = gr.HTML(elem_id="model-table")
+    outputs = [head, *curves, confusion, per_class, reliability, coverage, table]
 
-    def draw(request: gr.Request) -> list[Any]:
-        language = language_of(request)
+    def draw(language: str) -> list[Any]:
         drawn = [
             part(charts.history_chart, resources.history, m, language) if resources.history else None
             for m in MEASURES
@@ -50,12 +53,7 @@ def build(resources: Resources, i18n: gr.I18n, tab: gr.Tab) -> None:
             part(per_class_table, resources, split, language) or "",
         ]
 
-    tab.select(
-        draw,
-        None,
-        [head, *curves, confusion, per_class, reliability, coverage, table],
-        api_visibility="private",
-    )
+    return visits.drawn_when_opened("model", tab, outputs, draw)
 
 
 def held_out_figures(resources: Resources) -> dict[str, Any] | None:
@@ -81,15 +79,18 @@ def headline(resources: Resources, split: dict[str, Any], language: str) -> str:
         language,
         "model_card",
         architecture=model.get("architecture", repo.config.architecture),
-        parameters=f"{model.get('parameters', 0) / 1e6:.1f}",
+        parameters=number(language, model.get("parameters", 0) / 1e6, 1),
         side=resources.classifier.preprocess.config["input_size"][-1],
     )
     images = say(
-        language, "model_images", images=split["images"], split=say(language, f"model_{split['split']}")
+        language,
+        "model_images",
+        images=number(language, split["images"]),
+        split=say(language, f"model_{split['split']}"),
     )
     tiles = "".join(tile(language, key, split) for key in FIGURES if key in split)
     return (
-        f'<section class="headline"><h2>{escape(repo.name)}</h2><p>{escape(line)} · {escape(images)}</p>'
+        f'<section class="headline"><h2>{escape(resources.classifier_name)}</h2><p>{escape(line)} · {escape(images)}</p>'
         f'<ul class="tiles">{tiles}</ul></section>'
     )
 
@@ -98,11 +99,19 @@ def tile(language: str, key: str, split: dict[str, Any]) -> str:
     """One figure with its interval, if it has one."""
     low_high = split.get("intervals", {}).get(key)
     interval = (
-        say(language, "model_interval", low=f"{low_high[0]:.3f}", high=f"{low_high[1]:.3f}")
+        say(
+            language,
+            "model_interval",
+            low=number(language, low_high[0], 3),
+            high=number(language, low_high[1], 3),
+        )
         if low_high
         else ""
     )
-    return f"<li><span>{escape(say(language, key))}</span><b>{split[key]:.3f}</b><small>{escape(interval)}</small></li>"
+    figure = number(language, split[key], 3)
+    return (
+        f"<li><span>{escape(say(language, key))}</span><b>{figure}</b><small>{escape(interval)}</small></li>"
+    )
 
 
 def per_class_table(resources: Resources, split: dict[str, Any], language: str) -> str:
@@ -112,7 +121,7 @@ def per_class_table(resources: Resources, split: dict[str, Any], language: str) 
     rows = [
         (
             (label, cards.name_of(resources.classifier, language, label)),
-            *("" if row.get(key) is None else f"{row[key]:.3f}" for key in keys),
+            *("" if row.get(key) is None else number(language, row[key], 3) for key in keys),
             str(row["support"]),
         )
         for label, row in split["per_class"].items()

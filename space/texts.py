@@ -1,15 +1,17 @@
-"""Every word of the page, by language: static ones through `gr.I18n`, composed ones through `say`.
+"""Every word of the page, by language: static ones in `Words`, composed ones through `say`.
 
-In: `locales/*.yaml`. The browser's language decides; `?lang=en` or `?lang=id` in the address, which the switch at the
-top sets, overrides it.
+In: `locales/*.yaml`. The browser's language decides, then `?lang=en` or `?lang=id` in the address, then the switch at the
+top, which rewrites the page in place.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gradio as gr
 import yaml
 
 from hub_model.inference.errors import IMAGE_ERRORS, ImageError
@@ -36,36 +38,48 @@ EN |= {f"upload_{reason}": sentence for reason, sentence in IMAGE_ERRORS.items()
 LANGUAGES = {"en": EN, "id": ID}
 NOTES = {"en": _EN_NOTES, "id": _ID_NOTES}
 
-# Gradio takes the browser's language and has no switch of its own in the page. Its Settings panel changes the language
-# through `changeLocale` of the module `core`; this does the same for `?lang=`. What still loads may set the browser's
-# language afterwards, which shows in the page's `lang`: then it is changed once more. (sdk_version is pinned; a test watches.)
-# A picture that is a button has no name of its own either: the examples are numbered for those who cannot see them.
-HEAD = """
-<script>
-(() => {
-  const page = document.documentElement;
-  const asked = new URLSearchParams(location.search).get("lang");
-  const language = /^i[dn]/i.test(asked || navigator.language) ? "id" : "en";
-  const core = performance.getEntriesByType("resource").find(entry => /\\/assets\\/core-[^/]*\\.js/.test(entry.name));
-  const change = () => { import(core.name).then(module => module.changeLocale(language)); };
-  const example = EXAMPLES[language];
-  page.lang = language;
-  new MutationObserver(() => document.querySelectorAll("#cell-examples button:has(img)").forEach((button, i) => {
-    const name = example.replace("{number}", i + 1);
-    if (button.ariaLabel !== name) button.ariaLabel = name;
-  })).observe(page, { childList: true, subtree: true });
-  if (!asked || !core) return;
-  change();
-  new MutationObserver(() => { if (!page.lang.startsWith(language)) change(); })
-    .observe(page, { attributeFilter: ["lang"] });
-})();
-</script>
-""".replace("EXAMPLES", json.dumps({code: texts["cell_example"] for code, texts in LANGUAGES.items()}))
+
+class Words:
+    """The page's static texts: in the browser's language at first (`gr.I18n`), rewritten in place by a switch."""
+
+    def __init__(self) -> None:
+        self.i18n = gr.I18n(**LANGUAGES)
+        self._written: list[tuple[Any, Callable[[str], dict[str, Any]]]] = []
+
+    def put(self, component: type, key: str, attribute: str = "label", **options: Any) -> Any:
+        """A component whose `attribute` is the text `key`."""
+        made = component(**{attribute: self.i18n(key)}, **options)
+        self._written.append((made, lambda language: {attribute: say(language, key)}))
+        return made
+
+    def html(self, template: str, key: str, **options: Any) -> gr.HTML:
+        """The text `key` in a template with one `{}`."""
+        made = gr.HTML(template.format(self.i18n(key)), **options)
+        self._written.append((made, lambda language: {"value": template.format(escape(say(language, key)))}))
+        return made
+
+    def computed(self, component: Any, update: Callable[[str], dict[str, Any]]) -> Any:
+        """A component that is rewritten by a function of the language."""
+        self._written.append((component, update))
+        return component
+
+    @property
+    def components(self) -> list[Any]:
+        return [component for component, _ in self._written]
+
+    def updates(self, language: str) -> list[Any]:
+        """What a switch writes into `components`."""
+        return [gr.update(**update(language)) for _, update in self._written]
 
 
 def say(language: str, key: str, **values: Any) -> str:
     """The text `key` in a language (English when it has no such language), with its {placeholders} filled."""
     return LANGUAGES.get(language, EN)[key].format(**values)
+
+
+def say_html(language: str, key: str, **values: str) -> str:
+    """The same as HTML: the text is escaped, the values are HTML."""
+    return escape(LANGUAGES.get(language, EN)[key]).format(**values)
 
 
 def say_error(language: str, error: ImageError) -> str:
@@ -74,7 +88,7 @@ def say_error(language: str, error: ImageError) -> str:
 
 
 def language_of(request: Any) -> str:
-    """The language of a visitor's request: of the page's address, else the first that the browser accepts."""
+    """The language of a request: of the page's address, else the first that the browser accepts."""
     if request is None:
         return "en"
     asked = request.query_params.get("lang") if request.query_params else None
@@ -83,6 +97,13 @@ def language_of(request: Any) -> str:
 
 
 def note_on(language: str, label: str, description: str) -> Note:
-    """Name and morphology note of a class; for a class without a teaching text the repo's description
-    alone."""
-    return NOTES.get(language, NOTES["en"]).get(label, Note(description, ""))
+    """Name and morphology note of a class; the repo's own description where it does not mean this class by the code."""
+    if label not in NOTES["en"] or description.lower() not in (NOTES["en"][label].name, label.lower()):
+        return Note(description, "")
+    return NOTES.get(language, NOTES["en"])[label]
+
+
+def number(language: str, value: float, digits: int = 0) -> str:
+    """A number as the language writes it: 1,234.5 or 1.234,5."""
+    text = f"{value:,.{digits}f}"
+    return text.translate(str.maketrans(",.", ".,")) if language == "id" else text

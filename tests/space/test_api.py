@@ -1,12 +1,14 @@
 """The running Space through its API: the documented examples are run, bad uploads get a sentence, nothing
 stays."""
 
-import json
+import asyncio
+import base64
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from gradio_client import Client, handle_file
@@ -14,7 +16,7 @@ from gradio_client.exceptions import AppError
 
 from dataset_script.synthetic_cells import draw_cell, draw_field
 from hub_model.inference.classifier import Classifier
-from space.api import CURL, ENDPOINTS, PYTHON
+from space.api import ENDPOINTS, TOOLS, address_of, curl_example, python_example
 from tests.small_model_repo import LABELS
 from tests.space.bad_uploads import PICTURES, jpeg, zipped
 from tests.space.conftest import RunningSpace
@@ -25,35 +27,87 @@ def client(space: RunningSpace) -> Client:
     return Client(space.address, verbose=False)
 
 
-def test_the_python_example_of_the_page_runs(space: RunningSpace, cell_file: Path) -> None:
-    code = PYTHON.format(address=space.address)
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=cell_file.parent,
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=True,
-    )
-    assert "PMO" in done.stdout and "probabilities" not in done.stderr
+@pytest.fixture(scope="module")
+def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the examples name."""
+    folder = tmp_path_factory.mktemp("examples")
+    draw_cell("PMO", 77).save(folder / "cell.jpg", quality=90)
+    (folder / "cells.zip").write_bytes(zipped({f"{i}.jpg": jpeg(i) for i in range(3)}))
+    draw_field(540, 540, [("BLA", 140, 140), ("BLA", 400, 400)], seed=2).save(folder / "field.jpg")
+    return folder
 
 
-def test_the_curl_example_of_the_page_runs(space: RunningSpace, cell_file: Path) -> None:
+SHOWS = {
+    "predict": "PMO",
+    "predict_many": "cells.zip/2.jpg",
+    "count": "share_interval",
+    "field": "side",
+    "model": "temperature",
+}
+
+
+@pytest.mark.parametrize("name", ENDPOINTS)
+@pytest.mark.parametrize("kind", ["python", "curl"])
+def test_every_example_of_the_page_runs(
+    space: RunningSpace, example_folder: Path, name: str, kind: str
+) -> None:
+    example = {"python": python_example, "curl": curl_example}[kind](name, space.address)
+    command = [sys.executable, "-c"] if kind == "python" else ["bash", "-c"]
     done = subprocess.run(
-        ["bash", "-c", CURL.format(address=space.address)],
-        cwd=cell_file.parent,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
+        [*command, example], cwd=example_folder, capture_output=True, text=True, timeout=120, check=True
     )
-    answer = json.loads(done.stdout.split("data: ")[1])[0]
-    assert answer["label"] == "PMO" and set(answer["probabilities"]) == set(LABELS)
+    assert SHOWS[name] in done.stdout, done.stdout + done.stderr
+
+
+def test_the_examples_keep_the_path_of_a_reverse_proxy() -> None:
+    class Request:
+        request = SimpleNamespace(scope={})
+
+        def __init__(self, **headers: str) -> None:
+            self.headers = {key.replace("_", "-"): value for key, value in headers.items()}
+
+    proxied = Request(
+        host="127.0.0.1:7860",
+        x_forwarded_host="lab.example",
+        x_forwarded_proto="https",
+        x_forwarded_prefix="/cells",
+    )
+    assert address_of(proxied) == "https://lab.example/cells"
+    silent = Request(
+        host="lab.example", x_forwarded_proto="https", referer="https://lab.example/cells/?lang=id"
+    )
+    assert address_of(silent) == "https://lab.example/cells"
+    assert address_of(Request(host="127.0.0.1:7860")) == "http://127.0.0.1:7860"
+
+
+def test_an_agent_classifies_and_counts_through_mcp(space: RunningSpace, example_folder: Path) -> None:
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    cell = base64.b64encode((example_folder / "cell.jpg").read_bytes()).decode()
+
+    async def talk() -> tuple:
+        async with (
+            streamablehttp_client(f"{space.address}/gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+            one = await session.call_tool("classify_cell", {"image_base64": cell})
+            many = await session.call_tool("count_cells", {"images_base64": [cell, "bm8gcGljdHVyZQ=="]})
+            return tools, one, many
+
+    tools, one, many = asyncio.run(talk())
+    assert set(TOOLS) <= set(tools)
+    for name in TOOLS:
+        assert len(tools[name].description) > 60 and tools[name].inputSchema["properties"]
+    assert "PMO" in one.content[0].text and "probabilities" in one.content[0].text
+    assert "unusable" in many.content[0].text and not many.isError
 
 
 def test_endpoints_are_named_and_typed(client: Client) -> None:
     named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(named) == {f"/{name}" for name in ENDPOINTS}
+    assert set(named) == {f"/{name}" for name in (*ENDPOINTS, *TOOLS)}
     returned = {name: endpoint["returns"][0]["type"] for name, endpoint in named.items()}
     assert returned["/predict"]["properties"]["verdict"] == {"type": "string"}
     assert returned["/count"]["type"] == "array"

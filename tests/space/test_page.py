@@ -12,7 +12,6 @@ import pytest
 
 from space.app import start
 from space.batching import Batcher
-from space.tab_learn import FRESH
 from space.texts import say
 from tests.small_model_repo import LABELS
 
@@ -23,7 +22,7 @@ def page(
 ) -> Iterator[gr.Blocks]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        page = start(str(small_model), str(small_dataset), server_name="127.0.0.1", prevent_thread_lock=True)
+        page = start(str(small_model), str(small_dataset), server_name="127.0.0.1")
         yield page
         page.close()
 
@@ -73,27 +72,45 @@ def test_no_verdict_comes_after_the_next_cell(page: gr.Blocks, monkeypatch: pyte
 
     monkeypatch.setattr(Batcher, "predict", slow)
     check, following = function(page, "learn-check", "click"), function(page, "learn-next", "click")
-    send(page, "hasty", tab_function(page, "learn"), None)
-    ((_, cell, *_),) = answers(page, "hasty")
-    send(page, "hasty", check, None, cell, LABELS[0])
-    send(page, "hasty", following, None)
+    send(page, "hasty", tab_function(page, "learn"))
+    ((cell, *_),) = answers(page, "hasty")
+    send(page, "hasty", check, cell, LABELS[0])
+    send(page, "hasty", following)
     judged, asked = answers(page, "hasty")
-    assert "answer" in judged[4] and "1" in judged[5]
-    assert "img" in asked[2] and asked[4] == ""
-    send(page, "hasty", check, None, asked[1] + 1, LABELS[0])  # still looking at another cell
+    assert "answer" in judged[3] and "1" in judged[4]
+    assert "img" in asked[1] and asked[3] == ""
+    send(page, "hasty", check, asked[0] + 1, LABELS[0])  # still looking at another cell
     (late,) = answers(page, "hasty")
     assert "answer" not in str(late)
 
 
-def test_a_visit_that_was_forgotten_gets_a_new_cell_and_the_reason(page: gr.Blocks) -> None:
-    check = function(page, "learn-check", "click")
-    _, cell, picture, _, sentence, _ = check.fn(dict(FRESH), 3, LABELS[0], None)
+def test_a_visit_that_is_over_gets_a_new_cell_and_the_reason(page: gr.Blocks) -> None:
+    send(page, "late", function(page, "learn-check", "click"), 3, LABELS[0])
+    ((cell, picture, _, sentence, _),) = answers(page, "late")
     assert isinstance(cell, int) and "img" in picture and say("en", "learn_lost") in sentence
 
 
+def test_the_quiz_asks_every_cell_once_before_any_comes_again(page: gr.Blocks) -> None:
+    send(page, "thorough", tab_function(page, "learn"))
+    ((first, *_),) = answers(page, "thorough")
+    asked = [first]
+    for _ in range(27):
+        send(page, "thorough", function(page, "learn-next", "click"))
+        asked.append(answers(page, "thorough")[0][0])
+    assert sorted(asked) == list(range(28))
+
+
+def test_the_score_of_the_quiz_is_told_by_class(page: gr.Blocks) -> None:
+    send(page, "scored", tab_function(page, "learn"))
+    ((cell, *_),) = answers(page, "scored")
+    send(page, "scored", function(page, "learn-check", "click"), cell, LABELS[0])
+    ((*_, score),) = answers(page, "scored")
+    assert score.count("<tr>") == 2 and "by class" not in score
+
+
 def test_the_data_tab_shows_again_the_class_that_was_chosen(page: gr.Blocks) -> None:
-    *_, examples = tab_function(page, "data").fn("EOS", None)
-    assert "EOS_" in examples and "BLA_" not in examples
+    assert "EOS_" in function(page, "data-class", "input").fn("EOS")
+    assert "BLA_" not in function(page, "data-class", "input").fn("EOS")
 
 
 def test_the_page_and_the_api_share_their_limits(page: gr.Blocks) -> None:

@@ -1,8 +1,6 @@
 """Texts, report, batches, neighbours, heat map, dataset repo: one rule a test."""
 
 import ast
-import csv
-import io
 import json
 import shutil
 import socket
@@ -14,13 +12,10 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import pytest
-import torch
 from huggingface_hub import HfApi
-from PIL import Image
 
 import space
 from dataset_script.synthetic_cells import draw_cell
-from hub_model.inference.calibration import Verdict
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
 from space import tab_model
@@ -28,14 +23,11 @@ from space.app import main, start
 from space.batching import Batcher
 from space.cards import answer_card, percent
 from space.dataset_repo import Sample, open_dataset_repo
-from space.fields import Box
-from space.heat_map import grad_cam, overlay
 from space.page import SESSIONS
-from space.report import as_csv, as_page, harmless
 from space.resources import load_resources
 from space.similar import SimilarCells
-from space.tab_field import FieldAnswer, field_head
-from space.texts import EN, ID, LANGUAGES, NOTES, language_of, note_on
+from space.texts import EN, ID, NOTES, Words, language_of, note_on, number
+from space.visits import Visits
 from tests.small_model_repo import LABELS
 
 FOLDER = Path(space.__file__).parent
@@ -83,18 +75,15 @@ def test_the_address_beats_the_browsers_language() -> None:
 
 def test_a_class_without_a_note_shows_the_repos_own_words() -> None:
     assert note_on("id", "XYZ", "odd cell") == ("odd cell", "")
+    assert note_on("id", "BLA", "bladder cell") == ("bladder cell", ""), "another class by the same code"
+    assert note_on("id", "BLA", "blast").name == "blas"
 
 
-@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "  =cmd|' /C calc'!A0", "\r=1"])
-def test_no_csv_cell_is_taken_for_a_formula(cell: str) -> None:
-    assert harmless(cell).startswith("'")
-    rows = list(csv.reader(io.StringIO(as_csv(["file", "p"], [[cell, 0.5], ['a, "b"', 1]]), newline="")))
-    assert rows[1][0] == "'" + cell and rows[2] == ['a, "b"', "1"]
+def test_numbers_are_written_as_the_language_does() -> None:
+    assert number("en", 1234.5, 1) == "1,234.5" and number("id", 1234.5, 1) == "1.234,5"
 
 
 def test_markup_from_names_and_repos_is_escaped(classifier: Classifier) -> None:
-    page = as_page("en", "<script>m</script>", "", "s", "n", [("<img src=x onerror=alert(1)>.jpg", "bad")])
-    assert "<script>m" not in page and "<img src=x" not in page
     odd = Classifier.__new__(Classifier)
     odd.__dict__.update(classifier.__dict__, label_descriptions={label: "<b>x</b>" for label in LABELS})
     answer = classifier.predict(draw_cell("BLA", 1))
@@ -165,34 +154,6 @@ def test_the_most_similar_cell_to_a_known_cell_is_itself(classifier: Classifier,
     assert first == samples[5] and similarity == pytest.approx(1, abs=1e-4) and len(rest) == 2
 
 
-def test_the_heat_map_is_the_gradient_weighted_feature_map(classifier: Classifier) -> None:
-    class Pooled:
-        """Features are the pixels, a logit their weighted mean: the gradient is the weight."""
-
-        weights = torch.tensor([[1.0, 0.0, 0.0], [0.5, -2.0, 1.0]])
-        forward_features = staticmethod(torch.Tensor.clone)
-
-        def forward_head(self, spatial: torch.Tensor) -> torch.Tensor:
-            return spatial.mean(dim=(2, 3)) @ self.weights.T
-
-    pixels = np.random.default_rng(0).normal(size=(1, 3, 5, 4)).astype(np.float32)
-    expected = np.clip(0.5 * pixels[0, 0] - 2 * pixels[0, 1] + pixels[0, 2], 0, None)
-    heat = grad_cam(Pooled(), pixels, 1)
-    np.testing.assert_allclose(heat, expected / expected.max(), atol=1e-5)
-    assert overlay(classifier.preprocess.seen(draw_cell("EOS", 9)), heat).size == (384, 384)
-
-
-def test_a_field_says_what_its_count_leaves_out(classifier: Classifier) -> None:
-    answers = classifier.predict([draw_cell("BLA", 1), draw_cell("EOS", 2)])
-    answers.verdicts[:] = [Verdict("unknown", ("BLA",)), Verdict("sure", ("EOS",))]
-    boxes = [Box(0, 0, 90), Box(90, 0, 90)]
-    head = field_head("en", FieldAnswer(Image.new("RGB", (200, 200)), 2, boxes, answers, []))
-    assert "2 nucleated cells found" in head and "1 unknown to the model, not counted" in head
-    assert "evenly" not in head
-    head = field_head("id", FieldAnswer(Image.new("RGB", (200, 200)), 900, boxes, answers, []))
-    assert "900" in head and "2 di antaranya, tersebar merata" in head
-
-
 def without_arrays(repo: Path) -> None:
     rule = {"score": "mahalanobis", "threshold": 1.0, "residual_variance": 1.0}
     (repo / "calibration.json").write_text(json.dumps({"out_of_distribution": rule}))
@@ -205,7 +166,13 @@ def of_garbage(repo: Path) -> None:
 
 
 def cut_off(repo: Path) -> None:
+    shutil.rmtree(repo / "onnx")  # with it, the weights are not needed
     (repo / "model.safetensors").write_bytes((repo / "model.safetensors").read_bytes()[:1000])
+
+
+def of_no_architecture(repo: Path) -> None:
+    shutil.rmtree(repo / "onnx")
+    says(architecture="nonsense")(repo)
 
 
 def says(**changes: object) -> Callable[[Path], None]:
@@ -227,7 +194,7 @@ def says(**changes: object) -> Callable[[Path], None]:
         without_arrays,
         of_garbage,
         cut_off,
-        says(architecture="nonsense"),
+        of_no_architecture,
         says(input_size=[3, 0, 0]),
         says(input_size="144"),
         says(interpolation="nonsense"),
@@ -255,7 +222,7 @@ def test_figures_that_are_missing_or_garbled_are_left_out(small_model: Path, tmp
         (repo / "metrics.json").write_text(json.dumps({"splits": splits}))
         resources = load_resources(str(repo), "")
         with gr.Blocks() as page:
-            tab_model.build(resources, gr.I18n(**LANGUAGES), gr.Tab())
+            tab_model.build(resources, Words(), Visits(tmp_path), gr.Tab())
         (draw,) = page.fns.values()
         head, *parts = draw.fn(None)
         assert resources.history == [] and head and sum(bool(part) for part in parts) == drawn
@@ -318,7 +285,7 @@ def test_of_ever_more_visits_only_the_latest_are_remembered(
     small_model: Path, small_dataset: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    page = start(str(small_model), str(small_dataset), server_name="127.0.0.1", prevent_thread_lock=True)
+    page = start(str(small_model), str(small_dataset), server_name="127.0.0.1")
     try:
         visits = page.app.state_holder
         for number in range(SESSIONS + 10):

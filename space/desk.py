@@ -1,0 +1,242 @@
+"""The review desk: classified cells, what the visitor corrects, and the differential count of both together.
+
+In: cells with the model's answers, corrections, cells counted by hand. Out: the count a class, "by the model" and "by
+you"; and the desk as the values that `review.js` shows.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hub_model.inference.calibration import Verdict
+from hub_model.inference.classifier import Predictions
+from hub_model.inference.counts import differential_count, wilson_interval
+from hub_model.inference.errors import ImageError
+from space.archives import read_upload
+from space.fields import Box, cut
+
+UNDECIDED, EXCLUDED = "?", "-"
+FIELD_SIDE = 6000  # pixels; larger fields are reduced to this
+SHOWN_SIDE = 256  # of the pictures on the page; the originals are what is exported
+EXTRA = {  # cells of a marrow differential that the seven classes leave out: name in English and Indonesian
+    "proerythroblast": "proeritroblas", "erythroblast": "eritroblas", "myelocyte": "mielosit", "metamyelocyte": "metamielosit",
+    "band neutrophil": "neutrofil batang", "basophil": "basofil", "plasma cell": "sel plasma", "megakaryocyte": "megakariosit",
+}  # fmt: skip
+
+
+@lru_cache(maxsize=1)  # all boxes of a field are cut out one after the other
+def open_field(path: str) -> Image.Image:
+    """The picture of a field as its boxes measure it."""
+    return read_upload(path, FIELD_SIDE)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the original bytes of a cell are: an upload, an entry of a zip, or a box of a field."""
+
+    path: str
+    entry: str | None = None
+    box: Box | None = None
+
+    def read(self) -> bytes:
+        """The bytes as they were sent; for a box, its crop as PNG."""
+        if self.box is not None:
+            cut(open_field(self.path), self.box).save(buffer := io.BytesIO(), "PNG")
+            return buffer.getvalue()
+        if self.entry is not None:
+            with zipfile.ZipFile(self.path) as archive:
+                return archive.read(self.entry)
+        return Path(self.path).read_bytes()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`picture` is a small JPEG for the page; `sample` the zip, folder or field that it came in."""
+
+    number: int
+    sample: str
+    file: str
+    picture: Path
+    source: Source
+    label: str
+    verdict: Verdict
+    probabilities: np.ndarray
+    sets: dict[str, list[str]]
+    ood_score: float | None
+
+    @property
+    def folder(self) -> str:
+        """The folder within a zip, which may be its class."""
+        return self.file.rpartition("/")[0]
+
+    @property
+    def counted(self) -> str | None:
+        """The class that the model's answer counts as; None for what the model does not know."""
+        return None if self.verdict.kind == "unknown" else self.label
+
+
+@dataclass(frozen=True)
+class Row:
+    """One class of a count; shares in 0…1, intervals 95%. `corrected` is None for classes that the model does not have."""
+
+    label: str
+    by_model: int
+    by_you: int
+    share: float
+    interval: tuple[float, float]
+    corrected: float | None
+    corrected_interval: tuple[float, float] | None
+
+    @property
+    def cells(self) -> int:
+        return self.by_model + self.by_you
+
+
+@dataclass
+class Desk:
+    """`identity` changes with the cells: the page then forgets what it undid and filtered."""
+
+    label_names: tuple[str, ...]
+    cells: list[Cell] = field(default_factory=list)
+    corrections: dict[int, str] = field(default_factory=dict)
+    by_hand: dict[str, int] = field(default_factory=dict)
+    without: set[str] = field(default_factory=set)  # classes out of the denominator
+    bad: list[tuple[str, ImageError]] = field(default_factory=list)
+    left_out: Counter = field(default_factory=Counter)  # class folder -> pictures beyond the limit
+    taken: set[str] = field(default_factory=set)  # uploads that are in it
+    turn: float = 0.0  # of the latest corrections
+    warning: str | None = None  # of the whole batch
+    field: dict[str, Any] | None = None  # url, width and height of a field's picture
+
+    def add(
+        self, sample: str, file: str, picture: Path, source: Source, predictions: Predictions, row: int
+    ) -> Cell:
+        """Put one answered cell on the desk."""
+        names = predictions.label_names
+        sets = {
+            level: [name for name, inside in zip(names, members[row], strict=True) if inside]
+            for level, members in predictions.sets.items()
+        }
+        score = None if predictions.ood_score is None else float(predictions.ood_score[row])
+        cell = Cell(len(self.cells), sample, file, picture, source, predictions.labels[row],
+                    predictions.verdicts[row], predictions.probabilities[row], sets, score)  # fmt: skip
+        self.cells.append(cell)
+        return cell
+
+    def label_of(self, cell: Cell) -> str | None:
+        """What a cell counts as: the visitor's word, else the model's; None when it is not counted."""
+        label = self.corrections.get(cell.number, cell.counted)
+        return None if label in (UNDECIDED, EXCLUDED) else label
+
+    def correct(self, corrections: dict[Any, Any], allowed: Collection[str], turn: float = 0.0) -> None:
+        """Take over the page's corrections, all at once, unless later ones are here already.
+
+        What is no cell or no class of this desk is dropped.
+        """
+        if turn < self.turn:
+            return
+        self.turn = turn
+        numbers = range(len(self.cells))
+        self.corrections = {
+            int(n): str(label)
+            for n, label in corrections.items()
+            if str(n).isdecimal() and int(n) in numbers and str(label) in {UNDECIDED, EXCLUDED, *allowed}
+        }
+
+    def of_sample(self, sample: str = "") -> list[Cell]:
+        return [cell for cell in self.cells if not sample or sample in (cell.sample, cell.folder)]
+
+    def count(self, prior: np.ndarray | None, sample: str = "") -> list[Row]:
+        """The differential count of a sample, or of all of them with what was counted by hand."""
+        model, you, rows = Counter(), Counter(), []
+        answers = []  # [N, C]: the model's probabilities, or certainty where the visitor has said it
+        for cell in self.of_sample(sample):
+            label = self.label_of(cell)
+            if label is None:
+                continue
+            (you if cell.number in self.corrections else model)[label] += 1
+            if label in self.label_names:
+                certain = np.eye(len(self.label_names))[self.label_names.index(label)]
+                answers.append(certain if cell.number in self.corrections else cell.probabilities)
+        if not sample:
+            you.update({label: n for label, n in self.by_hand.items() if n > 0})
+        total = sum(n for label, n in (model + you).items() if label not in self.without)
+        found = differential_count(self.label_names, np.array(answers), prior) if answers else []
+        corrected = {c.label: c for c in found if c.label not in self.without}
+        left = sum(c.corrected for c in corrected.values())
+        known = sum((model + you)[label] for label in corrected)
+        scale = known / total / left if total and left else 0.0
+        for label in [*self.label_names, *sorted({*model, *you} - set(self.label_names))]:
+            if label in self.without:
+                continue
+            n, c = model[label] + you[label], corrected.get(label)
+            share, interval = n / total if total else 0.0, wilson_interval(n, total)
+            corrected_interval = c and tuple(min(1.0, scale * end) for end in c.corrected_interval)
+            rows.append(
+                Row(
+                    label,
+                    model[label],
+                    you[label],
+                    share,
+                    interval,
+                    c and c.corrected * scale,
+                    corrected_interval,
+                )
+            )
+        return rows if total else []
+
+    def samples(self) -> list[str]:
+        return sorted({cell.sample for cell in self.cells})
+
+    def kinds(self) -> Counter:
+        """How many cells of each kind of verdict are still as the model left them."""
+        return Counter(cell.verdict.kind for cell in self.cells if cell.number not in self.corrections)
+
+    def values(self, words: dict[str, str], labels: Sequence[dict[str, str]], extra: Sequence[str],
+               verdict: Any, select: int | None = None) -> dict[str, Any] | None:  # fmt: skip
+        """What `review.js` shows; `verdict(cell)` is its sentence."""
+        if not self.cells and not self.field:
+            return None
+        cells = []
+        for cell in self.cells:
+            order = np.argsort(-cell.probabilities, kind="stable")[:3]
+            shown = {
+                "n": cell.number, "file": cell.file, "sample": cell.sample, "folder": cell.folder,
+                "url": str(cell.picture), "label": cell.label, "kind": cell.verdict.kind, "verdict": verdict(cell),
+                "p": round(float(cell.probabilities.max()), 4),
+                "top": [[self.label_names[i], round(float(cell.probabilities[i]), 4)] for i in order],
+            }  # fmt: skip
+            if cell.source.box is not None:
+                box = cell.source.box
+                shown["box"] = [box.left, box.top, box.side]
+            cells.append(shown)
+        return {
+            "id": f"{id(self)}-{self.field and self.field['url']}", "cells": cells, "labels": list(labels), "extra": list(extra),
+            "corrections": {str(n): label for n, label in self.corrections.items()}, "words": words,
+            "field": self.field, "select": select,
+        }  # fmt: skip
+
+
+def save_small(picture: Image.Image, path: Path) -> Path:
+    """The picture as the page shows it."""
+    small = picture.copy()
+    small.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.BICUBIC)
+    small.save(path, "JPEG", quality=85)
+    return path
+
+
+def rejected_list(title: str, sentences: Sequence[tuple[str, str]]) -> str:
+    """Files that could not be used, each with its reason; empty when all were fine."""
+    items = "".join(f"<li><b>{escape(name)}</b> {escape(reason)}</li>" for name, reason in sentences)
+    return f'<section class="bad-files"><h3>{escape(title)}</h3><ul>{items}</ul></section>' if items else ""

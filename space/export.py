@@ -1,0 +1,279 @@
+"""What a visitor takes home: tables, a report to print, the corrected cells as class folders and as a dataset repo.
+
+In: a desk. Out: files. CSV cells that a spreadsheet would run as a formula are neutralised (OWASP, *CSV injection*);
+everything in HTML is escaped. Pictures are exported as they were sent, byte for byte.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from space.desk import Cell, Desk, Row
+from space.texts import number, say
+
+SPLITS = ("train", "train", "train", "validation", "test")  # of every five cells of a class
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What made the answers, said in every file."""
+
+    model: str
+    revision: str
+    date: str
+
+    @classmethod
+    def now(cls, model: str, revision: str | None) -> Origin:
+        return cls(model, revision or "", datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def harmless(cell: object) -> str:
+    """A CSV cell that no spreadsheet takes for a formula."""
+    text = str(cell)
+    formula = text.lstrip().startswith(("=", "+", "-", "@")) or text.startswith(("\t", "\r", "\n"))
+    return "'" + text if formula else text
+
+
+def as_csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """RFC 4180 text with a byte-order mark, by which Excel knows UTF-8; numbers stay numbers."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(harmless(name) for name in header)
+    writer.writerows(
+        ["" if cell is None else cell if isinstance(cell, int | float) else harmless(cell) for cell in row]
+        for row in rows
+    )
+    return "\ufeff" + out.getvalue()
+
+
+def records(desk: Desk, origin: Origin) -> list[dict[str, Any]]:
+    """One record a cell, then one a file that could not be used; the same keys in all, in English."""
+    found = []
+    for cell in desk.cells:
+        box = cell.source.box
+        found.append(
+            {
+                "sample": cell.sample,
+                "file": cell.file,
+                "label": desk.label_of(cell) or "",
+                "correction": {"?": "undecided", "-": "excluded"}.get(
+                    desk.corrections.get(cell.number, ""), desk.corrections.get(cell.number, "")
+                ),
+                "model_label": cell.label,
+                "probability": round(float(cell.probabilities.max()), 6),
+                "verdict": str(cell.verdict),
+                "conformal_set": " ".join(cell.sets.get("0.95", [])),
+                "ood_score": None if cell.ood_score is None else round(cell.ood_score, 6),
+                "left": box and box.left,
+                "top": box and box.top,
+                "side": box and box.side,
+                "error": "",
+                **{
+                    f"p_{name}": round(float(p), 6)
+                    for name, p in zip(desk.label_names, cell.probabilities, strict=True)
+                },
+            }
+        )
+    columns = {
+        name: ""
+        for name in ("sample", "file", "label", "correction", "model_label", "verdict", "conformal_set")
+    }
+    found += [{**columns, "file": name, "error": str(error)} for name, error in desk.bad]
+    return [
+        {**record, "model": origin.model, "revision": origin.revision, "date": origin.date}
+        for record in found
+    ]
+
+
+def cells_csv(desk: Desk, origin: Origin) -> str:
+    rows = records(desk, origin)
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    return as_csv(header, [[row.get(key) for key in header] for row in rows])
+
+
+def cells_json(desk: Desk, counts: Sequence[Row], origin: Origin) -> str:
+    count = [
+        {
+            "label": row.label, "cells": row.cells, "by_model": row.by_model, "by_you": row.by_you, "share": row.share,
+            "share_interval": row.interval, "corrected": row.corrected, "corrected_interval": row.corrected_interval,
+        }
+        for row in counts
+    ]  # fmt: skip
+    return json.dumps(
+        {"count": count, "cells": records(desk, origin), "left_out": dict(desk.left_out)},
+        indent=1,
+        ensure_ascii=False,
+    )
+
+
+def originals(desk: Desk) -> Iterator[tuple[Cell, str, bytes, str]]:
+    """Every counted cell with its class, its bytes and a file name of its own; a picture that came twice is there once."""
+    seen: set[tuple[str, str]] = set()
+    for cell in desk.cells:
+        label = desk.label_of(cell)
+        if label is None:
+            continue
+        data = cell.source.read()
+        digest = hashlib.sha256(data).hexdigest()
+        if (label, digest) in seen:
+            continue
+        seen.add((label, digest))
+        suffix = ".png" if cell.source.box else Path(cell.file).suffix.lower() or ".png"
+        stem = re.sub(r"[^\w.-]+", "_", Path(cell.file).stem).lstrip(".") or "cell"
+        yield cell, label, data, f"{stem}_{digest[:8]}{suffix}"
+
+
+def class_folders(desk: Desk, path: Path) -> Path:
+    """A zip with one folder a class: what `dataset_script build` takes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for _, label, data, name in originals(desk):
+            folder = re.sub(r"[^\w -]+", "_", label)
+            archive.writestr(f"{folder}/{name}", data)
+    return path
+
+
+CARD = """---
+{front}---
+
+# Corrected cells
+
+{cells} cells, classified by `{model}` (revision `{revision}`) and corrected by a person on {date}: {corrected} labels are
+that person's. Splits are stratified by class; every fifth cell is `validation`, every fifth `test`.
+"""
+
+
+def dataset_repo(desk: Desk, path: Path, origin: Origin) -> Path:
+    """A zip with a dataset repo: Parquet by split, README.md with `dataset_info`; `load_dataset` takes its folder."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    cells = sorted(originals(desk), key=lambda found: (found[1], hashlib.sha256(found[2]).hexdigest()))
+    used = {label for _, label, _, _ in cells}
+    names = [*desk.label_names, *sorted(used - set(desk.label_names))]
+    splits: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
+    for i, (_, label, data, name) in enumerate(cells):
+        digest = hashlib.sha256(data).hexdigest()
+        row = {
+            "image": {"bytes": data, "path": name}, "label": names.index(label), "file_name": name, "sha256": digest,
+            "group": digest[:16],
+        }  # fmt: skip
+        splits[SPLITS[i % 5]].append(row)
+    text = {"dtype": "string", "_type": "Value"}
+    features = {
+        "image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}, "file_name": text, "sha256": text,
+        "group": text,
+    }  # fmt: skip
+    schema = pa.schema(
+        {
+            "image": pa.struct({"bytes": pa.binary(), "path": pa.string()}), "label": pa.int64(), "file_name": pa.string(),
+            "sha256": pa.string(), "group": pa.string(),
+        },
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )  # fmt: skip
+    described = [
+        {"name": "image", "dtype": "image"},
+        {
+            "name": "label",
+            "dtype": {"class_label": {"names": {str(i): name for i, name in enumerate(names)}}},
+        },
+        *({"name": name, "dtype": "string"} for name in ("file_name", "sha256", "group")),
+    ]
+    front = {
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": s, "path": f"data/{s}-*"} for s, rows in splits.items() if rows],
+            }
+        ],
+        "dataset_info": {"features": described},
+        "task_categories": ["image-classification"],
+    }
+    corrected = sum(cell.number in desk.corrections for cell, *_ in cells)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for split, rows in splits.items():
+            if rows:
+                pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer := io.BytesIO())
+                archive.writestr(f"data/{split}-00000-of-00001.parquet", buffer.getvalue())
+        archive.writestr(
+            "README.md",
+            CARD.format(
+                front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True), cells=len(cells), model=origin.model,
+                revision=origin.revision or "local", date=origin.date, corrected=corrected,
+            ),
+        )  # fmt: skip
+    return path
+
+
+PAGE_STYLE = """
+body { font: 14px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #111 }
+table { border-collapse: collapse; width: 100% } caption { text-align: left; font-weight: 600 }
+th, td { border-bottom: 1px solid #ccc; padding: .35rem; text-align: right } th:first-child { text-align: left }
+.range { position: relative; display: inline-block; width: 10rem; height: .8rem; background: #eee }
+.range i { position: absolute; top: 0; bottom: 0; background: #b9a3f7 }
+.range b { position: absolute; top: 0; bottom: 0; width: 2px; background: #241a3a }
+.cells { display: grid; grid-template-columns: repeat(6, 1fr); gap: .5rem } figure { margin: 0; break-inside: avoid }
+figure img { width: 100% } figcaption { font-size: 11px; overflow-wrap: anywhere }
+@media print { button { display: none } }
+"""
+PICTURES = 48  # of doubtful cells in a report
+
+
+def report(
+    desk: Desk,
+    counts: Sequence[Row],
+    language: str,
+    origin: Origin,
+    summary: str,
+    notes: Sequence[str],
+    table: str,
+) -> str:
+    """A self-contained page made for paper. `table` is trusted HTML, everything else is escaped."""
+
+    def bar(row: Row) -> str:
+        low, high = row.interval
+        return (
+            f'<tr><th scope="row">{escape(row.label)}</th><td>{number(language, 100 * row.share, 1)}%</td>'
+            '<td><span class="range">'
+            f'<i style="left:{100 * low:.1f}%;width:{100 * (high - low):.1f}%"></i><b style="left:{100 * row.share:.1f}%"></b>'
+            "</span></td></tr>"
+        )
+
+    doubtful = [cell for cell in desk.cells if cell.verdict.kind != "sure"][:PICTURES]
+    figures = "".join(
+        f'<figure><img src="data:image/jpeg;base64,{base64.b64encode(cell.picture.read_bytes()).decode()}" alt="">'
+        f"<figcaption>{escape(cell.file)}<br>{escape(desk.label_of(cell) or '?')}"
+        f"{' ✓' if cell.number in desk.corrections else ''}</figcaption></figure>"
+        for cell in doubtful
+    )
+    bad = "".join(f"<li>{escape(name)}: {escape(str(error))}</li>" for name, error in desk.bad)
+    title = escape(say(language, "report_title"))
+    samples = escape(", ".join(desk.samples()))
+    parts = [
+        f"<h1>{title}</h1><p>{escape(origin.date)} · {escape(say(language, 'sample'))}: {samples}</p>",
+        f"<p>{escape(summary)}</p>{table}",
+        f"<table><caption>{escape(say(language, 'interval'))}</caption>{''.join(map(bar, counts))}</table>",
+        *(f"<p>{escape(note)}</p>" for note in notes),
+        f"<h2>{escape(say(language, 'report_doubtful'))}</h2><div class='cells'>{figures}</div>"
+        if figures
+        else "",
+        f"<h2>{escape(say(language, 'bad_title'))}</h2><ul>{bad}</ul>" if bad else "",
+        f"<p>{escape(say(language, 'report_model'))}: {escape(origin.model)} {escape(origin.revision)}. "
+        f"{escape(say(language, 'disclaimer'))} {escape(say(language, 'footer_left_out'))}</p>",
+        f'<button onclick="print()">{escape(say(language, "report_print"))}</button>',
+    ]
+    head = f'<!doctype html><html lang="{language}"><meta charset="utf-8"><title>{title}</title><style>{PAGE_STYLE}</style>'
+    return head + "".join(parts) + "</html>"

@@ -1,0 +1,156 @@
+// The review desk: cells as pictures, or as boxes on a field; a large view; keys. Python sends `value`, gets "correct", "look", "missed".
+const UNDECIDED = "?", EXCLUDED = "-", DOUBT = { unknown: 0, between: 1, uncalibrated: 2, sure: 3 };
+const COMPARE = {
+  doubt: (a, b) => DOUBT[a.kind] - DOUBT[b.kind] || a.p - b.p, file: (a, b) => a.file.localeCompare(b.file, undefined, { numeric: true }),
+  label: (a, b) => shown(a).localeCompare(shown(b)) || a.p - b.p, p: (a, b) => a.p - b.p,
+};
+let data = null, corrections = {}, history = [], selected = null, order = "doubt", up = false, zoom = 1, adding = false, timer = 0, turn = 0;
+let filter = { label: "", kind: "", sample: "" };
+
+function make(tag, attributes, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value !== false && value != null) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.filter(child => child != null));
+  return node;
+}
+const address = path => `${window.gradio_config?.root || ""}/gradio_api/file=${path}`;
+const shown = cell => corrections[cell.n] ?? (cell.kind === "unknown" ? UNDECIDED : cell.label);
+const find = selector => element.querySelector(selector);
+const label = code => data.labels.find(entry => entry.code === code) || { code, name: code, colour: "#555" };
+
+function visible() {
+  const cells = data.cells.filter(cell => (!filter.label || shown(cell) === filter.label)
+    && (!filter.kind || (filter.kind === "corrected" ? cell.n in corrections : cell.kind === filter.kind))
+    && (!filter.sample || cell.sample === filter.sample || cell.folder === filter.sample));
+  cells.sort((a, b) => COMPARE[order](a, b) || a.n - b.n);
+  return up ? cells.reverse() : cells;
+}
+
+function choice(name, entries) {
+  const options = entries.map(([value, text]) => make("option", { value, selected: filter[name] === value }, text));
+  return make("label", {}, data.words[name], make("select", { name, onchange: event => {
+    filter[name] = event.target.value; draw(); if (name === "sample") send();
+  } }, make("option", { value: "" }, data.words.all), ...options));
+}
+
+function toolbar() {
+  const kinds = ["unknown", "between", "uncalibrated", "sure", "corrected"].filter(kind => data.words[kind]).map(kind => [kind, data.words[kind]]);
+  const places = [...new Set(data.cells.flatMap(cell => [cell.sample, cell.folder]))].filter(Boolean).sort().map(name => [name, name]);
+  const codes = [...new Set(data.cells.map(shown))].sort().map(code => [code, code === UNDECIDED ? data.words.undecided : code === EXCLUDED ? data.words.excluded : code]);
+  const sorts = data.field ? [] : ["doubt", "label", "p", "file"].map(name => make("button", {
+    type: "button", class: "sort", "aria-pressed": String(order === name), onclick: () => { up = order === name && !up; order = name; draw(); },
+  }, data.words[`sort_${name}`], order === name ? (up ? " ↑" : " ↓") : ""));
+  const zooms = !data.field ? [] : [["−", 1 / 1.4, "zoom_out"], ["+", 1.4, "zoom_in"]].map(([text, factor, word]) => make("button", {
+    type: "button", class: "sort", "aria-label": data.words[word], onclick: () => { zoom = Math.min(8, Math.max(1, zoom * factor)); find(".canvas").style.width = `${100 * zoom}%`; },
+  }, text));
+  if (data.field) zooms.push(make("button", { type: "button", class: "sort add", "aria-pressed": String(adding), onclick: () => { adding = !adding; draw(); } }, data.words.add));
+  return make("div", { class: "tools" }, choice("label", codes), choice("kind", kinds), data.field ? null : choice("sample", places),
+    make("span", { class: "sorts" }, ...sorts, ...zooms), make("span", { class: "number", role: "status" }));
+}
+
+function mark(cell) {
+  const code = shown(cell), text = code === UNDECIDED ? "?" : code === EXCLUDED ? "×" : code;
+  return make("b", { style: `background:${[UNDECIDED, EXCLUDED].includes(code) ? "#3a3a3a" : label(code).colour}` }, text + (cell.n in corrections ? " ✓" : ""));
+}
+
+function tile(cell) {
+  const name = `${cell.file}: ${shown(cell)}. ${cell.verdict}`;
+  const options = { type: "button", class: `tile ${cell.kind}`, "data-n": cell.n, "aria-label": name, title: name, tabindex: -1, onclick: event => { event.stopPropagation(); select(cell.n); } };
+  if (!data.field) return make("button", options, make("img", { src: address(cell.url), alt: "", loading: "lazy" }), mark(cell));
+  const [left, top, side] = cell.box, { width, height } = data.field;
+  options.style = `left:${100 * left / width}%;top:${100 * top / height}%;width:${100 * side / width}%;height:${100 * side / height}%;border-color:${label(shown(cell)).colour}`;
+  return make("button", options, mark(cell));
+}
+
+function draw() {
+  const root = find(".desk");
+  if (!root) return;
+  if (!data || !data.cells) { root.replaceChildren(); return; }
+  const scroll = find(".stage")?.scrollTop || 0, cells = visible();
+  const board = !data.field ? make("div", { class: "board" }, ...cells.map(tile)) : make("div", { class: `canvas${adding ? " adding" : ""}`, style: `width:${100 * zoom}%`,
+    onclick: event => { if (!adding) return; const area = event.currentTarget.getBoundingClientRect(); adding = false;
+      trigger("missed", { x: (event.clientX - area.left) / area.width, y: (event.clientY - area.top) / area.height }); } },
+    make("img", { src: address(data.field.url), alt: data.words.field_alt }), ...cells.map(tile));
+  root.replaceChildren(toolbar(), make("div", { class: "work" }, make("div", { class: "stage", role: "group", "aria-label": data.words.cells, onkeydown: press }, board), make("aside", { class: "large" })),
+    make("p", { class: "help keys" }, data.words.keys));
+  find(".stage").scrollTop = scroll;
+  find(".number").textContent = data.words.number.replace("{n}", cells.length).replace("{all}", data.cells.length);
+  if (!cells.some(cell => cell.n === selected)) selected = cells[0]?.n ?? null;
+  select(selected, false);
+}
+
+function select(n, focus = true) {
+  element.querySelectorAll(".tile[aria-current]").forEach(old => { old.removeAttribute("aria-current"); old.tabIndex = -1; });
+  selected = n;
+  const cell = data.cells.find(one => one.n === n), button = find(`.tile[data-n="${n}"]`);
+  if (!cell || !button) { find(".large")?.replaceChildren(); return; }
+  button.setAttribute("aria-current", "true"); button.tabIndex = 0;
+  if (focus) { button.focus({ preventScroll: true }); button.scrollIntoView({ block: "nearest" }); }
+  panel(cell);
+  clearTimeout(timer);
+  timer = setTimeout(() => trigger("look", { number: n }), focus ? 350 : 700);
+}
+
+function panel(cell) {
+  const bars = cell.top.map(([code, p]) => make("li", {}, make("span", { class: "code" }, code), make("span", { class: "name" }, label(code).name), make("span", { class: "percent" }, `${Math.round(100 * p)}%`),
+    make("span", { class: "bar", "aria-hidden": true }, make("i", { style: `width:${100 * p}%` }))));
+  const classes = data.labels.map((entry, i) => make("button", { type: "button", class: "class", "aria-pressed": String(shown(cell) === entry.code), onclick: () => correct(cell.n, entry.code) },
+    i < 9 ? make("kbd", {}, String(i + 1)) : null, make("b", {}, entry.code), ` ${entry.name}`));
+  const others = make("select", { "aria-label": data.words.other, onchange: event => event.target.value && correct(cell.n, event.target.value) }, make("option", { value: "" }, data.words.other),
+    ...data.extra.map(name => make("option", { value: name, selected: shown(cell) === name }, name)));
+  const act = (key, word, todo, on) => make("button", { type: "button", class: "class", "aria-pressed": String(Boolean(on)), onclick: todo }, make("kbd", {}, key), data.words[word]);
+  find(".large").replaceChildren(make("img", { src: address(cell.url), alt: cell.file }), make("p", { class: "file" }, cell.file), make("p", { class: `said ${cell.kind}` }, cell.verdict), make("ol", { class: "bars" }, ...bars),
+    make("div", { class: "classes" }, ...classes, others, act("U", "undecided", () => correct(cell.n, UNDECIDED), shown(cell) === UNDECIDED),
+      act("X", "excluded", () => correct(cell.n, EXCLUDED), shown(cell) === EXCLUDED), act("Z", "undo", undo)));
+}
+
+function correct(n, code) {
+  const cell = data.cells.find(one => one.n === n);
+  history.push([n, corrections[n]]);
+  if (code === cell.label && cell.kind !== "unknown") delete corrections[n]; else corrections[n] = code;
+  changed(cell);
+}
+
+function undo() {
+  const last = history.pop();
+  if (!last) return;
+  if (last[1] === undefined) delete corrections[last[0]]; else corrections[last[0]] = last[1];
+  changed(data.cells.find(one => one.n === last[0]));
+}
+
+function changed(cell) {
+  const old = find(`.tile[data-n="${cell.n}"]`), had = document.activeElement === old || element.contains(document.activeElement);
+  if (old) old.replaceWith(tile(cell));
+  select(cell.n, had);
+  send();
+}
+
+const send = () => trigger("correct", { corrections: { ...corrections }, sample: filter.sample, turn: Date.now() + turn++ / 1000 });
+
+function press(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const tiles = [...element.querySelectorAll(".tile")], at = tiles.findIndex(one => Number(one.dataset.n) === selected);
+  const columns = data.field ? 1 : Math.max(1, tiles.filter(one => one.offsetTop === tiles[0].offsetTop).length);
+  const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key], key = event.key.toLowerCase();
+  if (step !== undefined) { const next = tiles[Math.min(tiles.length - 1, Math.max(0, at + step))]; if (next) select(Number(next.dataset.n)); }
+  else if (/^[1-9]$/.test(key) && data.labels[key - 1]) correct(selected, data.labels[key - 1].code);
+  else if (key === "u") correct(selected, UNDECIDED);
+  else if (key === "x") correct(selected, EXCLUDED);
+  else if (key === "z") undo();
+  else return;
+  event.preventDefault();
+}
+
+function receive() {
+  const fresh = props.value || null;
+  if (fresh && (!data || fresh.id !== data.id)) { history = []; filter = { label: "", kind: "", sample: "" }; selected = null; zoom = 1; }
+  if (fresh) corrections = { ...fresh.corrections };
+  if (fresh && fresh.select != null) selected = fresh.select;
+  data = fresh;
+  draw();
+}
+watch("value", receive);
+receive();

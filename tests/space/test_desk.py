@@ -1,0 +1,200 @@
+"""The review desk: what counts, whose word it is, and what is taken home."""
+
+import csv
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+
+from dataset_script.synthetic_cells import draw_cell
+from hub_model.inference.calibration import Verdict
+from hub_model.inference.classifier import Classifier
+from hub_model.inference.errors import ImageError
+from space.batching import Batcher
+from space.bulk import answer_uploads
+from space.desk import EXCLUDED, UNDECIDED, Desk, Source, save_small
+from space.export import Origin, as_csv, cells_csv, cells_json, class_folders, dataset_repo, harmless, report
+from space.resources import Resources
+from space.tab_cells import summary
+from tests.small_model_repo import LABELS
+from tests.space.bad_uploads import jpeg, zipped
+
+ORIGIN = Origin("localdev/model", "0" * 40, "2026-11-26T00:00:00+00:00")
+
+
+@pytest.fixture(scope="module")
+def classifier(small_model: Path) -> Classifier:
+    return Classifier.from_pretrained(small_model)
+
+
+def filled(classifier: Classifier, folder: Path, per_class: int = 2) -> Desk:
+    """A desk of drawn cells that the model knows."""
+    desk = Desk(classifier.label_names)
+    for i, label in enumerate(LABELS * per_class):
+        cell, path = draw_cell(label, 700 + i), folder / f"{label}-{i}.png"
+        cell.save(path)
+        predictions = classifier.predict(cell)
+        predictions.verdicts[:] = [Verdict("sure", (predictions.labels[0],))]
+        small = save_small(cell, folder / f"{i}.jpg")
+        desk.add(f"slide {i % 2}", f"{label}/{path.name}", small, Source(str(path)), predictions, 0)
+    return desk
+
+
+def counts(desk: Desk, sample: str = "") -> dict[str, tuple[int, int]]:
+    return {row.label: (row.by_model, row.by_you) for row in desk.count(None, sample)}
+
+
+def test_corrections_move_cells_from_the_models_column_to_yours(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    desk = filled(classifier, tmp_path)
+    first = desk.cells[0]
+    other = next(label for label in LABELS if label != first.label)
+    before = counts(desk)
+    desk.correct({"0": other}, LABELS)
+    after = counts(desk)
+    assert after[first.label][0] == before[first.label][0] - 1
+    assert after[other] == (before[other][0], 1)
+    desk.correct({"0": UNDECIDED, "1": EXCLUDED}, LABELS)
+    assert sum(model + you for model, you in counts(desk).values()) == len(desk.cells) - 2
+
+
+def test_what_is_no_cell_or_no_class_is_no_correction(classifier: Classifier, tmp_path: Path) -> None:
+    desk = filled(classifier, tmp_path, 1)
+    desk.correct(
+        {"0": "<script>", "99": "BLA", "x": "BLA", "-1": "BLA", "1": "plasma cell"}, [*LABELS, "plasma cell"]
+    )
+    assert desk.corrections == {1: "plasma cell"}
+
+
+def test_late_corrections_do_not_undo_newer_ones(classifier: Classifier, tmp_path: Path) -> None:
+    desk = filled(classifier, tmp_path, 1)
+    desk.correct({"0": "BLA", "1": "BLA"}, LABELS, turn=2)
+    desk.correct({"0": "BLA"}, LABELS, turn=1)
+    assert len(desk.corrections) == 2
+
+
+def test_a_class_can_be_left_out_of_the_denominator(classifier: Classifier, tmp_path: Path) -> None:
+    desk = filled(classifier, tmp_path)
+    desk.correct({str(i): "NIF" for i in range(7)}, LABELS)
+    desk.without = {"NIF"}
+    rows = desk.count(None)
+    assert "NIF" not in {row.label for row in rows}
+    assert sum(row.share for row in rows) == pytest.approx(1)
+    assert sum(row.corrected for row in rows) == pytest.approx(1, abs=1e-6)
+
+
+def test_cells_counted_by_hand_are_part_of_the_whole(classifier: Classifier, tmp_path: Path) -> None:
+    desk = filled(classifier, tmp_path)
+    desk.by_hand = {"erythroblast": 14, "basophil": 0}
+    rows = {row.label: row for row in desk.count(None)}
+    assert rows["erythroblast"].by_you == 14 and rows["erythroblast"].share == pytest.approx(0.5)
+    assert rows["erythroblast"].corrected is None and "basophil" not in rows
+    assert sum(row.corrected or 0 for row in rows.values()) == pytest.approx(0.5, abs=1e-6)
+    assert "erythroblast" not in {row.label for row in desk.count(None, "slide 0")}, "it belongs to no slide"
+
+
+def test_samples_are_counted_apart_and_together(classifier: Classifier, tmp_path: Path) -> None:
+    desk = filled(classifier, tmp_path)
+    apart = [counts(desk, sample) for sample in desk.samples()]
+    whole = counts(desk)
+    assert desk.samples() == ["slide 0", "slide 1"]
+    for label in LABELS:
+        assert sum(one.get(label, (0, 0))[0] for one in apart) == whole[label][0]
+
+
+def test_what_the_model_does_not_know_is_not_counted_until_you_say_so(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    desk = filled(classifier, tmp_path, 1)
+    unknown = classifier.predict(draw_cell("BLA", 1))
+    unknown.verdicts[:] = [Verdict("unknown", ("BLA",))]
+    cell = desk.add("s", "x.png", tmp_path / "0.jpg", Source("x"), unknown, 0)
+    assert sum(row.cells for row in desk.count(None)) == 7
+    assert "1 unknown to the model, not counted" in summary("en", desk, desk.count(None))
+    desk.correct({str(cell.number): "BLA"}, LABELS)
+    assert sum(row.cells for row in desk.count(None)) == 8
+
+
+def test_a_job_stops_when_it_is_told_to(classifier: Classifier, tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(zipped({f"{i}.jpg": jpeg(i % 3) for i in range(100)}))
+    resources = Resources(classifier, Batcher(classifier), None, [])
+    answer = answer_uploads(resources, [str(tmp_path / "a.zip")], stops=lambda: True)
+    assert len(answer.entries) == len(answer.predictions) == 32
+
+
+def test_seven_hundred_pictures_are_seven_hundred_answers(classifier: Classifier, tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(zipped({f"{i}.jpg": jpeg(i % 5) for i in range(700)}))
+    resources = Resources(classifier, Batcher(classifier), None, [])
+    answer = answer_uploads(resources, [str(tmp_path / "a.zip")])
+    assert len(answer.predictions) == 700 and answer.bad == [] and not answer.left_out
+
+
+# ---- exports
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "  =cmd|' /C calc'!A0", "\r=1"])
+def test_no_csv_cell_is_taken_for_a_formula(cell: str) -> None:
+    assert harmless(cell).startswith("'")
+    text = as_csv(["file", "p"], [[cell, 0.5], ['a, "b"', 1]])
+    rows = list(csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline="")))
+    assert text.startswith("\ufeff") and rows[1][0] == "'" + cell and rows[2] == ['a, "b"', "1"]
+
+
+def test_the_table_has_every_probability_and_where_it_comes_from(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    desk = filled(classifier, tmp_path, 1)
+    desk.correct({"0": "EOS", "1": UNDECIDED}, LABELS)
+    desk.bad.append(("broken.jpg", ImageError("damaged")))
+    rows = list(csv.DictReader(io.StringIO(cells_csv(desk, ORIGIN).removeprefix("\ufeff"), newline="")))
+    assert len(rows) == 8 and rows[0]["label"] == rows[0]["correction"] == "EOS"
+    assert rows[1]["label"] == "" and rows[1]["correction"] == "undecided"
+    assert sum(float(rows[0][f"p_{label}"]) for label in LABELS) == pytest.approx(1, abs=1e-4)
+    assert rows[0]["model"] == ORIGIN.model and rows[0]["revision"] == ORIGIN.revision and rows[0]["date"]
+    assert rows[-1]["file"] == "broken.jpg" and rows[-1]["error"].endswith(".")
+    found = json.loads(cells_json(desk, desk.count(None), ORIGIN))
+    assert len(found["cells"]) == 8 and {row["label"] for row in found["count"]} == set(LABELS)
+
+
+def test_class_folders_hold_the_original_bytes_under_the_corrected_class(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    desk = filled(classifier, tmp_path, 1)
+    desk.correct({"0": "EOS", "1": EXCLUDED}, LABELS)
+    with zipfile.ZipFile(class_folders(desk, tmp_path / "out.zip")) as archive:
+        names = archive.namelist()
+        original = Path(desk.cells[0].source.path).read_bytes()
+        (moved,) = [name for name in names if "-0_" in name]
+        assert moved.startswith("EOS/") and archive.read(moved) == original
+    assert len(names) == 6
+
+
+def test_the_dataset_loads_as_it_is(classifier: Classifier, tmp_path: Path) -> None:
+    desk = filled(classifier, tmp_path)
+    desk.correct({"0": "EOS"}, LABELS)
+    with zipfile.ZipFile(dataset_repo(desk, tmp_path / "out.zip", ORIGIN)) as archive:
+        archive.extractall(tmp_path / "repo")
+    loaded = datasets.load_dataset(str(tmp_path / "repo"))
+    assert set(loaded) == {"train", "validation", "test"}
+    assert loaded["train"].features["label"].names == list(LABELS)
+    rows = [row for split in loaded.values() for row in split]
+    corrected = next(row for row in rows if "-0_" in row["file_name"])
+    assert (
+        len(rows) == 14
+        and corrected["label"] == LABELS.index("EOS")
+        and corrected["image"].size == (250, 250)
+    )
+    for split in loaded.values():
+        assert {"sha256", "group"} <= set(split.features)
+
+
+def test_names_in_a_report_are_no_markup(classifier: Classifier, tmp_path: Path) -> None:
+    desk = filled(classifier, tmp_path, 1)
+    desk.bad.append(("<img src=x onerror=alert(1)>.jpg", ImageError("damaged")))
+    origin = Origin("<script>m</script>", "", "today")
+    page = report(desk, desk.count(None), "en", origin, "<b>s", ["<i>n"], "")
+    assert "<script>m" not in page and "<img src=x" not in page and "<b>s" not in page and "<i>n" not in page
+    assert page.count('class="range"') == 7 and np.all([label in page for label in LABELS])
