@@ -60,7 +60,9 @@ def answers(address: str, images: list[Path], repeats: int) -> tuple[list[list[d
         page.set_default_timeout(600_000)
         page.on("request", lambda request: asked.append(f"{request.method} {request.url}"))
         page.goto(address)
-        page.wait_for_selector("#state:has-text('Ready')")
+        page.wait_for_selector("#state:not(:has-text('Loading'))")
+        if not (said := page.inner_text("#state")).startswith("Ready"):
+            raise SystemExit(f"error: the page says: {said}")
         ready = page.evaluate("performance.now()") / 1000
         page.context.set_offline(True)
         page.set_input_files("#images", images[:1])  # the first run is slower than all others
@@ -71,7 +73,6 @@ def answers(address: str, images: list[Path], repeats: int) -> tuple[list[list[d
             page.set_input_files("#images", images)
             page.wait_for_selector(f"#summary:has-text('{len(images)} cells')")
             turns.append(page.evaluate("window.answers"))
-        said = page.inner_text("#state")
         browser.close()
     if unexpected := [entry for entry in asked if not entry.startswith(f"GET {address}/")] + asked[before:]:
         raise SystemExit(f"error: the page asked for {unexpected[0]}")

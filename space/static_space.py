@@ -7,6 +7,7 @@ In: a model repo with `onnx/model.onnx` (Hub id or folder). Out: a folder of pla
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from huggingface_hub import SpaceCard, SpaceCardData
 
 from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import ModelRepo, open_model_repo
+from hub_model.inference.preprocessing import Preprocessing
 
 PAGE = Path(__file__).parent / "static"
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
@@ -26,8 +28,8 @@ SHA256 = {
     "ort-wasm-simd-threaded.mjs": "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
     "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
-MODEL_FILES = ("config.json", "onnx/model.onnx")
-CALIBRATION_FILES = ("calibration.json", "out_of_distribution.safetensors")  # where the repo is calibrated
+MODEL = "onnx/model.onnx"
+CALIBRATION = ("calibration.json", "out_of_distribution.safetensors")  # where the repo is calibrated
 # what isolates a page, without which WebAssembly has one thread
 HEADERS = {
     "cross-origin-embedder-policy": "require-corp",
@@ -53,14 +55,19 @@ def build_static_space(out: Path, model_id: str) -> list[Path]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RepoError(f"{out} is not an empty directory: name a new one")
     repo, runtime = open_model_repo(model_id), fetch_runtime()
-    for name in MODEL_FILES:
-        if not (repo.folder / name).is_file():
-            raise RepoError(f"{repo.name} has no {name}, which the static Space needs")
+    if repo.onnx is None:
+        raise RepoError(f"{repo.name} has no {MODEL}, which the static Space needs")
     shutil.copytree(PAGE, out, dirs_exist_ok=True)
     shutil.copytree(runtime, out / PACKAGE)
-    for name in [*MODEL_FILES, *(name for name in CALIBRATION_FILES if (repo.folder / name).is_file())]:
-        (out / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+    (out / "model" / "onnx").mkdir(parents=True)
+    for name in (MODEL, *(name for name in CALIBRATION if (repo.folder / name).is_file())):
         shutil.copyfile(repo.folder / name, out / "model" / name)
+    settings = {  # what config.json says, read by the one reader of it
+        "label_names": repo.label_names,
+        "label_descriptions": repo.config.label_descriptions,
+        "preprocessing": Preprocessing(repo.config.pretrained_cfg).config,
+    }
+    (out / "model" / "settings.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False), "utf-8")
     _card(repo).save(out / "README.md")
     return sorted(path for path in out.rglob("*") if path.is_file())
 

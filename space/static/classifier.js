@@ -108,11 +108,11 @@ function verdictOf(labels, probabilities, sets, isOod) {
 
 // The model repo beside this page. `classify(file)` answers for one image, `count(answers)` for many.
 export async function load() {
-  const config = await (await read("config.json")).json();
+  const settings = await (await read("settings.json")).json();
   const calibrated = await fetch(new URL("calibration.json", MODEL));
   const calibration = calibrated.ok ? await calibrated.json() : {}; // without it nothing is claimed that was not measured
-  const labels = config.label_names;
-  const cfg = config.pretrained_cfg;
+  const labels = settings.label_names;
+  const cfg = settings.preprocessing;
   check(cfg);
   const rule = calibration.out_of_distribution;
   const scoreOod = rule && oodRule(rule, await tensors("out_of_distribution.safetensors"));
@@ -148,5 +148,5 @@ export async function load() {
     return differentialCount(labels, kept.map((answer) => answer.probabilities), prior.map((share) => share / sum));
   }
 
-  return { labels, descriptions: config.label_descriptions ?? {}, classify, count };
+  return { labels, descriptions: settings.label_descriptions, classify, count };
 }
