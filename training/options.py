@@ -40,7 +40,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Says the default of every option that has one, and nothing of those whose help says it in words."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        worded = action.default in (None, [], False) or "default:" in (action.help or "")
+        nothing = action.default is None or action.default is False or action.default == []
+        worded = nothing or "default:" in action.help
         return action.help if worded else super()._get_help_string(action)
 
 
