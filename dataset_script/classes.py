@@ -186,10 +186,9 @@ def _by_table(
     """Put every file where a table's row says; each table's names are relative to the folder that it is in."""
     by_name: dict[str, list[str]] = defaultdict(list)
     for path in plain:
-        by_name[base_name(path)].append(path)
-        by_name[base_name(path).rpartition(".")[0] or base_name(path)].append(
-            path
-        )  # a table may leave the ending out
+        name = base_name(path)
+        for key in {name, name.rpartition(".")[0] or name}:  # a table may leave the ending out
+            by_name[key].append(path)
     rows_of: dict[str, list[LabelRow]] = defaultdict(list)
     absent = ambiguous = 0
     for folder, rows in tables.items():

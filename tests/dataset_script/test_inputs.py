@@ -175,6 +175,20 @@ def test_a_table_may_be_parquet_and_give_splits_and_groups(tmp_path: Path) -> No
     ]
 
 
+def test_a_table_tells_files_of_one_name_apart_by_their_folders(tmp_path: Path) -> None:
+    table = b"file_name,label\nx/1,a\nC:\\data\\y\\1,b\n"  # files without an ending
+    assert arrange(open_source(str(write(tmp_path, "x/1", "y/1"))), labels=("l.csv", table)).files == {
+        "a": ["x/1"],
+        "b": ["y/1"],
+    }
+    found = arrange(
+        open_source(str(write(tmp_path, "x/2", "y/3"))), labels=("l.csv", table + b"1,a\n2,a\n3,b\n")
+    )
+    assert found.files == {"a": ["x/2"], "b": ["y/3"]}, (
+        "a bare name that stands for several files labels none of them"
+    )
+
+
 def test_a_table_in_each_split_folder_speaks_of_that_folder(tmp_path: Path) -> None:
     raw = write(tmp_path, "train/1.png", "train/2.png", "test/1.png")
     (raw / "train/metadata.csv").write_text(PLAIN)
