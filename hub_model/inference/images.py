@@ -202,8 +202,8 @@ def to_rgb(image: ImageLike) -> Image.Image:
         image = _read_deep_grey(image)
     else:
         image.load()
-    if turn := UPRIGHT.get(_orientation(stored)):
-        image = image.transpose(turn)
+    if (orientation := _orientation(stored)) in UPRIGHT:
+        image = image.transpose(UPRIGHT[orientation])
         for told in ("exif", "xmp", "XML:com.adobe.xmp"):  # or the upright picture would be turned again
             image.info.pop(told, None)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

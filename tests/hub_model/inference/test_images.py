@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dataset_script.synthetic_cells import draw_cell
 from hub_model.inference.errors import ImageError
@@ -198,6 +198,20 @@ GREY_ON_WHITE = np.where(CUT_OUT[..., 3] > 0, GREY, 255)
 )
 def test_transparency_is_laid_on_white_whatever_the_file(data: bytes, wanted: np.ndarray) -> None:
     assert off(data, wanted) == 0
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_upright_at_any_depth(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    files = [stored(CELL.crop((0, 0, 200, 100)), kind, exif=exif) for kind in ("PNG", "TIFF")]
+    wide = RGB[:100, :200]
+    files.append(stored(Image.fromarray(deep(GREY[:100, :200], 65535)), "PNG", exif=exif))
+    files += [tiff(deep(v, 4095), extratags=[(274, "H", 1, orientation, True)]) for v in (wide, wide[..., 0])]
+    for data, values in zip(files, (wide, wide, GREY[:100, :200], wide, wide[..., 0]), strict=True):
+        flat = Image.fromarray(values)
+        flat.getexif()[0x0112] = orientation
+        assert off(data, np.asarray(ImageOps.exif_transpose(flat))) == 0
 
 
 @pytest.mark.parametrize("kind", ["AVIF", "JPEG2000"])
