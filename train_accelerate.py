@@ -229,7 +229,7 @@ def look_after(
             f"the loss is {loss} in epoch {progress.epoch}, step {progress.step} (learning rate "
             f"{schedule.learning_rate:.2g}): lower --learning_rate, and start again with --overwrite"
         )
-    stopping, due = (any(gather_object([asked])) for asked in (bool(stop), checkpoints.due))
+    stopping, due = map(any, zip(*gather_object([(bool(stop), checkpoints.due)]), strict=True))
     if stopping or due:
         totals.store()
         checkpoints.save(last=stopping)

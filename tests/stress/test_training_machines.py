@@ -22,7 +22,7 @@ from tests.stress.processes import PATIENCE, Training, wait_for
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(4 * 3600)]
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
-ACCELERATE, TORCHRUN, SLURM, ONE_LEFT = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)[:4]
+ACCELERATE, TORCHRUN, SLURM, *_, ONE_LEFT = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
 EPOCHS, IMAGES = 3, 112
 # layer norm instead of batch norm: nothing but the order of sums depends on how the batches are divided
 TINY = ["--no-pretrained", "--model", "test_efficientnet_ln", "--image_size", "32", "--batch_size", "4"]
