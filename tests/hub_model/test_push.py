@@ -59,10 +59,14 @@ def test_it_loads_in_one_line_and_gives_the_logits_of_the_run(
     assert [a[0]["label"] for a in answers] == [names[i] for i in logits.argmax(axis=1)]
 
 
-def test_the_card_is_that_of_its_repo_dataset_and_space(repo: str, drawn_repo: str, owner: str) -> None:
+def test_the_card_is_that_of_its_repo_dataset_and_space(
+    repo: str, model_folder: Path, drawn_repo: str, owner: str
+) -> None:
     card = ModelCard.load(repo)
     assert "OWNER/NAME" not in card.content and "local-dir" not in card.content
     assert card.data.datasets == [drawn_repo] and card.data.model_name == "built-model"
+    test = json.loads((model_folder / "metrics.json").read_text())["splits"]["test"]
+    assert {r.metric_type: r.metric_value for r in card.data.eval_results}["f1"] == test["macro_f1"]
     revision = HfApi().dataset_info(drawn_repo).sha
     assert {(r.dataset_type, r.dataset_split, r.dataset_revision) for r in card.data.eval_results} == {
         (drawn_repo, "test", revision)
