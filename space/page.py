@@ -50,15 +50,18 @@ def build_page(resources: Resources, visits: Visits) -> tuple[gr.Blocks, gr.I18n
         footer.value = cards.footer(resources, "en")
     outputs = [*words.components, *(output for part in drawn for output in part.outputs)]
 
-    def rewrite(visit: Visit) -> list[Any]:
-        return [*words.updates(visit.language), *(value for part in drawn for value in part.draw(visit))]
+    def rewrite(visit: Visit, arriving: bool = False) -> list[Any]:
+        static = words.updates(visit.language)
+        if arriving and not visit.results:  # nothing to bring back; what the visitor begins meanwhile is not overwritten
+            return [*static, *[gr.skip()] * (len(outputs) - len(static))]
+        return [*static, *(value for part in drawn for value in part.draw(visit))]
 
     def arrive(remembered: str, request: gr.Request) -> list[Any]:
         asked = request.query_params.get("lang") if request.query_params else None
         visit = visits.open(remembered, request.session_hash, language_of(request))
         if asked:
             visit.language = language_of(request)
-        return [visit.token, gr.update(value=visit.language), *rewrite(visit)]
+        return [visit.token, gr.update(value=visit.language), *rewrite(visit, arriving=True)]
 
     def switch(code: str, request: gr.Request) -> list[Any]:
         visit = visits.of(request)
@@ -128,8 +131,8 @@ def launch_arguments(i18n: gr.I18n, head: str = "") -> dict[str, Any]:
     ).set(
         button_primary_background_fill="#5b3fb5",
         button_primary_background_fill_hover="#4a3199",
-        button_primary_background_fill_dark="#7a5fd6",
-        button_primary_background_fill_hover_dark="#8b72e0",
+        button_primary_background_fill_dark="#6a4fc9",
+        button_primary_background_fill_hover_dark="#5b3fb5",
         button_secondary_background_fill="#ece6fb",
         button_secondary_background_fill_hover="#ddd3f7",
         button_secondary_background_fill_dark="#2e2648",

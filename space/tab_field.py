@@ -198,17 +198,20 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
 
 
 def example_field(resources: Resources, folder: Path) -> str | None:
-    """Held-out cells laid side by side, for one click; None without a dataset."""
-    samples = [sample for sample in resources.held_out if sample.label in resources.classifier.label_names][
-        :20
+    """Held-out cells laid side by side with room between them, for one click; None without a dataset."""
+    labels = [
+        label
+        for label in resources.classifier.label_names
+        if not cards.is_no_cell_type(resources.classifier, label)
     ]
+    samples = [sample for sample in resources.held_out if sample.label in labels][:12]
     if not samples:
         return None
     folder.mkdir(parents=True, exist_ok=True)
     crops = [read_picture(sample.image, 250).resize((250, 250)) for sample in samples]
-    field = Image.new("RGB", (5 * 250, 250 * -(-len(crops) // 5)), background_of(crops[0]))
+    field = Image.new("RGB", (4 * 340, 340 * -(-len(crops) // 4)), background_of(crops[0]))
     for i, crop in enumerate(crops):
-        field.paste(crop, (250 * (i % 5), 250 * (i // 5)))
+        field.paste(crop, (340 * (i % 4) + 45, 340 * (i // 4) + 45))
     field.save(folder / "field.jpg", quality=92)
     return str(folder / "field.jpg")
 

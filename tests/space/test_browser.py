@@ -21,6 +21,7 @@ OUTSIDE = [
     "input[type=file]",
     ".upload-container",
     "[role=tablist]",
+    ".icon-button",
 ]  # Gradio's and plotly's own
 
 

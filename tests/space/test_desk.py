@@ -16,32 +16,18 @@ from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import ImageError
 from space.batching import Batcher
 from space.bulk import answer_uploads
-from space.desk import EXCLUDED, UNDECIDED, Desk, Source, save_small
+from space.desk import EXCLUDED, UNDECIDED, Desk, Source
 from space.export import Origin, as_csv, cells_csv, cells_json, class_folders, dataset_repo, harmless, report
 from space.resources import Resources
 from space.tab_cells import summary
 from tests.small_model_repo import LABELS
 from tests.space.bad_uploads import jpeg, zipped
-
-ORIGIN = Origin("localdev/model", "0" * 40, "2026-11-26T00:00:00+00:00")
+from tests.space.small_desk import ORIGIN, filled
 
 
 @pytest.fixture(scope="module")
 def classifier(small_model: Path) -> Classifier:
     return Classifier.from_pretrained(small_model)
-
-
-def filled(classifier: Classifier, folder: Path, per_class: int = 2) -> Desk:
-    """A desk of drawn cells that the model knows."""
-    desk = Desk(classifier.label_names)
-    for i, label in enumerate(LABELS * per_class):
-        cell, path = draw_cell(label, 700 + i), folder / f"{label}-{i}.png"
-        cell.save(path)
-        predictions = classifier.predict(cell)
-        predictions.verdicts[:] = [Verdict("sure", (predictions.labels[0],))]
-        small = save_small(cell, folder / f"{i}.jpg")
-        desk.add(f"slide {i % 2}", f"{label}/{path.name}", small, Source(str(path)), predictions, 0)
-    return desk
 
 
 def counts(desk: Desk, sample: str = "") -> dict[str, tuple[int, int]]:

@@ -1,0 +1,53 @@
+"""From corrections to a better model: what the review desk exports is fine-tuned on as it is, and built again as it is."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from hub_model.inference.classifier import Classifier
+from space.desk import Desk
+from space.export import class_folders, dataset_repo
+from tests.small_model_repo import LABELS
+from tests.space.small_desk import ORIGIN, filled
+
+
+@pytest.fixture(scope="module")
+def desk(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """Seventy cells, one of them corrected."""
+    desk = filled(Classifier.from_pretrained(small_model), tmp_path_factory.mktemp("desk"), per_class=10)
+    desk.correct({"0": "EOS"}, LABELS)
+    return desk
+
+
+def extracted(path: Path) -> Path:
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(path.with_suffix(""))
+    return path.with_suffix("")
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(900)
+def test_the_exported_dataset_is_fine_tuned_on_as_it_is(
+    desk: Desk, small_model: Path, tmp_path: Path
+) -> None:
+    data, run = extracted(dataset_repo(desk, tmp_path / "export.zip", ORIGIN)), tmp_path / "run"
+    command = [sys.executable, "train_accelerate.py", "--dataset", str(data), "--init_from", str(small_model)]
+    command += ["--epochs", "1", "--batch_size", "8", "--output_dir", str(run)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((run / "config.json").read_text())["label_names"] == list(LABELS)
+    assert (run / "model.safetensors").is_file()
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(900)
+def test_the_exported_class_folders_are_built_as_they_are(desk: Desk, tmp_path: Path) -> None:
+    folders = extracted(class_folders(desk, tmp_path / "by-class.zip"))
+    command = [sys.executable, "-m", "dataset_script", "build", str(folders), str(tmp_path / "dataset")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert list((tmp_path / "dataset").rglob("train-*.parquet"))
