@@ -12,7 +12,6 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from space.inputs import delete_old_uploads
 from tests.space.running import RunningSpace, of_repos, running
 from tests.stress.visitors import (
     Question,
@@ -92,7 +91,6 @@ def test_a_restart_under_load_costs_only_the_requests_that_it_cut(
     small_dataset: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = of_repos(small_model, small_dataset, tmp_path / "space")
     server.start()
@@ -122,7 +120,4 @@ def test_a_restart_under_load_costs_only_the_requests_that_it_cut(
               f"{len(begun_after)} after")  # fmt: skip
     assert errors(begun_before) == {} and errors(begun_after) == {}
     assert len(begun_after) > 20
-    assert len(left_over(server)) <= cut, "only what was cut off can have stayed"
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(server.uploads))
-    delete_old_uploads(0)  # what a running Space does with those that are two minutes old
-    assert left_over(server) == []
+    assert left_over(server) == [], "what was cut off goes with the process"
