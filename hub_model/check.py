@@ -111,7 +111,9 @@ def compare(folder: Path, config: ModelConfig, calibration: dict) -> list[str]:
         if stored := metrics.get("prevalence"):
             shares = np.array([stored["prevalence"][name] for name in names])
             found["prevalence"] = stored
-            expected["prevalence"] = simulate_samples(folder, shares, stored["cells"], stored["samples"])
+            expected["prevalence"] = simulate_samples(
+                folder, shares, [int(cells) for cells in stored["sizes"]], stored["samples"]
+            )
         problems += [f"{METRICS}: {text}" for text in differences(found, expected)[:5]]
         rule, measured = calibration.get("out_of_distribution") or {}, metrics.get("out_of_distribution")
         if measured and any(measured[key] != rule.get(key) for key in ("score", "threshold")):

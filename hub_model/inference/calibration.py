@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,16 +22,15 @@ from hub_model.inference.model_repo import ModelRepo
 from hub_model.inference.ood import OodRule
 
 CALIBRATION = "calibration.json"
-# Released model, validation: where one class is left at this level, it is right 97 times in 100; at 0.90, 92 times, at times with
-# a probability of 0.3.
-VERDICT_LEVEL = "0.95"
+VERDICT_LEVEL = "0.95"  # of the sets that doubt is worded with
+UNIDENTIFIABLE = "not identifiable"  # so described, a class is an answer of its own kind
 
 
 @dataclass(frozen=True)
 class Verdict:
     """`kind` is the plain answer; `labels` the classes that it leaves open, likeliest first."""
 
-    kind: Literal["sure", "between", "unknown", "uncalibrated"]
+    kind: Literal["sure", "unidentifiable", "between", "unknown", "uncalibrated"]
     labels: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -39,7 +38,8 @@ class Verdict:
             return "sure"
         if self.kind == "between":
             return f"between {', '.join(self.labels[:-1])} and {self.labels[-1]}"
-        return "not a cell I know" if self.kind == "unknown" else "uncalibrated"
+        words = {"unidentifiable": "a cell that cannot be identified", "unknown": "not a cell I know"}
+        return words.get(self.kind, "uncalibrated")
 
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -62,21 +62,34 @@ def conformal_threshold(scores: np.ndarray, level: float) -> float:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Temperature, conformal thresholds [C] by level, OOD rule, and the class shares [C] (`prior`) that it was fitted at."""
+    """What `calibration.json` holds.
+
+    `thresholds` [C] of the conformal sets by level; `sure` [C]: the probability from which an answer of that class is sure,
+    inf for never; `prior` [C] and `confusion` [C, 2C] for differential counts; `unidentifiable`: the classes so described.
+    """
 
     label_names: tuple[str, ...]
     temperature: float = 1.0
     thresholds: dict[str, np.ndarray] = field(default_factory=dict)
+    sure: np.ndarray | None = None
     ood: OodRule | None = None
     prior: np.ndarray | None = None
+    confusion: np.ndarray | None = None
+    unidentifiable: frozenset[str] = frozenset()
 
     @classmethod
     def from_repo(cls, repo: ModelRepo) -> Calibration:
         """Read `calibration.json` (and its arrays); a file that breaks the contract raises RepoError."""
-        return cls.from_folder(repo.folder, repo.label_names, repo.name)
+        return cls.from_folder(repo.folder, repo.label_names, repo.config.label_descriptions, repo.name)
 
     @classmethod
-    def from_folder(cls, folder: Path, label_names: Sequence[str], name: str | None = None) -> Calibration:
+    def from_folder(
+        cls,
+        folder: Path,
+        label_names: Sequence[str],
+        descriptions: Mapping[str, str] | None = None,
+        name: str | None = None,
+    ) -> Calibration:
         """The same for a run folder or a model repo folder; `name` is what an error calls it."""
         path, name = folder / CALIBRATION, name or str(folder)
         if not path.is_file():
@@ -90,14 +103,31 @@ class Calibration:
                 level: np.array([float(entry["thresholds"][label]) for label in label_names])
                 for level, entry in found.get("conformal", {}).items()
             }
-            prior = found.get("prior")
-            if prior is not None:
-                prior = np.array([float(prior["shares"][label]) for label in label_names])
+            by_class = {
+                key: np.array([found[key][part][label] for label in label_names], float)
+                for key, part in (("prior", "shares"), ("confusion", "answers"), ("sure", "thresholds"))
+                if key in found
+            }
+            if "sure" in by_class:  # null, NaN here: a class of which no answer is sure
+                by_class["sure"] = np.nan_to_num(by_class["sure"], nan=math.inf)
+            if "confusion" in by_class and by_class["confusion"].shape != (
+                len(label_names),
+                2 * len(label_names),
+            ):
+                raise ValueError("confusion must hold two answers a class for every class")
             rule = found.get("out_of_distribution")
             rule = OodRule.read(folder, rule) if rule else None
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise RepoError(f"{name} breaks the contract: {CALIBRATION} ({error!r})") from None
-        return cls(tuple(label_names), temperature, thresholds, rule, prior)
+        unidentifiable = {n for n, text in (descriptions or {}).items() if UNIDENTIFIABLE in text.lower()}
+        return cls(
+            tuple(label_names),
+            temperature,
+            thresholds,
+            ood=rule,
+            unidentifiable=frozenset(unidentifiable),
+            **by_class,
+        )
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         return softmax(logits, self.temperature)
@@ -111,7 +141,7 @@ class Calibration:
         return self.ood.score(features) if self.ood else None
 
     def verdicts(self, probabilities: np.ndarray, ood_score: np.ndarray | None) -> list[Verdict]:
-        """One plain verdict an image. An empty set is doubt too: the two likeliest are named; so is one without the likeliest."""
+        """One plain verdict an image; doubt names the classes of the conformal set, and always the likeliest and one other."""
         members = self.sets(probabilities).get(VERDICT_LEVEL)
         rejected = self.rejected(ood_score, len(probabilities))
         verdicts = []
@@ -120,12 +150,14 @@ class Calibration:
             names = [self.label_names[i] for i in order]
             if rejected[row]:
                 verdicts.append(Verdict("unknown", (names[0],)))
-            elif members is None:
+            elif members is None or self.sure is None:
                 verdicts.append(Verdict("uncalibrated", (names[0],)))
+            elif p[order[0]] >= self.sure[order[0]]:
+                kind = "unidentifiable" if names[0] in self.unidentifiable else "sure"
+                verdicts.append(Verdict(kind, (names[0],)))
             else:
-                left = [self.label_names[i] for i in order if members[row, i]]
-                left = list(dict.fromkeys([names[0], *left])) if left else names[:2]
-                verdicts.append(Verdict("sure" if len(left) == 1 else "between", tuple(left)))
+                left = [names[0], *(self.label_names[i] for i in order[1:] if members[row, i])]
+                verdicts.append(Verdict("between", tuple(left if len(left) > 1 else names[:2])))
         return verdicts
 
     def rejected(self, ood_score: np.ndarray | None, images: int) -> np.ndarray:
@@ -139,7 +171,7 @@ class Calibration:
     ) -> list[Count]:
         """The differential count of the cells that are not OOD (see `differential_count`)."""
         kept = ~self.rejected(ood_score, len(probabilities))
-        return differential_count(self.label_names, probabilities[kept], self.prior, known)
+        return differential_count(self.label_names, probabilities[kept], self.prior, self.confusion, known)
 
 
 def names_in(sets: np.ndarray, label_names: Sequence[str]) -> list[list[str]]:

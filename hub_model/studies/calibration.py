@@ -1,8 +1,8 @@
-"""Temperature and conformal thresholds of a model, and how well they hold: from logits alone.
+"""Temperature, conformal sets, sure answers and confusion of a model, and how well they hold: from logits alone.
 
-In: `logits_validation.parquet` of a run folder or model repo. Out: the parts `prior`, `temperature` and `conformal` of its
-`calibration.json`, which `hub_model.inference` applies. With p = softmax(logits / T), class c belongs to the set of a level
-iff 1 - p_c <= thresholds[c]. Nothing is fitted on `test`; `calibration_figures` measures what holds there.
+In: `logits_validation.parquet` of a run folder or model repo. Out: its `calibration.json`, which `hub_model.inference` applies.
+With p = softmax(logits / T), class c belongs to the set of a level iff 1 - p_c <= its threshold, and an answer is sure iff its
+p is at least the class's. Nothing is fitted on `test`; `calibration_figures` measures what holds there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from hub_model.contract import CALIBRATION, CONFIG, read_logits
 from hub_model.evaluation import RESAMPLES, SEED, bootstrap
 from hub_model.figures import BLUE
 from hub_model.inference.calibration import conformal_threshold, softmax
+from hub_model.inference.counts import confusion_of
 from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import read_config, read_json
 from hub_model.metrics.cell_classification.cell_classification import (
@@ -30,7 +31,8 @@ from hub_model.metrics.cell_classification.cell_classification import (
     negative_log_likelihood,
 )
 
-SCHEMA = 1
+SCHEMA = 2
+SURE_ERROR = 0.03  # share of sure answers that may be wrong
 LEVELS = ("0.90", "0.95")
 TEMPERATURES = (0.05, 20.0)  # the range that is searched
 COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
@@ -39,7 +41,7 @@ SELECTED = 0.7  # the coverage that the card names
 
 def add_command(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
-        "calibrate", help="fit temperature and conformal thresholds to the validation logits"
+        "calibrate", help="fit temperature, conformal sets and sure answers to the validation logits"
     )
     command.add_argument("folder", type=Path, help="run folder or model repo folder")
     command.set_defaults(run=run)
@@ -70,14 +72,36 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def fit_conformal(probabilities: np.ndarray, labels: np.ndarray, level: float) -> np.ndarray:
-    """Thresholds [C] on 1 - p_c, one for each class from its own images (Mondrian, i.e. class-conditional).
+    """Thresholds [C] on 1 - p_c: for each class the larger of its own (Mondrian, i.e. class-conditional) and that of all.
 
-    probabilities: calibrated, [N, C]; labels: int [N]; level: the share of each class that is to be covered. A class with
-    too few images for the level gets 1, which lets it into every set.
+    probabilities: calibrated, [N, C]; labels: int [N]; level: the share of each class that is to be covered. A threshold below
+    that of all images is luck more often than an easy class, where a class has few; the larger one keeps the guarantee. A
+    class with too few images for the level gets 1, which lets it into every set.
     """
     scores = 1 - probabilities[np.arange(len(labels)), labels]
-    classes = range(probabilities.shape[1])
-    return np.array([min(conformal_threshold(scores[labels == c], level), 1.0) for c in classes])
+    pooled = conformal_threshold(scores, level)
+    own = [conformal_threshold(scores[labels == c], level) for c in range(probabilities.shape[1])]
+    return np.clip(own, pooled, 1.0) if pooled < 1 else np.ones(len(own))
+
+
+def fit_sure(probabilities: np.ndarray, labels: np.ndarray, error: float = SURE_ERROR) -> list[float | None]:
+    """For each class the least probability from which its answers are sure: wrong with a chance of at most `error`.
+
+    Of the answers of a class from a threshold on, a new one is wrong with a chance of about (wrong + 1) / (answers + 1), the
+    knockoff+ bound (Barber & Candès 2015; Jin & Candès 2023). None where no threshold has so few wrong, or there are too few
+    images to tell.
+    """
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    thresholds: list[float | None] = []
+    for c in range(probabilities.shape[1]):
+        of_class = np.flatnonzero(predicted == c)
+        order = of_class[np.argsort(-confidence[of_class], kind="stable")]
+        bound = (np.cumsum(labels[order] != c) + 1) / (np.arange(len(order)) + 2)
+        held = np.r_[bound <= error, False]
+        first = held.argmax()  # the bound holds from there ...
+        last = first + held[first:].argmin() - 1  # ... to here; where it holds again later is luck
+        thresholds.append(float(confidence[order[last]]) if held[first] else None)
+    return thresholds
 
 
 def fit_calibration(logits: np.ndarray, labels: np.ndarray, label_names: Sequence[str]) -> dict:
@@ -93,6 +117,7 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray, label_names: Sequenc
     shares = (
         np.bincount(labels, minlength=len(label_names)) + 0.5
     )  # a class without images is rare, not impossible
+    confusion = confusion_of(probabilities, np.eye(len(label_names))[labels])
     conformal = {}
     for level in LEVELS:
         thresholds = fit_conformal(probabilities, labels, float(level))
@@ -102,6 +127,15 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray, label_names: Sequenc
         "prior": {"shares": by_name(label_names, shares / shares.sum()), "fitted_on": "validation"},
         "temperature": {"value": temperature, "fitted_on": "validation"},
         "conformal": conformal,
+        "sure": {
+            "thresholds": dict(zip(label_names, fit_sure(probabilities, labels), strict=True)),
+            "error": SURE_ERROR,
+            "fitted_on": "validation",
+        },
+        "confusion": {
+            "answers": dict(zip(label_names, confusion.astype(int).tolist(), strict=True)),
+            "fitted_on": "validation",
+        },
     }
 
 

@@ -19,12 +19,14 @@ import pyarrow.parquet as pq
 from hub_model.contract import read_logits
 from hub_model.evaluation import SEED
 from hub_model.inference.calibration import Calibration
-from hub_model.inference.counts import em_prevalence, reweight
+from hub_model.inference.counts import reweight
 from hub_model.inference.errors import RepoError, first_line
 from hub_model.studies.calibration import by_name, markdown_table, read_label_names
 from hub_model.studies.crops import write_measurement
 
 KEY = "prevalence"
+SIZES, SAMPLES = (50, 200, 500), 100  # cells in a simulated sample, samples of each size
+METHODS = ("plain", "known", "em")
 # Cells of each class in the whole archive (171,373 of 945 patients, 21 classes; Matek et al. 2021): the mixture of
 # these seven that a laboratory sees.
 ARCHIVE_COUNTS = {
@@ -145,12 +147,17 @@ def prevalence_of(counts: Mapping[str, float], label_names: Sequence[str]) -> np
 
 
 def simulate_samples(
-    folder: Path, prevalence: np.ndarray, cells: int = 500, samples: int = 100, seed: int = SEED
+    folder: Path,
+    prevalence: np.ndarray,
+    sizes: Sequence[int] = SIZES,
+    samples: int = SAMPLES,
+    seed: int = SEED,
 ) -> dict:
-    """How far off the count is on samples drawn from the `test` logits at a given prevalence.
+    """How far off the count is, and how often its intervals hold the truth, on samples drawn from the `test` logits.
 
-    Returns {cells, samples, prevalence, mean_absolute_error: {method: …}}: the error of a share, averaged over classes and
-    samples, of the plain count, of EM and of EM's floor, the posteriors under the true (`known`) prevalence.
+    Returns {prevalence, samples, sizes: {cells: {mean_absolute_error: {method: …}, coverage: {class: …}}}}. The error is that of
+    a share, averaged over classes and samples, of the plain count, of EM and of EM's floor, the posteriors under the true
+    (`known`) prevalence. Coverage is how often the 95 % interval holds the prevalence that the samples were drawn at.
     """
     names = read_label_names(folder)
     calibration = Calibration.from_folder(folder, names)
@@ -160,37 +167,50 @@ def simulate_samples(
         raise RepoError(f"no test images of {', '.join(empty)} to draw samples from")
     probabilities, rng = calibration.probabilities(logits.values), np.random.default_rng(seed)
     prior = np.full(len(names), 1 / len(names)) if calibration.prior is None else calibration.prior
-    errors: dict[str, list[float]] = {"plain": [], "known": [], "em": []}
-    for _ in range(samples):
-        drawn = rng.choice(len(names), cells, p=prevalence)
-        sample = probabilities[[rng.choice(members[c]) for c in drawn]]
-        truth = np.bincount(drawn, minlength=len(names)) / cells
-        estimates = {
-            "plain": np.bincount(sample.argmax(axis=1), minlength=len(names)) / cells,
-            "known": reweight(sample, prior, prevalence).mean(axis=0),
-            "em": em_prevalence(sample, prior),
+    found = {}
+    for cells in sizes:
+        errors: dict[str, list[float]] = {method: [] for method in METHODS}
+        held = []
+        for _ in range(samples):
+            drawn = rng.choice(len(names), cells, p=prevalence)
+            sample = probabilities[[rng.choice(members[c]) for c in drawn]]
+            truth = np.bincount(drawn, minlength=len(names)) / cells
+            counts = calibration.count(sample)
+            estimates = {
+                "plain": [count.share for count in counts],
+                "known": reweight(sample, prior, prevalence).mean(axis=0),
+                "em": [count.corrected for count in counts],
+            }
+            for method, shares in estimates.items():
+                errors[method].append(np.abs(shares - truth).mean())
+            low, high = np.transpose([count.corrected_interval for count in counts])
+            held.append((low <= prevalence) & (prevalence <= high))
+        found[str(cells)] = {
+            "mean_absolute_error": {method: float(np.mean(error)) for method, error in errors.items()},
+            "coverage": by_name(names, np.mean(held, axis=0)),
         }
-        for method, shares in estimates.items():
-            errors[method].append(np.abs(shares - truth).mean())
-    return {
-        "cells": cells,
-        "samples": samples,
-        "prevalence": by_name(names, prevalence),
-        "mean_absolute_error": {method: float(np.mean(error)) for method, error in errors.items()},
-    }
+    return {"prevalence": by_name(names, prevalence), "samples": samples, "sizes": found}
 
 
 def _table(found: dict) -> str:
-    errors = found["mean_absolute_error"]
-    return markdown_table(["method", "mean error of a share"], [[k, f"{e:.4f}"] for k, e in errors.items()])
+    rows = [
+        [
+            cells,
+            *(f"{e:.4f}" for e in of["mean_absolute_error"].values()),
+            *(f"{c:.2f}" for c in of["coverage"].values()),
+        ]
+        for cells, of in found["sizes"].items()
+    ]
+    return markdown_table(["cells", *METHODS, *(f"{name} covered" for name in found["prevalence"])], rows)
 
 
 def section(found: dict) -> str:
     """The card's text on the result."""
     return f"""### Differential counts
 
-Mean absolute error of a class's share in {found["samples"]} simulated samples of {found["cells"]} test cells at the prevalence
-of the full archive: predicted classes counted (`plain`), corrected for a prevalence that is `known`, and for one that is
-estimated (`em`, the default of the Space and of `python -m hub_model prevalence`).
+{found["samples"]} simulated samples of test cells at the prevalence of the full archive, by number of cells: mean absolute error
+of a share when predicted classes are counted (`plain`), corrected for a prevalence that is `known`, and for one that is
+estimated (`em`, the default of the Space and of `python -m hub_model prevalence`); and how often the 95% interval of `em`,
+which holds the classifier's own error, covers the true prevalence.
 
 {_table(found)}"""

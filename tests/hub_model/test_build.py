@@ -40,7 +40,7 @@ def measured_folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     write_rule(run, rule)
     found = report(rule.score(cells), {"noise": rule.score(noise)}, rule.threshold)
     write_measurement(run, "out_of_distribution", found)
-    simulated = simulate_samples(run, np.full(7, 1 / 7), cells=20, samples=2)
+    simulated = simulate_samples(run, np.full(7, 1 / 7), sizes=[20], samples=2)
     write_measurement(run, "prevalence", simulated)
     out = run.parent / "model"
     assert main(["build", str(run), str(out)]) == 0
@@ -218,7 +218,7 @@ def test_what_follows_from_other_files_is_compared_with_them(measured_folder: Pa
     edit(folder, "metrics.json", "model", "best_epoch", value=7)
     edit(folder, "metrics.json", "training", "epochs_trained", value=2)
     edit(folder, "metrics.json", "label_descriptions", value={})
-    edit(folder, "metrics.json", "prevalence", "mean_absolute_error", "em", value=0.0)
+    edit(folder, "metrics.json", "prevalence", "sizes", "20", "mean_absolute_error", "em", value=0.0)
     found = "\n".join(check(folder))
     for named in (
         "model.parameters is 5", "model.best_epoch is 7", "epochs_trained is 2", "label_descriptions.BLA",

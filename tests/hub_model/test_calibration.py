@@ -16,6 +16,7 @@ from hub_model.studies.calibration import (
     calibration_figures,
     fit_calibration,
     fit_conformal,
+    fit_sure,
     fit_temperature,
     most_confident,
     read_label_names,
@@ -76,6 +77,41 @@ def test_conformal_threshold_is_the_corrected_rank():
 def test_too_few_images_for_a_level_let_the_class_into_every_set():
     assert conformal_threshold(np.zeros(18), 0.95) == conformal_threshold(np.zeros(0), 0.90) == np.inf
     assert fit_conformal(np.full((18, 2), 0.5), np.zeros(18, int), 0.95).tolist() == [1.0, 1.0]
+
+
+def test_no_class_has_a_lower_threshold_than_all_images_together():
+    labels = np.repeat([0, 1], 50)
+    probabilities = np.full((100, 2), 0.5)
+    probabilities[:50] = [0.9, 0.1]
+    assert fit_conformal(probabilities, labels, 0.9).tolist() == [0.5, 0.5]
+
+
+def test_sure_answers_are_wrong_at_most_as_often_as_promised():
+    """On average over calibration sets, for every class; MON is made a hard one."""
+    wrong, sure = np.zeros(4), np.zeros(4)
+    for seed in range(200):
+        logits, labels = simulate(1000, seed, 2.0)
+        probabilities = softmax(2 * logits - [0, 0, 0, 1.5])
+        limits = np.array([t or np.inf for t in fit_sure(probabilities[:500], labels[:500], 0.1)])
+        answer, held_out = probabilities[500:].argmax(axis=1), labels[500:]
+        is_sure = probabilities[500:].max(axis=1) >= limits[answer]
+        sure += np.bincount(answer[is_sure], minlength=4)
+        wrong += np.bincount(answer[is_sure & (answer != held_out)], minlength=4)
+    assert (sure > 1000).all() and (wrong / sure <= 0.1).all(), wrong / sure
+
+
+def test_without_enough_images_no_answer_is_sure():
+    assert fit_sure(np.array([[0.99, 0.01]] * 32), np.zeros(32, int)) == [None, None]
+    assert fit_sure(np.array([[0.99, 0.01]] * 33), np.zeros(33, int)) == [0.99, None]
+
+
+def test_a_sure_answer_of_a_class_that_is_not_identifiable_has_its_own_wording():
+    known = Calibration(
+        ("BLA", "NIF"), 1.0, {"0.95": np.ones(2)}, np.array([0.9, 0.9]), unidentifiable=frozenset({"NIF"})
+    )
+    verdicts = known.verdicts(np.array([[0.95, 0.05], [0.05, 0.95], [0.4, 0.6]]), None)
+    assert [v.kind for v in verdicts] == ["sure", "unidentifiable", "between"]
+    assert str(verdicts[1]) == "a cell that cannot be identified"
 
 
 @pytest.mark.parametrize("level", ["0.90", "0.95"])

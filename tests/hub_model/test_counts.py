@@ -12,12 +12,19 @@ import pytest
 
 from hub_model.__main__ import main
 from hub_model.inference.calibration import Calibration, softmax
-from hub_model.inference.counts import differential_count, em_prevalence, reweight, wilson_interval
+from hub_model.inference.counts import (
+    confusion_of,
+    differential_count,
+    em_prevalence,
+    reweight,
+    wilson_interval,
+)
 from hub_model.inference.errors import RepoError
 from hub_model.inference.ood import OodRule
 from hub_model.studies.ood import write_rule
-from hub_model.studies.prevalence import parse_prevalence, simulate_samples
+from hub_model.studies.prevalence import ARCHIVE_COUNTS, parse_prevalence, prevalence_of, simulate_samples
 
+RELEASE = Path(__file__).resolve().parents[2] / "hub_model" / "release"
 NAMES = ("BLA", "EOS", "LYT", "MON")
 RARE = np.array([0.02, 0.08, 0.6, 0.3])
 FLAT = np.full(4, 0.25)
@@ -80,7 +87,7 @@ def test_a_training_prior_that_is_not_flat_is_taken_into_account():
     probabilities, labels = cells(RARE, 5000, 3)
     trained_on = np.array([4, 3, 2, 1])
     skewed = reweight(probabilities, FLAT, trained_on / 10)
-    counts = differential_count(NAMES, skewed, trained_on, resamples=2)
+    counts = differential_count(NAMES, skewed, trained_on)
     assert np.abs([c.corrected for c in counts] - shares_of(labels)).max() < 0.02
 
 
@@ -89,9 +96,33 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(known):
     held = []
     for seed in range(25):
         probabilities, _ = cells(RARE, 400, seed)
-        for count, share in zip(differential_count(NAMES, probabilities, None, known), RARE, strict=True):
+        for count, share in zip(differential_count(NAMES, probabilities, known=known), RARE, strict=True):
             held.append(count.corrected_interval[0] <= share <= count.corrected_interval[1])
     assert np.mean(held) > 0.85
+
+
+def test_one_cell_says_little():
+    for confusion in (None, np.repeat(np.eye(4) * 15 + 1, 2, axis=1)):
+        count = differential_count(NAMES, np.array([[0.001, 0.997, 0.001, 0.001]]), confusion=confusion)[1]
+        assert count.corrected > 0.9 and count.corrected_interval[0] < 0.6
+
+
+def test_a_classifier_that_errs_more_on_labelled_images_gets_wider_intervals():
+    probabilities, labels = cells(RARE, 300, 7)
+    right = confusion_of(probabilities, np.eye(4)[labels])
+    wrong = right + 0.3 * right.mean(axis=0)
+    widths = []
+    for confusion in (right * 100, right, wrong):
+        counts = differential_count(NAMES, probabilities, confusion=confusion)
+        widths.append(np.mean([c.corrected_interval[1] - c.corrected_interval[0] for c in counts]))
+    assert widths[0] < widths[1] < widths[2]
+
+
+@pytest.mark.parametrize("cells_counted", [50, 200, 500])
+def test_intervals_of_the_release_cover_at_marrow_prevalence(cells_counted):
+    prevalence = prevalence_of(ARCHIVE_COUNTS, list(ARCHIVE_COUNTS))
+    found = simulate_samples(RELEASE, prevalence, [cells_counted], samples=50, seed=1)["sizes"]
+    assert min(found[str(cells_counted)]["coverage"].values()) >= 0.88  # 0.90 and the noise of 50 samples
 
 
 def test_shares_add_up_and_no_cells_give_no_count():
@@ -141,8 +172,10 @@ def test_corrected_counts_are_nearer_on_samples_drawn_from_test_logits(folder):
     columns = {"file_name": [str(i) for i in range(800)], "label": labels}
     logits = pa.array(np.log(probabilities).tolist(), pa.list_(pa.float32()))
     pq.write_table(pa.table({**columns, "logits": logits}), folder / "logits_test.parquet")
-    error = simulate_samples(folder, RARE, samples=20)["mean_absolute_error"]
+    found = simulate_samples(folder, RARE, sizes=[500], samples=20)["sizes"]["500"]
+    error = found["mean_absolute_error"]
     assert error["known"] < error["em"] < 0.6 * error["plain"]
+    assert min(found["coverage"].values()) >= 0.9
 
 
 @pytest.mark.parametrize(
