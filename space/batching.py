@@ -33,8 +33,8 @@ class Batcher:
             self._submit(self.classifier.preprocess(images[start : start + self.max_batch]))
             for start in range(0, len(images), self.max_batch)
         ]
-        logits, features = zip(*(answer.result() for answer in answers), strict=True)
-        return self.classifier.interpret(np.concatenate(logits), np.concatenate(features))
+        results = zip(*(answer.result() for answer in answers), strict=True)
+        return self.classifier.interpret(*(np.concatenate(parts) for parts in results))
 
     def _submit(self, pixels: np.ndarray) -> Future:
         answer: Future = Future()
@@ -60,7 +60,7 @@ class Batcher:
 
     def _compute(self, requests: list[tuple[np.ndarray, Future]]) -> None:
         try:
-            logits, features = self.classifier.forward(np.concatenate([pixels for pixels, _ in requests]))
+            outputs = self.classifier.forward(np.concatenate([pixels for pixels, _ in requests]))
         except Exception as error:  # the callers see it; the thread lives on
             for _, answer in requests:
                 answer.set_exception(error)
@@ -68,5 +68,5 @@ class Batcher:
         start = 0
         for pixels, answer in requests:
             rows = slice(start, start + len(pixels))
-            answer.set_result((logits[rows], features[rows]))
+            answer.set_result(tuple(output[rows] for output in outputs))
             start = rows.stop

@@ -78,7 +78,8 @@ def answer_uploads(
         return BulkAnswer([], None, bad, left_out, [])
     logits = np.concatenate([answer.logits for answer in answers])
     features = np.concatenate([answer.features for answer in answers])
-    predictions = resources.classifier.interpret(logits, features)
+    statistics = np.concatenate([answer.appearance for answer in answers])
+    predictions = resources.classifier.interpret(logits, features, statistics)
     return BulkAnswer(entries, predictions, bad, left_out, count_known(resources, predictions))
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from hub_model.inference.appearance import AppearanceReference
 from hub_model.inference.counts import Count, differential_count
 from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import ModelRepo
@@ -73,6 +74,7 @@ class Calibration:
     thresholds: dict[str, np.ndarray] = field(default_factory=dict)
     sure: np.ndarray | None = None
     ood: OodRule | None = None
+    appearance: AppearanceReference | None = None
     prior: np.ndarray | None = None
     confusion: np.ndarray | None = None
     unidentifiable: frozenset[str] = frozenset()
@@ -117,6 +119,8 @@ class Calibration:
                 raise ValueError("confusion must hold two answers a class for every class")
             rule = found.get("out_of_distribution")
             rule = OodRule.read(folder, rule) if rule else None
+            reference = found.get("appearance")
+            reference = AppearanceReference.read(reference) if reference else None
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise RepoError(f"{name} breaks the contract: {CALIBRATION} ({error!r})") from None
         unidentifiable = {n for n, text in (descriptions or {}).items() if UNIDENTIFIABLE in text.lower()}
@@ -124,7 +128,7 @@ class Calibration:
             tuple(label_names),
             temperature,
             thresholds,
-            ood=rule,
+            ood=rule, appearance=reference,
             unidentifiable=frozenset(unidentifiable),
             **by_class,
         )
@@ -136,9 +140,17 @@ class Calibration:
         """Boolean membership [N, C] by level: class c is in the set iff 1 - p_c <= its threshold."""
         return {level: 1 - probabilities <= limit for level, limit in self.thresholds.items()}
 
-    def ood_score(self, features: np.ndarray) -> np.ndarray | None:
-        """Score [N] of pooled features [N, D], higher = further from the training images; None without a rule."""
-        return self.ood.score(features) if self.ood else None
+    def ood_score(self, features: np.ndarray, statistics: np.ndarray | None = None) -> np.ndarray | None:
+        """Distance [N] from the training images as a share of what is allowed: above 1 is OOD; None without a rule.
+
+        The larger of two: of pooled features [N, D], and of `appearance` [N, K] where a reference is there.
+        """
+        if self.ood is None:
+            return None
+        score = self.ood.score(features) / self.ood.threshold
+        if self.appearance is None or statistics is None:
+            return score
+        return np.maximum(score, self.appearance.score(statistics) / self.appearance.threshold)
 
     def verdicts(self, probabilities: np.ndarray, ood_score: np.ndarray | None) -> list[Verdict]:
         """One plain verdict an image; doubt names the classes of the conformal set, and always the likeliest and one other."""
@@ -162,9 +174,7 @@ class Calibration:
 
     def rejected(self, ood_score: np.ndarray | None, images: int) -> np.ndarray:
         """Boolean [N]: which of so many images are OOD."""
-        if ood_score is None or self.ood is None:
-            return np.zeros(images, dtype=bool)
-        return np.asarray(ood_score) > self.ood.threshold
+        return np.zeros(images, dtype=bool) if ood_score is None else np.asarray(ood_score) > 1
 
     def count(
         self, probabilities: np.ndarray, ood_score: np.ndarray | None = None, known: np.ndarray | None = None

@@ -12,11 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from hub_model.inference.appearance import appearance
 from hub_model.inference.calibration import Calibration, Verdict
 from hub_model.inference.errors import RepoError
 from hub_model.inference.images import ImageLike
@@ -34,7 +36,8 @@ class Predictions:
 
     `logits` and `features` are float32 [N, C] and [N, D]; `probabilities` float64 [N, C], temperature-scaled;
     `sets` boolean [N, C] by conformal level ("0.90", …), empty without calibration; `ood_score` float64
-    [N] or None.
+    [N] or None, above 1 for what is not a cell it knows; `appearance` float64 [N, K] (see `hub_model.inference.appearance`);
+    `shift` is one sentence where 20 or more images look unlike those of every training laboratory.
     """
 
     label_names: tuple[str, ...]
@@ -44,6 +47,8 @@ class Predictions:
     sets: dict[str, np.ndarray]
     ood_score: np.ndarray | None
     verdicts: list[Verdict]
+    appearance: np.ndarray
+    shift: str | None
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -76,7 +81,7 @@ class Classifier:
         self.threads = threads or cores()
         self.preprocess = Preprocessing(repo.config.pretrained_cfg, self.threads)
         self.backend = _choose_backend(repo, backend)
-        self.forward = self._onnx_forward() if self.backend == "onnx" else self._timm_forward
+        self._network = self._onnx_forward() if self.backend == "onnx" else self._timm_forward
 
     @classmethod
     def from_pretrained(
@@ -102,10 +107,10 @@ class Classifier:
         try:
             height, width = self.preprocess.config["input_size"][1:]
             pixels = self.preprocess([np.full((height, width, 3), 255, np.uint8)])
-            logits, features = self.forward(pixels)
+            logits, features, statistics = self.forward(pixels)
             if logits.shape[1] != len(self.label_names):
                 raise ValueError(f"{logits.shape[1]} outputs for {len(self.label_names)} label_names")
-            self.interpret(logits, features)
+            self.interpret(logits, features, statistics)
         except Exception as error:  # whatever the libraries raise for files that they cannot use
             raise RepoError(f"{self.repo.name} breaks the contract ({error!r})") from error
         return pixels
@@ -118,29 +123,22 @@ class Classifier:
         """
         if isinstance(images, ImageLike):
             images = [images]
-        logits, features, batch = [], [], []
-        for image in images:
-            batch.append(image)
-            if len(batch) == batch_size:
-                self._answer(batch, logits, features)
-                batch = []
-        if batch or not logits:
-            self._answer(batch, logits, features)
-        return self.interpret(np.concatenate(logits), np.concatenate(features))
+        images, answers = iter(images), []
+        while batch := list(islice(images, batch_size)):
+            answers.append(self.forward(self.preprocess(batch)))
+        if not answers:
+            answers = [(np.zeros((0, len(self.label_names)), np.float32), np.zeros((0, 0), np.float32), np.zeros((0, 0)))]
+        return self.interpret(*(np.concatenate(parts) for parts in zip(*answers, strict=True)))
 
-    def _answer(self, batch: list[ImageLike], logits: list[np.ndarray], features: list[np.ndarray]) -> None:
-        if not batch:
-            logits.append(np.zeros((0, len(self.label_names)), np.float32))
-            features.append(np.zeros((0, 0), np.float32))
-            return
-        batch_logits, batch_features = self.forward(self.preprocess(batch))
-        logits.append(batch_logits)
-        features.append(batch_features)
+    def forward(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Logits [N, C], pooled features [N, D] and appearance [N, K] of normalised pixels [N, 3, H, W]."""
+        return *self._network(pixels), appearance(self.preprocess.unnormalised(pixels))
 
-    def interpret(self, logits: np.ndarray, features: np.ndarray) -> Predictions:
-        """Predictions from logits [N, C] and features [N, D] that were computed before."""
+    def interpret(self, logits: np.ndarray, features: np.ndarray, statistics: np.ndarray) -> Predictions:
+        """Predictions from what `forward` computed before: logits [N, C], features [N, D], appearance [N, K]."""
         probabilities = self.calibration.probabilities(logits)
-        ood_score = self.calibration.ood_score(features) if len(logits) else None
+        ood_score = self.calibration.ood_score(features, statistics) if len(logits) else None
+        reference = self.calibration.appearance
         return Predictions(
             label_names=self.label_names,
             logits=logits,
@@ -149,6 +147,8 @@ class Classifier:
             sets=self.calibration.sets(probabilities),
             ood_score=ood_score,
             verdicts=self.calibration.verdicts(probabilities, ood_score),
+            appearance=statistics,
+            shift=reference.shift(statistics) if reference else None,
         )
 
     @cached_property

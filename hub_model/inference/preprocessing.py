@@ -76,6 +76,10 @@ class Preprocessing:
         pixels -= self._mean
         pixels /= self._std
 
+    def unnormalised(self, pixels: np.ndarray) -> np.ndarray:
+        """Normalised pixels [N, 3, H, W] back in 0…1."""
+        return pixels * self._std + self._mean
+
     def seen(self, image: ImageLike) -> Image.Image:
         """The picture that the model looks at: resized and cropped, not yet normalised."""
         picture = to_rgb(image)
