@@ -36,6 +36,7 @@ from hub_model.inference.model_repo import ModelConfig, read_json
 from hub_model.onnx.export import TOLERANCE, LogitsAndFeatures, largest_difference
 from hub_model.results import describe, differences, measure_splits
 from hub_model.studies.calibration import fit_calibration
+from hub_model.studies.ood import thresholds_of
 from hub_model.studies.prevalence import simulate_samples
 
 
@@ -115,8 +116,8 @@ def compare(folder: Path, config: ModelConfig, calibration: dict) -> list[str]:
                 folder, shares, [int(cells) for cells in stored["sizes"]], stored["samples"]
             )
         problems += [f"{METRICS}: {text}" for text in differences(found, expected)[:5]]
-        rule, measured = calibration.get("out_of_distribution") or {}, metrics.get("out_of_distribution")
-        if measured and any(measured[key] != rule.get(key) for key in ("score", "threshold")):
+        measured = metrics.get("out_of_distribution")
+        if measured and measured["thresholds"] != thresholds_of(calibration):
             problems.append(
                 f"{METRICS} and {CALIBRATION} have different out-of-distribution rules: measure again"
             )

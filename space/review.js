@@ -1,5 +1,5 @@
 // The review desk: cells as pictures, or as boxes on a field; a large view; keys. Python sends `value`, gets "correct", "look", "missed".
-const UNDECIDED = "?", EXCLUDED = "-", DOUBT = { unknown: 0, between: 1, uncalibrated: 2, sure: 3 };
+const UNDECIDED = "?", EXCLUDED = "-", DOUBT = { unknown: 0, between: 1, uncalibrated: 2, unidentifiable: 3, sure: 4 };
 const COMPARE = {
   doubt: (a, b) => DOUBT[a.kind] - DOUBT[b.kind] || a.p - b.p, file: (a, b) => a.file.localeCompare(b.file, undefined, { numeric: true }),
   label: (a, b) => shown(a).localeCompare(shown(b)) || a.p - b.p, p: (a, b) => a.p - b.p,
@@ -37,7 +37,7 @@ function choice(name, entries) {
 }
 
 function toolbar() {
-  const kinds = ["unknown", "between", "uncalibrated", "sure", "corrected"].filter(kind => data.words[kind]).map(kind => [kind, data.words[kind]]);
+  const kinds = ["unknown", "between", "uncalibrated", "unidentifiable", "sure", "corrected"].filter(kind => data.words[kind]).map(kind => [kind, data.words[kind]]);
   const places = [...new Set(data.cells.flatMap(cell => [cell.sample, cell.folder]))].filter(Boolean).sort().map(name => [name, name]);
   const codes = [...new Set(data.cells.map(shown))].sort().map(code => [code, code === UNDECIDED ? data.words.undecided : code === EXCLUDED ? data.words.excluded : code]);
   const sorts = data.field ? [] : ["doubt", "label", "p", "file"].map(name => make("button", {

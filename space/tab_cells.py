@@ -26,8 +26,8 @@ BULK_JOBS = 2  # at a time, of the page and of the API together
 EXAMPLES = 42
 SCRIPT = (Path(__file__).parent / "review.js").read_text("utf-8")
 DESK_WORDS = (
-    "label", "kind", "sample", "all", "unknown", "between", "uncalibrated", "sure", "corrected", "undecided", "excluded", "undo",
-    "other", "keys", "number", "cells", "sort_doubt", "sort_label", "sort_p", "sort_file", "zoom_in",
+    "label", "kind", "sample", "all", "unknown", "between", "uncalibrated", "unidentifiable", "sure", "corrected", "undecided",
+    "excluded", "undo", "other", "keys", "number", "cells", "sort_doubt", "sort_label", "sort_p", "sort_file", "zoom_in",
     "zoom_out", "add", "field_alt",
 )  # fmt: skip
 

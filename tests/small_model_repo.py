@@ -213,6 +213,7 @@ def _write_reports(folder: Path, logits: np.ndarray, truth: np.ndarray) -> None:
     calibration = {
         "schema": 1,
         "temperature": {"value": 1.0, "fitted_on": "validation"},
+        "sure": {"thresholds": dict.fromkeys(LABELS, 0.8)},
         "conformal": {
             level: {
                 "thresholds": {

@@ -18,7 +18,9 @@ STATISTICS = (
 )  # fmt: skip
 CLASS_FREE = 14  # the first so many say little of which cells are shown
 SMALLEST_BATCH = 20
-SHIFT = 1.0  # standard deviations of the training images that a batch's mean may lie off: slides differ by less
+SHIFT = (
+    1.0  # standard deviations of the training images that a batch's mean may lie off: slides differ by less
+)
 REASONS = {  # by the beginning of a statistic's name: when it is above, and when it is below
     "background": ("have a lighter background", "have a darker background"),
     "mean": ("are lighter", "are darker"),
@@ -47,9 +49,8 @@ def appearance(pixels: np.ndarray) -> np.ndarray:
     Background: the median of the brightest tenth; `sharpness_k`: log root mean square of octave k of detail, 0 the finest;
     `grain`: correlation of red and blue in it; `centre`, `border`: optical density of green in the middle and at the edge.
     """
-    images, _, height, width = pixels.shape
     halved = _halved(pixels)
-    coarse = halved.reshape(images, 3, -1)
+    coarse = halved.reshape(len(pixels), 3, halved.shape[2] * halved.shape[3])
     brightest = np.argsort(coarse.mean(axis=1), axis=1)[:, -max(coarse.shape[2] // 10, 1) :]
     background = np.median(np.take_along_axis(coarse, brightest[:, None], axis=2), axis=2)
     spread = np.log(pixels.std(axis=(2, 3)) + 1e-3)
@@ -65,7 +66,12 @@ def appearance(pixels: np.ndarray) -> np.ndarray:
     radius = np.hypot(rows, columns).ravel()
     density = -np.log(np.maximum(coarse[:, 1], 1 / 255) / np.maximum(background[:, 1:2], 1 / 255))
     centre = density[:, radius < 0.35]
-    rest = (grain, centre.mean(axis=1), np.log(centre.std(axis=1) + 1e-3), density[:, radius > 0.85].mean(axis=1))
+    rest = (
+        grain,
+        centre.mean(axis=1),
+        np.log(centre.std(axis=1) + 1e-3),
+        density[:, radius > 0.85].mean(axis=1),
+    )
     parts = (background, pixels.mean(axis=(2, 3)), spread, np.stack(octaves, axis=1), np.stack(rest, axis=1))
     return np.concatenate(parts, axis=1, dtype=np.float64)
 

@@ -128,7 +128,8 @@ class Calibration:
             tuple(label_names),
             temperature,
             thresholds,
-            ood=rule, appearance=reference,
+            ood=rule,
+            appearance=reference,
             unidentifiable=frozenset(unidentifiable),
             **by_class,
         )

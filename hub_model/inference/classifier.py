@@ -127,7 +127,13 @@ class Classifier:
         while batch := list(islice(images, batch_size)):
             answers.append(self.forward(self.preprocess(batch)))
         if not answers:
-            answers = [(np.zeros((0, len(self.label_names)), np.float32), np.zeros((0, 0), np.float32), np.zeros((0, 0)))]
+            answers = [
+                (
+                    np.zeros((0, len(self.label_names)), np.float32),
+                    np.zeros((0, 0), np.float32),
+                    np.zeros((0, 0)),
+                )
+            ]
         return self.interpret(*(np.concatenate(parts) for parts in zip(*answers, strict=True)))
 
     def forward(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ CONFIDENT = 0.6  # answers of a class are told apart by whether its probability 
 # Labelled images count for a third: cells of another slide differ by more than binomial error tells.
 DISPERSION = 3.0
 UNSEEN, UNIFORM = 0.1, 0.5  # pseudo-counts of an answer to a class, and of a class in the sample
-CHAINS, STEPS = 60, 40
+CHAINS, STEPS = 200, 20
 
 
 @dataclass(frozen=True)

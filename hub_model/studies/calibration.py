@@ -186,8 +186,7 @@ def calibrate_folder(folder: Path) -> dict:
     path = folder / CALIBRATION
     before = read_json(path) if path.is_file() else {}
     calibration = fit_calibration(logits.values, logits.labels, label_names)
-    if "out_of_distribution" in before:
-        calibration["out_of_distribution"] = before["out_of_distribution"]
+    calibration |= {key: before[key] for key in ("out_of_distribution", "appearance") if key in before}
     write_json(path, calibration)
     return calibration
 

@@ -40,6 +40,12 @@ class Crops:
         return np.asarray(self.images["label"], dtype=np.int64)
 
     @property
+    def sources(self) -> list[str]:
+        """The laboratory of each crop; one for all where the dataset does not say."""
+        known = "source" in self.images.column_names
+        return list(self.images["source"]) if known else ["training"] * len(self)
+
+    @property
     def file_names(self) -> list[str]:
         return list(self.images["file_name"])
 
@@ -90,7 +96,9 @@ def read_crops(dataset: str, *splits: str, revision: str | None = None) -> Crops
     if not isinstance(label, datasets.ClassLabel):
         raise RepoError(f"the column 'label' of {dataset} is not a ClassLabel, so its classes have no names")
     parts = [
-        part.select_columns(list(COLUMNS)).cast_column("image", datasets.Image(decode=False))
+        part.select_columns([*COLUMNS, *({"source"} & set(found))]).cast_column(
+            "image", datasets.Image(decode=False)
+        )
         for part in parts
     ]
     return Crops(datasets.concatenate_datasets(parts), tuple(label.names))

@@ -13,10 +13,12 @@ from importlib.resources import files
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, uniform_filter1d
+from skimage.color import rgb2gray
+from skimage.transform import rotate
 
 from hub_model.studies.crops import Crops
-from hub_model.studies.perturbations import STAINED, background_colour, to_bytes
+from hub_model.studies.perturbations import STAINED, background_colour, blur, to_bytes
 
 SIZE = 250  # pixels a side, the frame of the real crops
 PHOTOGRAPHS = (
@@ -117,6 +119,73 @@ def make_inputs(kind: str, images: int, seed: int = 0) -> list[np.ndarray]:
     """So many inputs of a kind of `MAKERS`, uint8 RGB [250, 250, 3] each."""
     number = list(MAKERS).index(kind)
     return [MAKERS[kind](np.random.default_rng((seed, number, index))) for index in range(images)]
+
+
+def disc(rng: np.random.Generator, cells: Sequence[np.ndarray]) -> np.ndarray:
+    """A smooth purple disc on a pale field: a nucleus' colour and shape, nothing of a cell inside."""
+    rows, columns = np.ogrid[:SIZE, :SIZE]
+    middle = SIZE / 2 + rng.normal(0, 8, 2)
+    inside = np.hypot(rows - middle[0], columns - middle[1]) < rng.uniform(30, 85)
+    inside = gaussian_filter(inside.astype(float), rng.uniform(0.1, 2.5))[..., None]
+    purple, field = rng.uniform((80, 30, 120), (150, 90, 190)), rng.uniform((215, 200, 205), (250, 240, 240))
+    return to_bytes((field * (1 - inside) + purple * inside) / 255)
+
+
+def mosaic(rng: np.random.Generator, cells: Sequence[np.ndarray], across: int = 2) -> np.ndarray:
+    """Several cells in one frame, `across` a side."""
+    side = -(-SIZE // across)
+    frame = Image.new("RGB", (SIZE, SIZE))
+    for index, chosen in enumerate(rng.choice(len(cells), across**2)):
+        tile = Image.fromarray(cells[chosen]).resize((side, side))
+        frame.paste(tile, (side * (index % across), side * (index // across)))
+    return np.asarray(frame)
+
+
+def cut(rng: np.random.Generator, cells: Sequence[np.ndarray]) -> np.ndarray:
+    """The cell pushed half or more out of the frame, the rest continued by reflection."""
+    image = cells[rng.integers(len(cells))]
+    shift = int(rng.uniform(0.45, 0.75) * min(image.shape[:2]))
+    shifted = np.pad(image, [(shift, 0), (0, 0), (0, 0)], mode="reflect")[: image.shape[0]]
+    return np.ascontiguousarray(np.rot90(shifted, rng.integers(4)))
+
+
+def smear(rng: np.random.Generator, cells: Sequence[np.ndarray]) -> np.ndarray:
+    """A cell smeared across: averaged along a line of 10 to 28 % of the width."""
+    image, angle = cells[rng.integers(len(cells))] / 255, rng.uniform(0, 180)
+    length = int(rng.uniform(0.1, 0.28) * image.shape[1])
+    turned = rotate(image, angle, mode="reflect", order=1)
+    return to_bytes(rotate(uniform_filter1d(turned, length, axis=1), -angle, mode="reflect", order=1))
+
+
+def bordered(rng: np.random.Generator, cells: Sequence[np.ndarray]) -> np.ndarray:
+    """A cell of which 30 to 55 % are covered by a black or white bar."""
+    image = cells[rng.integers(len(cells))].copy()
+    image[: int(rng.uniform(0.3, 0.55) * len(image))] = rng.choice([0, 255])
+    return np.ascontiguousarray(np.rot90(image, rng.integers(4)))
+
+
+def _any(rng: np.random.Generator, cells: Sequence[np.ndarray]) -> np.ndarray:
+    return cells[rng.integers(len(cells))]
+
+
+FROM_CELLS: dict[str, Callable[[np.random.Generator, Sequence[np.ndarray]], np.ndarray]] = {
+    "purple discs": disc,
+    "several cells": mosaic,
+    "whole fields": lambda rng, cells: mosaic(rng, cells, across=3),
+    "cells cut by the frame": cut,
+    "smears": smear,
+    "inverted cells": lambda rng, cells: 255 - _any(rng, cells),
+    "cells under a bar": bordered,
+    "cells out of focus": lambda rng, cells: blur(_any(rng, cells), rng.uniform(0.03, 0.08)),
+    "grey cells": lambda rng, cells: np.repeat(to_bytes(rgb2gray(_any(rng, cells)))[..., None], 3, axis=2),
+    "single colours": lambda rng, cells: np.full((SIZE, SIZE, 3), rng.integers(0, 256, 3), np.uint8),
+}
+
+
+def make_from_cells(kind: str, cells: Sequence[np.ndarray], images: int, seed: int = 0) -> list[np.ndarray]:
+    """So many inputs of a kind of `FROM_CELLS`, uint8 RGB [H, W, 3], made of crops that hold a cell."""
+    number = list(FROM_CELLS).index(kind)
+    return [FROM_CELLS[kind](np.random.default_rng((seed, number, index)), cells) for index in range(images)]
 
 
 def background_patches(crops: Crops, images: int) -> list[np.ndarray]:

@@ -90,20 +90,23 @@ function oodRule(rule, { class_means, directions, variances }) {
       }
       nearest = Math.min(nearest, scaled + Math.max(whole - along, 0) / rule.residual_variance);
     }
-    return nearest;
+    return nearest / rule.threshold; // above 1 is OOD
   };
 }
 
-// "sure", "between" or "unknown" with the classes that are left open, likeliest first.
-function verdictOf(labels, probabilities, sets, isOod) {
+// The kind of answer with the classes that are left open, likeliest first, as Calibration.verdicts gives it.
+function verdictOf(labels, probabilities, sets, isOod, sure, descriptions) {
   const order = labels.map((_, i) => i).sort((a, b) => probabilities[b] - probabilities[a]);
   const names = order.map((i) => labels[i]);
   if (isOod) return { kind: "unknown", open: names.slice(0, 1) };
   const members = sets[VERDICT_LEVEL];
-  if (!members) return { kind: "uncalibrated", open: names.slice(0, 1) };
-  const left = names.filter((name) => members.includes(name));
-  const open = left.length ? [...new Set([names[0], ...left])] : names.slice(0, 2);
-  return { kind: open.length === 1 ? "sure" : "between", open };
+  if (!members || !sure) return { kind: "uncalibrated", open: names.slice(0, 1) };
+  if (probabilities[order[0]] >= (sure[names[0]] ?? Infinity)) {
+    const unidentifiable = (descriptions[names[0]] ?? "").toLowerCase().includes("not identifiable");
+    return { kind: unidentifiable ? "unidentifiable" : "sure", open: names.slice(0, 1) };
+  }
+  const open = [names[0], ...names.slice(1).filter((name) => members.includes(name))];
+  return { kind: "between", open: open.length > 1 ? open : names.slice(0, 2) };
 }
 
 // The model repo beside this page. `classify(file)` answers for one image, `count(answers)` for many.
@@ -119,6 +122,8 @@ export async function load() {
   const session = await ort.InferenceSession.create(new URL("onnx/model.onnx", MODEL).href, {
     executionProviders: ["wasm"],
   });
+  const descriptions = settings.label_descriptions ?? {};
+  const confusion = calibration.confusion && labels.map((label) => calibration.confusion.answers[label]);
   const prior = labels.map((label) => calibration.prior?.shares[label] ?? 1 / labels.length);
 
   async function classify(file) {
@@ -135,7 +140,7 @@ export async function load() {
       sets[level] = labels.filter((label, i) => 1 - probabilities[i] <= thresholds[label]);
     }
     const oodScore = scoreOod ? scoreOod(features.data) : null;
-    const verdict = verdictOf(labels, probabilities, sets, scoreOod && oodScore > rule.threshold);
+    const verdict = verdictOf(labels, probabilities, sets, scoreOod && oodScore > 1, calibration.sure?.thresholds, descriptions);
     const label = labels[probabilities.indexOf(Math.max(...probabilities))];
     const times = { prepare_ms: prepared - started, network_ms: computed - prepared, answer_ms: performance.now() - computed };
     return { bitmap, label, probabilities, sets, oodScore, verdict, ...times };
@@ -145,8 +150,8 @@ export async function load() {
   function count(answers) {
     const kept = answers.filter((answer) => answer.verdict.kind !== "unknown");
     const sum = prior.reduce((a, b) => a + b);
-    return differentialCount(labels, kept.map((answer) => answer.probabilities), prior.map((share) => share / sum));
+    return differentialCount(labels, kept.map((answer) => answer.probabilities), prior.map((share) => share / sum), confusion);
   }
 
-  return { labels, descriptions: settings.label_descriptions, classify, count };
+  return { labels, descriptions, classify, count };
 }

@@ -1,7 +1,7 @@
-// The differential count, as hub_model/inference/counts.py computes it: the same numbers, intervals included.
+// The differential count, as hub_model/inference/counts.py computes it: the same numbers, intervals to within the sampling.
 
 const Z95 = 1.959963984540054;
-const RESAMPLES = 200;
+const [CONFIDENT, DISPERSION, UNSEEN, UNIFORM, CHAINS, STEPS] = [0.6, 3, 0.1, 0.5, 200, 20]; // of counts.py
 
 // Wilson's score interval for a share (Wilson 1927).
 function wilson(successes, trials) {
@@ -14,35 +14,79 @@ function wilson(successes, trials) {
 }
 
 // Prevalence that explains posteriors which hold under `prior` (Saerens et al. 2002, section 2.3).
-function prevalence(probabilities, prior, weights, steps) {
-  const total = weights.reduce((a, b) => a + b);
+function prevalence(probabilities, prior, steps) {
   let shares = prior;
   for (let step = 0; step < steps; step++) {
     const updated = prior.map(() => 0);
-    probabilities.forEach((row, cell) => {
-      if (weights[cell] === 0) return;
+    for (const row of probabilities) {
       const weighted = row.map((p, i) => p * (shares[i] / prior[i]));
       const sum = weighted.reduce((a, b) => a + b);
-      weighted.forEach((value, i) => (updated[i] += (weights[cell] * value) / sum));
-    });
-    const moved = Math.max(...updated.map((value, i) => Math.abs(value / total - shares[i])));
-    shares = updated.map((value) => value / total);
+      weighted.forEach((value, i) => (updated[i] += value / sum));
+    }
+    const moved = Math.max(...updated.map((value, i) => Math.abs(value / probabilities.length - shares[i])));
+    shares = updated.map((value) => value / probabilities.length);
     if (moved < 1e-6) break;
   }
   return shares;
 }
 
-// How often each cell counts in one bootstrap resample: drawn by a hash, so that Python draws the same ones.
-function resample(cells, number) {
-  const weights = new Array(cells).fill(0);
-  for (let draw = 0; draw < cells; draw++) {
-    let x = (number * cells + draw) >>> 0;
-    x = Math.imul(x ^ (x >>> 16), 0x7feb352d);
-    x = Math.imul(x ^ (x >>> 15), 0x846ca68b);
-    x = (x ^ (x >>> 16)) >>> 0;
-    weights[Math.floor((x * cells) / 2 ** 32)]++;
+// Uniform numbers in (0, 1) from a seed (mulberry32): the same cells get the same intervals.
+function uniform(seed) {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let x = Math.imul(state ^ (state >>> 15), 1 | state);
+    x = (x + Math.imul(x ^ (x >>> 7), 61 | x)) ^ x;
+    return (((x ^ (x >>> 14)) >>> 0) + 0.5) / 2 ** 32;
+  };
+}
+
+// A draw of the gamma distribution (Marsaglia & Tsang 2000).
+function gamma(shape, random) {
+  if (shape < 1) return Math.max(gamma(shape + 1, random) * random() ** (1 / shape), 1e-300);
+  const d = shape - 1 / 3;
+  for (;;) {
+    const normal = Math.sqrt(-2 * Math.log(random())) * Math.cos(2 * Math.PI * random());
+    const v = (1 + normal / Math.sqrt(9 * d)) ** 3;
+    if (v > 0 && Math.log(random()) < (normal * normal) / 2 + d - d * v + d * Math.log(v)) return d * v;
   }
-  return weights;
+}
+
+function dirichlet(counts, random) {
+  const draws = counts.map((count) => gamma(count, random));
+  const sum = draws.reduce((a, b) => a + b);
+  return draws.map((draw) => draw / sum);
+}
+
+// What the classifier says of a cell: the likeliest class c is 2 c, confidently so 2 c + 1.
+function answerOf(row) {
+  const largest = Math.max(...row);
+  return 2 * row.indexOf(largest) + (largest >= CONFIDENT ? 1 : 0);
+}
+
+// Draws of the sample's prevalence, given how often each answer was given in it (Ziegler & Czyż 2024): see counts.py.
+function samplePrevalence(given, confusion) {
+  const [random, draws] = [uniform(1), []];
+  for (let chain = 0; chain < CHAINS; chain++) {
+    const rates = confusion.map((row) => dirichlet(row.map((count) => UNSEEN + count / DISPERSION), random));
+    let shares = confusion.map(() => 1 / confusion.length);
+    for (let step = 0; step < STEPS; step++) {
+      const cells = confusion.map(() => UNIFORM);
+      given.forEach((count, answer) => {
+        if (count === 0) return;
+        const posterior = shares.map((share, c) => share * rates[c][answer] + 1e-300);
+        const sum = posterior.reduce((a, b) => a + b);
+        for (let cell = 0; cell < count; cell++) {
+          let [left, c] = [random() * sum, 0];
+          while (c < posterior.length - 1 && (left -= posterior[c]) > 0) c++;
+          cells[c]++;
+        }
+      });
+      shares = dirichlet(cells, random);
+      if (step >= STEPS / 2) draws.push(shares);
+    }
+  }
+  return draws;
 }
 
 // NumPy's quantile, linear between the two nearest.
@@ -53,18 +97,25 @@ function quantile(sorted, q) {
 }
 
 // One entry a class: cells, share and corrected share in 0…1 with their 95% intervals; empty for no cells.
-export function differentialCount(labels, probabilities, prior) {
+// `confusion`: answers to labelled images of each class; without, the probabilities stand in for labels.
+export function differentialCount(labels, probabilities, prior, confusion) {
   const cells = probabilities.length;
   if (cells === 0) return [];
   const rows = probabilities.map((row) => row.map((p) => Math.min(Math.max(p, 1e-9), 1)));
   const counted = labels.map(() => 0);
   for (const row of rows) counted[row.indexOf(Math.max(...row))]++;
-  const corrected = prevalence(rows, prior, new Array(cells).fill(1), 1000);
-  const draws = [];
-  for (let number = 0; number < RESAMPLES; number++) draws.push(prevalence(rows, prior, resample(cells, number), 50));
+  const corrected = prevalence(rows, prior, 1000);
+  const given = new Array(2 * labels.length).fill(0);
+  const own = labels.map(() => new Array(2 * labels.length).fill(0));
+  for (const row of rows) {
+    given[answerOf(row)]++;
+    row.forEach((p, c) => (own[c][answerOf(row)] += p));
+  }
+  const draws = samplePrevalence(given, confusion ?? own);
   return labels.map((label, i) => {
     const sorted = draws.map((shares) => shares[i]).sort((a, b) => a - b);
-    const [low, high] = [quantile(sorted, 0.025), quantile(sorted, 0.975)];
+    const [lowest, high] = [quantile(sorted, 0.025), quantile(sorted, 0.975)];
+    const low = lowest * cells < 0.5 ? 0 : lowest; // less than half a cell is none
     return {
       label,
       cells: counted[i],

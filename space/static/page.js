@@ -4,7 +4,7 @@ import { load, threads } from "./classifier.js";
 
 const SHOWN = 500; // cards; the count and the CSV file hold every picture
 const THUMBNAIL = 112;
-const DOUBT = ["unknown", "between", "uncalibrated", "sure"];
+const DOUBT = ["unknown", "between", "uncalibrated", "unidentifiable", "sure"];
 const $ = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(1)}%`;
 const range = ([low, high]) => `${percent(low)} – ${percent(high)}`;
@@ -21,6 +21,7 @@ function element(tag, { className = "", text = "", title = "" } = {}, ...childre
 function sentence({ kind, open }) {
   if (kind === "unknown") return "out of distribution: not a cell this model knows";
   if (kind === "between") return `between ${open.slice(0, -1).join(", ")} and ${open.at(-1)}`;
+  if (kind === "unidentifiable") return `${open[0]}: a cell that cannot be identified`;
   return `${open[0]}: ${kind}`;
 }
 

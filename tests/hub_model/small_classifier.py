@@ -32,6 +32,7 @@ def write_model(folder: Path, seed: int = 0) -> Path:
     calibration = {
         "temperature": {"value": 0.8},
         "conformal": {level: {"thresholds": dict.fromkeys(LABELS, limit)} for level, limit in levels.items()},
+        "sure": {"thresholds": dict.fromkeys(LABELS, 0.35)},
     }
     (folder / "calibration.json").write_text(json.dumps(calibration))
     with torch.inference_mode():

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from dataset_script.synthetic_cells import LOOKS, draw_cell
 from hub_model.__main__ import main
+from hub_model.inference.appearance import AppearanceReference, appearance
 from hub_model.inference.calibration import Calibration
 from hub_model.inference.errors import RepoError
-from hub_model.studies.ood import auroc, fit_rule, histogram, report, set_threshold, write_rule
-from hub_model.studies.ood_inputs import MAKERS, background_patches, make_inputs
+from hub_model.studies.ood import (
+    auroc,
+    fit_appearance,
+    fit_rule,
+    histogram,
+    report,
+    set_threshold,
+    write_rule,
+)
+from hub_model.studies.ood_inputs import FROM_CELLS, MAKERS, background_patches, make_from_cells, make_inputs
+from hub_model.studies.perturbations import blur, brightness
 
 CLASSES, DIMENSIONS = 3, 20
 
@@ -31,9 +44,24 @@ def far(images: int, seed: int) -> np.ndarray:
     return cells(images, seed)[0] + np.float32([0] * 3 + [1.5] * (DIMENSIONS - 3))
 
 
-@pytest.mark.parametrize("kind", MAKERS)
-def test_ood_inputs_are_frames_of_the_right_size_and_repeat_by_seed(kind):
-    first, again = (make_inputs(kind, 3, seed=1) for _ in range(2))
+@pytest.fixture(scope="module")
+def drawn() -> list[np.ndarray]:
+    """Cells of every class in many shades."""
+    return [np.asarray(draw_cell(list(LOOKS)[i % 7], i)) for i in range(120)]
+
+
+def pixels_of(images: list[np.ndarray]) -> np.ndarray:
+    """[N, 3, 96, 96] in 0…1."""
+    small = [np.asarray(Image.fromarray(image).resize((96, 96))) for image in images]
+    return np.stack(small).transpose(0, 3, 1, 2) / np.float32(255)
+
+
+@pytest.mark.parametrize("kind", [*MAKERS, *FROM_CELLS])
+def test_ood_inputs_are_frames_of_the_right_size_and_repeat_by_seed(kind, drawn):
+    first, again = (
+        make_inputs(kind, 3, seed=1) if kind in MAKERS else make_from_cells(kind, drawn[:5], 3, seed=1)
+        for _ in range(2)
+    )
     for image, twin in zip(first, again, strict=True):
         assert image.shape == (250, 250, 3)
         assert image.dtype == np.uint8
@@ -76,13 +104,49 @@ def test_the_threshold_keeps_its_false_positive_rate_on_new_cells():
         set_threshold(rule, cells(10, 0)[0], 0.05)
 
 
+@pytest.mark.parametrize(
+    "kind", ["purple discs", "inverted cells", "single colours", "whole fields", "noise"]
+)
+def test_what_looks_like_no_training_image_is_rejected_whatever_its_features(kind, drawn):
+    inputs = make_inputs(kind, 20) if kind in MAKERS else make_from_cells(kind, drawn, 20)
+    found = fit_appearance(appearance(pixels_of(drawn[:60])), ["a"] * 60, appearance(pixels_of(drawn[60:])))
+    calibration = Calibration(
+        ("A", "B"),
+        ood=replace(fit_rule(*cells(50, 0)), threshold=1e9),
+        appearance=AppearanceReference.read(found),
+    )
+    score = calibration.ood_score(np.zeros((20, DIMENSIONS)), appearance(pixels_of(inputs)))
+    assert calibration.rejected(score, 20).mean() >= 0.95
+
+
+def test_a_batch_from_another_camera_is_told_with_the_reason(drawn):
+    found = fit_appearance(
+        appearance(pixels_of(drawn[:60])), ["a", "b"] * 30, appearance(pixels_of(drawn[60:]))
+    )
+    reference = AppearanceReference.read(found)
+    assert reference.sources == ("a", "b")
+    rng = np.random.default_rng(0)
+    batches = [rng.choice(120, 20, replace=False) for _ in range(100)]
+    statistics = appearance(pixels_of(drawn))
+    assert sum(reference.shift(statistics[batch]) is not None for batch in batches) <= 1
+    changed = {
+        "are more blurred": lambda image: blur(image, 0.02),
+        "have a darker background": lambda image: brightness(image, 0.6),
+    }
+    for reason, change in changed.items():
+        statistics = appearance(pixels_of([change(image) for image in drawn[:20]]))
+        assert reason in reference.shift(statistics) or "are darker" in reference.shift(statistics)
+        assert reference.shift(statistics[:19]) is None, "fewer than 20 images say too little"
+
+
 def test_auroc_counts_ties_half():
     assert auroc(np.array([0, 1]), np.array([1, 2])) == 0.875
 
 
 def test_report_and_histogram_count_everything():
     rule = set_threshold(fit_rule(*cells(600, 6)), cells(300, 7)[0])
-    result = report(rule.score(cells(250, 8)[0]), {"far": rule.score(far(50, 9))}, rule.threshold)
+    scores = (rule.score(features) / rule.threshold for features in (cells(250, 8)[0], far(50, 9)))
+    result = report(next(scores), {"far": next(scores)})
     found = result["kinds"]["far"]
     assert found["auroc"] > 0.99 and found["detection_rate"] > 0.95
     low, high = found["intervals"]["auroc"]
@@ -99,7 +163,7 @@ def test_the_written_rule_answers_as_the_fitted_one(tmp_path):
     write_rule(tmp_path, rule)
     read = Calibration.from_folder(tmp_path, ["A", "B", "C"])
     inputs = np.concatenate([far(40, 2), cells(40, 4)[0]])
-    np.testing.assert_array_equal(read.ood_score(inputs), rule.score(inputs))
+    np.testing.assert_array_equal(read.ood_score(inputs), rule.score(inputs) / rule.threshold)
     assert read.ood.threshold == rule.threshold < math.inf
     assert read.rejected(read.ood_score(inputs), 80).tolist() == [True] * 40 + [False] * 40
 

@@ -210,20 +210,25 @@ def test_verdicts_follow_the_thresholds(small_model: Path, tmp_path: Path) -> No
     calibration = {
         "temperature": {"value": 2.0},
         "conformal": {"0.95": {"thresholds": {label: 0.6 for label in LABELS}}},
+        "sure": {"thresholds": {label: 0.9 for label in LABELS} | {"EOS": None}},
     }
     (folder / "calibration.json").write_text(json.dumps(calibration))
     write_rule(folder, OodRule(np.zeros((1, 2)), np.eye(2)[:, :1], np.ones(1), 1.0, threshold=4.0))
     classifier = Classifier.from_pretrained(folder)
-    sure, torn, lost = (
+    sure, never, nameless, torn, lost = (
         [9, 0, 0, 0, 0, 0, 0],
+        [0, 9, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 9, 0],
         [9, 0, 0, 0, 0, 0, 9],
         [9, 9, 9, 8.9, 0, 0, 0],
     )
-    answer = classifier.interpret(
-        np.array([sure, torn, lost, sure], np.float32), np.array([[0, 0], [0, 1], [1, 0], [2, 2]], np.float32)
-    )
+    logits = np.array([sure, never, nameless, torn, lost, sure], np.float32)
+    features = np.array([[0, 0]] * 3 + [[0, 1], [1, 0], [2, 2]], np.float32)
+    answer = classifier.interpret(logits, features, np.zeros((6, 18)))
     assert [str(verdict) for verdict in answer.verdicts] == [
         "sure",
+        "between EOS and BLA",
+        "a cell that cannot be identified",
         "between BLA and PMO",
         "between BLA and EOS",
         "not a cell I know",
@@ -248,8 +253,9 @@ def test_every_kind_of_picture_becomes_upright_rgb() -> None:
         assert to_rgb(grey.convert(mode) if mode != "CMYK" else cell.convert(mode)).mode == "RGB"
 
 
-def test_no_verdict_is_sure_of_a_class_that_is_not_the_likeliest() -> None:
-    calibration = Calibration(("a", "b", "c"), 1.0, {"0.95": np.array([0.3, 0.7, 0.3])})
+def test_doubt_names_the_likeliest_class_and_another() -> None:
+    limits = {"0.95": np.array([0.3, 0.7, 0.3])}
+    calibration = Calibration(("a", "b", "c"), 1.0, limits, sure=np.array([0.8, 0.9, 0.9]))
     probabilities = np.array([[0.55, 0.4, 0.05], [0.8, 0.15, 0.05], [0.5, 0.2, 0.3]])
     found = [(verdict.kind, verdict.labels) for verdict in calibration.verdicts(probabilities, None)]
     assert found == [("between", ("a", "b")), ("sure", ("a",)), ("between", ("a", "c"))]
