@@ -36,6 +36,7 @@ COMMANDS = {
         "verify",
         "calibrate",
         "ood",
+        "shift",
         "robustness",
         "input-size",
         "prevalence",

@@ -51,14 +51,18 @@ def appearance(pixels: np.ndarray) -> np.ndarray:
     """
     halved = _halved(pixels)
     coarse = halved.reshape(len(pixels), 3, halved.shape[2] * halved.shape[3])
-    brightest = np.argsort(coarse.mean(axis=1), axis=1)[:, -max(coarse.shape[2] // 10, 1) :]
-    background = np.median(np.take_along_axis(coarse, brightest[:, None], axis=2), axis=2)
+    kept = max(coarse.shape[2] // 10, 1)
+    grey = np.round(coarse.mean(axis=1), 4)  # ties stay ties, whatever the precision
+    limits = np.partition(grey, -kept, axis=1)[:, -kept]
+    background = np.empty((len(pixels), 3))
+    for image, (values, level, limit) in enumerate(zip(coarse, grey, limits, strict=True)):
+        background[image] = np.median(values[:, level >= limit], axis=1)
     spread = np.log(pixels.std(axis=(2, 3)) + 1e-3)
-    octaves, level = [], pixels.mean(axis=1)
+    octaves, scaled = [], pixels.mean(axis=1)
     for _ in range(4):
-        smaller = _halved(level)
-        octaves.append(np.log(np.sqrt((_detail(level, smaller) ** 2).mean(axis=(1, 2))) + 1e-4))
-        level = smaller
+        smaller = _halved(scaled)
+        octaves.append(np.log(np.sqrt((_detail(scaled, smaller) ** 2).mean(axis=(1, 2))) + 1e-4))
+        scaled = smaller
     red, _, blue = _detail(pixels, halved).transpose(1, 0, 2, 3)
     power = np.sqrt((red**2).mean(axis=(1, 2)) * (blue**2).mean(axis=(1, 2)))
     grain = (red * blue).mean(axis=(1, 2)) / (power + 1e-9)

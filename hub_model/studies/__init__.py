@@ -12,10 +12,19 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from hub_model.studies import calibration, input_size, label_issues, new_slide, ood, prevalence, robustness
+from hub_model.studies import (
+    calibration,
+    input_size,
+    label_issues,
+    new_slide,
+    ood,
+    prevalence,
+    robustness,
+    shift,
+)
 
-COMMANDS = (calibration, ood, robustness, input_size, new_slide, prevalence, label_issues)
-STUDIES = {study.KEY: study for study in (ood, robustness, input_size, new_slide, prevalence)}
+COMMANDS = (calibration, ood, shift, robustness, input_size, new_slide, prevalence, label_issues)
+STUDIES = {study.KEY: study for study in (ood, shift, robustness, input_size, new_slide, prevalence)}
 SECTIONS = {key: study.section for key, study in STUDIES.items()}
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10, "axes.axisbelow": True}
 

@@ -74,6 +74,13 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     return to_bytes(gaussian_filter(image / 255, (spread, spread, 0)))
 
 
+def sharpen(image: np.ndarray, radius: float, strength: float) -> np.ndarray:
+    """Unsharp masking: add `strength` of what a blur by `radius` of the width takes away; a crisper camera."""
+    spread = radius * image.shape[1]
+    values = image / 255
+    return to_bytes(values + strength * (values - gaussian_filter(values, (spread, spread, 0))))
+
+
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     """Store as JPEG of the given quality and read back."""
     buffer = io.BytesIO()

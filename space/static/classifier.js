@@ -1,6 +1,7 @@
 // A model repo in this page: a file of the visitor's disk in, a calibrated answer out. Nothing is sent anywhere.
 
 import * as ort from "./onnxruntime-web/ort.wasm.min.mjs";
+import { appearance, appearanceScore } from "./appearance.js";
 import { differentialCount } from "./counts.js";
 import { check, preprocess } from "./preprocess.js";
 
@@ -119,6 +120,7 @@ export async function load() {
   check(cfg);
   const rule = calibration.out_of_distribution;
   const scoreOod = rule && oodRule(rule, await tensors("out_of_distribution.safetensors"));
+  const scoreAppearance = calibration.appearance && appearanceScore(calibration.appearance);
   const session = await ort.InferenceSession.create(new URL("onnx/model.onnx", MODEL).href, {
     executionProviders: ["wasm"],
   });
@@ -139,7 +141,10 @@ export async function load() {
     for (const [level, { thresholds }] of Object.entries(calibration.conformal ?? {})) {
       sets[level] = labels.filter((label, i) => 1 - probabilities[i] <= thresholds[label]);
     }
-    const oodScore = scoreOod ? scoreOod(features.data) : null;
+    let oodScore = scoreOod ? scoreOod(features.data) : null;
+    if (scoreOod && scoreAppearance) {
+      oodScore = Math.max(oodScore, scoreAppearance(appearance(input, cfg.input_size, cfg.mean, cfg.std)));
+    }
     const verdict = verdictOf(labels, probabilities, sets, scoreOod && oodScore > 1, calibration.sure?.thresholds, descriptions);
     const label = labels[probabilities.indexOf(Math.max(...probabilities))];
     const times = { prepare_ms: prepared - started, network_ms: computed - prepared, answer_ms: performance.now() - computed };
