@@ -34,7 +34,7 @@ AGENT_PICTURES = 200
 
 
 class CellAnswer(TypedDict):
-    """One cell: `verdict` begins with "sure", "between", "a cell that", "not a cell" or "uncalibrated"; `sets` are the classes that fit."""
+    """One cell: `verdict` begins with "sure", "between", "a cell that", "not a cell" or "uncalibrated"; `sets` fit it."""
 
     label: str
     description: str

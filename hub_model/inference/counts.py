@@ -130,7 +130,7 @@ def differential_count(
     prevalence = em_prevalence(probabilities, prior) if known is None else known
     corrected = reweight(probabilities, prior, prevalence).mean(axis=0)
     if confusion is None:
-        confusion = confusion_of(probabilities, probabilities)
+        confusion = confusion_of(probabilities, reweight(probabilities, prior, prevalence))
     given = np.bincount(answers(probabilities), minlength=2 * classes)
     draws = sample_prevalence(given, confusion, known, np.random.default_rng(seed))
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)

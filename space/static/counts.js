@@ -109,7 +109,9 @@ export function differentialCount(labels, probabilities, prior, confusion) {
   const own = labels.map(() => new Array(2 * labels.length).fill(0));
   for (const row of rows) {
     given[answerOf(row)]++;
-    row.forEach((p, c) => (own[c][answerOf(row)] += p));
+    const weighted = row.map((p, c) => (p * corrected[c]) / prior[c]);
+    const sum = weighted.reduce((a, b) => a + b);
+    weighted.forEach((value, c) => (own[c][answerOf(row)] += value / sum));
   }
   const draws = samplePrevalence(given, confusion ?? own);
   return labels.map((label, i) => {

@@ -44,7 +44,7 @@ def shares_of(labels: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model folder with a temperature, a prior, and an OOD rule that rejects scores above 10."""
+    """A model folder with a temperature, a prior, and an OOD rule."""
     (tmp_path / "config.json").write_text(json.dumps({"label_names": NAMES}))
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     prior = {"shares": dict(zip(NAMES, [0.4, 0.3, 0.2, 0.1], strict=True))}
@@ -138,7 +138,7 @@ def test_shares_add_up_and_no_cells_give_no_count():
 def test_the_command_line_counts_the_same_cells_as_the_space(folder, capsys):
     """Both start from the prior of `calibration.json` and leave OOD cells out; a flat prior or all cells give other shares."""
     probabilities, _ = cells(RARE, 200, 5)
-    ood_score = np.where(np.arange(200) % 4 == 0, 11.0, 9.0)
+    ood_score = np.where(np.arange(200) % 4 == 0, 1.1, 0.9)
     write_scored(folder / "scored.parquet", probabilities, ood_score)
     assert main(["prevalence", str(folder), str(folder / "scored.parquet")]) == 0
     printed = [line.split(",") for line in capsys.readouterr().out.splitlines()[1:]]
