@@ -45,19 +45,24 @@ class CellAnswer(TypedDict):
 
 
 class NamedAnswer(TypedDict):
-    """One row of many: `error` is empty for a picture that could be used, and then `label` is set."""
+    """One row of many: `error` is empty for a picture that could be used, and then `label` is set.
+
+    `warning`, in every such row: a sentence where all of them together look unlike the training images, else empty.
+    """
 
     file: str
     error: str
     label: str
     confidence: float
     verdict: str
+    warning: str
 
 
 class CountRow(TypedDict):
     """Shares in 0…1 with their 95% intervals [low, high].
 
-    Left out, and said in every row: cells `unknown` to the model, `unusable` files, and pictures `beyond_limit`.
+    Left out, and said in every row: cells `unknown` to the model, `unusable` files, and pictures `beyond_limit`. So is
+    `warning`: a sentence where 20 or more pictures look unlike those of every training laboratory, else empty.
     """
 
     label: str
@@ -69,10 +74,14 @@ class CountRow(TypedDict):
     unknown: int
     unusable: int
     beyond_limit: int
+    warning: str
 
 
 class FieldCell(TypedDict):
-    """A square box in pixels of the picture, and its class; every row says how many cells were `found` in all."""
+    """A square box in pixels of the picture, and its class.
+
+    Every row says how many cells were `found` in all, and as `warning` whether they look unlike the training images.
+    """
 
     left: int
     top: int
@@ -81,6 +90,7 @@ class FieldCell(TypedDict):
     confidence: float
     verdict: str
     found: int
+    warning: str
 
 
 class ModelCard(TypedDict):
@@ -161,7 +171,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         """Classify up to 5,000 pictures, or zips of them: a row a picture, bad ones and those beyond the limit with an error."""
         answer = _answer_and_forget(resources, files)
         rows: list[NamedAnswer] = [
-            {"file": name, "error": str(error), "label": "", "confidence": 0.0, "verdict": ""}
+            {"file": name, "error": str(error), "label": "", "confidence": 0.0, "verdict": "", "warning": ""}
             for name, error in [*answer.bad, *beyond(answer)]
         ]
         for row, entry in enumerate(answer.entries):
@@ -174,6 +184,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
                     "label": label,
                     "confidence": confidence,
                     "verdict": verdict,
+                    "warning": warning_of(answer.predictions),
                 }
             )
         return rows
@@ -192,7 +203,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
             verdict = str(predictions.verdicts[row])
             place = {"left": box.left, "top": box.top, "side": box.side}
             named = {"label": label, "confidence": confidence, "verdict": verdict}
-            cells.append({**place, **named, "found": found})
+            cells.append({**place, **named, "found": found, "warning": warning_of(predictions)})
         return cells
 
     def model() -> ModelCard:
@@ -273,9 +284,15 @@ def count_rows(answer: BulkAnswer) -> list[CountRow]:
             "unknown": answer.unknown,
             "unusable": len(answer.bad),
             "beyond_limit": sum(answer.left_out.values()),
+            "warning": warning_of(answer.predictions),
         }
         for c in answer.counts
     ]
+
+
+def warning_of(predictions: Predictions) -> str:
+    """The sentence on a batch unlike every training laboratory; empty otherwise."""
+    return str(predictions.shift or "")
 
 
 def beyond(answer: BulkAnswer) -> list[tuple[str, str]]:

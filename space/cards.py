@@ -15,12 +15,13 @@ import gradio as gr
 from huggingface_hub.constants import ENDPOINT
 from PIL import Image
 
+from hub_model.inference.appearance import Shift
 from hub_model.inference.calibration import VERDICT_LEVEL, Verdict
 from hub_model.inference.classifier import Classifier, Predictions
 from space.dataset_repo import Sample
 from space.desk import Row
 from space.resources import Resources, public_name
-from space.texts import NOTES, Words, note_on, number, say, say_html
+from space.texts import NOTES, Words, note_on, number, say, say_html, say_shift
 
 
 def name_of(classifier: Classifier, language: str, label: str) -> str:
@@ -88,6 +89,11 @@ def percent(share: float) -> str:
 def message(text: str, kind: str = "hint") -> str:
     """A sentence on its own."""
     return f'<p class="{kind}" role="status">{escape(text)}</p>'
+
+
+def shift_warning(language: str, shift: Shift | None) -> str:
+    """What stands above the results of a batch unlike every training laboratory; empty otherwise."""
+    return message(say_shift(language, shift), "shift") if shift else ""
 
 
 def similar_card(

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from hub_model.inference.appearance import Shift
 from hub_model.inference.calibration import Verdict
 from hub_model.inference.classifier import Predictions
 from hub_model.inference.counts import differential_count, wilson_interval
@@ -116,7 +117,7 @@ class Desk:
     left_out: Counter = field(default_factory=Counter)  # class folder -> pictures beyond the limit
     taken: set[str] = field(default_factory=set)  # uploads that are in it
     turn: float = 0.0  # of the latest corrections
-    warning: str | None = None  # of the whole batch
+    shift: Shift | None = None  # of the latest batch that looked unlike the training images
     field: dict[str, Any] | None = None  # url, width and height of a field's picture
 
     def add(

@@ -52,7 +52,7 @@ def build_page(resources: Resources, visits: Visits) -> tuple[gr.Blocks, gr.I18n
 
     def rewrite(visit: Visit, arriving: bool = False) -> list[Any]:
         static = words.updates(visit.language)
-        if arriving and not visit.results:  # nothing to bring back; what the visitor begins meanwhile is not overwritten
+        if arriving and not visit.results:  # nothing to bring back, nor to write over what is begun meanwhile
             return [*static, *[gr.skip()] * (len(outputs) - len(static))]
         return [*static, *(value for part in drawn for value in part.draw(visit))]
 

@@ -45,11 +45,6 @@ class Resources:
         """The model as visitors may know it: its id, or the name of its folder."""
         return public_name(self.classifier.repo.name)
 
-    def shift_warning(self, predictions: Any) -> str | None:
-        """One sentence when a batch lies outside the laboratories that the model learned from."""
-        warn = getattr(self.classifier, "shift_warning", None)
-        return warn(predictions) if warn and predictions is not None else None
-
     @property
     def askable(self) -> list[Sample]:
         """The held-out samples of classes that the model has."""

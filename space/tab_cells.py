@@ -19,7 +19,7 @@ from space.bulk import answer_uploads, prior_note
 from space.desk import EXTRA, Cell, Desk, Source, rejected_list, save_small
 from space.inputs import FileInput
 from space.resources import Resources
-from space.texts import LANGUAGES, Words, number, say, say_error
+from space.texts import LANGUAGES, Words, number, say, say_error, say_shift
 from space.visits import Visit, Visits
 
 BULK_JOBS = 2  # at a time, of the page and of the API together
@@ -128,7 +128,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
                 found.add(sample, entry.name, pictures[row], source, answer.predictions, row)
             found.bad += answer.bad
             found.left_out += answer.left_out
-            found.warning = resources.shift_warning(answer.predictions) or found.warning
+            found.shift = (answer.predictions and answer.predictions.shift) or found.shift
         return views(visit)
 
     def respond(
@@ -258,7 +258,6 @@ def count_views(resources: Resources, visit: Visit, desk: Desk, sample: str = ""
         text = say(language, "cells_none" if desk.bad else "cells_waiting")
         return [cards.message(text, "bad" if desk.bad else "hint"), gr.update(visible=False), ""]
     rows = desk.count(resources.prior, sample)
-    warning = cards.message(desk.warning, "shift") if desk.warning else ""
     left = ""
     if desk.left_out:
         folders = ", ".join(f"{folder or '/'} {n}" for folder, n in sorted(desk.left_out.items()))
@@ -271,7 +270,7 @@ def count_views(resources: Resources, visit: Visit, desk: Desk, sample: str = ""
         f"<p>{escape(summary(language, desk, rows))}</p>{left}{stopped}</section>"
     )
     return [
-        warning + head,
+        cards.shift_warning(language, desk.shift) + head,
         gr.update(value=charts.count_chart(rows, language), visible=bool(rows)),
         cards.count_table(resources.classifier, language, rows)
         + f'<p class="help">{escape(prior_note(language, resources))}</p>'
@@ -314,7 +313,7 @@ def export_files(resources: Resources, visit: Visit, desk: Desk, name: str) -> l
     origin = export.Origin.now(resources.classifier_name, repo.commit)
     rows = desk.count(resources.prior)
     table = cards.count_table(resources.classifier, language, rows)
-    notes = [prior_note(language, resources), *([desk.warning] if desk.warning else [])]
+    notes = [prior_note(language, resources), *([say_shift(language, desk.shift)] if desk.shift else [])]
     page = export.report(desk, rows, language, origin, summary(language, desk, rows), notes, table)
     texts = {
         f"{name}.csv": export.cells_csv(desk, origin),

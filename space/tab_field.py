@@ -236,7 +236,7 @@ def field_desk(
     for row, box in enumerate(boxes):
         small = save_small(cut(picture, box, background), visit.file(f"{batch}-{row}.jpg"))
         desk.add(name, f"{name}#{row + 1}", small, Source(path, box=box), predictions, row)
-    desk.warning = resources.shift_warning(predictions)
+    desk.shift = predictions.shift
     return desk
 
 
@@ -262,6 +262,7 @@ def merge_into(into: Desk, field: Desk) -> int:
             into.cells.append(replace(cell, number=len(into.cells)))
         if cell.number in field.corrections:
             into.corrections[numbers[cell.source]] = field.corrections[cell.number]
+    into.shift = field.shift or into.shift
     return len(into.cells) - len(there)
 
 
@@ -273,7 +274,7 @@ def field_head(language: str, desk: Desk) -> str:
         notes.append(say(language, "field_evenly", boxes=number(language, len(desk.cells))))
     if unknown := desk.kinds()["unknown"]:
         notes.append(say(language, "count_unknown", n=unknown))
-    warning = cards.message(desk.warning, "shift") if desk.warning else ""
+    warning = cards.shift_warning(language, desk.shift)
     line = f"<p>{escape(' · '.join(notes))}</p>" if notes else ""
     title = escape(say(language, "field_found", found=found, side=side))
     return f'{warning}<section class="result" aria-live="polite"><h2>{title}</h2>{line}</section>'

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 import yaml
 
+from hub_model.inference.appearance import REASONS, SENTENCE, Shift
 from hub_model.inference.errors import IMAGE_ERRORS, ImageError
 
 NAMES = {"en": "English", "id": "Bahasa Indonesia"}
@@ -35,6 +36,11 @@ def _read(code: str) -> tuple[dict[str, str], dict[str, Note]]:
 
 (EN, _EN_NOTES), (ID, _ID_NOTES) = _read("en"), _read("id")
 EN |= {f"upload_{reason}": sentence for reason, sentence in IMAGE_ERRORS.items()}
+EN |= {"shift": SENTENCE} | {
+    f"shift_{cause}_{side}": reason
+    for cause, reasons in REASONS.items()
+    for side, reason in zip(("above", "below"), reasons, strict=True)
+}
 LANGUAGES = {"en": EN, "id": ID}
 NOTES = {"en": _EN_NOTES, "id": _ID_NOTES}
 
@@ -85,6 +91,13 @@ def say_html(language: str, key: str, **values: str) -> str:
 def say_error(language: str, error: ImageError) -> str:
     """The sentence of an unusable upload in a language."""
     return say(language, f"upload_{error.reason}", **error.values)
+
+
+def say_shift(language: str, shift: Shift) -> str:
+    """The warning of a batch unlike every training laboratory in a language."""
+    reason = say(language, f"shift_{shift.cause}_{'below' if shift.off < 0 else 'above'}")
+    off = ("−" if shift.off < 0 else "+") + number(language, abs(shift.off), 1)
+    return say(language, "shift", reason=reason, statistic=shift.statistic.replace("_", " "), off=off)
 
 
 def language_of(request: Any) -> str:

@@ -28,6 +28,29 @@ REASONS = {  # by the beginning of a statistic's name: when it is above, and whe
     "sharpness": ("are sharper", "are more blurred"),
     "grain": ("have less coloured noise", "have more coloured noise"),
 }
+SENTENCE = (
+    "These images {reason} than those of every laboratory that the model was trained on "
+    "({statistic}: {off} standard deviations); expect more errors."
+)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How a batch differs from the nearest training laboratory: the worst statistic, and by how many standard deviations."""
+
+    statistic: str
+    off: float
+
+    @property
+    def cause(self) -> str:
+        """The key of `REASONS`."""
+        return self.statistic.partition("_")[0]
+
+    def __str__(self) -> str:
+        reason = REASONS[self.cause][int(self.off < 0)]
+        return SENTENCE.format(
+            reason=reason, statistic=self.statistic.replace("_", " "), off=f"{self.off:+.1f}"
+        )
 
 
 def _halved(values: np.ndarray) -> np.ndarray:
@@ -107,8 +130,8 @@ class AppearanceReference:
         away = statistics[:, None] - self.means
         return np.einsum("nsk,skl,nsl->ns", away, np.linalg.inv(self.covariances), away).min(axis=1)
 
-    def shift(self, statistics: np.ndarray) -> str | None:
-        """One sentence where a batch [N, K] of 20 or more images looks unlike every training laboratory; None otherwise.
+    def shift(self, statistics: np.ndarray) -> Shift | None:
+        """How a batch [N, K] of 20 or more images looks unlike every training laboratory; None where it does not.
 
         Its mean is compared with the nearest laboratory's, in standard deviations of that laboratory's images, statistic by
         statistic.
@@ -121,8 +144,4 @@ class AppearanceReference:
         worst = int(np.abs(nearest).argmax())
         if abs(nearest[worst]) <= SHIFT:
             return None
-        reason = REASONS[STATISTICS[worst].partition("_")[0]][int(nearest[worst] < 0)]
-        return (
-            f"These images {reason} than those of every laboratory that the model was trained on "
-            f"({STATISTICS[worst].replace('_', ' ')}: {nearest[worst]:+.1f} standard deviations); expect more errors."
-        )
+        return Shift(STATISTICS[worst], float(nearest[worst]))

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hub_model.inference.appearance import appearance
+from hub_model.inference.appearance import Shift, appearance
 from hub_model.inference.calibration import Calibration, Verdict
 from hub_model.inference.errors import RepoError
 from hub_model.inference.images import ImageLike
@@ -37,7 +37,7 @@ class Predictions:
     `logits` and `features` are float32 [N, C] and [N, D]; `probabilities` float64 [N, C], temperature-scaled;
     `sets` boolean [N, C] by conformal level ("0.90", …), empty without calibration; `ood_score` float64
     [N] or None, above 1 for what is not a cell it knows; `appearance` float64 [N, K] (see `hub_model.inference.appearance`);
-    `shift` is one sentence where 20 or more images look unlike those of every training laboratory.
+    `str(shift)` is one sentence where 20 or more images look unlike those of every training laboratory.
     """
 
     label_names: tuple[str, ...]
@@ -48,7 +48,7 @@ class Predictions:
     ood_score: np.ndarray | None
     verdicts: list[Verdict]
     appearance: np.ndarray
-    shift: str | None
+    shift: Shift | None
 
     def __len__(self) -> int:
         return len(self.logits)

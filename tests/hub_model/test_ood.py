@@ -135,7 +135,8 @@ def test_a_batch_from_another_camera_is_told_with_the_reason(drawn):
     }
     for reason, change in changed.items():
         statistics = appearance(pixels_of([change(image) for image in drawn[:20]]))
-        assert reason in reference.shift(statistics) or "are darker" in reference.shift(statistics)
+        sentence = str(reference.shift(statistics))
+        assert reason in sentence or "are darker" in sentence
         assert reference.shift(statistics[:19]) is None, "fewer than 20 images say too little"
 
 

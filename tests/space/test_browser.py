@@ -286,7 +286,7 @@ def test_a_broken_model_repo_is_a_page_that_says_so(
     with running(RunningSpace(["-m", "space", "--model", str(broken)], tmp_path / "space")) as space:
         page = browser.new_page(locale="id-ID")
         page.goto(space.address)
-        reason = "<b>broken breaks the contract: it has no model.safetensors"
+        reason = "<b>broken has no model.safetensors"
         expect(page.locator("#reason")).to_contain_text(reason)
         expect(page.locator("body")).to_contain_text("Space ini tidak memiliki model")
         page.close()

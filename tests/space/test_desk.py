@@ -3,23 +3,29 @@
 import csv
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
+from PIL import Image, ImageEnhance
 
 from dataset_script.synthetic_cells import draw_cell
 from hub_model.inference.calibration import Verdict
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import ImageError
+from hub_model.studies.ood import fit_appearance
+from space.api import count_rows
 from space.batching import Batcher
 from space.bulk import answer_uploads
 from space.desk import EXCLUDED, UNDECIDED, Desk, Source
 from space.export import Origin, as_csv, cells_csv, cells_json, class_folders, dataset_repo, harmless, report
 from space.resources import Resources
-from space.tab_cells import summary
+from space.tab_cells import count_views, summary
+from space.tab_field import field_head
+from space.visits import Visit
 from tests.small_model_repo import LABELS
 from tests.space.bad_uploads import jpeg, zipped
 from tests.space.small_desk import ORIGIN, filled
@@ -28,6 +34,15 @@ from tests.space.small_desk import ORIGIN, filled
 @pytest.fixture(scope="module")
 def classifier(small_model: Path) -> Classifier:
     return Classifier.from_pretrained(small_model)
+
+
+def png(image: Image.Image) -> bytes:
+    image.save(buffer := io.BytesIO(), "PNG")
+    return buffer.getvalue()
+
+
+def dark(image: Image.Image) -> Image.Image:
+    return ImageEnhance.Brightness(image).enhance(0.6)
 
 
 def counts(desk: Desk, sample: str = "") -> dict[str, tuple[int, int]]:
@@ -118,6 +133,31 @@ def test_seven_hundred_pictures_are_seven_hundred_answers(classifier: Classifier
     resources = Resources(classifier, Batcher(classifier), None, [])
     answer = answer_uploads(resources, [str(tmp_path / "a.zip")])
     assert len(answer.predictions) == 700 and answer.bad == [] and not answer.left_out
+
+
+def test_a_batch_unlike_the_training_images_comes_with_a_warning_everywhere(
+    small_model: Path, classifier: Classifier, tmp_path: Path
+) -> None:
+    known = [draw_cell(label, seed) for label in LABELS for seed in range(10)]
+    folder = shutil.copytree(small_model, tmp_path / "model")
+    calibration = json.loads((folder / "calibration.json").read_text())
+    statistics = classifier.predict(known).appearance
+    calibration["appearance"] = fit_appearance(statistics, ["a laboratory"] * len(known), statistics)
+    calibration["appearance"]["threshold"] = 1e9  # no cell is out of distribution for it
+    (folder / "calibration.json").write_text(json.dumps(calibration))
+    careful = Classifier.from_pretrained(folder)
+    resources = Resources(careful, Batcher(careful), None, [])
+    for cells, warned in ((known[::3], False), ([dark(cell) for cell in known[:20]], True)):
+        path = tmp_path / f"{warned}.zip"
+        path.write_bytes(zipped({f"{i}.png": png(cell) for i, cell in enumerate(cells)}))
+        answer = answer_uploads(resources, [str(path)])
+        assert all(("darker" in row["warning"]) == warned for row in count_rows(answer))
+        desk = filled(classifier, tmp_path, 1)
+        desk.shift = answer.predictions.shift
+        desk.field = {"found": 7, "side": 250}
+        for language, words in (("en", "darker"), ("id", "lebih gelap")):
+            page = count_views(resources, Visit(tmp_path, language=language), desk)[0]
+            assert (words in page) == (words in field_head(language, desk)) == warned
 
 
 # ---- exports
