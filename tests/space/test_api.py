@@ -165,9 +165,9 @@ def test_500_megabytes_are_refused_at_the_door(client: Client, tmp_path: Path) -
 
 
 def test_a_path_of_the_server_is_not_read(client: Client, space: RunningSpace) -> None:
-    stranger = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+    unfit = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
     with pytest.raises(AppError):
-        client.predict(stranger, api_name="/predict")
+        client.predict(unfit, api_name="/predict")
     done = subprocess.run(
         ["curl", "-s", "-o", "-", f"{space.address}/gradio_api/file=/etc/passwd"],
         capture_output=True,

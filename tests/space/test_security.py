@@ -50,7 +50,7 @@ def get(address: str) -> tuple[int, bytes]:
 
 
 def call(space: RunningSpace, endpoint: str, data: object) -> str:
-    """Ask an endpoint as a stranger's program would, with any data; "complete" or "error".
+    """Ask an endpoint as any program could, with any data; "complete" or "error".
 
     (`gradio_client` would upload a path that is in the data: it looks for it on the visitor's own machine.)
     """

@@ -50,7 +50,7 @@ class Proxy:
         self.broken = (number, fault, outage)
 
     def mend(self) -> None:
-        """Start counting anew, with a network that holds."""
+        """Restart the count, with a network that holds."""
         self.seen, self.delivered, self.meanwhile = [], [], lambda number: None
         self.broken = (FOREVER, "before", 0)
 
