@@ -7,6 +7,7 @@ score); and for a batch, whether it comes from a laboratory unlike them. The ref
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ STATISTICS = (
 )  # fmt: skip
 CLASS_FREE = 14  # the first so many say little of which cells are shown
 SMALLEST_BATCH = 20
+PART = 4  # images at a time: more do not fit a core's cache
 SHIFT = (
     1.0  # standard deviations of the training images that a batch's mean may lie off: slides differ by less
 )
@@ -53,54 +55,78 @@ class Shift:
         )
 
 
-def _halved(values: np.ndarray) -> np.ndarray:
-    """Means of 2 × 2 pixels of [..., H, W]."""
+def _blocks(values: np.ndarray) -> np.ndarray:
+    """Sums of 2 × 2 pixels of [..., H, W]; an odd last row or column is left out."""
     height, width = (side // 2 * 2 for side in values.shape[-2:])
-    blocks = values[..., :height, :width].reshape(*values.shape[:-2], height // 2, 2, width // 2, 2)
-    return blocks.mean(axis=(-3, -1))
+    rows = values[..., 0:height:2, :width] + values[..., 1:height:2, :width]
+    return rows[..., ::2] + rows[..., 1::2]
 
 
-def _detail(values: np.ndarray, halved: np.ndarray) -> np.ndarray:
-    """What is lost by halving, [..., H, W] (Burt & Adelson's pyramid with a box filter)."""
-    larger = halved.repeat(2, axis=-2).repeat(2, axis=-1)
-    return values[..., : larger.shape[-2], : larger.shape[-1]] - larger
+def _detail_product(
+    one: np.ndarray, other: np.ndarray, one_blocks: np.ndarray, other_blocks: np.ndarray
+) -> np.ndarray:
+    """Mean product [N] of what two pictures [N, H, W] lose by halving, which is a pixel less the mean of its 2 × 2 block.
+
+    Summed over a block, that is the products of its pixels less a quarter of the product of its sums.
+    """
+    height, width = (2 * side for side in one_blocks.shape[1:])
+    whole = np.einsum("nij,nij->n", one[:, :height, :width], other[:, :height, :width])
+    return (whole - np.einsum("nij,nij->n", one_blocks, other_blocks) / 4) / (height * width)
+
+
+@lru_cache(maxsize=8)
+def _middle_and_edge(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the pixels in the middle of a picture, and of those at its edge and in its corners."""
+    rows, columns = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    radius = np.hypot(rows, columns).ravel()
+    return np.flatnonzero(radius < 0.35), np.flatnonzero(radius > 0.85)
 
 
 def appearance(pixels: np.ndarray) -> np.ndarray:
-    """`STATISTICS` of images, float64 [N, K], of pixels [N, 3, H, W] in 0…1.
+    """`STATISTICS` of images, float64 [N, K], of pixels [N, 3, H, W] in 0…1 that come from 8 bits.
 
-    Background: the median of the brightest tenth; `sharpness_k`: log root mean square of octave k of detail, 0 the finest;
-    `grain`: correlation of red and blue in it; `centre`, `border`: optical density of green in the middle and at the edge.
+    Background: the median of the brightest tenth; `sharpness_k`: log root mean square of octave k of detail, 0 the finest
+    (Burt & Adelson's pyramid with a box filter); `grain`: correlation of red and blue in it; `centre`, `border`: optical
+    density of green in the middle and at the edge.
     """
-    halved = _halved(pixels)
-    coarse = halved.reshape(len(pixels), 3, halved.shape[2] * halved.shape[3])
-    kept = max(coarse.shape[2] // 10, 1)
-    grey = np.round(coarse.mean(axis=1), 4)  # ties stay ties, whatever the precision
-    limits = np.partition(grey, -kept, axis=1)[:, -kept]
-    background = np.empty((len(pixels), 3))
-    for image, (values, level, limit) in enumerate(zip(coarse, grey, limits, strict=True)):
-        background[image] = np.median(values[:, level >= limit], axis=1)
-    spread = np.log(pixels.std(axis=(2, 3)) + 1e-3)
-    octaves, scaled = [], pixels.mean(axis=1)
+    found = [_appearance(pixels[i : i + PART]) for i in range(0, len(pixels), PART)]
+    return np.concatenate(found) if found else np.empty((0, len(STATISTICS)))
+
+
+def _appearance(pixels: np.ndarray) -> np.ndarray:
+    """`appearance` of few images: in levels of 0…255, of which all sums are exact, whatever the precision of the pixels."""
+    levels = np.rint(np.ascontiguousarray(pixels) * 255).astype(np.float64)
+    size = levels.shape[2] * levels.shape[3]
+    mean = levels.sum(axis=(2, 3)) / size
+    variance = np.einsum("ncij,ncij->nc", levels, levels) / size - mean**2
+    blocks = _blocks(levels)
+    coarse = blocks.reshape(*blocks.shape[:2], -1)
+    grey = coarse.sum(axis=1)
+    kept = max(grey.shape[1] // 10, 1)
+    limits = np.partition(grey, -kept, axis=1)[:, -kept, None]
+    background = np.empty((len(levels), 3))
+    for median, values, bright in zip(background, coarse, grey >= limits, strict=True):
+        ordered = np.sort(values[:, np.flatnonzero(bright)], axis=1)
+        last = ordered.shape[1] - 1
+        median[:] = (ordered[:, last // 2] + ordered[:, (last + 1) // 2]) / 2
+    sharpness, picture, scale = [], levels.sum(axis=1), 3 * 255  # of the picture's values, 1 after division
     for _ in range(4):
-        smaller = _halved(scaled)
-        octaves.append(np.log(np.sqrt((_detail(scaled, smaller) ** 2).mean(axis=(1, 2))) + 1e-4))
-        scaled = smaller
-    red, _, blue = _detail(pixels, halved).transpose(1, 0, 2, 3)
-    power = np.sqrt((red**2).mean(axis=(1, 2)) * (blue**2).mean(axis=(1, 2)))
-    grain = (red * blue).mean(axis=(1, 2)) / (power + 1e-9)
-    rows, columns = np.ogrid[-1 : 1 : halved.shape[2] * 1j, -1 : 1 : halved.shape[3] * 1j]
-    radius = np.hypot(rows, columns).ravel()
-    density = -np.log(np.maximum(coarse[:, 1], 1 / 255) / np.maximum(background[:, 1:2], 1 / 255))
-    centre = density[:, radius < 0.35]
-    rest = (
-        grain,
-        centre.mean(axis=1),
-        np.log(centre.std(axis=1) + 1e-3),
-        density[:, radius > 0.85].mean(axis=1),
-    )
-    parts = (background, pixels.mean(axis=(2, 3)), spread, np.stack(octaves, axis=1), np.stack(rest, axis=1))
-    return np.concatenate(parts, axis=1, dtype=np.float64)
+        smaller = _blocks(picture)
+        power = _detail_product(picture, picture, smaller, smaller)
+        sharpness.append(np.log(np.sqrt(power) / scale + 1e-4))
+        picture, scale = smaller, scale * 4
+    products = [
+        _detail_product(levels[:, i], levels[:, j], blocks[:, i], blocks[:, j]) / 255**2
+        for i, j in ((0, 2), (0, 0), (2, 2))
+    ]
+    grain = products[0] / (np.sqrt(products[1] * products[2]) + 1e-9)
+    middle, edge = _middle_and_edge(*blocks.shape[2:])
+    empty = np.log(np.maximum(background[:, 1:2], 4))
+    centre, border = (empty - np.log(np.maximum(coarse[:, 1, where], 4)) for where in (middle, edge))
+    rest = (grain, centre.mean(axis=1), np.log(centre.std(axis=1) + 1e-3), border.mean(axis=1))
+    spread = np.log(np.sqrt(variance) / 255 + 1e-3)
+    parts = background / (4 * 255), mean / 255, spread, np.stack([*sharpness, *rest], axis=1)
+    return np.concatenate(parts, axis=1)
 
 
 @dataclass(frozen=True)
@@ -127,8 +153,12 @@ class AppearanceReference:
 
     def score(self, statistics: np.ndarray) -> np.ndarray:
         """Squared Mahalanobis distance [N] of statistics [N, K] to the nearest laboratory."""
-        away = statistics[:, None] - self.means
-        return np.einsum("nsk,skl,nsl->ns", away, np.linalg.inv(self.covariances), away).min(axis=1)
+        away = statistics - self.means[:, None]
+        return (away @ self._precisions * away).sum(axis=2).min(axis=0)
+
+    @cached_property
+    def _precisions(self) -> np.ndarray:
+        return np.linalg.inv(self.covariances)
 
     def shift(self, statistics: np.ndarray) -> Shift | None:
         """How a batch [N, K] of 20 or more images looks unlike every training laboratory; None where it does not.

@@ -31,7 +31,10 @@ const power = (values) => Math.sqrt(mean(values.map((value) => value * value)));
 export function appearance(input, [, height, width], channelMean, channelStd) {
   const size = width * height;
   const channels = [0, 1, 2].map((c) => ({
-    values: Float64Array.from(input.subarray(c * size, (c + 1) * size), (value) => value * channelStd[c] + channelMean[c]),
+    values: Float64Array.from(
+      input.subarray(c * size, (c + 1) * size),
+      (value) => Math.round((value * channelStd[c] + channelMean[c]) * 255) / 255, // as they were before float32
+    ),
     width,
     height,
   }));

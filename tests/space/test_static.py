@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from timm.data import create_transform, resolve_data_config
 
 from bench.browser import served
 from dataset_script.synthetic_cells import draw_cell
+from hub_model.inference.appearance import STATISTICS, AppearanceReference, appearance
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
+from hub_model.inference.preprocessing import Preprocessing
 from space import static_space
 from space.__main__ import main
 from tests.small_model_repo import LABELS
@@ -163,6 +166,41 @@ def test_the_pages_tensors_are_bit_identical_to_timms(tmp_path: Path) -> None:
 
     for case, found, wanted in zip(cases, in_thread(tensors), expected, strict=True):
         assert np.array_equal(np.array(found, np.float32).reshape(wanted.shape), wanted), case["config"]
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="node is not on this machine")
+@pytest.mark.parametrize("size", [(96, 96), (75, 61)])
+def test_the_page_judges_the_appearance_of_images_as_python_does(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    shutil.copy(static_space.PAGE / "appearance.js", tmp_path / "appearance.mjs")
+    preprocess = Preprocessing({"input_size": (3, *size), "crop_mode": "squash"})
+    pixels = preprocess([draw_cell(label, 5) for label in LABELS] + [Image.new("RGB", (9, 9), "white")])
+    expected = appearance(preprocess.unnormalised(pixels))
+    sources = {
+        name: {
+            "mean": rows.mean(axis=0).tolist(),
+            "covariance": (np.cov(rows.T) + 0.1 * np.eye(len(STATISTICS))).tolist(),
+        }
+        for name, rows in (("a", expected[:4]), ("b", expected[4:]))
+    }
+    reference = {"sources": sources, "threshold": 3.0, "statistics": list(STATISTICS)}
+    script = """
+        import { appearance, appearanceScore } from "./appearance.mjs";
+        import { readFileSync } from "node:fs";
+        const { pixels, shape, mean, std, reference } = JSON.parse(readFileSync(0));
+        const found = pixels.map((values) => appearance(Float32Array.from(values), shape, mean, std));
+        console.log(JSON.stringify({ found, scores: found.map(appearanceScore(reference)) }));"""
+    given = {"pixels": pixels.reshape(len(pixels), -1).tolist(), "reference": reference}
+    given |= {"shape": (3, *size), "mean": preprocess.config["mean"], "std": preprocess.config["std"]}
+    said = subprocess.run(
+        ["node", "--input-type=module", "--eval", script],
+        input=json.dumps(given), cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads(said.stdout)
+    assert np.abs(np.array(found["found"]) - expected).max() < 1e-6
+    scores = AppearanceReference.read(reference).score(expected) / 3
+    assert np.allclose(found["scores"], scores, rtol=1e-6)
 
 
 def test_a_runtime_file_that_is_not_the_pinned_one_is_named(tmp_path: Path) -> None:
