@@ -42,7 +42,7 @@ def build_page(resources: Resources, visits: Visits) -> tuple[gr.Blocks, gr.I18n
         token = gr.BrowserState("", storage_key="space-visit")
         language = header(words, page_title(resources), resources.classifier_name)
         drawn: list[Drawn] = []
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
             for name, module in TABS.items():
                 with words.put(gr.Tab, f"tab_{name}", id=name, elem_id=f"tab-{name}") as tab:
                     drawn += [Drawn(*part) for part in [module.build(resources, words, visits, tab)] if part]

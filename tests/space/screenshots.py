@@ -53,18 +53,8 @@ def visit(page: Page, address: str, language: str) -> None:
 
 
 def open_tab(page: Page, name: str) -> None:
-    """Select a tab, also where a narrow page keeps it in the overflow menu."""
-    index = TABS.index(name)
-    shown = page.get_by_role("tab")
-    label = page.evaluate(
-        "i => window.gradio_config.components.filter(c => c.type === 'tabitem')[i].props.id", index
-    )
-    assert label == name
-    if index < shown.count() and shown.nth(index).is_visible():
-        shown.nth(index).click()
-        return
-    page.locator(".overflow-menu > button").click()
-    page.locator(".overflow-dropdown button").nth(index - shown.count()).click()
+    """Select a tab."""
+    page.locator(f"#tab-{name}-button").click()
 
 
 def fill_tab(page: Page, name: str, inputs: dict[str, Path]) -> None:

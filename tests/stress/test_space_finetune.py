@@ -1,6 +1,5 @@
 """From corrections to a better model: what the review desk exports is fine-tuned on as it is, and built again as it is."""
 
-import json
 import subprocess
 import sys
 import zipfile
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hub_model.inference.classifier import Classifier
+from hub_model.inference.model_repo import read_config
 from space.desk import Desk
 from space.export import class_folders, dataset_repo
 from tests.small_model_repo import LABELS
@@ -39,7 +39,7 @@ def test_the_exported_dataset_is_fine_tuned_on_as_it_is(
     command += ["--epochs", "1", "--batch_size", "8", "--output_dir", str(run)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads((run / "config.json").read_text())["label_names"] == list(LABELS)
+    assert read_config(run / "config.json", "run").label_names == tuple(LABELS)
     assert (run / "model.safetensors").is_file()
 
 
