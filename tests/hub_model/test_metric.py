@@ -10,6 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import evaluate
 import numpy as np
 import pytest
 from sklearn.metrics import (
@@ -22,9 +23,10 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from hub_model.evaluation import METRIC_FOLDER, bootstrap, evaluate_split, load_metric
+from hub_model.evaluation import bootstrap, evaluate_split
 from hub_model.metrics.cell_classification import cell_classification
 
+METRIC_FOLDER = Path(cell_classification.__file__).parent
 NAMES = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
 
 
@@ -42,7 +44,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def metric():
-    return load_metric()
+    return evaluate.load(str(METRIC_FOLDER))
 
 
 def test_every_figure_agrees_with_scikit_learn(metric):
