@@ -13,7 +13,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -156,8 +156,11 @@ that person's. Splits are stratified by class; every fifth cell is `validation`,
 """
 
 
-def dataset_repo(desk: Desk, path: Path, origin: Origin) -> Path:
-    """A zip with a dataset repo: Parquet by split, README.md with `dataset_info`; `load_dataset` takes its folder."""
+def dataset_repo(desk: Desk, path: Path, origin: Origin, descriptions: Mapping[str, str]) -> Path:
+    """A zip with a dataset repo: Parquet by split, README.md with `dataset_info`; `load_dataset` takes its folder.
+
+    descriptions: full names of the model's classes, which a model that is trained on the export takes over.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -200,6 +203,7 @@ def dataset_repo(desk: Desk, path: Path, origin: Origin) -> Path:
             }
         ],
         "dataset_info": {"features": described},
+        "label_descriptions": {name: descriptions[name] for name in names if name in descriptions},
         "task_categories": ["image-classification"],
     }
     corrected = sum(cell.number in desk.corrections for cell, *_ in cells)

@@ -323,5 +323,7 @@ def export_files(resources: Resources, visit: Visit, desk: Desk, name: str) -> l
     for file, text in texts.items():
         visit.file(file).write_text(text, encoding="utf-8", newline="")
     folders = export.class_folders(desk, visit.file(f"{name}-by-class.zip"))
-    dataset = export.dataset_repo(desk, visit.file(f"{name}-dataset.zip"), origin)
+    dataset = export.dataset_repo(
+        desk, visit.file(f"{name}-dataset.zip"), origin, resources.classifier.label_descriptions
+    )
     return [*(str(visit.file(file)) for file in texts), str(folders), str(dataset)]

@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from huggingface_hub import DatasetCard
 from PIL import Image, ImageEnhance
 
 from dataset_script.synthetic_cells import draw_cell
@@ -201,8 +202,12 @@ def test_class_folders_hold_the_original_bytes_under_the_corrected_class(
 def test_the_dataset_loads_as_it_is(classifier: Classifier, tmp_path: Path) -> None:
     desk = filled(classifier, tmp_path)
     desk.correct({"0": "EOS"}, LABELS)
-    with zipfile.ZipFile(dataset_repo(desk, tmp_path / "out.zip", ORIGIN)) as archive:
+    with zipfile.ZipFile(
+        dataset_repo(desk, tmp_path / "out.zip", ORIGIN, classifier.label_descriptions)
+    ) as archive:
         archive.extractall(tmp_path / "repo")
+    card = DatasetCard.load(tmp_path / "repo" / "README.md").data
+    assert card.label_descriptions == classifier.label_descriptions
     loaded = datasets.load_dataset(str(tmp_path / "repo"))
     assert set(loaded) == {"train", "validation", "test"}
     assert loaded["train"].features["label"].names == list(LABELS)

@@ -34,12 +34,14 @@ def extracted(path: Path) -> Path:
 def test_the_exported_dataset_is_fine_tuned_on_as_it_is(
     desk: Desk, small_model: Path, tmp_path: Path
 ) -> None:
-    data, run = extracted(dataset_repo(desk, tmp_path / "export.zip", ORIGIN)), tmp_path / "run"
+    described = Classifier.from_pretrained(small_model).label_descriptions
+    data, run = extracted(dataset_repo(desk, tmp_path / "export.zip", ORIGIN, described)), tmp_path / "run"
     command = [sys.executable, "train_accelerate.py", "--dataset", str(data), "--init_from", str(small_model)]
     command += ["--epochs", "1", "--batch_size", "8", "--output_dir", str(run)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert read_config(run / "config.json", "run").label_names == tuple(LABELS)
+    config = read_config(run / "config.json", "run")
+    assert config.label_names == tuple(LABELS) and config.label_descriptions == described
     assert (run / "model.safetensors").is_file()
 
 
