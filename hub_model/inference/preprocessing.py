@@ -48,6 +48,8 @@ class Preprocessing:
             self._mean, self._std = (
                 np.array(self.config[key], dtype=np.float32).reshape(3, 1, 1) for key in ("mean", "std")
             )
+            if not (self._std > 0).all():
+                raise ValueError("every std must be above 0")
             self._ground = (0, 0, 0)
             if self.config["crop_mode"] == "border":
                 self._ground = tuple(round(255 * value) for value in self.config["mean"])

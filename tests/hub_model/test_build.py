@@ -186,7 +186,7 @@ def writes(name: str, data: bytes):
         (writes("out_of_distribution.safetensors", b"junk"), "gives no answer"),
         (writes("onnx/model.onnx", b""), "onnx/model.onnx cannot be run"),
         (edits("calibration.json", "out_of_distribution", "weights_sha256", value="0"), "other weights"),
-        (edits("config.json", "pretrained_cfg", "std", value=[0, 0, 0]), "not finite"),
+        (edits("config.json", "pretrained_cfg", "std", value=[0, 0, 0]), "every std must be above 0"),
         (lambda folder: (folder / "figures/per_class.png").unlink(), "figures/per_class.png"),
         (writes("figures/per_class.png", b""), "figures/per_class.png"),
         (writes("history.jsonl", b"5\n"), "history.jsonl, line 1"),
