@@ -81,14 +81,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
             ]
     with gr.Row():
         prepare = words.put(gr.Button, "export_run", "value", elem_id="cells-export")
-    exported = words.put(
-        gr.File,
-        "export_files",
-        file_count="multiple",
-        interactive=False,
-        visible=False,
-        elem_id="cells-exported",
-    )
+    exported = exported_files(words, "cells-exported")
 
     def desk_of(visit: Visit) -> Desk:
         return visit.results.setdefault("cells", Desk(resources.classifier.label_names))
@@ -303,6 +296,18 @@ def similar_to(resources: Resources, visit: Visit, desk: Desk, n: int) -> str:
     features = resources.batcher.predict([image]).features[0]
     neighbours = resources.similar.nearest(np.asarray(features))
     return cards.similar_card(resources.classifier, visit.language, image, neighbours) if neighbours else ""
+
+
+def exported_files(words: Words, elem_id: str) -> gr.File:
+    """Where the files of an export are downloaded, hidden until there are any."""
+    return words.put(
+        gr.File,
+        "export_files",
+        file_count="multiple",
+        interactive=False,
+        visible=False,
+        elem_id=elem_id,
+    )
 
 
 def export_files(resources: Resources, visit: Visit, desk: Desk, name: str) -> list[str]:

@@ -22,7 +22,7 @@ from space.desk import EXTRA, Desk, Source, open_field, save_small
 from space.fields import Box, background_of, cut, evenly, find_cells, typical_diameter
 from space.inputs import PictureInput
 from space.resources import Resources
-from space.tab_cells import desk_values, export_files, keep_uploads, review_desk, similar_to
+from space.tab_cells import desk_values, export_files, exported_files, keep_uploads, review_desk, similar_to
 from space.texts import Words, number, say, say_error
 from space.visits import Visit, Visits
 
@@ -86,14 +86,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     with gr.Row():
         merge = words.put(gr.Button, "field_merge", "value", elem_id="field-merge")
         prepare = words.put(gr.Button, "export_run", "value", elem_id="field-export")
-    exported = words.put(
-        gr.File,
-        "export_files",
-        file_count="multiple",
-        interactive=False,
-        visible=False,
-        elem_id="field-exported",
-    )
+    exported = exported_files(words, "field-exported")
     words.html('<p class="help warn">{}</p>', "field_fails")
 
     def counted(visit: Visit) -> list[Any]:
