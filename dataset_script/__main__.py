@@ -104,6 +104,10 @@ def parser() -> argparse.ArgumentParser:
     send.add_argument("repo_id", metavar="OWNER/NAME", help="the dataset repo, made where it is missing")
     send.add_argument("--private", action="store_true", help="make the repo private (default: public)")
     send.add_argument("--revision", help="branch, made where it is missing (default: main)")
+    for kind, what in (("model", "model repo"), ("space", "Space")):
+        send.add_argument(
+            f"--{kind}", metavar="OWNER/NAME", help=f"{what} that the card links (default: none)"
+        )
     return top
 
 
@@ -153,7 +157,8 @@ def run(args: argparse.Namespace) -> int:
     if args.command == "push":
         from dataset_script.push import push
 
-        done = push(args.out, args.repo_id, private=args.private, revision=args.revision)
+        options = {name: getattr(args, name) for name in ("private", "revision", "model", "space")}
+        done = push(args.out, args.repo_id, **options)
         print(
             f"{done}: {'published in one commit' if done.changed else 'has exactly this already, nothing to do'}"
         )

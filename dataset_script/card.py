@@ -16,13 +16,17 @@ from datasets import DatasetInfo, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dataset_script.labels import CLASSES, SHEETS
 from dataset_script.parquet import features
 from dataset_script.records import Summary
 from dataset_script.splits import FRACTION, FRACTION_BESIDE_LIST, SPLITS
+from hub_model.publish import links
 
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
 REPO = "OWNER/NAME"  # in the card of a folder that was not pushed yet
+LINKS = "<!-- links: model and Space -->"  # a comment in that card
 SIZES = (
     (1_000, "n<1K"),
     (10_000, "1K<n<10K"),
@@ -79,7 +83,7 @@ def metadata(folder: Path, summary: Summary) -> str:
         source_datasets=["extended"] if published else ["original"] if synthetic else None,
     )  # fmt: skip
     info = DatasetInfo(
-        features=features(summary.classes, _has_sources(summary)),
+        features=features(summary.classes, bool(_sources(summary))),
         splits=splits,
         download_size=size,
         dataset_size=sum(row.length for row in summary.rows),
@@ -91,8 +95,9 @@ def metadata(folder: Path, summary: Summary) -> str:
     return yaml.dump(data.to_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def _has_sources(summary: Summary) -> bool:
-    return list(summary.kinds) != [""]
+def _sources(summary: Summary) -> list[str]:
+    """The names of the sources; none where a lone one has no name."""
+    return [source for source in summary.kinds if source]
 
 
 def _title(summary: Summary) -> str:
@@ -100,13 +105,9 @@ def _title(summary: Summary) -> str:
     if len(kinds) > 1:
         return "Blood and bone-marrow cell images" if kinds & set(SHEETS) else "Cell images"
     kind = kinds.pop()
-    return (
-        SHEETS[kind].title
-        if kind in SHEETS
-        else "Synthetic bone-marrow cells"
-        if kind == "synthetic"
-        else "Cell images"
-    )
+    if kind in SHEETS:
+        return SHEETS[kind].title
+    return "Synthetic bone-marrow cells" if kind == "synthetic" else "Cell images"
 
 
 SYNTHETIC = """\
@@ -115,21 +116,6 @@ software without any real data. A model trained on them knows nothing about real
 OWN = """\
 Images from a folder of the person who built this dataset. Origin, consent, licence and citation are theirs to state here:
 nothing was assumed."""
-LIMITS = {
-    "published": """\
-- **No patient or slide identifiers are public for these images.** Crops of one patient can be in several splits, so figures
-  on `test` say how a model does on new cells of known slides, and are too good for a new patient's slide or another laboratory.
-- Where classes were limited to a number of images each, their shares are not those of a marrow: counts that a model makes
-  need to be corrected for prevalence.
-- NIF means *not identifiable*: a class of leftovers, not a cell type.
-- {laboratories}. Research and teaching, not diagnosis.
-""",
-    "synthetic": "- Synthetic: accuracy on these images means that the software works, nothing else.\n",
-    "own": """\
-- Patients and slides are not known to the program that made the splits, unless `--group_by` or a table named them: only
-  near-duplicates are kept together. If several images come from one patient, figures on `test` are too good for a new patient.
-""",
-}  # fmt: skip
 
 
 def _origin(summary: Summary) -> str:
@@ -146,27 +132,10 @@ def _origin(summary: Summary) -> str:
     return "\n".join(texts)
 
 
-def _snippets(summary: Summary) -> str:
-    lines = [
-        "from datasets import load_dataset",
-        "",
-        f'train = load_dataset("{REPO}", split="train")',
-        'image, label = train[0]["image"], train.features["label"].int2str(train[0]["label"])',
-        "",
-        "# without downloading everything first",
-        f'stream = load_dataset("{REPO}", split="train", streaming=True)',
-    ]
-    if _has_sources(summary):
-        source = next(iter(summary.kinds))
-        lines += ["", "# one source", f'one = load_dataset("{REPO}", split="test").filter(lambda source: source == "{source}",',
-                  '                                                     input_columns="source")']  # fmt: skip
-    return "\n".join(lines)
-
-
 def _tables(summary: Summary) -> str:
     """The classes by split, and by source where there are several."""
     head = ["label", "class", *SPLITS, "all"]
-    sources = list(summary.kinds) if _has_sources(summary) else []
+    sources = _sources(summary)
     by_source = Counter((row.source, row.label) for row in summary.rows)
     known = "own" not in summary.kinds.values()
     lines = []
@@ -178,7 +147,7 @@ def _tables(summary: Summary) -> str:
     sums = [sum(row.split == split for row in summary.rows) for split in SPLITS]
     totals = [*sums, sum(sums), *(sum(row.source == source for row in summary.rows) for source in sources)]
     lines.append(["", "all", *(f"{n:,}" for n in totals)])
-    head += [f"of it `{source}`" for source in sources]
+    head += [f"`{plain(source)}`" for source in sources]
     marks = ["---", "---", *["---:"] * (len(head) - 2)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, marks, *lines])
 
@@ -186,7 +155,7 @@ def _tables(summary: Summary) -> str:
 def _split_text(summary: Summary) -> str:
     """How the splits were made."""
     given = {row.given_split for row in summary.rows} - {""}
-    where = " of a source" if _has_sources(summary) else ""
+    where = " of a source" if _sources(summary) else ""
     rule = f"Inside each class{where}, groups are ordered by the SHA-256 of `seed:group` (seed {summary.seed}); the first "
     share, beside = f"{FRACTION:.0%}", f"{FRACTION_BESIDE_LIST:.0%}"
     parts = []
@@ -214,104 +183,32 @@ def _split_text(summary: Summary) -> str:
     return " ".join(parts)
 
 
-def text(summary: Summary) -> str:
-    """Return the card's Markdown below the front matter."""
-    shared = summary.shared_groups
-    reasons = "\n".join(f"| {plain(reason)} | {n:,} |" for reason, n in sorted(summary.reasons.items()))
+def card_text(folder: Path, summary: Summary) -> str:
+    """Return the card of a dataset folder, whose Parquet files are there already."""
     kinds = set(summary.kinds.values())
-    laboratories = (
-        "One laboratory, one stain, one scanner"
-        if len(kinds) == 1
-        else "Two laboratories, one stain, two scanners"
+    environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), undefined=StrictUndefined)
+    environment.filters["plain"] = plain
+    return environment.get_template(TEMPLATE.name).render(
+        REPO=REPO,
+        LINKS=LINKS,
+        metadata=metadata(folder, summary),
+        title=_title(summary),
+        summary=summary,
+        kinds=kinds,
+        sheets=[SHEETS[kind] for kind in SHEETS if kind in kinds],
+        sizes={split: sum(row.split == split for row in summary.rows) for split in SPLITS},
+        sources=_sources(summary),
+        origin=_origin(summary),
+        classes=_tables(summary),
+        splits=_split_text(summary),
     )
-    limits = [LIMITS["published"].format(laboratories=laboratories)] if kinds & set(SHEETS) else []
-    limits += [LIMITS[kind] for kind in ("synthetic", "own") if kind in kinds]
-    sources = ", `source`" if _has_sources(summary) else ""
-    notes = "".join(f"\n{plain(note)}." for note in summary.notes)
-    return f"""# {_title(summary)}
-
-![Images of each class](figures/classes.jpg)
-
-{_origin(summary)}
-
-## Uses
-
-```python
-{_snippets(summary)}
-```
-
-## Classes and splits
-
-{_tables(summary)}
-
-![Images of each class, by split](figures/classes_bar.png)
-![Share of each class](figures/classes_pie.png)
-
-{_split_text(summary)} A group never straddles two splits. `splits.csv` lists every image with its split.{notes}
-
-Columns: `image` (the original file, byte for byte), `label`, `file_name`, `sha256` (of the file), `group`{sources}.
-
-## Groups
-
-Near-duplicates (copies, or overlapping crops of one place of a slide) share a `group`: the smallest SHA-256 among them.
-Candidates have equal local patterns that agree on a shift, and are confirmed by the correlation of the band-passed pictures
-over the overlap (0.8 or more). Of {summary.pictures:,} different pictures, {summary.compared:,} pairs were compared and
-{summary.confirmed:,} confirmed; {len(shared):,} groups have more than one image ({sum(shared):,} images in all).
-
-## Rejected files
-
-Every file was decoded to its last pixel. {summary.seen:,} files seen, {len(summary.rows):,} kept,
-{len(summary.rejected):,} rejected (each with its reason in `rejected.csv`), {summary.left_out:,} of other classes and
-{summary.spare:,} beyond the number wanted of each class left out.
-
-{f"| reason | files |{chr(10)}|---|---:|{chr(10)}{reasons}" if reasons else "No file was rejected."}
-
-## Label issues
-
-Labels are those of the source. `label_issues.csv`, where the repo has one, lists likely label errors: images whose label is
-less probable than another one by the out-of-fold predictions of a small model (confident learning), the most doubtful first.
-A row is a question to an expert, not a correction; no image was moved or removed for it.
-
-## Limitations
-
-{"".join(limits)}
-## Licence and citation
-
-{_licence(summary)}"""
-
-
-def _licence(summary: Summary) -> str:
-    kinds = set(summary.kinds.values())
-    sheets = [SHEETS[kind] for kind in SHEETS if kind in kinds]
-    parts = []
-    if sheets:
-        whose = (
-            "CC BY 4.0, the licence of the published images"
-            if len(sheets) == 1
-            else "CC BY 4.0, the licence of both sources"
-        )
-        citations = "\n".join(sheet.citation.rstrip() for sheet in sheets)
-        parts.append(
-            f"{whose}: name the authors when you use or pass on the images.\n\n```bibtex\n{citations}\n```\n"
-        )
-    if "synthetic" in kinds:
-        parts.append(
-            "Synthetic images: Apache-2.0, like the program that made them. There is no paper to cite.\n"
-        )
-    if "own" in kinds:
-        which = "" if len(kinds) == 1 else "Of the other images: "
-        parts.append(
-            f"{which}Not stated. Add `license:` to the front matter before you publish, and a citation if there is one.\n"
-        )
-    return "\n".join(parts)
 
 
 def write_card(folder: Path, summary: Summary) -> None:
-    """Write README.md into the dataset folder, whose Parquet files are there already."""
-    card = f"---\n{metadata(folder, summary)}---\n\n{text(summary)}"
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    """Write README.md into the dataset folder."""
+    (folder / "README.md").write_text(card_text(folder, summary), encoding="utf-8")
 
 
-def rendered_for(card: str, repo_id: str) -> str:
-    """Return a card whose snippets name the repo that it is pushed to."""
-    return card.replace(f'"{REPO}"', f'"{repo_id}"')
+def rendered_for(card: str, repo_id: str, model: str | None = None, space: str | None = None) -> str:
+    """Return a card for the repo that it is pushed to: its snippets name that repo, and it links a model and a Space."""
+    return card.replace(f'"{REPO}"', f'"{repo_id}"').replace(LINKS, links(model=model, space=space) or LINKS)

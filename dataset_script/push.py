@@ -93,8 +93,18 @@ def _groups_of(path: Path) -> list[str]:
         raise DatasetError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
 
 
-def push(folder: Path, repo_id: str, *, private: bool = False, revision: str | None = None) -> Published:
+def push(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    model: str | None = None,
+    space: str | None = None,
+) -> Published:
     """Publish a dataset folder as one commit that makes the repo equal to it; files of others in the repo stay.
+
+    The card is rendered for that repo, and links `model` and `space` where they are named.
 
     Raises:
         DatasetError: the folder breaks the contract.
@@ -108,9 +118,8 @@ def push(folder: Path, repo_id: str, *, private: bool = False, revision: str | N
             link.symlink_to(path.resolve())
         card = Path(place, "README.md")
         card.unlink()
-        card.write_text(
-            rendered_for((folder / "README.md").read_text(encoding="utf-8"), repo_id), encoding="utf-8"
-        )
+        text = (folder / "README.md").read_text(encoding="utf-8")
+        card.write_text(rendered_for(text, repo_id, model, space), encoding="utf-8")
         return push_folder(
             Path(place), repo_id, "dataset", private, "Publish the dataset", revision=revision, stale=OURS
         )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hub_model.publish import links
 from hub_model.studies import chapters
 from hub_model.studies.calibration import markdown_table, span
 
 HUB = "https://huggingface.co"
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
+BASELINES = json.loads(Path(__file__).with_name("baselines.json").read_text("utf-8"))  # the best first
 NAMES = {
     "accuracy": "Accuracy",
     "macro_f1": "Macro-F1",
@@ -35,6 +38,7 @@ def card_text(metrics: dict) -> str:
     model, training = metrics["model"], metrics["training"]
     names, described, splits = metrics["label_names"], metrics["label_descriptions"], metrics["splits"]
     published, data = metrics.get("published") or {}, metrics["dataset"]
+    hub = published.get("endpoint", HUB)
     split = "test" if "test" in splits else "validation"
     _, height, width = model["input_size"]
     measured = " and ".join(f"{part['images']:,} {name} images" for name, part in splits.items())
@@ -53,7 +57,8 @@ def card_text(metrics: dict) -> str:
         examples=published.get("examples"),
         of_matek=data.get("licence") == "cc-by-4.0",
         measured_here=published.get("measured_on_dataset"),
-        links=links(published, "dataset", "space"),
+        links=links(hub, dataset=published.get("dataset"), space=published.get("space")),
+        baseline=BASELINES[0] if data.get("licence") == "cc-by-4.0" and len(names) == 7 else None,
         repo=published.get("model"),
         dataset=published.get("dataset"),
         measured=measured,
@@ -73,16 +78,6 @@ def card_text(metrics: dict) -> str:
 def snippets(card: str) -> list[str]:
     """The Python snippets of a card."""
     return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-
-
-def links(published: dict, *kinds: str) -> list[str]:
-    """Markdown links to the repos that belong together."""
-    hub = published.get("endpoint", HUB)
-    return [
-        f"[{kind.capitalize()}: {published[kind]}]({hub}/{kind}s/{published[kind]})"
-        for kind in kinds
-        if published.get(kind)
-    ]
 
 
 def metadata(metrics: dict) -> ModelCardData:
@@ -179,10 +174,8 @@ def recipe(metrics: dict) -> str:
     data, training, published = metrics["dataset"], metrics["training"], metrics.get("published") or {}
     images = ", ".join(f"{size:,} {split}" for split, size in data["splits"].items())
     on_hub = data["id"] or (published.get("measured_on_dataset") and published["dataset"])
-    lines = [
-        f"Data: {images} images"
-        + (f" of {links({**published, 'dataset': on_hub}, 'dataset')[0]}" if on_hub else "")
-    ]
+    link = links(published.get("endpoint", HUB), dataset=on_hub or None)
+    lines = [f"Data: {images} images{f' of {link}' if link else ''}"]
     start = training["pretrained"] or training["init_from"]
     lines.append(f"Initialization: {where(start) if start else 'random weights'}")
     if training["teachers"]:

@@ -109,6 +109,35 @@ def _delete(api: HfApi, where: dict[str, str], commit: str, branch: str | None =
             api.delete_repo(**where)
 
 
+def check_access(repo_id: str) -> None:
+    """Find out before long work that a repo cannot be written to.
+
+    Raises:
+        RepoError: the name is not a repo id, there is no token, it only reads, or it is not one of the repo's owner.
+    """
+    if not is_repo_id(repo_id):
+        raise RepoError(f"{repo_id!r} is not a repo id (OWNER/NAME)")
+    try:
+        user = HfApi().whoami()
+    except HUB_ERRORS as error:
+        raise RepoError(hub_refusal(error, repo_id, writing=True)) from error
+    if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise RepoError("the token only reads: run `hf auth login` with one that has write access")
+    owners = [user["name"], *(organization["name"] for organization in user.get("orgs", []))]
+    owner = repo_id.partition("/")[0]
+    if owner not in owners:
+        raise RepoError(f"{repo_id} belongs to {owner}, the token to {', '.join(owners)}: name one of theirs")
+
+
+def links(endpoint: str = constants.ENDPOINT, **repos: str | None) -> str:
+    """Return Markdown links to the repos that belong together: `links(model="OWNER/NAME", dataset=None)`."""
+    return " · ".join(
+        f"[{kind.capitalize()}: {name}]({endpoint}/{constants.REPO_TYPES_URL_PREFIXES.get(kind, '')}{name})"
+        for kind, name in repos.items()
+        if name
+    )
+
+
 def find_repo(repo_id: str, repo_type: RepoType, revision: str | None = None):
     """Return what the Hub says about a repo; RepoError where there is none of that type, or it may not be read."""
     if not is_repo_id(repo_id):

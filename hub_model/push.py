@@ -19,7 +19,7 @@ from hub_model.figures import draw_examples
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import HUB_ERRORS, hub_refusal, is_repo_id, read_json
-from hub_model.publish import Published, find_repo, push_folder
+from hub_model.publish import Published, check_access, find_repo, push_folder
 
 EVAL_RESULTS = ".eval_results/test.yaml"
 EXAMPLES = "figures/examples.png"
@@ -29,7 +29,7 @@ TASKS = ("accuracy", "macro_f1", "balanced_accuracy")
 def push(
     folder: Path, repo: str, private: bool = False, dataset: str | None = None, space: str | None = None
 ) -> Published:
-    """Check a model repo folder, render its card for `repo` and publish it in one commit; none when nothing changed.
+    """Check access and folder, render the card for `repo` and publish in one commit; none when nothing changed.
 
     Args:
         dataset: dataset repo to link, and to take example images from (default: the one that it was trained on, if
@@ -37,13 +37,24 @@ def push(
         space: Space to link.
 
     Raises:
-        RepoError: the folder breaks the contract, an id is wrong, or the Hub refuses.
+        RepoError: an id is wrong, there is no access, the folder breaks the contract, or the Hub refuses.
     """
-    for name in filter(None, (repo, dataset, space)):
+    for name in filter(None, (dataset, space)):
         if not is_repo_id(name):
             raise RepoError(f"{name!r} is not a repo id (OWNER/NAME)")
+    check_access(repo)
+    check_folder(folder)
+    return push_checked(folder, repo, private, dataset, space)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise RepoError with the first thing that is wrong with a model repo folder."""
     if problems := check(folder):
         raise RepoError(f"{folder} is not published: {problems[0]}")
+
+
+def push_checked(folder: Path, repo: str, private: bool, dataset: str | None, space: str | None) -> Published:
+    """What `push` does after its checks."""
     with tempfile.TemporaryDirectory() as place:
         staged = Path(shutil.copytree(folder, Path(place) / "repo"))
         render(staged, repo, dataset, space)

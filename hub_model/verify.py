@@ -4,36 +4,56 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from huggingface_hub import get_token
+
 from hub_model.inference.errors import RepoError
+
+CACHES = "HF_[A-Z]+_CACHE|HUGGINGFACE_HUB_CACHE|HF_TOKEN_PATH"
+
+
+def run_fresh(*arguments: str) -> str:
+    """Run Python as on another machine: a new process, an empty Hub cache, an empty folder with cell.jpg; return its output.
+
+    Raises:
+        RepoError: it fails; the last line of what it says.
+    """
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as home:
+        environment = {name: value for name, value in os.environ.items() if not re.fullmatch(CACHES, name)}
+        environment |= {
+            "HF_HOME": home,
+            "HF_TOKEN": get_token() or "",
+        }  # the token may be a file in the old HF_HOME
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        Image.new("RGB", (250, 250), "white").save(Path(home) / "cell.jpg")
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True)
+    if done.returncode:
+        raise RepoError((done.stderr.strip().splitlines() or ["it ended without a word"])[-1])
+    return done.stdout
 
 
 def verify(repo: str, against: Path | None = None) -> dict:
-    """Load a repo in a process of its own, compare it with a folder, run its card's snippets; return what was found.
+    """Load a repo as on another machine, compare it with a folder, run its card's snippets; return what was found.
 
     Raises:
         RepoError: it cannot be loaded, a snippet fails, or it is not the same.
     """
-    with tempfile.TemporaryDirectory() as home:
-        environment = os.environ | {"HF_HOME": home}
-        environment.pop("HF_HUB_CACHE", None)
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-        command = [sys.executable, "-m", "hub_model.verify", repo, str(against.absolute()) if against else ""]
-        done = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True)
-    if done.returncode:
-        raise RepoError((done.stderr.strip().splitlines() or [f"{repo} does not load"])[-1])
-    return json.loads(done.stdout.splitlines()[-1])
+    found = run_fresh("-m", "hub_model.verify", repo, str(against.absolute()) if against else "")
+    return json.loads(found.splitlines()[-1])
 
 
 def verify_here(repo: str, against: Path | None) -> dict:
     """What `verify` does, in this process and its cache."""
     import timm
     import torch
-    from PIL import Image
     from transformers import AutoModelForImageClassification
 
     from hub_model.card import card_text, snippets
@@ -58,7 +78,6 @@ def verify_here(repo: str, against: Path | None) -> dict:
         raise RepoError(f"{repo} gives other logits than {against}")
     if (ours - theirs).abs().max() > 1e-4 or list(hub.pretrained_cfg["label_names"]) != names:
         raise RepoError(f"timm and transformers read {repo} differently")
-    Image.new("RGB", (250, 250), "white").save("cell.jpg")
     for text in snippets(card):  # the card's, which holds nothing but what this code rendered
         try:
             exec(compile(text, "<card>", "exec"), {})

@@ -21,12 +21,18 @@ FILES = {
     "space": ["*.py", "*.css", "*.js", "locales/*.yaml"],
     "hub_model": ["__init__.py", "inference/*.py"],
 }
+REPO, LINKS = "OWNER/NAME", "<!-- links: model and dataset -->"  # in README.md, until the Space's id is known
 TOP = ("README.md", "requirements.txt", "pre-requirements.txt")  # where a Space looks for them
 APP = '"""The entry of the Space."""\n\nfrom space.app import main\n\nmain()\n'
 
 
-def build_space(out: Path, model_id: str, dataset_id: str) -> list[Path]:
-    """Write the complete Space repo into the empty folder `out` and return its files. Raises RepoError."""
+def build_space(out: Path, model_id: str, dataset_id: str, space_id: str = REPO) -> list[Path]:
+    """Write the complete Space repo into the empty folder `out` and return its files. Raises RepoError.
+
+    The card links model and dataset; its snippet calls `space_id`.
+    """
+    from hub_model.publish import links  # publishing is not part of the Space repo
+
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RepoError(f"{out} is not an empty directory: name a new one")
     for package, patterns in FILES.items():
@@ -41,6 +47,9 @@ def build_space(out: Path, model_id: str, dataset_id: str) -> list[Path]:
     card.data.models = [model_id]
     card.data.datasets = [dataset_id] if dataset_id else []
     card.data["preload_from_hub"] = [model_id]
+    card.text = card.text.replace(f'"{REPO}"', f'"{space_id}"').replace(
+        LINKS, links(model=model_id, dataset=dataset_id)
+    )
     card.save(out / "README.md")
     return sorted(path for path in out.rglob("*") if path.is_file())
 
@@ -57,10 +66,18 @@ def check_ids(model_id: str, dataset_id: str) -> None:
 
 
 def push_space(space_id: str, model_id: str, dataset_id: str, private: bool = False) -> str:
-    """Create or update the Space repo in one commit and return its address. Raises RepoError."""
-    from hub_model.publish import push_folder  # publishing is not part of the Space repo
+    """Create or update the Space repo in one commit and return its address.
+
+    Raises:
+        RepoError: an id is wrong, there is no access, model or dataset are not on the Hub, or it refuses.
+    """
+    from hub_model.publish import check_access, find_repo, push_folder
 
     check_ids(model_id, dataset_id)
+    check_access(space_id)
+    find_repo(model_id, "model")
+    if dataset_id:
+        find_repo(dataset_id, "dataset")
     with tempfile.TemporaryDirectory() as folder:
-        build_space(Path(folder), model_id, dataset_id)
+        build_space(Path(folder), model_id, dataset_id, space_id)
         return push_folder(Path(folder), space_id, "space", private, f"Show {model_id}")

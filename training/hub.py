@@ -12,14 +12,14 @@ from argparse import Namespace
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from hub_model.inference.errors import RepoError, first_line
 from hub_model.inference.model_repo import HUB_ERRORS, hub_refusal
-from hub_model.publish import push_folder
+from hub_model.publish import check_access, push_folder
 from training import TrainingError
 from training.checkpoint import find_damage
 
@@ -37,16 +37,9 @@ def check_hub(options: Namespace) -> None:
     if not options.push_to_hub:
         return
     try:
-        user = HfApi().whoami()
-    except HUB_ERRORS as error:
-        refusal = hub_refusal(error, options.hub_model_id, writing=True)
-        raise TrainingError(f"--push_to_hub cannot work: {refusal}") from error
-    owners = [user["name"], *(organisation["name"] for organisation in user.get("orgs", []))]
-    owner = options.hub_model_id.partition("/")[0]
-    if owner not in owners:
-        raise TrainingError(
-            f"--hub_model_id {options.hub_model_id} belongs to {owner}, the token to {', '.join(owners)}: name one of theirs"
-        )
+        check_access(options.hub_model_id)
+    except RepoError as error:
+        raise TrainingError(f"--push_to_hub cannot work: {error}") from error
 
 
 def push_checkpoint(options: Namespace, checkpoint: Path) -> None:

@@ -31,6 +31,7 @@ from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
 from hub_model.push import push
 from hub_model.verify import verify
+from local_hub import LocalHub
 
 CLASSES = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
 
@@ -84,14 +85,44 @@ def test_the_card_is_that_of_its_repo_dataset_and_space(
 
 
 def test_another_owner_gets_another_card_and_what_was_pushed_passes_the_check(
-    repo: str, model_folder: Path, drawn_repo: str, tmp_path: Path
+    repo: str,
+    model_folder: Path,
+    drawn_repo: str,
+    hub: LocalHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setitem(hub.tokens, "hf_lab", "lab")
+    monkeypatch.setenv("HF_TOKEN", "hf_lab")
     push(model_folder, "lab/other-model", dataset=drawn_repo)
     card = ModelCard.load("lab/other-model").content
     assert "lab/other-model" in card and repo not in card
     folder = HfApi().snapshot_download("lab/other-model", local_dir=tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy" / ".cache")
     assert check(Path(folder)) == []
+
+
+def test_access_is_asked_for_before_the_folder_is_checked(
+    model_folder: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub_model.push.check", lambda _: pytest.fail("the folder was checked"))
+    monkeypatch.setitem(hub.tokens, "hf_lab", "lab")
+    for token, name, said in (
+        ("", "lab/model", "run `hf auth login`"),
+        ("hf_wrong", "lab/model", "takes no such token"),
+        ("hf_lab", "anna/model", "anna/model belongs to anna, the token to lab"),
+        ("hf_lab", "anna", "is not a repo id"),
+    ):
+        monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises(RepoError, match=said):
+            push(model_folder, name)
+
+
+def test_a_token_that_only_reads_is_refused(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = {"name": "anna", "orgs": [], "auth": {"accessToken": {"role": "read"}}}
+    monkeypatch.setattr(HfApi, "whoami", lambda _: answer)
+    with pytest.raises(RepoError, match="the token only reads"):
+        push(model_folder, "anna/model")
 
 
 def test_the_evaluation_results_are_those_that_the_hub_shows(repo: str, model_folder: Path) -> None:

@@ -146,8 +146,11 @@ def test_what_is_pushed_is_what_is_built(
     copy = Path(snapshot_download(name, repo_type="space", local_dir=tmp_path / "copy"))
     files = {path.relative_to(built) for path in built.rglob("*") if path.is_file() and path.suffix != ".pyc"}
     assert Path("app.py") in files and Path("hub_model/inference/classifier.py") in files
-    for path in files:
+    for path in files - {Path("README.md")}:
         assert (copy / path).read_bytes() == (built / path).read_bytes(), path
+    card = (built / "README.md").read_text()
+    assert (copy / "README.md").read_text() == card.replace("OWNER/NAME", name)
+    assert f"/{repos[0]}) · [Dataset: {repos[1]}]" in card
 
 
 def test_the_environment_beats_the_front_matter() -> None:
@@ -172,6 +175,19 @@ def test_a_space_cannot_show_what_is_not_on_the_hub(model: str, dataset: str) ->
         push_space("nobody/x", model, dataset)
 
 
+def test_a_space_over_a_repo_that_is_missing_or_of_another_type_is_refused(
+    repos: tuple[str, str], owner: str
+) -> None:
+    for model, dataset, said in (
+        (f"{owner}/none", repos[1], f"there is no model repo {owner}/none"),
+        (repos[0], f"{owner}/none", f"there is no dataset repo {owner}/none"),
+        (repos[1], repos[1], f"{repos[1]} is a dataset repo, not a model repo"),
+    ):
+        with pytest.raises(RepoError, match=said):
+            push_space(f"{owner}/never", model, dataset)
+    assert not HfApi().repo_exists(f"{owner}/never", repo_type="space")
+
+
 @pytest.mark.parametrize("name", ["ownerless", "a/b@main", "a/b/c"])
 def test_a_name_that_is_no_id_makes_no_space(owner: str, name: str) -> None:
     with pytest.raises(RepoError, match="is not a repo id"):
@@ -190,11 +206,11 @@ def test_private_is_not_ignored_for_a_space_that_is_public(repos: tuple[str, str
     push_space(name, *repos, private=True)
 
 
-def test_what_the_hub_says_is_passed_on(
+def test_a_space_of_another_owner_is_refused(
     repos: tuple[str, str], hub: LocalHub, owner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(hub.tokens, "hf_anna", "anna")
-    with pytest.raises(RepoError, match=f"{owner} has no right to create"):
+    with pytest.raises(RepoError, match=f"anna/cells belongs to anna, the token to {owner}"):
         push_space("anna/cells", *repos)
 
 
