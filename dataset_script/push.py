@@ -18,6 +18,8 @@ from huggingface_hub import DatasetCard
 from dataset_script.card import rendered_for
 from dataset_script.source import DatasetError
 from dataset_script.splits import SPLITS
+from hub_model.inference.errors import RepoError
+from hub_model.inference.model_repo import is_repo_id
 from hub_model.publish import Published, push_folder
 
 COLUMNS = ("image", "label", "file_name", "sha256", "group")
@@ -110,6 +112,9 @@ def push(
         DatasetError: the folder breaks the contract.
         RepoError: the name is not a repo id, or the Hub cannot be reached or refuses.
     """
+    for name in filter(None, (repo_id, model, space)):
+        if not is_repo_id(name):
+            raise RepoError(f"{name!r} is not a repo id (OWNER/NAME)")
     check_contract(folder)
     with tempfile.TemporaryDirectory() as place:  # the same files, and a card that names the repo
         for path in (path for path in folder.rglob("*") if path.is_file()):

@@ -8,7 +8,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, metadata_load
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    DatasetInfo,
+    HfApi,
+    ModelInfo,
+    SpaceInfo,
+    constants,
+    metadata_load,
+)
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from hub_model.inference.errors import RepoError
@@ -93,9 +102,14 @@ def _create(api: HfApi, where: dict[str, str], folder: Path, private: bool) -> b
         sdk = (metadata_load(card) or {}).get("sdk") if where["repo_type"] == "space" else None
         api.create_repo(**where, private=private or None, space_sdk=sdk)
         return True
+    refuse_public(info, private)
+    return False
+
+
+def refuse_public(info: ModelInfo | DatasetInfo | SpaceInfo, private: bool) -> None:
+    """Raise RepoError for a public repo where a private one is wanted: a push does not change that."""
     if private and not info.private:
         raise RepoError(f"{info.id} is public: make it private in its settings, or push without --private")
-    return False
 
 
 def _delete(api: HfApi, where: dict[str, str], commit: str, branch: str | None = None) -> None:

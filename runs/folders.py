@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from local_hub import LocalHub
-from local_hub.server import ADDRESS, DEFAULT_PORT
+from local_hub.server import ADDRESS, DEFAULT_PORT, DEFAULT_TOKENS
 
 ROOT = Path(__file__).parent.parent
 RELEASE = ROOT / "hub_model" / "release"
@@ -33,11 +33,11 @@ def check_folders(data: Path | None, out: Path) -> None:
         raise NotADirectoryError(f"{out} cannot be a folder ({error.strerror})") from None
 
 
-def embedded_hub(out: Path) -> LocalHub:
-    """The embedded Hub in `out`/hub; on the default port where that is free, since published cards hold the address."""
+def embedded_hub(out: Path, user: str = OWNER) -> LocalHub:
+    """The embedded Hub in `out`/hub, for one user; on the default port if it is free, since published cards hold the address."""
     with socket.socket() as probe:
         free = probe.connect_ex((ADDRESS, DEFAULT_PORT)) != 0
-    return LocalHub(out / "hub", DEFAULT_PORT if free else 0)
+    return LocalHub(out / "hub", DEFAULT_PORT if free else 0, dict.fromkeys(DEFAULT_TOKENS, user))
 
 
 def draw(out: Path, per_class: int) -> Path:
@@ -52,30 +52,46 @@ def build_dataset(raw: Path, out: Path) -> None:
     listed = raw.parent / TEST_NAMES
     names = ["--test_names", listed] if listed.is_file() else []
     python("dataset_script", "build", raw, out, "--overwrite", *names)
+    stamp(out).write_text(fingerprint(raw))
+
+
+def build_model(run_folder: Path, out: Path) -> None:
+    """Build the model repo folder of a run folder."""
+    python("hub_model", "build", run_folder, out, "--overwrite")
+    stamp(out).write_text(fingerprint(run_folder))
 
 
 def dataset_folder(data: Path | None, out: Path) -> Path:
     """The dataset repo folder: `data` if it is one, else `out`/dataset, built from `data` where that has changed."""
+    built = out / "dataset"
     if data and (data / MARKERS["dataset"]).is_file():
         return data
-    built, stamp = out / "dataset", out / "dataset.sha256"
     if data is None and (built / "README.md").is_file():
         return built
     raw = data or draw(out, per_class=60)
-    if not ((built / "README.md").is_file() and stamp.is_file() and stamp.read_text() == fingerprint(raw)):
+    if not is_built(raw, built):
         build_dataset(raw, built)
-        stamp.write_text(fingerprint(raw))
     return built
 
 
 def model_folder(model: Path, out: Path) -> Path:
-    """The model repo folder: `model` if it is one, else built from that run folder."""
+    """The model repo folder: `model` if it is one, else `out`/model, built from that run folder where it has changed."""
     if not model.is_dir():
         raise NotADirectoryError(f"--model {model} is not a directory")
     if (model / MARKERS["model"]).is_file():
         return model
-    python("hub_model", "build", model, out / "model", "--overwrite")
+    if not is_built(model, out / "model"):
+        build_model(model, out / "model")
     return out / "model"
+
+
+def stamp(built: Path) -> Path:
+    """The file that says what a folder was built from."""
+    return built.with_name(f"{built.name}.sha256")
+
+
+def is_built(source: Path, built: Path) -> bool:
+    return built.is_dir() and stamp(built).is_file() and stamp(built).read_text() == fingerprint(source)
 
 
 def fingerprint(*folders: Path) -> str:

@@ -26,6 +26,7 @@ from runs.folders import (
     ROOT,
     TEST_NAMES,
     build_dataset,
+    build_model,
     check_folders,
     draw,
     embedded_hub,
@@ -101,7 +102,7 @@ def run_stages(raw: Path | None, out: Path, minutes: float, per_class: int) -> N
     run(*launch, "--dataset", data_repo, "--output_dir", out / "train", *start, *options)
 
     stage("3. Trained model to a model repo")
-    python("hub_model", "build", out / "train", out / "model", "--overwrite")
+    build_model(out / "train", out / "model")
     python("hub_model", "push", out / "model", model_repo, "--dataset", data_repo)
     python("hub_model", "verify", model_repo)
 

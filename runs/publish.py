@@ -1,7 +1,7 @@
 """Publish a dataset, a model and a Space that link one another, and a collection of the three: `make publish OWNER=name`.
 
 To huggingface.co after `hf auth login`, to the Hub of `HF_ENDPOINT` where it is set, else to the embedded Hub in OUT/hub.
-Each repo gets one commit, or none where nothing changed. `--dry-run` prints what would be pushed.
+Each repo gets one commit, or none where nothing changed. What can be known beforehand is checked before the first push.
 """
 
 from __future__ import annotations
@@ -15,40 +15,21 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, RepoCard, constants, get_token
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub import HfApi, RepoCard, constants, get_token, hf_hub_download
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+from dataset_script.push import check_contract
 from dataset_script.push import push as push_dataset
 from dataset_script.source import DatasetError
 from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import HUB_ERRORS, hub_refusal, is_repo_id
-from hub_model.publish import Published
-from hub_model.verify import verify
+from hub_model.publish import Published, check_access, refuse_public
 from local_hub import HubError
-from runs.folders import MARKERS, RELEASE, ROOT, check_folders, dataset_folder, embedded_hub, model_folder
+from runs.folders import MARKERS, RELEASE, check_folders, dataset_folder, embedded_hub, model_folder
 from space.build import build_space, push_space
 
 TITLE, DESCRIPTION = "Bone-marrow cell classifier", "Dataset, calibrated model and Space"
-
-LOAD_DATASET = """
-from datasets import load_dataset
-
-dataset = load_dataset("{dataset}")
-"""
-LOAD_MODEL = """
-import timm
-from transformers import pipeline
-
-model = timm.create_model("hf-hub:{model}", pretrained=True).eval()
-classify = pipeline("image-classification", model="{model}")
-print(classify(dataset["test"][0]["image"], top_k=3))
-"""
-CALL_SPACE = """
-from gradio_client import Client, handle_file
-
-client = Client("{space}")
-print(client.predict(handle_file("cell.jpg"), api_name="/predict"))
-"""
+PRINTED = {"dataset": 1, "model": 2, "space": 1}  # how many of a card's snippets are shown at the end
 
 
 @dataclass(frozen=True)
@@ -86,82 +67,79 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.dry_run or "HF_ENDPOINT" in os.environ or get_token():
             publish(arguments)
             return 0
-        with embedded_hub(arguments.out) as hub:
+        with embedded_hub(arguments.out, arguments.owner) as hub:
             print(
                 f"No token (hf auth login) and no HF_ENDPOINT: publishing to the embedded Hub in {hub.root}"
             )
             command = [sys.executable, "-m", "runs.publish", *argv]
             code = subprocess.run(command, env=os.environ | hub.environment).returncode
         if code == 0:
-            print(f"\nServe these repos again: python -m local_hub --root {hub.root}")
+            serve = f"python -m local_hub --root {hub.root} --token {hub.token}:{arguments.owner}"
+            print(f"\nServe these repos again: {serve}")
         return code
-    except (DatasetError, HubError, NotADirectoryError, RepoError, subprocess.CalledProcessError) as error:
+    except (DatasetError, HubError, NotADirectoryError, RepoError) as error:
         print(f"error: {error}", file=sys.stderr)
     except HUB_ERRORS as error:
         print(f"error: {hub_refusal(error, arguments.owner)}", file=sys.stderr)
+    except subprocess.CalledProcessError as error:
+        return error.returncode  # it said why
     return 1
 
 
 def publish(arguments: argparse.Namespace) -> None:
-    """Publish dataset, model, Space and collection, and run the snippets.
+    """Publish dataset, model, Space and collection, and run the snippets of their cards.
 
     Raises:
         DatasetError, RepoError, NotADirectoryError, CalledProcessError or one of HUB_ERRORS: what does not fit.
     """
+    from hub_model.push import check_folder  # imports torch
+
+    choose_names(arguments, "any")
     if not arguments.dry_run:
-        check_token()
-    dataset, model = (
-        dataset_folder(arguments.data, arguments.out),
-        model_folder(arguments.model, arguments.out),
-    )
-    repos = choose_names(arguments, dataset)
+        check_access(f"{arguments.owner}/{arguments.model_name}")
+    dataset = dataset_folder(arguments.data, arguments.out)
+    model = model_folder(arguments.model, arguments.out)
+    check_contract(dataset)
+    check_folder(model)
+    card = RepoCard.load(dataset / "README.md", ignore_metadata_errors=True)
+    synthetic = "synthetic" in (card.data.get("tags") or [])
+    repos = choose_names(arguments, "synthetic-bone-marrow-cells" if synthetic else "bone-marrow-cells")
     if arguments.dry_run:
         return print_plan(repos, dataset, model)
-    check_free(repos)
-    urls = push_all(repos, dataset, model, arguments.private)
+    check_free(repos, arguments.private)
+    published = push_all(repos, dataset, model, arguments.private)
+    shown = run_snippets(repos, published)
+    urls: dict[str, str] = dict(published)
     if arguments.collection:
         urls["collection"] = collect(repos, arguments.collection, arguments.private)
-    run_snippets(repos)
     print("\nPublished\n")
     for kind, url in urls.items():
         print(f"  {kind:<12}{url}")
-    for snippet in (LOAD_DATASET, LOAD_MODEL, CALL_SPACE):
-        print(snippet.format(**asdict(repos)).rstrip())
+    if arguments.private:
+        print("\nA Space reads private repos only with a token: add the secret HF_TOKEN in its settings.")
+    for snippet in shown:
+        print(f"\n{snippet.rstrip()}")
 
 
 def print_plan(repos: Repos, dataset: Path, model: Path) -> None:
     """Print the repos with their licences, files and sizes."""
     print(f"To {constants.ENDPOINT}:")
     with tempfile.TemporaryDirectory() as built:
-        build_space(Path(built), repos.model, repos.dataset)
+        build_space(Path(built), repos.model, repos.dataset, repos.space)
         for (kind, name), folder in zip(asdict(repos).items(), (dataset, model, Path(built)), strict=True):
             licence = RepoCard.load(folder / "README.md", ignore_metadata_errors=True).data.get("license")
-            sizes = {
-                path.relative_to(folder): path.stat().st_size
-                for path in sorted(folder.rglob("*"))
-                if path.is_file()
-            }
-            total = sum(sizes.values()) / 1e6
-            print(
-                f"\n{kind} {name}: {len(sizes)} files, {total:.1f} MB, {licence or 'no licence in its card'}"
-            )
-            for path, size in sizes.items():
-                print(f"  {size / 1e6:10.3f} MB  {path}")
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            sizes = [path.stat().st_size / 1e6 for path in files]
+            about = f"{len(files)} files, {sum(sizes):.1f} MB, {licence or 'no licence in its card'}"
+            print(f"\n{kind} {name}: {about}")
+            for path, size in zip(files, sizes, strict=True):
+                print(f"  {size:10.3f} MB  {path.relative_to(folder)}")
 
 
-# ---- names and access
-def check_token() -> None:
-    """Raise RepoError without a token; one of HUB_ERRORS for one that the Hub does not know."""
-    if not get_token():
-        raise RepoError("no token: run `hf auth login` with a token that has write access, or set HF_TOKEN")
-    HfApi().whoami()
-
-
-def choose_names(arguments: argparse.Namespace, dataset: Path) -> Repos:
+# ---- names
+def choose_names(arguments: argparse.Namespace, dataset_name: str) -> Repos:
     """The ids of the repos; RepoError for what is no id."""
-    tags = RepoCard.load(dataset / "README.md", ignore_metadata_errors=True).data.get("tags") or []
-    default = "synthetic-bone-marrow-cells" if "synthetic" in tags else "bone-marrow-cells"
-    names = (arguments.dataset_name or default, arguments.model_name, arguments.space_name)
+    names = (arguments.dataset_name or dataset_name, arguments.model_name, arguments.space_name)
     repos = Repos(*(f"{arguments.owner}/{name}" for name in names))
     for kind, name in asdict(repos).items():
         if not is_repo_id(name):
@@ -171,33 +149,43 @@ def choose_names(arguments: argparse.Namespace, dataset: Path) -> Repos:
     return repos
 
 
-def check_free(repos: Repos) -> None:
-    """Raise RepoError for a repo of one of these names with other content: a push would delete it."""
+def check_free(repos: Repos, private: bool) -> None:
+    """Raise RepoError for a repo that has other content, which a push would delete, or that is public against the wish."""
     for kind, name in asdict(repos).items():
         try:
-            files = set(HfApi().list_repo_files(name, repo_type=kind))
-        except RepositoryNotFoundError:
-            continue
+            info = HfApi().repo_info(name, repo_type=kind)
+        except HUB_ERRORS as error:
+            if isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError):
+                continue
+            raise RepoError(hub_refusal(error, name, kind)) from error
+        files = {sibling.rfilename for sibling in info.siblings or ()}
         if files - {".gitattributes", "README.md"} and MARKERS[kind] not in files:
             raise RepoError(f"the name is taken: {kind} {name} holds something else; pass --{kind}_name")
+        refuse_public(info, private)
 
 
 # ---- the Hub
-def push_all(repos: Repos, dataset: Path, model: Path, private: bool) -> dict[str, str]:
-    """Push the three repos, each after those that it names; return their addresses."""
-    from hub_model.push import push as push_model  # imports torch
+def push_all(repos: Repos, dataset: Path, model: Path, private: bool) -> dict[str, Published]:
+    """Push the three repos, each after those that it reads."""
+    from hub_model.push import push_checked
 
     pushes: dict[str, Callable[[], Published]] = {
-        "dataset": lambda: push_dataset(dataset, repos.dataset, private=private),
-        "model": lambda: push_model(model, repos.model, private, repos.dataset, repos.space),
+        "dataset": lambda: push_dataset(
+            dataset, repos.dataset, private=private, model=repos.model, space=repos.space
+        ),
+        "model": lambda: push_checked(model, repos.model, private, repos.dataset, repos.space),
         "space": lambda: push_space(repos.space, repos.model, repos.dataset, private),
     }
-    urls = {}
+    published: dict[str, Published] = {}
     for kind, push in pushes.items():
-        urls[kind] = published = push()
-        outcome = f"commit {published.commit[:8]}" if published.changed else "unchanged"
+        try:
+            done = published[kind] = push()
+        except RepoError as error:
+            before = f" (published before: {', '.join(published)})" if published else ""
+            raise RepoError(f"{error}{before}") from error
+        outcome = f"commit {done.commit[:8]}" if done.changed else "unchanged"
         print(f"{kind} {getattr(repos, kind)}: {outcome}", flush=True)
-    return urls
+    return published
 
 
 def collect(repos: Repos, title: str, private: bool) -> str:
@@ -212,23 +200,32 @@ def collect(repos: Repos, title: str, private: bool) -> str:
     return collection.url
 
 
-def run_snippets(repos: Repos) -> None:
-    """Run the snippets, and those of the model card, in fresh processes with empty caches; RepoError if one fails.
+def run_snippets(repos: Repos, published: dict[str, Published]) -> list[str]:
+    """Run the snippets of the three cards as on another machine, the Space's where it is up; return those to show.
 
-    The Space's snippet runs where the Space is up.
+    Raises:
+        RepoError: one fails.
     """
-    program = (LOAD_DATASET + LOAD_MODEL).format(**asdict(repos))
-    if HfApi().space_info(repos.space).runtime.stage == "RUNNING":
-        program += 'dataset["test"][0]["image"].save("cell.jpg")' + CALL_SPACE.format(**asdict(repos))
-    os.environ["HF_TOKEN"] = get_token()  # an empty HF_HOME holds no token
-    with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"HF_HOME": folder, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", program]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RepoError(f"a published snippet fails: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
-    verify(repos.model)
-    print(f"The snippets run: {done.stdout.strip().splitlines()[-1]}", flush=True)
+    from hub_model.card import snippets
+    from hub_model.verify import run_fresh, verify
+
+    shown = []
+    for kind, name in asdict(repos).items():
+        card = hf_hub_download(name, "README.md", repo_type=kind, revision=published[kind].commit)
+        found = snippets(Path(card).read_text("utf-8"))
+        shown += found[: PRINTED[kind]]
+        if kind == "space" and HfApi().space_info(name).runtime.stage != "RUNNING":
+            print("snippet of the space card: not run, the Space is not up", flush=True)
+            continue
+        try:
+            if kind == "model":
+                verify(name)
+            else:
+                run_fresh("-c", "\n".join(found))
+        except RepoError as error:
+            raise RepoError(f"published, but a snippet of the {kind} card fails: {error}") from error
+        print(f"snippets of the {kind} card: {len(found)} run", flush=True)
+    return shown
 
 
 if __name__ == "__main__":

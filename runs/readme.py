@@ -1,4 +1,4 @@
-"""The generated figures of README.md and bench/README.md, from hub_model/release/metrics.json and bench/results.json.
+"""The generated figures of README.md and bench/README.md, from the release's metrics.json, baselines.json and bench/results.json.
 
 python -m runs.readme            # writes the marked parts
 python -m runs.readme --check    # exits 1 where one disagrees
@@ -15,18 +15,16 @@ from pathlib import Path
 
 from bench.__main__ import PARTS, read_results, rows_of
 from bench.compare import Row, number
+from hub_model.studies.calibration import markdown_table
 
 ROOT = Path(__file__).parent.parent
 README, BENCH = ROOT / "README.md", ROOT / "bench" / "README.md"
 METRICS = ROOT / "hub_model" / "release" / "metrics.json"
 MARKED = re.compile(r"(<!-- (\w+): .*? -->\n).*?(<!-- /\2 -->)", re.DOTALL)
-# As they were reported, on other images each.
-BASELINES = """| best reported: ViT-B/16, 384 px, ImageNet weights | 0.867 | 0.866 | random split of 7,021 images |
-| the seed of this project | 0.79 | – | validation split; no test set |
-"""
+BASELINES = ROOT / "hub_model" / "baselines.json"
 
 
-def results(metrics: dict) -> str:
+def results(metrics: dict, baselines: list[dict]) -> str:
     """The released model beside what others report, and its classes."""
     test, model, data = metrics["splits"]["test"], metrics["model"], metrics["dataset"]["splits"]
     accuracy, f1 = (
@@ -36,10 +34,13 @@ def results(metrics: dict) -> str:
     name = {"rexnet_150": "ReXNet-150"}.get(model["architecture"], model["architecture"])
     name = f"**{name}, {model['input_size'][-1]} px, {model['parameters'] / 1e6:.1f} M parameters (ours)**"
     protocol = f"published test set of {test['images']:,} images; trained on {data['train']:,}, chosen on {data['validation']:,}"
+    rows = [(name, accuracy, f1, protocol)]
+    for of in baselines:
+        figures = (f"{of[key]:.3f}".rstrip("0") for key in ("accuracy", "macro_f1"))
+        rows.append((f"[{of['name']}]({of['source']})", *figures, of["protocol"]))
     classes = ", ".join(f"{label} {of['f1']:.2f}" for label, of in test["per_class"].items())
     return (
-        "| model | accuracy | macro-F1 | protocol |\n|---|---|---|---|\n"
-        f"| {name} | {accuracy} | {f1} | {protocol} |\n{BASELINES}\n"
+        f"{markdown_table(['model', 'accuracy', 'macro-F1', 'protocol'], rows)}\n\n"
         f"95% bootstrap intervals in brackets. F1 by class: {classes}.\n"
     )
 
@@ -92,7 +93,8 @@ def tables(measured: dict, part: str) -> str:
 def filled(text: str) -> str:
     """A text with every marked part regenerated."""
     measured = read_results()
-    parts = {"results": lambda: results(json.loads(METRICS.read_text())), "speed": lambda: speed(measured)}
+    reported = (json.loads(path.read_text("utf-8")) for path in (METRICS, BASELINES))
+    parts = {"results": lambda: results(*reported), "speed": lambda: speed(measured)}
     parts |= {part: lambda part=part: tables(measured, part) for part in PARTS}
     return MARKED.sub(lambda found: found[1] + parts[found[2]]() + found[3], text)
 

@@ -16,10 +16,17 @@ def run(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def test_a_browser_of_the_system_is_used(tmp_path: Path) -> None:
-    (tmp_path / "chromium-browser").touch(mode=0o755)
+def program(path: Path, exit_code: int) -> Path:
+    path.write_text(f"#!/bin/sh\nexit {exit_code}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_a_browser_of_the_system_is_used_if_it_starts(tmp_path: Path) -> None:
+    program(tmp_path / "chromium", 127)  # as where shared libraries are missing
+    found = program(tmp_path / "chromium-browser", 0)
     done = run(tmp_path)
-    assert (done.returncode, done.stdout) == (0, f"browser: {tmp_path / 'chromium-browser'}\n")
+    assert (done.returncode, done.stdout) == (0, f"browser: {found}\n")
 
 
 def test_without_any_browser_one_sentence_says_what_to_install(tmp_path: Path) -> None:
