@@ -7,6 +7,7 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint co
 DATA   ?=
 OUT    ?= .run
 OWNER  ?=
+FOLDERS = $(if $(DATA),--data '$(DATA)') --out '$(OUT)'
 
 .PHONY: help run space publish test stress bench screenshots release release-check lint lock clean
 
@@ -20,13 +21,14 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 run: $(VENV)/installed  ## the full pipeline on synthetic cells, from images to a prediction; DATA=folder for your own
-	@$(BIN)/python -m runs.pipeline $(if $(DATA),--data $(DATA)) --out $(OUT)
+	@$(BIN)/python -m runs.pipeline $(FOLDERS)
 
 space: $(VENV)/installed  ## the Space on http://127.0.0.1:7860; MODEL=.run/model shows the model of `make run`
-	@$(BIN)/python -m runs.space $(if $(DATA),--data $(DATA)) $(if $(MODEL),--model $(MODEL)) --out $(OUT)
+	@$(BIN)/python -m runs.space $(FOLDERS) $(if $(MODEL),--model '$(MODEL)')
 
 publish: $(VENV)/installed  ## dataset, model, Space and collection: make publish OWNER=name [DATA=folder] [ARGS=--dry-run]
-	@$(BIN)/python -m runs.publish $(OWNER) $(if $(DATA),--data $(DATA)) --out $(OUT) $(ARGS)
+	@test -n '$(OWNER)' || { echo "error: whose repos? make publish OWNER=name"; exit 1; }
+	@$(BIN)/python -m runs.publish $(FOLDERS) $(ARGS) -- '$(OWNER)'
 
 test: $(VENV)/installed  ## lint and all tests but `make stress`; BROWSER=no leaves out those in a real Chromium
 	$(BIN)/ruff check .
@@ -42,7 +44,7 @@ stress: $(VENV)/installed  ## kills, full disks, cut connections, damaged files,
 
 bench: $(VENV)/installed  ## measure against the baselines and fill the tables: make bench [DATA=folder]
 	$(PIP) --editable '.[bench]'
-	$(BIN)/python -m bench $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m bench $(if $(DATA),--data '$(DATA)')
 	$(BIN)/python -m runs.readme
 
 screenshots: $(VENV)/installed  ## every tab of the Space into screenshots/, and docs/screenshot.png
@@ -65,4 +67,4 @@ lock: $(VENV)/installed  ## write constraints.txt from what is installed
 	@mv $(VENV)/lock constraints.txt
 
 clean:  ## delete the output of `make run`
-	rm -rf $(OUT)
+	rm -rf '$(OUT)'

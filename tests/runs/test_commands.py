@@ -1,7 +1,9 @@
-"""`make run`, `make space` and `make publish` answer an unusable folder with one sentence."""
+"""What `make` and its commands say where they cannot work: one sentence."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import runs.pipeline
 import runs.publish
 import runs.space
+from runs.folders import ROOT
 
 COMMANDS = [runs.pipeline.main, runs.space.main, lambda argv: runs.publish.main(["anna", *argv])]
 
@@ -23,3 +26,29 @@ def test_an_unusable_folder_is_one_sentence(
     assert capsys.readouterr().err == f"error: {tmp_path / 'file'} cannot be a folder (File exists)\n"
     assert command(["--data", str(tmp_path / "none"), "--out", str(tmp_path)]) == 1
     assert capsys.readouterr().err == f"error: {tmp_path / 'none'} is not a directory\n"
+
+
+def make(folder: Path, *arguments: str, path: str) -> str:
+    """What `make` says in a folder with the Makefile; it has to fail."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, folder)
+    command = [shutil.which("make"), *arguments]
+    done = subprocess.run(command, cwd=folder, env={"PATH": path}, capture_output=True, text=True)
+    assert done.returncode == 2
+    return done.stdout + done.stderr
+
+
+def test_make_says_which_python_it_needs(tmp_path: Path) -> None:
+    old = tmp_path / "bin" / "python3"
+    old.parent.mkdir()
+    old.write_text("#!/bin/sh\nexit 1\n")  # what it answers to a version that is too low
+    old.chmod(0o755)
+    said = make(tmp_path, "run", path=str(old.parent))
+    assert "error: Python 3.11+ is required and none was found" in said
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_make_publish_asks_for_the_owner(tmp_path: Path) -> None:
+    (tmp_path / ".venv").mkdir()
+    said = make(tmp_path, "publish", "--old-file=.venv/installed", path="/usr/bin:/bin")
+    assert "make publish OWNER=name" in said and "Python" not in said
