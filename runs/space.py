@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path(".run"), help="working folder (default: %(default)s)"
     )
-    parser.add_argument("--port", type=port, default=7860, help="port of the Space (default: %(default)s)")
+    parser.add_argument("--port", type=port, help="port of the Space (default: the first free one from 7860)")
     arguments = parser.parse_args(argv)
     started, out = time.monotonic(), arguments.out
     try:
@@ -54,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
             push_changed("dataset_script", dataset_folder(arguments.data, out), DATASET, hub)
             push_changed("hub_model", model, name, hub)
             print(f"The embedded Hub is ready after {time.monotonic() - started:.1f} s", flush=True)
-            space = ["-m", "space", "--model", name, "--dataset", DATASET, "--port", str(arguments.port)]
+            space = ["-m", "space", "--model", name, "--dataset", DATASET]
+            space += ["--port", str(arguments.port)] if arguments.port else []
             return subprocess.run([sys.executable, *space]).returncode
     except (HubError, NotADirectoryError) as error:
         print(f"error: {error}", file=sys.stderr)

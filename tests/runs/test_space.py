@@ -31,7 +31,7 @@ def test_the_second_time_nothing_is_built_or_pushed(
     started: list[list[str]], drawn_dataset: Path, tmp_path: Path
 ) -> None:
     space = ["-m", "space", "--model", "localdev/rexnet-150-bone-marrow"]
-    space += ["--dataset", "localdev/bone-marrow-cells", "--port", "7860"]
+    space += ["--dataset", "localdev/bone-marrow-cells"]
     pushes = ["dataset_script", "hub_model"]
     command = ["--data", str(drawn_dataset), "--out", str(tmp_path)]
     assert runs.space.main(command) == 0
