@@ -40,9 +40,21 @@ def state(owner: str, names: list[str]) -> dict[str, str]:
     }
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The release is whole: its own tests recompute its figures."""
+    monkeypatch.setattr("hub_model.push.check", lambda _: [])
+
+
 @pytest.mark.timeout(900)
 def test_three_linked_repos_and_a_collection_and_nothing_on_a_rerun(
-    owner: str, names: list[str], drawn_dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+    owner: str,
+    names: list[str],
+    drawn_dataset: Path,
+    tmp_path: Path,
+    quick: None,
+    capfd: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     command = [owner, "--data", str(drawn_dataset), "--out", str(tmp_path), *names]
     assert runs.publish.main([*command, "--dry-run"]) == 0
@@ -68,18 +80,13 @@ def test_three_linked_repos_and_a_collection_and_nothing_on_a_rerun(
         assert "OWNER/NAME" not in "".join(snippets(card)) and "<!-- links" not in card
         assert snippets(card)[0].rstrip() in said, "what is printed at the end is the card's"
 
+    monkeypatch.setattr(runs.publish, "run_snippets", lambda *_: [])  # they ran at these commits
     assert runs.publish.main(command) == 0
     assert state(owner, names) == published
     assert capfd.readouterr().out.count("unchanged") == 3
 
 
 # ---- faults
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The release is whole: its own tests recompute its figures."""
-    monkeypatch.setattr("hub_model.push.check", lambda _: [])
-
-
 def refusal(capfd: pytest.CaptureFixture, *arguments: object) -> str:
     """The one sentence of a publication that fails."""
     assert runs.publish.main([str(word) for word in arguments]) == 1
