@@ -71,6 +71,9 @@ def main(argv: list[str] | None = None) -> int:
     except subprocess.CalledProcessError as error:
         print(f"error: stopped at: {shlex.join(map(str, error.cmd))}", file=sys.stderr)
         return error.returncode
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     summarize(arguments.out, (time.monotonic() - started) / 60)
     return 0
 

@@ -83,6 +83,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {hub_refusal(error, arguments.owner)}", file=sys.stderr)
     except subprocess.CalledProcessError as error:
         return error.returncode  # it said why
+    except KeyboardInterrupt:
+        print("stopped: run the same command to continue", file=sys.stderr)
+        return 130
     return 1
 
 
