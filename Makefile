@@ -47,8 +47,9 @@ bench: $(VENV)/installed  ## measure against the baselines and fill the tables: 
 	$(BIN)/python -m bench $(if $(DATA),--data '$(DATA)')
 	$(BIN)/python -m runs.readme
 
-screenshots: $(VENV)/installed  ## every tab of the Space into screenshots/, and docs/screenshot.png
+screenshots: $(VENV)/installed  ## every tab of the Space and a session of work into screenshots/, one into docs/
 	$(BIN)/python -m tests.space.screenshots screenshots
+	$(BIN)/python -m tests.space.session screenshots/session
 
 release: $(VENV)/installed  ## train the released model again: make release DATA=folder NAMES=file [MINUTES=240]
 	PYTHON=$(BIN)/python runs/release.sh $(DATA) $(OUT)/release $(NAMES)

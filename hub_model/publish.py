@@ -43,6 +43,7 @@ def push_folder(
     *,
     revision: str | None = None,
     stale: Iterable[str] = ("*",),
+    token: str | None = None,
 ) -> Published:
     """Make a repo equal to a folder in one commit, creating it if need be; the same content makes no commit.
 
@@ -53,6 +54,7 @@ def push_folder(
         private: create it private; refused for a repo that is public.
         revision: branch to commit to, created if need be; default main.
         stale: patterns of files that are deleted where the folder lacks them; `.gitattributes` always stays.
+        token: of whoever publishes; default that of this machine.
 
     Raises:
         RepoError: in one sentence: a wrong id, an unsafe file, no token, or a Hub that refuses or cannot be reached.
@@ -64,7 +66,7 @@ def push_folder(
     }
     if unsafe := unsafe_files(files):
         raise RepoError(f"{folder / unsafe[0]} can hold a pickle: only safetensors are published")
-    api, where = HfApi(), {"repo_id": repo_id, "repo_type": repo_type}
+    api, where = HfApi(token=token), {"repo_id": repo_id, "repo_type": repo_type}
     with contextlib.ExitStack() as undo:
         try:
             if _create(api, where, folder, private):

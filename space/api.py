@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
+from collections.abc import Callable
 from html import escape
-from typing import Any, TypedDict
+from typing import Any, TypedDict, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import gradio as gr
 from gradio.components.api_component import Api
 from gradio_client.utils import python_type_to_json_schema
+from PIL import Image
 
 from hub_model.inference.classifier import Predictions
 from hub_model.inference.errors import ImageError
-from hub_model.inference.images import CELL_SIDE, read_picture
-from space.archives import read_upload
+from space.archives import read_cell, read_slide
 from space.bulk import BulkAnswer, answer_uploads, count_known
-from space.desk import FIELD_SIDE
 from space.inputs import FileInput
 from space.resources import Resources
 from space.tab_cells import BULK_JOBS
@@ -103,7 +103,13 @@ class ModelCard(TypedDict):
     backend: str
 
 
-ENDPOINTS = ("predict", "predict_many", "count", "field", "model")
+ENDPOINTS = {  # name -> what it returns
+    "predict": CellAnswer,
+    "predict_many": list[NamedAnswer],
+    "count": list[CountRow],
+    "field": list[FieldCell],
+    "model": ModelCard,
+}
 TOOLS = ("classify_cell", "count_cells")
 
 PYTHON = """from gradio_client import Client, handle_file
@@ -164,7 +170,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
 
     def predict(image: str | None) -> CellAnswer:
         """Classify the picture of one cell."""
-        predictions = resources.batcher.predict([_read_and_forget(image, CELL_SIDE)])
+        predictions = resources.batcher.predict([_read_and_forget(image, read_cell)])
         return as_cell_answer(predictions, 0, classifier.label_descriptions)
 
     def predict_many(files: list[str] | None) -> list[NamedAnswer]:
@@ -195,7 +201,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
 
     def field(image: str | None) -> list[FieldCell]:
         """Find and classify the nucleated cells of a whole microscope picture: of more than 400, that many, evenly spread."""
-        picture = _read_and_forget(image, FIELD_SIDE)
+        picture = _read_and_forget(image, read_slide)
         found, boxes, predictions = answer_field(resources, picture, nucleus_share(resources), None)
         cells: list[FieldCell] = []
         for row, box in enumerate(boxes):
@@ -223,7 +229,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         Args:
             image_base64: a JPEG, PNG, TIFF, BMP or WebP with one cell in its centre, base64-encoded (a data URI works too).
         """
-        predictions = resources.batcher.predict([_read(_decoded(image_base64), CELL_SIDE)])
+        predictions = resources.batcher.predict([_read(_decoded(image_base64), read_cell)])
         return as_cell_answer(predictions, 0, classifier.label_descriptions)
 
     def count_cells(images_base64: list[str]) -> list[CountRow]:
@@ -238,7 +244,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         pictures, bad = [], []
         for i, text in enumerate(images_base64):
             try:
-                pictures.append(read_picture(_decoded(text), CELL_SIDE))
+                pictures.append(read_cell(_decoded(text)))
             except ImageError as error:
                 bad.append((str(i), error))
         predictions = resources.batcher.predict(pictures) if pictures else None
@@ -246,11 +252,11 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         return count_rows(BulkAnswer([], predictions, bad, Counter(), counts))
 
     one, many = FileInput(visible=False), FileInput(visible=False, file_count="multiple")
-    _register(predict, one, CellAnswer, None, 16)
-    _register(predict_many, many, list[NamedAnswer], "bulk", BULK_JOBS)
-    _register(count, many, list[CountRow], "bulk", BULK_JOBS)
-    _register(field, one, list[FieldCell], "field", FIELDS)
-    _register(model, None, ModelCard, None, None)
+    _register(predict, one, None, 16)
+    _register(predict_many, many, "bulk", BULK_JOBS)
+    _register(count, many, "bulk", BULK_JOBS)
+    _register(field, one, "field", FIELDS)
+    _register(model, None, None, None)
     gr.api(classify_cell, api_name="classify_cell", concurrency_limit=16)
     gr.api(count_cells, api_name="count_cells", concurrency_id="bulk", concurrency_limit=BULK_JOBS)
     page = gr.HTML(elem_id="api-page")
@@ -303,31 +309,31 @@ def beyond(answer: BulkAnswer) -> list[tuple[str, str]]:
     ]
 
 
-def _register(fn: Any, source: FileInput | None, result: Any, shared: str | None, limit: int | None) -> None:
+def _register(fn: Any, source: FileInput | None, shared: str | None, limit: int | None) -> None:
     """`limit` calls at a time; `shared` names the events of the page that count among them."""
     gr.on(
         [],
         fn,
         source,
-        Api(None, python_type_to_json_schema(result)),
+        Api(None, python_type_to_json_schema(ENDPOINTS[fn.__name__])),
         api_name=fn.__name__,
         concurrency_id=shared,
         concurrency_limit=limit,
     )
 
 
-def _read_and_forget(path: str | None, side: int) -> Any:
+def _read_and_forget(path: str | None, read: Callable[[str], Image.Image]) -> Image.Image:
     if not path:
         raise gr.Error(say("en", "upload_missing"), print_exception=False)
     try:
-        return _read(path, side)
+        return _read(path, read)
     finally:
         forget([path])
 
 
-def _read(source: str | bytes, side: int) -> Any:
+def _read(source: Any, read: Callable[[Any], Image.Image]) -> Image.Image:
     try:
-        return read_upload(source, side)
+        return read(source)
     except ImageError as error:
         raise gr.Error(str(error), print_exception=False) from None
 
@@ -366,16 +372,27 @@ def own_path(headers: Any) -> str:
     return path.rstrip("/") if path.endswith("/") else path
 
 
+def fields_of(returned: Any) -> str:
+    """A result as its fields and their types: `{label: str, …}`, in brackets for a list."""
+    if get_origin(returned) is list:
+        return f"[{fields_of(get_args(returned)[0])}, …]"
+    kinds = {name: kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+             for name, kind in get_type_hints(returned).items()}  # fmt: skip
+    return "{" + ", ".join(f"{name}: {kind}" for name, kind in kinds.items()) + "}"
+
+
 def explain(language: str, address: str) -> str:
     """The tab's text, with this Space's own address in the examples."""
     parts = []
-    for name in ENDPOINTS:
+    for name, returned in ENDPOINTS.items():
         code = [
-            f"<details><summary>{title}</summary><pre tabindex='0'><code>{escape(example(name, address))}</code></pre></details>"
-            for title, example in (("Python", python_example), ("curl", curl_example))
+            f"<details{opened}><summary>{title}</summary>"
+            f"<pre tabindex='0'><code>{escape(example(name, address))}</code></pre></details>"
+            for title, example, opened in (("Python", python_example, " open"), ("curl", curl_example, ""))
         ]
+        returns = f"{escape(say(language, 'api_returns'))} <code>{escape(fields_of(returned))}</code>"
         parts.append(
-            f"<h3><code>/{name}</code></h3><p>{escape(say(language, f'api_{name}'))}</p>{''.join(code)}"
+            f"<h3><code>/{name}</code></h3><p>{escape(say(language, f'api_{name}'))}</p><p>{returns}</p>{''.join(code)}"
         )
     tools = ", ".join(f"<code>{name}</code>" for name in TOOLS)
     mcp = f"<code>{escape(address)}/gradio_api/mcp/</code>"

@@ -22,7 +22,8 @@ from hub_model.inference.errors import ImageError
 from hub_model.inference.images import CELL_SIDE, MAX_BYTES, MAX_PIXELS, decode, open_picture, read_picture
 
 MAX_PICTURES = 5_000  # of one request that are classified
-LARGEST = 144_000_000  # pixels of a JPEG
+LARGEST = 144_000_000  # pixels of a JPEG that is reduced while it is decoded, or of a slide
+LONGEST = 65_535  # pixels of a slide's side: more than its formats hold
 MAX_ENTRIES = 50_000  # of one zip
 MAX_UNPACKED = 2 * 2**30  # bytes of one zip, as its directory declares them; an entry at a time is in memory
 LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "icon\r"}
@@ -37,15 +38,26 @@ DAMAGED = (  # what zipfile and its decoders stumble over
 )
 
 
-def read_upload(source: bytes | str, side: int) -> Image.Image:
-    """Decode an upload and reduce it to `side`; a JPEG of more than 24 megapixels, as phones send it, is reduced while it is
-    decoded. Raises ImageError."""
+def read_cell(source: bytes | str) -> Image.Image:
+    """Decode the picture of one cell, reduced to `CELL_SIDE`; a JPEG of more than 24 megapixels, as phones send it, is reduced
+    while it is decoded. Raises ImageError."""
     image = open_picture(source, LARGEST)
     if image.format != "JPEG" or image.width * image.height <= MAX_PIXELS:
-        return read_picture(source, side)
+        return read_picture(source, CELL_SIDE)
     factor = next((f for f in (2, 4, 8) if image.width * image.height <= MAX_PIXELS * f * f), 8)
     image.draft("RGB", (image.width // factor, image.height // factor))
-    return decode(image, side)
+    return decode(image, CELL_SIDE)
+
+
+def read_slide(source: bytes | str) -> Image.Image:
+    """Decode an upload whole, at up to `LARGEST` pixels, to be searched tile by tile. Raises ImageError."""
+    try:
+        image = open_picture(source, LARGEST, LONGEST)
+    except ImageError as error:
+        if error.reason != "bomb":
+            raise
+        raise ImageError("slide", **error.values) from None
+    return decode(image)
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,7 @@ def _is_zip(path: str) -> bool:
 
 def _read(entry: Entry, source: bytes | str) -> Entry:
     try:
-        return replace(entry, picture=read_upload(source, CELL_SIDE))
+        return replace(entry, picture=read_cell(source))
     except ImageError as error:
         return replace(entry, error=error)
 

@@ -15,11 +15,12 @@ from huggingface_hub import SpaceCard
 import hub_model
 from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import is_repo_id
+from hub_model.publish import check_access, find_repo, push_folder
 
 PACKAGES = {"space": Path(__file__).parent, "hub_model": Path(hub_model.__file__).parent}
 FILES = {
     "space": ["*.py", "*.css", "*.js", "locales/*.yaml"],
-    "hub_model": ["__init__.py", "inference/*.py"],
+    "hub_model": ["__init__.py", "publish.py", "inference/*.py"],  # visitors may push what they corrected
 }
 REPO, LINKS = "OWNER/NAME", "<!-- links: model and dataset -->"  # in README.md, until the Space's id is known
 TOP = ("README.md", "requirements.txt", "pre-requirements.txt")  # where a Space looks for them
@@ -71,8 +72,6 @@ def push_space(space_id: str, model_id: str, dataset_id: str, private: bool = Fa
     Raises:
         RepoError: an id is wrong, there is no access, model or dataset are not on the Hub, or it refuses.
     """
-    from hub_model.publish import check_access, find_repo, push_folder
-
     check_ids(model_id, dataset_id)
     check_access(space_id)
     find_repo(model_id, "model")

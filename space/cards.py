@@ -10,22 +10,25 @@ import base64
 import io
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import Any
 
 import gradio as gr
 from huggingface_hub.constants import ENDPOINT
 from PIL import Image
 
 from hub_model.inference.appearance import Shift
-from hub_model.inference.calibration import VERDICT_LEVEL, Verdict
+from hub_model.inference.calibration import Verdict
 from hub_model.inference.classifier import Classifier, Predictions
 from space.dataset_repo import Sample
-from space.desk import Row
+from space.desk import EXTRA, Row
 from space.resources import Resources, public_name
 from space.texts import NOTES, Words, note_on, number, say, say_html, say_shift
 
 
 def name_of(classifier: Classifier, language: str, label: str) -> str:
     """Full name of a class in a language."""
+    if label in EXTRA and label not in classifier.label_names:
+        return EXTRA[label] if language == "id" else label
     return note_on(language, label, classifier.label_descriptions.get(label, label)).name
 
 
@@ -41,19 +44,12 @@ def is_no_cell_type(classifier: Classifier, label: str) -> bool:
     return classifier.label_descriptions.get(label, "").lower() == NOTES["en"]["NIF"].name
 
 
-def explanation(classifier: Classifier, verdict: Verdict) -> str:
-    """The key of the sentence under a verdict."""
-    doubt = verdict.kind == "sure" and is_no_cell_type(classifier, verdict.labels[0])
-    return "explain_not_identifiable" if doubt else f"explain_{verdict.kind}"
-
-
 def answer_card(
     classifier: Classifier, predictions: Predictions, row: int, language: str, warning: str = ""
 ) -> str:
     """Verdict, what it means, a warning, the three likeliest classes and the note on the first."""
     verdict = predictions.verdicts[row]
     top = predictions.top(row)
-    level = round(100 * float(VERDICT_LEVEL))
     note = note_on(language, top[0][0], classifier.label_descriptions[top[0][0]])
     about = f'<p class="note"><b>{escape(note.name)}</b> {escape(note.text)}</p>' if note.text else ""
     if verdict.kind == "unknown":
@@ -61,7 +57,7 @@ def answer_card(
     return (
         f'<section class="answer {verdict.kind}" aria-live="polite">'
         f"<h2>{escape(verdict_text(classifier, language, verdict))}</h2>"
-        f"<p>{escape(say(language, explanation(classifier, verdict), level=level))}</p>"
+        f"<p>{escape(say(language, f'explain_{verdict.kind}'))}</p>"
         f"{warning and message(warning, 'warn')}{probability_bars(classifier, top, language)}{about}</section>"
     )
 
@@ -126,40 +122,37 @@ def sample_grid(samples: Sequence[Sample]) -> str:
 
 
 def count_table(classifier: Classifier, language: str, counts: Sequence[Row]) -> str:
-    """The differential count as a table: whose answers, as counted and corrected, with intervals."""
-    keys = (
-        "table_label", "count_by_model", "count_you", "count_flat", "interval", "count_corrected", "interval",
-    )  # fmt: skip
+    """The differential count as a table: whose answers, as counted and corrected, with 95% intervals."""
+    keys = ("table_label", "count_by_model", "count_you", "count_flat", "count_corrected")
     rows = []
     for c in counts:
-        corrected = ("", "")
-        if c.corrected is not None:
-            corrected = (
-                f"{number(language, 100 * c.corrected, 1)}%",
-                interval(language, c.corrected_interval),
-            )
-        share = f"{number(language, 100 * c.share, 1)}%"
         name = name_of(classifier, language, c.label)
         rows.append(
-            ((c.label, name if name != c.label else ""), number(language, c.by_model), number(language, c.by_you), share,
-             interval(language, c.interval), *corrected)
+            ((c.label, name if name != c.label else ""), number(language, c.by_model), number(language, c.by_you),
+             with_interval(language, c.share, c.interval),
+             with_interval(language, c.corrected, c.corrected_interval) if c.corrected is not None else "")
         )  # fmt: skip
     return table([say(language, key) for key in keys], rows)
 
 
-def table(head: Sequence[str], rows: Iterable[tuple[tuple[str, str], *tuple[str, ...]]]) -> str:
-    """A table of numbers; each row begins with the code and the name of its class."""
+def with_interval(language: str, share: float, interval: tuple[float, float]) -> tuple[str, str]:
+    ends = "–".join(number(language, 100 * end, 1) for end in interval)
+    return f"{number(language, 100 * share, 1)}%", ends
+
+
+def table(head: Sequence[str], rows: Iterable[tuple[tuple[str, str], *tuple[Any, ...]]]) -> str:
+    """A table of numbers; each row begins with the code and the name of its class. A pair has a small second text."""
+
+    def written(cell: str | tuple[str, str]) -> str:
+        text, small = (cell, "") if isinstance(cell, str) else cell
+        return f"<td>{escape(text)}{small and f'<small>{escape(small)}</small>'}</td>"
+
     header = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
     body = "".join(
-        f'<tr><th scope="row"><b>{escape(label)}</b> {escape(name)}</th>'
-        f"{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+        f'<tr><th scope="row"><b>{escape(label)}</b> {escape(name)}</th>{"".join(map(written, cells))}</tr>'
         for (label, name), *cells in rows
     )
     return f'<div class="scroll"><table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def interval(language: str, pair: tuple[float, float]) -> str:
-    return "–".join(number(language, 100 * end, 1) for end in pair)
 
 
 def plot_panel(words: Words, key: str, min_width: int = 320) -> gr.Plot:
@@ -186,10 +179,10 @@ def picks(pictures: Sequence[tuple[str, str]], elem_id: str) -> gr.HTML:
     return gr.HTML(f'<div class="picks">{buttons}</div>', js_on_load=PICK, elem_id=elem_id)
 
 
-CREDIT = (
-    'Matek et al. (2021), <a href="https://doi.org/10.7937/TCIA.AXH3-T579">Bone-Marrow-Cytomorphology'
-    "_MLL_Helmholtz_Fraunhofer</a>, TCIA"
-)
+CREDITS = {  # by what a dataset's card cites
+    "10.7937/TCIA.AXH3-T579": "Matek et al. (2021), Bone-Marrow-Cytomorphology_MLL_Helmholtz_Fraunhofer, TCIA",
+    "10.17632/snkd93bnjr.1": "Acevedo et al. (2020), A dataset of microscopic peripheral blood cell images, Mendeley Data",
+}
 
 
 def footer(resources: Resources, language: str) -> str:
@@ -201,7 +194,11 @@ def footer(resources: Resources, language: str) -> str:
     if dataset is not None:
         name = str(dataset.card.get("pretty_name") or public_name(dataset.name))
         licence = escape(str(dataset.card.get("license") or say(language, "footer_no_licence")))
-        whose = CREDIT if name == "Bone-marrow cell crops" else escape(name)
+        whose = "; ".join(
+            f'<a href="https://doi.org/{doi}">{escape(credit)}</a>'
+            for doi, credit in CREDITS.items()
+            if doi.lower() in dataset.about.lower()
+        ) or escape(name)
         parts.append(say_html(language, "footer_credit", whose=whose, licence=licence))
     links = [
         (say(language, "tab_model"), model.name, ""),

@@ -1,7 +1,7 @@
 """The interactive plots, from `metrics.json`, `history.jsonl` and counts. Values in, plotly figures out.
 
 Colours are the Okabe-Ito set (told apart by everyone); text and grid are mid-tones that read on light and
-dark.
+dark. Numbers are written as the language does.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ from space.desk import Row
 from space.texts import say
 
 COLOURS = ("#7b5bd6", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8a8a8a", "#d55e00", "#0072b2")
-TEXT, GRID = "#767189", "rgba(133,128,154,0.22)"  # 4.5:1 on white and on the dark panel, within rounding
-ERROR, FLAT, CORRECTED = (
-    "#767189",
-    "#b9a3f7",
-    "#e9b44c",
-)  # the intervals stand out on both bars and on both grounds
+TEXT, NUMBER = "#767189", "#5d5572"  # 4.5:1 on white and on a pale cell; style.css lightens both in the dark
+GRID = "rgba(133,128,154,0.22)"
+ERROR, FLAT, CORRECTED = TEXT, "#b9a3f7", "#e9b44c"  # intervals stand out on both bars and on both grounds
+FULL = 0.3  # share of a row from which a cell of the confusion matrix is dark
 BOXES = ("#6a45cf", "#9a5b00", "#00734f", "#a83f78", "#1f6f9f", "#5f5f5f", "#b3470a", "#005c99")
 SPLITS = {"train": COLOURS[0], "validation": COLOURS[1], "test": COLOURS[2]}
 
@@ -41,11 +39,14 @@ def plain(labels: Iterable[str]) -> list[str]:
     return [escape(label, quote=False) for label in labels]
 
 
-def _figure(*traces: Any, x: str = "", y: str = "", height: int = 320, **layout: Any) -> go.Figure:
+def _figure(
+    language: str, *traces: Any, x: str = "", y: str = "", height: int = 320, **layout: Any
+) -> go.Figure:
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "fixedrange": True, "automargin": True}
     figure = go.Figure(traces)
     figure.update_layout(
         template="none",
+        separators=",." if language == "id" else ".,",
         height=height,
         margin={"l": 48, "r": 12, "t": 30, "b": 44},
         paper_bgcolor="rgba(0,0,0,0)",
@@ -97,6 +98,7 @@ def count_chart(rows: Sequence[Row], language: str) -> go.Figure:
     counted = [row.share for row in rows], [row.interval for row in rows]
     corrected = [row.corrected or 0.0 for row in rows], [row.corrected_interval or (0.0, 0.0) for row in rows]
     return _figure(
+        language,
         bars("count_flat", FLAT, *counted),
         bars("count_corrected", CORRECTED, *corrected),
         y="%",
@@ -119,7 +121,7 @@ def history_chart(history: Sequence[dict[str, Any]], measure: str, language: str
         )
         for split in ("train", "validation")
     ]
-    return _figure(*lines, x=say(language, "model_epoch"), hovermode="x unified", height=280)
+    return _figure(language, *lines, x=say(language, "model_epoch"), hovermode="x unified", height=280)
 
 
 def confusion_chart(matrix: Sequence[Sequence[int]], labels: Sequence[str], language: str) -> go.Figure:
@@ -135,7 +137,12 @@ def confusion_chart(matrix: Sequence[Sequence[int]], labels: Sequence[str], lang
         showscale=False,
         xgap=2,
         ygap=2,
-        colorscale=[[0, "rgba(123,91,214,0.08)"], [0.35, "rgba(123,91,214,0.45)"], [1, "#5534b0"]],
+        colorscale=[
+            [0, "rgba(123,91,214,0.04)"],
+            [FULL, "rgba(123,91,214,0.16)"],
+            [FULL + 0.001, "#6a4fc9"],
+            [1, "#3f2a86"],
+        ],
         customdata=[[str(cell) for cell in row] for row in matrix],
         hovertemplate="%{y} → %{x}: %{customdata} (%{z:.0%})<extra></extra>",
     )
@@ -145,19 +152,22 @@ def confusion_chart(matrix: Sequence[Sequence[int]], labels: Sequence[str], lang
             "y": labels[i],
             "text": str(cell),
             "showarrow": False,
-            "font": {"color": "#ffffff" if shares[i][j] > 0.35 else "#8570d8"},
+            "font": {"color": "#ffffff" if shares[i][j] > FULL else NUMBER},
         }
         for i, row in enumerate(matrix)
         for j, cell in enumerate(row)
         if cell
     ]
     return _figure(
+        language,
         heat,
         x=say(language, "model_answer"),
         y=say(language, "model_true"),
         height=400,
         annotations=numbers,
         yaxis_autorange="reversed",
+        xaxis_showgrid=False,
+        yaxis_showgrid=False,
     )
 
 
@@ -173,7 +183,7 @@ def per_class_chart(per_class: dict[str, dict[str, float]], language: str) -> go
         )
         for i, key in enumerate(("precision", "recall", "f1"))
     ]
-    return _figure(*bars, barmode="group", yaxis_range=[0, 1.01], height=400)
+    return _figure(language, *bars, barmode="group", yaxis_range=[0, 1.01], height=400)
 
 
 def reliability_chart(bins: Sequence[dict[str, float]], language: str) -> go.Figure:
@@ -196,6 +206,7 @@ def reliability_chart(bins: Sequence[dict[str, float]], language: str) -> go.Fig
         hovertemplate="%{x:.0%} → %{y:.0%} (%{customdata})<extra></extra>",
     )
     return _figure(
+        language,
         ideal,
         given,
         x=say(language, "model_confidence"),
@@ -215,7 +226,11 @@ def coverage_chart(points: Sequence[dict[str, float]], language: str) -> go.Figu
         hovertemplate="%{x:.0%} → %{y:.1%}<extra></extra>",
     )
     return _figure(
-        curve, x=say(language, "model_covered"), y=say(language, "model_accuracy"), xaxis_range=[0, 1.02]
+        language,
+        curve,
+        x=say(language, "model_covered"),
+        y=say(language, "model_accuracy"),
+        xaxis_range=[0, 1.02],
     )
 
 
@@ -225,22 +240,22 @@ def class_bars(counts: dict[str, list[int]], labels: Sequence[str], language: st
         _bars(labels, values, say(language, f"model_{split}"), SPLITS[split], "%{y}")
         for split, values in counts.items()
     ]
-    return _figure(*bars, barmode="stack", y=say(language, "data_images"), yaxis_rangemode="tozero")
+    return _figure(language, *bars, barmode="stack", y=say(language, "data_images"), yaxis_rangemode="tozero")
 
 
-def class_pie(counts: dict[str, list[int]], labels: Sequence[str]) -> go.Figure:
-    """Share of each class over all splits."""
-    totals = [sum(values) for values in zip(*counts.values(), strict=True)]
+def share_pie(shares: dict[str, int], language: str) -> go.Figure:
+    """Shares of the whole, by name."""
     pie = go.Pie(
-        labels=plain(labels),
-        values=totals,
+        labels=plain(shares),
+        values=list(shares.values()),
         sort=False,
         hole=0.45,
-        marker={"colors": [COLOURS[i % len(COLOURS)] for i in range(len(labels))]},
+        marker={"colors": [COLOURS[i % len(COLOURS)] for i in range(len(shares))]},
         textinfo="label+percent",
+        textposition="outside",
         hovertemplate="%{label}: %{value} (%{percent})<extra></extra>",
     )
-    return _figure(pie, showlegend=False)
+    return _figure(language, pie, showlegend=False)
 
 
 def split_bars(counts: dict[str, list[int]], language: str) -> go.Figure:
@@ -251,9 +266,15 @@ def split_bars(counts: dict[str, list[int]], language: str) -> go.Figure:
         orientation="h",
         marker_color=[SPLITS[split] for split in counts],
         text=[str(sum(values)) for values in counts.values()],
-        textposition="auto",
+        textposition="outside",
+        cliponaxis=False,
         hoverinfo="skip",
     )
     return _figure(
-        bar, x=say(language, "data_images"), height=220, yaxis_autorange="reversed", showlegend=False
+        language,
+        bar,
+        x=say(language, "data_images"),
+        height=220,
+        yaxis_autorange="reversed",
+        showlegend=False,
     )

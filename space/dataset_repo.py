@@ -12,6 +12,7 @@ import json
 import os
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,7 +44,9 @@ class DatasetRepo:
     shards: dict[str, list[str]]
     labels: dict[str, list[list[int]]]
     filesystem: Any
+    sources: dict[str, int] = field(default_factory=dict)  # images by where they come from, if it says so
     card: dict[str, Any] = field(default_factory=dict)  # the front matter of its README.md
+    about: str = ""  # the text below it
 
     @property
     def counts(self) -> dict[str, list[int]]:
@@ -112,19 +115,20 @@ def open_dataset_repo(dataset_id: str | os.PathLike[str]) -> DatasetRepo:
             shards.setdefault(match[1], []).append(path)
     if not shards:
         raise RepoError(f"there is no dataset repo {name} with Parquet files for train, validation and test")
-    return replace(_read_labels(name, shards, filesystem), card=_read_card(name, filesystem))
+    card, about = _read_card(name, filesystem)
+    return replace(_read_labels(name, shards, filesystem), card=card, about=about)
 
 
-def _read_card(name: str, filesystem: Any) -> dict[str, Any]:
-    """The front matter of the repo's README.md; empty where there is none that can be read."""
+def _read_card(name: str, filesystem: Any) -> tuple[dict[str, Any], str]:
+    """Front matter and text of the repo's README.md; empty where there is none that can be read."""
     try:
         path = f"datasets/{name}/README.md" if filesystem else f"{name}/README.md"
         with filesystem.open(path, "rb") if filesystem else open(path, "rb") as file:
-            head = file.read(100_000).decode("utf-8").split("---\n")
-        card = yaml.safe_load(head[1])
-    except (OSError, IndexError, ValueError, yaml.YAMLError):
-        return {}
-    return card if isinstance(card, dict) else {}
+            _, front, about = file.read(100_000).decode("utf-8", "replace").split("---\n", 2)
+        card = yaml.safe_load(front)
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}, ""
+    return (card, about) if isinstance(card, dict) else ({}, about)
 
 
 def _read_labels(name: str, shards: dict[str, list[str]], filesystem: Any) -> DatasetRepo:
@@ -134,19 +138,22 @@ def _read_labels(name: str, shards: dict[str, list[str]], filesystem: Any) -> Da
     order = [split for split in ("train", "validation", "test") if split in shards]
     labels: dict[str, list[list[int]]] = {}
     label_names: list[str] = []
+    sources: Counter = Counter()
     try:
         for split in order:
             for path in shards[split]:
                 with filesystem.open(path, "rb") if filesystem else open(path, "rb") as file:
                     parquet = pq.ParquetFile(file)
                     label_names = label_names or _names(parquet.schema_arrow.metadata)
-                    column = parquet.read(columns=["label"]).column("label")
-                labels.setdefault(split, []).append(column.to_pylist())
+                    columns = [name for name in ("label", "source") if name in parquet.schema_arrow.names]
+                    table = parquet.read(columns=columns)
+                labels.setdefault(split, []).append(table.column("label").to_pylist())
+                if "source" in columns:
+                    sources.update(map(str, table.column("source").to_pylist()))
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise RepoError(f"the dataset repo {name} breaks the contract ({first_line(error)})") from None
-    return DatasetRepo(
-        name, tuple(label_names), {split: shards[split] for split in order}, labels, filesystem
-    )
+    chosen = {split: shards[split] for split in order}
+    return DatasetRepo(name, tuple(label_names), chosen, labels, filesystem, dict(sources))
 
 
 def _names(metadata: dict[bytes, bytes] | None) -> list[str]:

@@ -24,11 +24,10 @@ from hub_model.inference.calibration import Verdict
 from hub_model.inference.classifier import Predictions
 from hub_model.inference.counts import differential_count, wilson_interval
 from hub_model.inference.errors import ImageError
-from space.archives import read_upload
+from space.archives import read_slide
 from space.fields import Box, cut
 
 UNDECIDED, EXCLUDED = "?", "-"
-FIELD_SIDE = 6000  # pixels; larger fields are reduced to this
 SHOWN_SIDE = 256  # of the pictures on the page; the originals are what is exported
 EXTRA = {  # cells of a marrow differential that the seven classes leave out: name in English and Indonesian
     "proerythroblast": "proeritroblas", "erythroblast": "eritroblas", "myelocyte": "mielosit", "metamyelocyte": "metamielosit",
@@ -39,7 +38,7 @@ EXTRA = {  # cells of a marrow differential that the seven classes leave out: na
 @lru_cache(maxsize=1)  # all boxes of a field are cut out one after the other
 def open_field(path: str) -> Image.Image:
     """The picture of a field as its boxes measure it."""
-    return read_upload(path, FIELD_SIDE)
+    return read_slide(path)
 
 
 @dataclass(frozen=True)
@@ -119,6 +118,8 @@ class Desk:
     turn: float = 0.0  # of the latest corrections
     shift: Shift | None = None  # of the latest batch that looked unlike the training images
     field: dict[str, Any] | None = None  # url, width and height of a field's picture
+    stopped: bool = False  # before all pictures were classified
+    repo: str = ""  # of the visitor's, where it was pushed
 
     def add(
         self, sample: str, file: str, picture: Path, source: Source, predictions: Predictions, row: int
@@ -204,10 +205,10 @@ class Desk:
         """How many cells of each kind of verdict are still as the model left them."""
         return Counter(cell.verdict.kind for cell in self.cells if cell.number not in self.corrections)
 
-    def values(self, words: dict[str, str], labels: Sequence[dict[str, str]], extra: Sequence[str],
+    def values(self, words: dict[str, str], labels: Sequence[dict[str, str]], extra: Sequence[tuple[str, str]],
                verdict: Any, select: int | None = None) -> dict[str, Any] | None:  # fmt: skip
         """What `review.js` shows; `verdict(cell)` is its sentence."""
-        if not self.cells and not self.field:
+        if not self.cells:
             return None
         cells = []
         for cell in self.cells:
@@ -223,17 +224,25 @@ class Desk:
                 shown["box"] = [box.left, box.top, box.side]
             cells.append(shown)
         return {
-            "id": f"{id(self)}-{self.field and self.field['url']}", "cells": cells, "labels": list(labels), "extra": list(extra),
+            "id": f"{id(self)}-{self.field and self.field['url']}", "cells": cells, "labels": list(labels),
+            "extra": [{"code": code, "name": name} for code, name in extra],
             "corrections": {str(n): label for n, label in self.corrections.items()}, "words": words,
             "field": self.field, "select": select,
         }  # fmt: skip
 
 
+def reduced(picture: Image.Image, side: int) -> Image.Image:
+    """The picture with its longer side at most `side`; the picture itself is not copied."""
+    scale = side / max(picture.size)
+    if scale >= 1:
+        return picture
+    size = [max(1, round(length * scale)) for length in picture.size]
+    return picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2)
+
+
 def save_small(picture: Image.Image, path: Path) -> Path:
     """The picture as the page shows it."""
-    small = picture.copy()
-    small.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.BICUBIC)
-    small.save(path, "JPEG", quality=85)
+    reduced(picture, SHOWN_SIDE).save(path, "JPEG", quality=85)
     return path
 
 

@@ -13,7 +13,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -137,13 +137,19 @@ def originals(desk: Desk) -> Iterator[tuple[Cell, str, bytes, str]]:
         yield cell, label, data, f"{stem}_{digest[:8]}{suffix}"
 
 
-def class_folders(desk: Desk, path: Path) -> Path:
-    """A zip with one folder a class: what `dataset_script build` takes."""
+def zipped(files: Iterable[tuple[str, bytes]], path: Path) -> Path:
+    """The files in a zip, one after the other."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for _, label, data, name in originals(desk):
-            folder = re.sub(r"[^\w -]+", "_", label)
-            archive.writestr(f"{folder}/{name}", data)
+        for name, data in files:
+            archive.writestr(name, data)
     return path
+
+
+def class_folders(desk: Desk) -> Iterator[tuple[str, bytes]]:
+    """One folder a class: what `dataset_script build` takes."""
+    for _, label, data, name in originals(desk):
+        folder = re.sub(r"[^\w -]+", "_", label)
+        yield f"{folder}/{name}", data
 
 
 CARD = """---
@@ -156,70 +162,61 @@ that person's. Splits are stratified by class; every fifth cell is `validation`,
 """
 
 
-def dataset_repo(desk: Desk, path: Path, origin: Origin, descriptions: Mapping[str, str]) -> Path:
-    """A zip with a dataset repo: Parquet by split, README.md with `dataset_info`; `load_dataset` takes its folder.
+def dataset_repo(desk: Desk, origin: Origin, descriptions: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    """A dataset repo: Parquet by split, README.md with `dataset_info`; `load_dataset` takes its folder.
 
     descriptions: full names of the model's classes, which a model that is trained on the export takes over.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    cells = sorted(originals(desk), key=lambda found: (found[1], hashlib.sha256(found[2]).hexdigest()))
-    used = {label for _, label, _, _ in cells}
-    names = [*desk.label_names, *sorted(used - set(desk.label_names))]
+    cells = [(*found, hashlib.sha256(found[2]).hexdigest()) for found in originals(desk)]
+    cells.sort(key=lambda found: (found[1], found[4]))
+    names = [*desk.label_names, *sorted({label for _, label, *_ in cells} - set(desk.label_names))]
     splits: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
-    for i, (_, label, data, name) in enumerate(cells):
-        digest = hashlib.sha256(data).hexdigest()
-        row = {
-            "image": {"bytes": data, "path": name}, "label": names.index(label), "file_name": name, "sha256": digest,
-            "group": digest[:16],
-        }  # fmt: skip
-        splits[SPLITS[i % 5]].append(row)
-    text = {"dtype": "string", "_type": "Value"}
+    for i, (_, label, data, name, digest) in enumerate(cells):
+        splits[SPLITS[i % 5]].append(
+            {
+                "image": {"bytes": data, "path": name}, "label": names.index(label), "file_name": name, "sha256": digest,
+                "group": digest[:16],
+            }
+        )  # fmt: skip
+    texts = ("file_name", "sha256", "group")
     features = {
-        "image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}, "file_name": text, "sha256": text,
-        "group": text,
+        "image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"},
+        **{column: {"dtype": "string", "_type": "Value"} for column in texts},
     }  # fmt: skip
     schema = pa.schema(
         {
-            "image": pa.struct({"bytes": pa.binary(), "path": pa.string()}), "label": pa.int64(), "file_name": pa.string(),
-            "sha256": pa.string(), "group": pa.string(),
+            "image": pa.struct({"bytes": pa.binary(), "path": pa.string()}), "label": pa.int64(),
+            **dict.fromkeys(texts, pa.string()),
         },
         metadata={"huggingface": json.dumps({"info": {"features": features}})},
     )  # fmt: skip
-    described = [
-        {"name": "image", "dtype": "image"},
-        {
-            "name": "label",
-            "dtype": {"class_label": {"names": {str(i): name for i, name in enumerate(names)}}},
-        },
-        *({"name": name, "dtype": "string"} for name in ("file_name", "sha256", "group")),
-    ]
+    class_label = {"names": {str(i): name for i, name in enumerate(names)}}
+    files = [{"split": split, "path": f"data/{split}-*"} for split, rows in splits.items() if rows]
     front = {
-        "configs": [
-            {
-                "config_name": "default",
-                "data_files": [{"split": s, "path": f"data/{s}-*"} for s, rows in splits.items() if rows],
-            }
-        ],
-        "dataset_info": {"features": described},
+        "configs": [{"config_name": "default", "data_files": files}],
+        "dataset_info": {
+            "features": [
+                {"name": "image", "dtype": "image"},
+                {"name": "label", "dtype": {"class_label": class_label}},
+                *({"name": column, "dtype": "string"} for column in texts),
+            ]
+        },
         "label_descriptions": {name: descriptions[name] for name in names if name in descriptions},
         "task_categories": ["image-classification"],
     }
-    corrected = sum(cell.number in desk.corrections for cell, *_ in cells)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for split, rows in splits.items():
-            if rows:
-                pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer := io.BytesIO())
-                archive.writestr(f"data/{split}-00000-of-00001.parquet", buffer.getvalue())
-        archive.writestr(
-            "README.md",
-            CARD.format(
-                front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True), cells=len(cells), model=origin.model,
-                revision=origin.revision or "local", date=origin.date, corrected=corrected,
-            ),
-        )  # fmt: skip
-    return path
+    for split, rows in splits.items():
+        if rows:
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer := io.BytesIO())
+            yield f"data/{split}-00000-of-00001.parquet", buffer.getvalue()
+    card = CARD.format(
+        front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True), cells=len(cells), model=origin.model,
+        revision=origin.revision or "local", date=origin.date,
+        corrected=sum(cell.number in desk.corrections for cell, *_ in cells),
+    )  # fmt: skip
+    yield "README.md", card.encode()
 
 
 PAGE_STYLE = """
@@ -231,6 +228,7 @@ th, td { border-bottom: 1px solid #ccc; padding: .35rem; text-align: right } th:
 .range b { position: absolute; top: 0; bottom: 0; width: 2px; background: #241a3a }
 .cells { display: grid; grid-template-columns: repeat(6, 1fr); gap: .5rem } figure { margin: 0; break-inside: avoid }
 figure img { width: 100% } figcaption { font-size: 11px; overflow-wrap: anywhere }
+td small { display: block; color: #555 }
 @media print { button { display: none } }
 """
 PICTURES = 48  # of doubtful cells in a report

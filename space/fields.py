@@ -1,15 +1,14 @@
-"""A whole microscope picture: find the nucleated cells by their stain and cut them out as the training crops
-were.
+"""A whole microscope picture: find the nucleated cells by their stain and cut them out as the training crops were.
 
-In: an RGB picture of a field. Out: one square box a cell. Nuclei take up the blue-violet dye (low red and
-green, high blue); red cells and background do not. Classical steps of scikit-image: a stain channel, Otsu's
-threshold, closing that joins the lobes of one nucleus, a watershed on the distance map that parts touching
-cells.
+In: an RGB picture of a field or a slide. Out: one square box a cell. Nuclei take up the blue-violet dye (low red and green,
+high blue); red cells and background do not. Classical steps of scikit-image: a stain channel, Otsu's threshold, closing that
+joins the lobes of one nucleus, a watershed on the distance map that parts touching cells. A slide is searched tile by tile;
+a cell belongs to the tile that its centre lies in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,11 +19,14 @@ from skimage.measure import label, regionprops
 from skimage.morphology import isotropic_closing, remove_small_holes, remove_small_objects
 from skimage.segmentation import watershed
 
-WORKING_SIDE = 1200  # pixels of the longer side while searching
+TILE = 1200  # pixels of the longer side while searching; a larger search goes tile by tile
+FINEST = 1 / 3  # of the picture's size: how large slides are searched whose nuclei are small in the whole
+SMALLEST_RADIUS = 8  # pixels of a nucleus while searching, below which the picture is searched larger
 CROP_SIDE = 250  # of the training crops
 TYPICAL_DIAMETER = 0.36  # of a nucleus in a training crop's side, when no crop was measured
 MAX_CELLS = 400  # of one field that are classified
 WEAKEST_NUCLEUS = 0.7  # of the stain channel; the palest of 360 real nuclei peaks at 1.4
+BLUR = 1.5  # pixels: standard deviation of the filter of the stain channel
 
 
 @dataclass(frozen=True)
@@ -36,24 +38,37 @@ class Box:
     side: int
 
 
-def stain_channel(picture: Image.Image) -> np.ndarray:
-    """How much nuclear dye, [H, W] float: optical density of red and green, less that of blue.
+def optical_density(picture: Image.Image) -> np.ndarray:
+    """[H, W, 3] float: how much light of each colour is taken up."""
+    return -np.log(np.maximum(np.asarray(picture, dtype=np.float32), 16) / 255)
 
-    Densities are relative to the background. Red cells absorb blue and green but hardly red: where blue is absorbed
+
+def stain_channel(picture: Image.Image, background: np.ndarray) -> np.ndarray:
+    """How much nuclear dye, [H, W] float32: optical density of red and green, less that of blue.
+
+    Densities are relative to the `background`'s. Red cells absorb blue and green but hardly red: where blue is absorbed
     more than red there is no nucleus, and the channel is 0.
     """
-    density = -np.log(np.maximum(np.asarray(picture, dtype=np.float32), 16) / 255)
-    density -= np.percentile(density, 10, axis=(0, 1))
-    red, green, blue = (gaussian(density[..., channel], 1.5) for channel in range(3))
-    return np.where(red > blue, 1.5 * red + 0.5 * green - 0.5 * blue, 0)
+    density = optical_density(picture) - background
+    red, green, blue = (gaussian(density[..., channel], BLUR) for channel in range(3))
+    return np.where(red > blue, 1.5 * red + 0.5 * green - 0.5 * blue, 0).astype(np.float32)
 
 
-def nuclear_mask(picture: Image.Image, radius: int) -> np.ndarray:
+def background_density(picture: Image.Image) -> np.ndarray:
+    """Optical density of the empty field, by colour."""
+    return np.percentile(optical_density(picture), 10, axis=(0, 1))
+
+
+def weakest_stain(stain: np.ndarray) -> float:
+    """The least stain of a nucleus; infinite for an even picture, where whatever a threshold would find is noise."""
+    return max(threshold_otsu(stain), WEAKEST_NUCLEUS) if stain.max() >= WEAKEST_NUCLEUS else np.inf
+
+
+def nuclear_mask(stain: np.ndarray, weakest: float, radius: int) -> np.ndarray:
     """Boolean [H, W]: nuclei, lobes joined, specks below a quarter of `radius` dropped. `radius` in pixels."""
-    stain = stain_channel(picture)
-    if stain.max() < WEAKEST_NUCLEUS:  # an even picture: whatever the threshold would find is noise
-        return np.zeros(stain.shape, dtype=bool)
-    mask = stain > max(threshold_otsu(stain), WEAKEST_NUCLEUS)
+    mask = stain > weakest
+    if not mask.any():
+        return mask
     mask = isotropic_closing(mask, max(1, radius // 3))
     mask = remove_small_holes(mask, max_size=int(0.5 * np.pi * radius**2))
     return remove_small_objects(mask, max_size=int(0.25 * np.pi * radius**2))
@@ -63,10 +78,10 @@ def typical_diameter(crops: Iterable[Image.Image]) -> float:
     """Median nuclear diameter of training crops as a share of their side: the scale a field is cut to."""
     shares = []
     for crop in crops:
-        mask = nuclear_mask(crop, radius=round(0.1 * crop.width))
-        central = label(mask)[mask.shape[0] // 2, mask.shape[1] // 2]
-        if central:
-            shares.append(2 * np.sqrt((label(mask) == central).sum() / np.pi) / crop.width)
+        stain = stain_channel(crop, background_density(crop))
+        parts = label(nuclear_mask(stain, weakest_stain(stain), radius=round(0.1 * crop.width)))
+        if central := parts[parts.shape[0] // 2, parts.shape[1] // 2]:
+            shares.append(2 * np.sqrt((parts == central).sum() / np.pi) / crop.width)
     return float(np.median(shares)) if len(shares) >= 5 else TYPICAL_DIAMETER
 
 
@@ -76,20 +91,27 @@ def find_cells(
     """Boxes of the nucleated cells, from left to right in rows.
 
     `side` is the crop's side in pixels of the picture; when not given it follows from the median nucleus, so
-    that its diameter takes up the share `diameter` of the crop.
+    that its diameter takes up the share `diameter` of the crop. Besides the picture, memory holds its stain at a ninth of
+    its pixels and the work on one tile.
     """
-    scale = min(1.0, WORKING_SIDE / max(picture.size))
-    small = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
-    guess = side * scale * diameter / 2 if side else _guess_radius(small)
+    whole = scale = min(1.0, TILE / max(picture.size))
+    overview = _resized(picture, scale)
+    background = background_density(overview)
+    stain = stain_channel(overview, background)
+    guess = side * scale * diameter / 2 if side else _guess_radius(stain)
+    if guess < SMALLEST_RADIUS and scale < FINEST:
+        scale = FINEST
+        stain = _stain_of_slide(picture, background)
+        guess = guess * scale / whole if side else _guess_radius(stain)
     if guess < 2:
         return []
-    regions = _nuclei(small, guess)
-    if side is None and regions:
-        guess = float(np.median([region.equivalent_diameter_area for region in regions])) / 2
-        regions = _nuclei(small, guess)
+    weakest = weakest_stain(stain)
+    nuclei = _nuclei(stain, weakest, guess)
+    if side is None and len(nuclei):
+        guess = float(np.median(nuclei[:, 2])) / 2
+        nuclei = _nuclei(stain, weakest, guess)
     side = side or round(2 * guess / diameter / scale)
-    apart = 1.5 * guess / scale
-    centres = _merged([(region.centroid[0] / scale, region.centroid[1] / scale) for region in regions], apart)
+    centres = _merged(nuclei[:, :2] / scale, 1.5 * guess / scale)
     centres.sort(key=lambda centre: (round(centre[0] / side), centre[1]))
     return [Box(round(x - side / 2), round(y - side / 2), side) for y, x in centres]
 
@@ -100,39 +122,93 @@ def evenly(boxes: Sequence[Box], limit: int = MAX_CELLS) -> list[Box]:
     return [boxes[i] for i in chosen.round().astype(int)]
 
 
-def _guess_radius(small: Image.Image) -> float:
-    """Radius of a nucleus in pixels from the area-weighted median of the stained regions."""
-    mask = nuclear_mask(small, radius=4)
-    areas = np.sort([region.area for region in regionprops(label(mask))])
-    if not len(areas):
+def _resized(picture: Image.Image, scale: float) -> Image.Image:
+    return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+
+
+def _stain_of_slide(picture: Image.Image, background: np.ndarray) -> np.ndarray:
+    """The stain channel of a large picture at `FINEST` of its size, computed tile by tile."""
+    factor = round(1 / FINEST)
+    height, width = picture.height // factor, picture.width // factor
+    stain, reach = np.zeros((height, width), np.float32), round(6 * BLUR)
+    for rows, columns, inner in _tiles(height, width, reach):
+        area = (columns.start, rows.start, columns.stop, rows.stop)
+        part = picture.crop(tuple(factor * end for end in area)).reduce(factor)
+        found = stain_channel(part, background)
+        stain[inner] = found[inner[0].start - rows.start :, inner[1].start - columns.start :][
+            : inner[0].stop - inner[0].start, : inner[1].stop - inner[1].start
+        ]
+    return stain
+
+
+def _tiles(height: int, width: int, overlap: int) -> Iterator[tuple[slice, slice, tuple[slice, slice]]]:
+    """Rows and columns of each tile with `overlap` pixels of its neighbours, and those that are its own."""
+    for top in range(0, height, TILE):
+        for left in range(0, width, TILE):
+            own = slice(top, min(top + TILE, height)), slice(left, min(left + TILE, width))
+            rows = slice(max(0, top - overlap), min(own[0].stop + overlap, height))
+            columns = slice(max(0, left - overlap), min(own[1].stop + overlap, width))
+            yield rows, columns, own
+
+
+def _guess_radius(stain: np.ndarray) -> float:
+    """Radius of a nucleus in pixels from the area-weighted median of the stained regions; 0 without any."""
+    weakest = weakest_stain(stain)
+    areas = [
+        region.area
+        for rows, columns, _ in _tiles(*stain.shape, 0)
+        for region in regionprops(label(nuclear_mask(stain[rows, columns], weakest, radius=4)))
+    ]
+    if not areas:
         return 0.0
+    areas = np.sort(areas)
     middle = areas[np.searchsorted(np.cumsum(areas), areas.sum() / 2)]
     return float(np.sqrt(middle / np.pi))
 
 
-def _nuclei(small: Image.Image, radius: float) -> list:
-    """Regions of single nuclei: touching ones parted where the distance map has separate peaks."""
+def _nuclei(stain: np.ndarray, weakest: float, radius: float) -> np.ndarray:
+    """Row, column and diameter, [N, 3], of single nuclei: touching ones parted where the distance map has separate peaks.
+
+    A nucleus is taken where its centre lies within the tile or a radius around it: one on a border is seen from both sides,
+    whole, and `_merged` makes one of the two.
+    """
+    found = []
+    for rows, columns, own in _tiles(*stain.shape, round(5 * radius)):
+        for y, x, diameter in _nuclei_of_tile(stain[rows, columns], weakest, radius):
+            y, x = y + rows.start, x + columns.start
+            if all(s.start - radius <= at < s.stop + radius for s, at in zip(own, (y, x), strict=True)):
+                found.append((y, x, diameter))
+    return np.array(found).reshape(-1, 3)
+
+
+def _nuclei_of_tile(stain: np.ndarray, weakest: float, radius: float) -> Iterator[tuple[float, float, float]]:
     from scipy.ndimage import distance_transform_edt
 
-    mask = nuclear_mask(small, round(radius))
+    mask = nuclear_mask(stain, weakest, round(radius))
+    if not mask.any():
+        return
     distance = gaussian(distance_transform_edt(mask), radius / 4)
     apart = max(1, round(0.9 * radius))
     peaks = peak_local_max(distance, min_distance=apart, labels=label(mask), exclude_border=False)
     markers = np.zeros(mask.shape, dtype=np.int32)
     markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
-    regions = regionprops(watershed(-distance, markers, mask=mask))
-    return [region for region in regions if region.area >= 0.3 * np.pi * radius**2]
+    for region in regionprops(watershed(-distance, markers, mask=mask)):
+        if region.area >= 0.3 * np.pi * radius**2:
+            yield *region.centroid, region.equivalent_diameter_area
 
 
-def _merged(centres: list[tuple[float, float]], apart: float) -> list[tuple[float, float]]:
-    """Centres that lie closer than `apart` are lobes of one nucleus: their midpoint stands for both."""
-    merged: list[tuple[float, float]] = []
-    for y, x in centres:
-        near = next((i for i, (v, u) in enumerate(merged) if np.hypot(v - y, u - x) < apart), None)
-        if near is None:
-            merged.append((y, x))
-        else:
-            merged[near] = ((merged[near][0] + y) / 2, (merged[near][1] + x) / 2)
+def _merged(centres: np.ndarray, apart: float) -> list[tuple[float, float]]:
+    """Centres [N, 2] that lie closer than `apart` are lobes of one nucleus: their mean stands for all."""
+    from scipy.spatial import KDTree
+
+    if not len(centres):
+        return []
+    taken, merged = np.zeros(len(centres), dtype=bool), []
+    for i, near in enumerate(KDTree(centres).query_ball_point(centres, apart)):
+        if not taken[i]:
+            near = [n for n in near if not taken[n]]
+            taken[near] = True
+            merged.append(tuple(centres[near].mean(axis=0)))
     return merged
 
 

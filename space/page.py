@@ -153,7 +153,8 @@ def launch_arguments(i18n: gr.I18n, head: str = "") -> dict[str, Any]:
         "head": head,
         "theme": theme,
         "css_paths": Path(__file__).parent / "style.css",
-        "footer_links": ["api"],
+        "footer_links": [],  # the tab says it, in the visitor's language
+        "run_history": False,  # which would keep what visitors send in their browser
         "max_file_size": MAX_BYTES,
         "state_session_capacity": SESSIONS,
         "ssr_mode": False,

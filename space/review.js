@@ -19,7 +19,7 @@ function make(tag, attributes, ...children) {
 const address = path => `${window.gradio_config?.root || ""}/gradio_api/file=${path}`;
 const shown = cell => corrections[cell.n] ?? (cell.kind === "unknown" ? UNDECIDED : cell.label);
 const find = selector => element.querySelector(selector);
-const label = code => data.labels.find(entry => entry.code === code) || { code, name: code, colour: "#555" };
+const label = code => [...data.labels, ...data.extra].find(entry => entry.code === code) || { code, name: code, colour: "#555" };
 
 function visible() {
   const cells = data.cells.filter(cell => (!filter.label || shown(cell) === filter.label)
@@ -52,7 +52,8 @@ function toolbar() {
 }
 
 function mark(cell) {
-  const code = shown(cell), text = code === UNDECIDED ? "?" : code === EXCLUDED ? "×" : code;
+  const code = shown(cell), ours = data.labels.some(entry => entry.code === code);
+  const text = code === UNDECIDED ? "?" : code === EXCLUDED ? "×" : ours ? code : label(code).name;
   return make("b", { style: `background:${[UNDECIDED, EXCLUDED].includes(code) ? "#3a3a3a" : label(code).colour}` }, text + (cell.n in corrections ? " ✓" : ""));
 }
 
@@ -100,7 +101,7 @@ function panel(cell) {
   const classes = data.labels.map((entry, i) => make("button", { type: "button", class: "class", "aria-pressed": String(shown(cell) === entry.code), onclick: () => correct(cell.n, entry.code) },
     i < 9 ? make("kbd", {}, String(i + 1)) : null, make("b", {}, entry.code), ` ${entry.name}`));
   const others = make("select", { "aria-label": data.words.other, onchange: event => event.target.value && correct(cell.n, event.target.value) }, make("option", { value: "" }, data.words.other),
-    ...data.extra.map(name => make("option", { value: name, selected: shown(cell) === name }, name)));
+    ...data.extra.map(({ code, name }) => make("option", { value: code, selected: shown(cell) === code }, name)));
   const act = (key, word, todo, on) => make("button", { type: "button", class: "class", "aria-pressed": String(Boolean(on)), onclick: todo }, make("kbd", {}, key), data.words[word]);
   find(".large").replaceChildren(make("img", { src: address(cell.url), alt: cell.file }), make("p", { class: "file" }, cell.file), make("p", { class: `said ${cell.kind}` }, cell.verdict), make("ol", { class: "bars" }, ...bars),
     make("div", { class: "classes" }, ...classes, others, act("U", "undecided", () => correct(cell.n, UNDECIDED), shown(cell) === UNDECIDED),

@@ -1,23 +1,77 @@
-"""Tab "One cell": a picture in; verdict, probabilities and the most similar labelled cells out."""
+"""Tab "One cell": a picture in, or a part of it; verdict, probabilities and the most similar labelled cells out."""
 
 from __future__ import annotations
 
+import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from hub_model.inference.classifier import Predictions
 from hub_model.inference.errors import ImageError
 from hub_model.inference.images import CELL_SIDE, read_picture
 from space import cards
-from space.archives import read_upload
+from space.archives import read_cell, read_slide
+from space.desk import reduced
+from space.fields import CROP_SIDE, Box, cut
 from space.inputs import PictureInput
 from space.resources import Resources
 from space.texts import Words, say, say_error
 from space.visits import Visit, Visits
 
 EXAMPLES = 14
+CROPPABLE = 2 * CROP_SIDE  # pixels of the longer side: of larger pictures a part can be chosen
+SCRIPT = (Path(__file__).parent / "crop.js").read_text("utf-8")
+
+
+@dataclass
+class Look:
+    """What a visitor shows: a picture, the part of it that counts, and how the page shows it to choose one.
+
+    `frame` is a square: left in shares of the width, top of the height, side of the width.
+    """
+
+    path: str
+    frame: dict[str, float] | None = None
+    preview: dict[str, Any] | None = None
+
+    def read(self, visit: Visit) -> Image.Image:
+        """The part, or all of it. Raises ImageError."""
+        if self.frame:
+            picture = read_slide(self.path)
+            side = max(1, round(self.frame["side"] * picture.width))
+            left, top = round(self.frame["left"] * picture.width), round(self.frame["top"] * picture.height)
+            return cut(picture, Box(left, top, side))
+        try:
+            picture = read_cell(self.path)
+        except ImageError as error:
+            if error.reason == "bomb":  # too large as one cell, not as what one is cut out of
+                self._show(reduced(read_slide(self.path), CELL_SIDE), visit)
+            raise
+        if max(picture.size) > CROPPABLE:
+            self._show(picture, visit)
+        return picture
+
+    def _show(self, picture: Image.Image, visit: Visit) -> None:
+        if self.preview is None:
+            path = visit.file(f"cell-{secrets.token_hex(4)}.jpg")
+            picture.save(path, "JPEG", quality=88)
+            self.preview = {"url": str(path), "width": picture.width, "height": picture.height}
+
+    @property
+    def is_large(self) -> bool:
+        """Whether there is probably more than one cell in it."""
+        return self.preview is not None and max(self.preview["width"], self.preview["height"]) >= CELL_SIDE
+
+    def tool(self, language: str) -> dict[str, Any] | None:
+        """What `crop.js` shows; nothing for a picture as small as a cell."""
+        if self.preview is None:
+            return None
+        words = {key: say(language, f"crop_{key}") for key in ("help", "frame", "size", "cut", "whole")}
+        return {**self.preview, "frame": self.frame, "words": words}
 
 
 def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tuple:
@@ -40,40 +94,64 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
                 gallery = cards.picks(shown, "cell-examples")
         with gr.Column(scale=6, min_width=300):
             answer = gr.HTML(f'<p class="hint">{words.i18n("cell_waiting")}</p>', elem_id="cell-answer")
+            tool = gr.HTML(
+                None, html_template='<div class="crop"></div>', js_on_load=SCRIPT, elem_id="cell-crop"
+            )
     similar = gr.HTML(elem_id="cell-similar")
 
     def answers(visit: Visit) -> list[Any]:
-        path, language = visit.results.get("cell"), visit.language
-        if path is None:
-            return [cards.message(say(language, "cell_waiting")), ""]
+        look, language = visit.results.get("cell"), visit.language
+        if look is None:
+            return [cards.message(say(language, "cell_waiting")), None, ""]
         try:
-            image = read_upload(path, CELL_SIDE)
+            image = look.read(visit)
         except ImageError as error:
-            return [cards.message(say_error(language, error), "bad"), ""]
+            return [cards.message(say_error(language, error), "bad"), look.tool(language), ""]
         predictions = resources.batcher.predict([image])
-        card = cards.answer_card(resources.classifier, predictions, 0, language)
-        return [card, similar_cells(resources, image, predictions, language)]
+        warning = say(language, "cell_large") if look.is_large and not look.frame else ""
+        card = cards.answer_card(resources.classifier, predictions, 0, language, warning)
+        return [card, look.tool(language), similar_cells(resources, image, predictions, language)]
 
     def respond(path: str | None, request: gr.Request) -> list[Any]:
         visit = visits.of(request)
         visit.keep(path)
-        visit.results["cell"] = path
+        look = visit.results.get("cell")
+        if look is None or look.path != path:
+            visit.results["cell"] = Look(path) if path else None
+        return answers(visit)
+
+    def crop(event: gr.EventData, request: gr.Request) -> list[Any]:
+        visit = visits.of(request)
+        if look := visit.results.get("cell"):
+            look.frame = checked_frame(event.frame)
         return answers(visit)
 
     def restore(visit: Visit) -> list[Any]:
-        path = visit.results.get("cell")
-        return [gr.update(value=path) if path and Path(path).exists() else gr.skip(), *answers(visit)]
+        look = visit.results.get("cell")
+        known = look is not None and Path(look.path).exists()
+        return [gr.update(value=look.path) if known else gr.skip(), *answers(visit)]
 
+    outputs = [answer, tool, similar]
     options = {"api_visibility": "private", "concurrency_limit": 16, "show_progress": "hidden"}
-    picture.change(respond, picture, [answer, similar], trigger_mode="always_last", **options)
+    picture.change(respond, picture, outputs, trigger_mode="always_last", **options)
+    tool.crop(crop, None, outputs, **options)
     if examples:
 
         def pick(event: gr.EventData, request: gr.Request) -> list[Any]:
             path = examples[int(event.number) % len(examples)][0]
             return [path, *respond(path, request)]
 
-        gallery.pick(pick, None, [picture, answer, similar], **options)
-    return [picture, answer, similar], restore
+        gallery.pick(pick, None, [picture, *outputs], **options)
+    return [picture, *outputs], restore
+
+
+def checked_frame(sent: Any) -> dict[str, float] | None:
+    """A frame within the picture, of what a page has sent; None for the whole picture."""
+    try:
+        left, top, side = (min(1.0, max(0.0, float(sent[key]))) for key in ("left", "top", "side"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return {"left": left, "top": top, "side": side} if side > 0 else None
 
 
 def example_files(resources: Resources, folder: Path) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from space import cards, charts
+from space.dataset_repo import DatasetRepo
 from space.resources import Resources, public_name
 from space.texts import Words, number, say
 from space.visits import Visits
@@ -31,10 +32,11 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         )
     with gr.Row():
         bars = cards.plot_panel(words, "data_bar")
-        pie = cards.plot_panel(words, "data_pie")
+        by_source = len(dataset.sources) > 1
+        pie = cards.plot_panel(words, "data_sources" if by_source else "data_pie")
     splits = cards.plot_panel(words, "data_splits")
     words.html("<h3>{}</h3>", "data_browse")
-    with gr.Row(equal_height=True):
+    with gr.Row(elem_classes="choose"):
         choice = words.put(
             gr.Dropdown,
             "data_class",
@@ -49,7 +51,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         return [
             headline(resources, language),
             charts.class_bars(dataset.counts, dataset.label_names, language),
-            charts.class_pie(dataset.counts, dataset.label_names),
+            charts.share_pie(dataset.sources if by_source else class_totals(dataset), language),
             charts.split_bars(dataset.counts, language),
             gr.update(choices=named(resources, language)),
         ]
@@ -60,6 +62,12 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
 
     gr.on([choice.input, more.click, tab.select], show, choice, examples, api_visibility="private")
     return visits.drawn_when_opened("data", tab, [head, bars, pie, splits, choice], draw)
+
+
+def class_totals(dataset: DatasetRepo) -> dict[str, int]:
+    """Images of each class over all splits."""
+    totals = (sum(values) for values in zip(*dataset.counts.values(), strict=True))
+    return dict(zip(dataset.label_names, totals, strict=True))
 
 
 def headline(resources: Resources, language: str) -> str:

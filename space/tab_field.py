@@ -17,16 +17,18 @@ from hub_model.inference.classifier import Predictions
 from hub_model.inference.errors import ImageError
 from hub_model.inference.images import read_picture
 from space import cards, charts
-from space.bulk import prior_note
-from space.desk import EXTRA, Desk, Source, open_field, save_small
+from space.archives import LARGEST
+from space.desk import Desk, Row, Source, open_field, reduced, save_small
+from space.desk_view import PRIVATE, QUIET, DeskView
 from space.fields import Box, background_of, cut, evenly, find_cells, typical_diameter
 from space.inputs import PictureInput
 from space.resources import Resources
-from space.tab_cells import desk_values, export_files, exported_files, keep_uploads, review_desk, similar_to
+from space.tab_cells import keep_uploads
 from space.texts import Words, number, say, say_error
 from space.visits import Visit, Visits
 
 SHOWN_SIDE = 3000  # pixels of the picture on the page, which can be enlarged
+ANNOTATED_SIDE = 6000  # pixels of the picture with boxes to download
 FIELDS = 1  # at a time, of the page and of the API together
 
 
@@ -52,6 +54,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     """Lay the tab out and wire it."""
     measured = cache(lambda: nucleus_share(resources))
     example = example_field(resources, visits.folder / "examples")
+    view = FieldView(resources, words, visits, "field", head)
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=4, min_width=300):
             picture = words.put(
@@ -76,52 +79,30 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
                 precision=0,
                 elem_id="field-side",
             )
-            words.html('<p class="help">{}</p>', "field_help")
+            words.computed(gr.HTML(help_text("en")), lambda language: {"value": help_text(language)})
         with gr.Column(scale=7, min_width=300):
-            head = gr.HTML(elem_id="field-boxes")
-            chart = gr.Plot(show_label=False, visible=False, elem_id="field-chart", elem_classes="plot")
-            numbers = gr.HTML(elem_id="field-numbers")
-    desk = review_desk("field-desk")
-    similar = gr.HTML(elem_id="field-similar")
+            view.lay_out_count()
+    view.lay_out_desk()
     with gr.Row():
         merge = words.put(gr.Button, "field_merge", "value", elem_id="field-merge")
-        prepare = words.put(gr.Button, "export_run", "value", elem_id="field-export")
-    exported = exported_files(words, "field-exported")
+        view.lay_out_exports()
     words.html('<p class="help warn">{}</p>', "field_fails")
-
-    def counted(visit: Visit) -> list[Any]:
-        field, language = visit.results.get("field"), visit.language
-        if not isinstance(field, Desk):
-            text = say(language, "field_waiting") if field is None else say_error(language, field) if isinstance(
-                field, ImageError
-            ) else say(language, "field_none")  # fmt: skip
-            return [cards.message(text, "hint" if field is None else "bad"), gr.update(visible=False), ""]
-        rows = field.count(resources.prior)
-        return [
-            field_head(language, field),
-            gr.update(value=charts.count_chart(rows, language), visible=bool(rows)),
-            cards.count_table(resources.classifier, language, rows)
-            + f'<p class="help">{escape(prior_note(language, resources))}</p>'
-            if rows
-            else "",
-        ]
-
-    def views(visit: Visit, select: int | None = None) -> list[Any]:
-        field = visit.results.get("field")
-        shown = desk_values(resources, field, visit.language, select) if isinstance(field, Desk) else None
-        return [*counted(visit), shown]
 
     def find(path: str | None, crop_side: int | None, visit: Visit) -> list[Any]:
         if path is None:
             return [cards.message(say(visit.language, "field_first")), gr.skip(), gr.skip(), gr.skip()]
+        desk = Desk(resources.classifier.label_names)
         try:
             field = open_field(path)
         except ImageError as error:
-            visit.results["field"] = error
-            return views(visit)
-        found, boxes, predictions = answer_field(resources, field, measured(), crop_side or None)
-        visit.results["field"] = field_desk(resources, visit, path, field, found, boxes, predictions)
-        return views(visit)
+            desk.bad.append((Path(path).name, error))
+        else:
+            desk.field = {"found": 0}
+            found, boxes, predictions = answer_field(resources, field, measured(), crop_side or None)
+            if boxes:
+                fill_desk(desk, visit, path, field, found, boxes, predictions)
+        visit.results["field"] = desk
+        return view.draw(visit)
 
     def respond(path: str | None, crop_side: int | None, request: gr.Request) -> list[Any]:
         visit = visits.of(request)
@@ -131,63 +112,35 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     def attempt_example(crop_side: int | None, request: gr.Request) -> list[Any]:
         return [example, *find(example, crop_side, visits.of(request))]
 
-    def correct(event: gr.EventData, request: gr.Request) -> list[Any]:
-        visit = visits.of(request)
-        if isinstance(visit.results.get("field"), Desk):
-            allowed = [*resources.classifier.label_names, *EXTRA]
-            visit.results["field"].correct(dict(event.corrections), allowed, float(event.turn))
-        return counted(visit)
-
-    def look(event: gr.EventData, request: gr.Request) -> str:
-        visit = visits.of(request)
-        field = visit.results.get("field")
-        return similar_to(resources, visit, field, int(event.number)) if isinstance(field, Desk) else ""
-
     def add(event: gr.EventData, request: gr.Request) -> list[Any]:
         visit = visits.of(request)
-        field = visit.results.get("field")
-        if not isinstance(field, Desk):
+        desk = view.of(visit)
+        if not desk.cells:
             return [gr.skip()] * 4
-        cell = add_cell(resources, visit, field, float(event.x), float(event.y))
-        return views(visit, cell)
+        return view.draw(visit, add_cell(resources, visit, desk, float(event.x), float(event.y)))
 
     def merge_cells(request: gr.Request) -> None:
         visit = visits.of(request)
-        field = visit.results.get("field")
-        if isinstance(field, Desk):
+        if view.of(visit).cells:
             into = visit.results.setdefault("cells", Desk(resources.classifier.label_names))
-            merged = merge_into(into, field)
-            gr.Info(say(visit.language, "field_merged", n=merged))
+            gr.Info(say(visit.language, "field_merged", n=merge_into(into, view.of(visit))))
 
-    def make_files(request: gr.Request) -> Any:
-        visit = visits.of(request)
-        field = visit.results.get("field")
-        if not isinstance(field, Desk):
-            return gr.skip()
-        annotated = visit.file("field-annotated.jpg")
-        draw_boxes(resources, field).save(annotated, "JPEG", quality=90)
-        paths = [str(annotated), *export_files(resources, visit, field, "field")]
-        return gr.update(value=paths, visible=True)
-
-    outputs = [head, chart, numbers, desk]
-    private = {"api_visibility": "private"}
-    quiet = {**private, "show_progress": "hidden"}
     job = {
-        **private, "concurrency_id": "field", "concurrency_limit": FIELDS, "show_progress_on": head, "trigger_mode": "once",
+        **PRIVATE, "concurrency_id": "field", "concurrency_limit": FIELDS, "show_progress_on": view.result,
+        "trigger_mode": "once",
     }  # fmt: skip
-    picture.upload(keep_uploads(visits), picture, None, **quiet)
-    run.click(respond, [picture, side], outputs, **job)
-    attempt.click(attempt_example, side, [picture, *outputs], **job)
-    desk.correct(correct, None, [head, chart, numbers], trigger_mode="multiple", **quiet)
-    desk.look(look, None, similar, trigger_mode="multiple", **quiet)
-    desk.missed(add, None, outputs, **quiet)
-    merge.click(merge_cells, None, None, **quiet)
-    prepare.click(make_files, None, exported, **private)
+    view.wire()
+    picture.upload(keep_uploads(visits), picture, None, **QUIET)
+    run.click(respond, [picture, side], view.outputs, **job)
+    attempt.click(attempt_example, side, [picture, *view.outputs], **job)
+    view.desk.missed(add, None, view.outputs, **QUIET)
+    merge.click(merge_cells, None, None, **QUIET)
+    return view.outputs, view.redraw
 
-    def redraw(visit: Visit) -> list[Any]:
-        return views(visit) if "field" in visit.results else [gr.skip()] * len(outputs)
 
-    return outputs, redraw
+def help_text(language: str) -> str:
+    text = say(language, "field_help", limit=number(language, LARGEST / 1e6))
+    return f'<p class="help">{escape(text)}</p>'
 
 
 def example_field(resources: Resources, folder: Path) -> str | None:
@@ -209,19 +162,13 @@ def example_field(resources: Resources, folder: Path) -> str | None:
     return str(folder / "field.jpg")
 
 
-def field_desk(
-    resources: Resources, visit: Visit, path: str, picture: Image.Image, found: int, boxes: list[Box],
-    predictions: Predictions | None,
-) -> Desk | str:  # fmt: skip
-    """The cells of a field on a desk of their own; a text when there are none."""
-    if not boxes:
-        return "none"
+def fill_desk(
+    desk: Desk, visit: Visit, path: str, picture: Image.Image, found: int, boxes: list[Box], predictions: Predictions
+) -> None:  # fmt: skip
+    """Put the cells of a field on its desk."""
     batch = secrets.token_hex(4)
-    shown = picture.copy()
-    shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.BICUBIC, reducing_gap=2)
     url = visit.file(f"{batch}-field.jpg")
-    shown.save(url, "JPEG", quality=88)
-    desk = Desk(resources.classifier.label_names)
+    reduced(picture, SHOWN_SIDE).save(url, "JPEG", quality=88)
     desk.field = {
         "url": str(url), "width": picture.width, "height": picture.height, "found": found, "path": path, "side": boxes[0].side,
     }  # fmt: skip
@@ -230,7 +177,6 @@ def field_desk(
         small = save_small(cut(picture, box, background), visit.file(f"{batch}-{row}.jpg"))
         desk.add(name, f"{name}#{row + 1}", small, Source(path, box=box), predictions, row)
     desk.shift = predictions.shift
-    return desk
 
 
 def add_cell(resources: Resources, visit: Visit, desk: Desk, x: float, y: float) -> int:
@@ -259,8 +205,12 @@ def merge_into(into: Desk, field: Desk) -> int:
     return len(into.cells) - len(there)
 
 
-def field_head(language: str, desk: Desk) -> str:
+def head(language: str, desk: Desk, rows: list[Row], sample: str) -> str:
     """How many cells were found, and how many of them are not in the count."""
+    if not desk.cells:
+        if desk.bad:
+            return cards.message(say_error(language, desk.bad[0][1]), "bad")
+        return cards.message(say(language, "field_none" if desk.field else "field_waiting"))
     found, side = number(language, desk.field["found"]), number(language, desk.field["side"])
     notes = []
     if desk.field["found"] > len(desk.cells):
@@ -273,18 +223,34 @@ def field_head(language: str, desk: Desk) -> str:
     return f'{warning}<section class="result" aria-live="polite"><h2>{title}</h2>{line}</section>'
 
 
+class FieldView(DeskView):
+    """The desk of a field, whose exports begin with the picture and its boxes."""
+
+    def files(self, visit: Visit) -> list[str]:
+        if not self.of(visit).cells:
+            return []
+        annotated = visit.file("field-annotated.jpg")
+        draw_boxes(self.resources, self.of(visit)).save(annotated, "JPEG", quality=90)
+        return [str(annotated), *super().files(visit)]
+
+
 def draw_boxes(resources: Resources, desk: Desk) -> Image.Image:
     """The field with a numbered, labelled box around each cell; what is not counted is grey, with a question mark."""
-    picture = open_field(desk.field["path"]).copy()
+    field = open_field(desk.field["path"])
+    picture = reduced(field, ANNOTATED_SIDE)
+    scale = picture.width / field.width
+    picture = picture.copy() if picture is field else picture
     pen = ImageDraw.Draw(picture)
-    side = desk.field["side"]
-    font = ImageFont.load_default(size=max(14, round(0.12 * side)))
+    font = ImageFont.load_default(size=max(14, round(0.12 * scale * desk.field["side"])))
     names = list(resources.classifier.label_names)
     for cell in desk.cells:
         box, label = cell.source.box, desk.label_of(cell)
-        inset = round(0.12 * side)  # drawn smaller than cut, so that neighbours stay apart
-        left, top = box.left + inset, box.top + inset
-        right, bottom = box.left + box.side - inset, box.top + box.side - inset
+        side, inset = (
+            scale * box.side,
+            round(0.12 * scale * box.side),
+        )  # smaller than cut: neighbours stay apart
+        left, top = round(scale * box.left) + inset, round(scale * box.top) + inset
+        right, bottom = left + side - 2 * inset, top + side - 2 * inset
         colour = charts.colour(names.index(label)) if label in names else "#303030"
         pen.rectangle((left, top, right, bottom), outline=colour, width=max(2, round(0.012 * side)))
         text = f"{cell.number + 1} {label or '?'}"

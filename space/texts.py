@@ -97,7 +97,10 @@ def say_shift(language: str, shift: Shift) -> str:
     """The warning of a batch unlike every training laboratory in a language."""
     reason = say(language, f"shift_{shift.cause}_{'below' if shift.off < 0 else 'above'}")
     off = ("−" if shift.off < 0 else "+") + number(language, abs(shift.off), 1)
-    return say(language, "shift", reason=reason, statistic=shift.statistic.replace("_", " "), off=off)
+    words = [
+        say(language, f"shift_in_{word}") if word.isalpha() else word for word in shift.statistic.split("_")
+    ]
+    return say(language, "shift", reason=reason, statistic=" ".join(words), off=off)
 
 
 def language_of(request: Any) -> str:

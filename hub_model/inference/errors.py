@@ -14,6 +14,7 @@ IMAGE_ERRORS = {
     "too_small": "The picture has only {width}×{height} pixels; at least {limit} on each side are needed.",
     "too_wide": "The picture has {width}×{height} pixels; sides up to {limit} are accepted.",
     "bomb": "The picture has more than {limit} million pixels: crop it, or use the field tab.",
+    "slide": "The picture has more than {limit} million pixels: cut it into several and count them one by one.",
     "animated": "The file is animated or has several pages; please send one picture.",
     "truncated": "The file is cut off: part of the picture is missing.",
     "damaged": "The file is damaged and cannot be decoded.",

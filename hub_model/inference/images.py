@@ -76,7 +76,9 @@ def read_picture(
     return decode(open_picture(source, max_pixels), max_side)
 
 
-def open_picture(source: bytes | str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_picture(
+    source: bytes | str | os.PathLike, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE
+) -> Image.Image:
     """Read a file's header and judge it: the picture, not decoded yet, with its `format`.
 
     Raises:
@@ -104,8 +106,8 @@ def open_picture(source: bytes | str | os.PathLike, max_pixels: int = MAX_PIXELS
     copies = 2 if _is_deep_colour(image) else COPIES.get(image.format, 1)
     if copies * width * height > max_pixels:
         raise ImageError("bomb", limit=max_pixels // copies // 10**6)
-    if max(width, height) > MAX_SIDE:
-        raise ImageError("too_wide", width=width, height=height, limit=MAX_SIDE)
+    if max(width, height) > max_side:
+        raise ImageError("too_wide", width=width, height=height, limit=max_side)
     if max(width, height) > LONGEST * min(width, height):
         raise ImageError("too_narrow", width=width, height=height)
     try:

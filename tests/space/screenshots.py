@@ -21,7 +21,7 @@ from tests.space.browser import chromium
 from tests.space.running import RunningSpace, running
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
 TABS = ("cell", "cells", "field", "learn", "model", "data", "api")
 LOCALES = {"en": "en-US", "id": "id-ID"}
 
@@ -88,6 +88,22 @@ def fill_tab(page: Page, name: str, inputs: dict[str, Path]) -> None:
         page.locator(ready[name]).first.wait_for(timeout=60_000)
 
 
+SETTLED = """() => {
+  const pictures = [...document.querySelectorAll("img")];
+  pictures.forEach(one => { one.loading = "eager"; });
+  document.querySelectorAll(".desk .tile").forEach(one => { one.style.contentVisibility = "visible"; });
+  return pictures.every(one => one.complete);
+}"""
+
+
+def shoot(page: Page, path: Path) -> Path:
+    """The whole page, with the pictures below the fold."""
+    page.wait_for_function(SETTLED)
+    page.wait_for_timeout(700)  # the plots' first drawing
+    page.screenshot(path=path, full_page=True)
+    return path
+
+
 def take(
     browser: Browser, address: str, inputs: dict[str, Path], out: Path, tabs: tuple[str, ...]
 ) -> Iterator[Path]:
@@ -102,10 +118,7 @@ def take(
                 visit(page, address, language)
                 for name in tabs:
                     fill_tab(page, name, inputs)
-                    page.wait_for_timeout(700)  # the plots' first drawing
-                    path = out / f"{name}-{size}-{scheme}-{language}.png"
-                    page.screenshot(path=path, full_page=True)
-                    yield path
+                    yield shoot(page, out / f"{name}-{size}-{scheme}-{language}.png")
                 context.close()
 
 

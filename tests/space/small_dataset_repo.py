@@ -19,6 +19,9 @@ COLUMNS = datasets.Features(
 )
 
 
+CARD = "---\npretty_name: Synthetic cells\nlicense: apache-2.0\n---\n\n# Synthetic cells\n"
+
+
 def build(folder: Path, sizes: dict[str, int]) -> Path:
     """Write `sizes[split]` cells a class for each split into `folder/data` and return the folder."""
     (folder / "data").mkdir(parents=True)
@@ -34,4 +37,5 @@ def build(folder: Path, sizes: dict[str, int]) -> Path:
                 )
         table = datasets.Dataset.from_list(rows, features=COLUMNS)
         table.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet", batch_size=32)
+    (folder / "README.md").write_text(CARD)
     return folder

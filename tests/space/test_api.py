@@ -5,8 +5,6 @@ import asyncio
 import base64
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -162,40 +160,3 @@ def test_500_megabytes_are_refused_at_the_door(client: Client, tmp_path: Path) -
         file.truncate(500 * 2**20)
     with pytest.raises(Exception, match=r"(?i)size|413|large"):
         client.predict(handle_file(tmp_path / "large.jpg"), api_name="/predict")
-
-
-def test_a_path_of_the_server_is_not_read(client: Client, space: RunningSpace) -> None:
-    unfit = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
-    with pytest.raises(AppError):
-        client.predict(unfit, api_name="/predict")
-    done = subprocess.run(
-        ["curl", "-s", "-o", "-", f"{space.address}/gradio_api/file=/etc/passwd"],
-        capture_output=True,
-        text=True,
-    )
-    assert "root:" not in done.stdout
-
-
-def test_visitors_at_once_all_get_their_own_answer(
-    space: RunningSpace, tmp_path: Path, small_model: Path
-) -> None:
-    paths = []
-    for i, label in enumerate(LABELS * 2):
-        paths.append(tmp_path / f"{i}.png")
-        draw_cell(label, 900 + i).save(paths[-1])
-    expected = Classifier.from_pretrained(small_model).predict(paths).labels
-
-    def ask(path: Path) -> str:
-        return Client(space.address, verbose=False).predict(handle_file(path), api_name="/predict")["label"]
-
-    with ThreadPoolExecutor(8) as visitors:
-        assert list(visitors.map(ask, paths)) == expected
-
-
-def test_no_upload_stays_on_disk(client: Client, space: RunningSpace, cell_file: Path) -> None:
-    before = {path for path in space.uploads.rglob("*") if path.is_file()}
-    client.predict(handle_file(cell_file), api_name="/predict")
-    client.predict([handle_file(cell_file)], api_name="/count")
-    time.sleep(0.2)
-    assert {path for path in space.uploads.rglob("*") if path.is_file()} <= before
-    assert not [path for path in before if path.name == cell_file.name]

@@ -2,6 +2,7 @@
 is none."""
 
 import random
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,18 @@ import pytest
 from PIL import Image
 
 from dataset_script.synthetic_cells import LOOKS, draw_cell, draw_field
-from space.fields import CROP_SIDE, MAX_CELLS, Box, cut, evenly, find_cells, typical_diameter
+from space.fields import (
+    CROP_SIDE,
+    FINEST,
+    MAX_CELLS,
+    TILE,
+    Box,
+    background_of,
+    cut,
+    evenly,
+    find_cells,
+    typical_diameter,
+)
 
 KINDS = [label for label in LOOKS if label != "NIF"]
 
@@ -45,6 +57,36 @@ def test_of_very_many_cells_those_counted_lie_all_over_the_field() -> None:
     assert len(set(chosen)) == len(chosen) == MAX_CELLS
     assert np.mean([box.top for box in chosen]) == pytest.approx(499.5, abs=1)
     assert evenly(boxes[:7]) == boxes[:7] and evenly([]) == []
+
+
+def slide(height: int, width: int, centres: list[tuple[int, int]]) -> Image.Image:
+    """Blasts at (row, column) on an empty ground."""
+    patch = draw_field(300, 300, [("BLA", 150, 150)], seed=7)
+    ground = Image.new("RGB", (width, height), background_of(patch))
+    for row, column in centres:
+        ground.paste(patch, (column - 150, row - 150))
+    return ground
+
+
+def test_cells_on_the_borders_of_a_slides_tiles_are_found_once_each() -> None:
+    edge = round(TILE / FINEST)
+    shifts = [*range(-60, 61, 8)]  # a nucleus is some 90 pixels wide: on the border, beside it, half across
+    along = [(edge + shift, 400 + 350 * i) for i, shift in enumerate(shifts[:8])]
+    across = [(400 + 350 * i, edge + shift) for i, shift in enumerate(shifts[8:])]
+    centres = [*along, *across, (edge, edge), (edge + 5, 2 * edge - 3)]
+    boxes = find_cells(slide(4100, 8192, centres))
+    assert len(boxes) == matched(boxes, centres, 12) == len(centres)
+
+
+def test_memory_for_a_slide_is_that_of_a_tile_and_a_ninth_of_its_pixels() -> None:
+    picture = slide(8192, 8192, [(500 + 700 * i, 500 + 650 * i) for i in range(11)])
+    tracemalloc.start()
+    try:
+        assert len(find_cells(picture)) == 11
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < picture.width * picture.height * 4, "one float a pixel of the whole would be more"
 
 
 @pytest.mark.parametrize("colour", [(244, 240, 238), (90, 40, 140), (0, 0, 0)])

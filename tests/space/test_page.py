@@ -39,9 +39,9 @@ def tab_function(page: gr.Blocks, name: str) -> Any:
     return next(fn for fn in page.fns.values() if (ids[name], "select") in fn.targets)
 
 
-def post(url: str, body: dict) -> dict[str, Any]:
+def post(url: str, body: dict, headers: dict[str, str] | None = None) -> dict[str, Any]:
     """What an address of Gradio answers to JSON, which may hold what JSON does not know, such as NaN."""
-    headers = {"content-type": "application/json"}
+    headers = {"content-type": "application/json", **(headers or {})}
     return httpx2.post(url, content=json.dumps(body), headers=headers).raise_for_status().json()
 
 

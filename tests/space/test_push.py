@@ -17,7 +17,6 @@ from huggingface_hub import HfApi, SpaceCard, snapshot_download
 
 import space
 from hub_model.inference.errors import RepoError
-from local_hub import LocalHub
 from space.__main__ import main
 from space.build import push_space
 from space.resources import chosen_repos, front_matter
@@ -43,6 +42,7 @@ def test_the_front_matter_is_complete_and_pinned() -> None:
     assert declared["app_file"] == "app.py"
     assert declared["python_version"] == "3.11" and declared["license"] == "apache-2.0"
     assert len(declared["short_description"]) <= 60
+    assert declared["hf_oauth"] is True and declared["hf_oauth_scopes"] == ["contribute-repos"]
     for key in ("title", "emoji", "models", "datasets", "preload_from_hub", "suggested_hardware"):
         assert declared[key]
 
@@ -104,7 +104,7 @@ def test_the_built_folder_runs_alone(
 ) -> None:
     """Only that folder is on the path: the other folders of the project cannot be imported."""
     alone = {"PYTHONPATH": "", "MODEL_ID": "", "DATASET_ID": "", "PYTHONDONTWRITEBYTECODE": "1"}
-    others = ["dataset_script", "training", "local_hub", "train_accelerate", "hub_model.publish"]
+    others = ["dataset_script", "training", "local_hub", "train_accelerate", "hub_model.push"]
     for name in others:
         done = subprocess.run(
             [bare_python, "-c", f"import {name}"], cwd=built, env=os.environ | alone, capture_output=True
@@ -127,22 +127,18 @@ def test_build_does_not_mix_with_what_is_there(repos: tuple[str, str], tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_push_is_one_commit_and_a_second_push_is_none(repos: tuple[str, str], owner: str) -> None:
+def test_a_push_is_one_commit_of_what_is_built_and_a_second_push_is_none(
+    repos: tuple[str, str], owner: str, built: Path, tmp_path: Path
+) -> None:
     name = f"{owner}/cells-space"
-    assert name in push_space(name, *repos)
+    assert name in push_space(name, *repos, private=True)
     commits = HfApi().list_repo_commits(name, repo_type="space")
-    push_space(name, *repos)
+    push_space(name, *repos, private=True)
     assert len(HfApi().list_repo_commits(name, repo_type="space")) == len(commits)
+    assert HfApi().space_info(name).private
     card = SpaceCard.load(name)
     assert card.data.models == [repos[0]] and card.data.datasets == [repos[1]]
     assert card.data["preload_from_hub"] == [repos[0]]
-
-
-def test_what_is_pushed_is_what_is_built(
-    repos: tuple[str, str], owner: str, built: Path, tmp_path: Path
-) -> None:
-    name = f"{owner}/built-space"
-    push_space(name, *repos)
     copy = Path(snapshot_download(name, repo_type="space", local_dir=tmp_path / "copy"))
     files = {path.relative_to(built) for path in built.rglob("*") if path.is_file() and path.suffix != ".pyc"}
     assert Path("app.py") in files and Path("hub_model/inference/classifier.py") in files
@@ -186,24 +182,6 @@ def test_a_space_over_a_repo_that_is_missing_or_of_another_type_is_refused(
         with pytest.raises(RepoError, match=said):
             push_space(f"{owner}/never", model, dataset)
     assert not HfApi().repo_exists(f"{owner}/never", repo_type="space")
-
-
-@pytest.mark.parametrize("name", ["ownerless", "a/b@main", "a/b/c"])
-def test_a_name_that_is_no_id_makes_no_space(owner: str, name: str) -> None:
-    with pytest.raises(RepoError, match="is not a repo id"):
-        push_space(name, "a/b", "")
-    assert not HfApi().repo_exists(f"{owner}/ownerless", repo_type="space")
-
-
-def test_private_is_not_ignored_for_a_space_that_is_public(repos: tuple[str, str], owner: str) -> None:
-    name, hub = f"{owner}/public-space", HfApi()
-    hub.create_repo(name, repo_type="space", space_sdk="gradio")
-    before = len(hub.list_repo_commits(name, repo_type="space"))
-    with pytest.raises(RepoError, match="is public: make it private"):
-        push_space(name, *repos, private=True)
-    assert len(hub.list_repo_commits(name, repo_type="space")) == before
-    hub.update_repo_settings(name, repo_type="space", private=True)
-    push_space(name, *repos, private=True)
 
 
 def test_a_space_of_another_owner_is_refused(

@@ -11,12 +11,14 @@ import pytest
 from PIL import Image
 
 import space
-from dataset_script.synthetic_cells import draw_cell
 from hub_model.inference.errors import ImageError
-from hub_model.inference.images import MAX_PIXELS, read_picture
+from hub_model.inference.images import CELL_SIDE, MAX_PIXELS, read_picture
 from space import archives
-from space.archives import MAX_ENTRIES, MAX_PICTURES, count_uploads, read_uploads
+from space.archives import MAX_ENTRIES, MAX_PICTURES, count_uploads, read_cell, read_slide, read_uploads
+from space.fields import CROP_SIDE
+from space.tab_cell import Look, checked_frame
 from space.texts import say_error
+from space.visits import Visit
 from tests.space.bad_uploads import PICTURES, jpeg, picture, png_header, zipped
 
 
@@ -56,26 +58,39 @@ def test_every_byte_flip_and_cut_ends_in_a_picture_or_a_sentence() -> None:
     assert min(outcomes.values()) > 20
 
 
-def test_odd_pictures_are_accepted(tmp_path: Path) -> None:
-    cell = draw_cell("PMO", 1)
-    for mode, kind in (
-        ("L", "PNG"),
-        ("RGBA", "PNG"),
-        ("P", "PNG"),
-        ("CMYK", "JPEG"),
-        ("RGB", "WEBP"),
-        ("1", "TIFF"),
-    ):
-        path = tmp_path / f"{mode}.{kind.lower()}"
-        cell.convert(mode).save(path)
-        assert read_picture(path).size == (250, 250)
-    Image.fromarray(np.asarray(cell.convert("L"), np.uint16) * 200).save(tmp_path / "16.png")
-    assert read_picture(tmp_path / "16.png").mode == "RGB"
+def test_a_photograph_of_a_phone_is_reduced_while_it_is_decoded(tmp_path: Path) -> None:
+    Image.new("RGB", (6500, 4000), "white").save(tmp_path / "phone.jpg")  # 26 megapixels
+    Image.new("RGB", (6500, 4000), "white").save(tmp_path / "phone.png")
+    assert read_cell(tmp_path / "phone.jpg").size == (CELL_SIDE, round(CELL_SIDE * 4000 / 6500))
+    with pytest.raises(ImageError, match="crop it, or use the field tab"):
+        read_cell(tmp_path / "phone.png")
+    assert read_slide(tmp_path / "phone.png").size == (6500, 4000)
 
 
-def test_a_large_picture_is_reduced(tmp_path: Path) -> None:
-    draw_cell("PMO", 1).resize((3000, 2000)).save(tmp_path / "large.jpg")
-    assert read_picture(tmp_path / "large.jpg", 1024).size == (1024, 683)
+def test_a_slide_may_be_long_and_large_but_not_beyond_memory() -> None:
+    assert read_slide(picture("L", (30_000, 1_000))).size == (30_000, 1_000)
+    with pytest.raises(ImageError, match="more than 144 million pixels: cut it into several"):
+        read_slide(png_header(13_000, 12_000))
+
+
+def test_a_part_is_cut_out_of_the_picture_as_it_was_sent(tmp_path: Path) -> None:
+    whole = Image.new("RGB", (6400, 4000), "white")
+    whole.paste((200, 0, 0), (3200, 1000, 3600, 1400))
+    whole.save(tmp_path / "phone.png", compress_level=1)
+    look = Look(str(tmp_path / "phone.png"))
+    with pytest.raises(ImageError, match="crop it"):
+        look.read(Visit(tmp_path / "visit"))
+    assert (look.preview["width"], look.preview["height"]) == (CELL_SIDE, 640), "there is something to crop"
+    look.frame = checked_frame({"left": 0.5, "top": 0.25, "side": 1 / 16})
+    part = np.asarray(look.read(Visit(tmp_path / "visit")))
+    assert part.shape == (CROP_SIDE, CROP_SIDE, 3) and (part == (200, 0, 0)).all()
+
+
+@pytest.mark.parametrize(
+    "sent", [None, 5, {}, {"left": "x", "top": 0, "side": 1}, {"left": 0, "top": 0, "side": 0}]
+)
+def test_a_frame_that_is_none_means_the_whole_picture(sent: object) -> None:
+    assert checked_frame(sent) is None
 
 
 def entries(tmp_path: Path, data: bytes) -> dict[str, str]:

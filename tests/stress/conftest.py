@@ -1,5 +1,5 @@
-"""The stress tests use the small model and dataset of the Space's tests."""
+"""The stress tests use the small model, the dataset and the running Space of the Space's tests."""
 
-from tests.space.conftest import small_dataset
+from tests.space.conftest import small_dataset, space
 
-__all__ = ["small_dataset"]
+__all__ = ["small_dataset", "space"]

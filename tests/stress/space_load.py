@@ -1,153 +1,98 @@
-"""The Space in figures, with the released model: `python -m tests.stress.space_load`.
+"""The Space in figures, with the released model: `python -m tests.stress.space_load`. Takes twelve minutes.
 
-In: a model repo folder (and a dataset repo folder; drawn cells without one). Out: seconds from start to ready; from drop to
-answer in a browser; memory before and after 1,000 predictions; the time for 500 images; answers, errors, median and 95th
-percentile under load.
+In: a model repo folder (and a dataset repo folder; drawn cells without one). Out: seconds from start to ready; median and 95th
+percentile of `/predict` with 30 clients, and memory meanwhile; seconds for whole fields, found, cut out and classified.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
-import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
-import httpx2
+from PIL import Image
 
-from tests.space.bad_uploads import zipped
-from tests.space.browser import chromium
+from dataset_script.synthetic_cells import LOOKS, draw_field
+from hub_model.inference.classifier import Classifier
+from space.batching import Batcher
+from space.desk import open_field
+from space.fields import TYPICAL_DIAMETER, background_of, cut, evenly, find_cells
 from tests.space.running import of_repos, running
-from tests.stress.visitors import (
-    Question,
-    Reply,
-    ask,
-    errors,
-    good_cells,
-    hammer,
-    hanging_client,
-    latency_line,
-    memory_line,
-    percentile,
-    run,
-    watched_memory,
-)
+from tests.stress.visitors import errors, latency_line, memory_line, under_load
 
 RELEASE = Path(__file__).resolve().parents[2] / "hub_model" / "release"
-
-
-def predict_once(address: str, endpoint: str, *files: tuple[str, bytes]) -> float:
-    """Seconds of one request that must be answered."""
-
-    async def once() -> str:
-        async with httpx2.AsyncClient(timeout=600) as http:
-            return await ask(http, address, Question(endpoint, files, "answer"))
-
-    begin = time.monotonic()
-    outcome = run(once())
-    if outcome != "answer":
-        raise RuntimeError(f"/{endpoint}: {outcome}")
-    return time.monotonic() - begin
-
-
-def predictions(address: str, count: int) -> None:
-    """Ask for `count` single predictions, ten at a time."""
-
-    async def many() -> None:
-        cells = good_cells()
-        async with httpx2.AsyncClient(timeout=600) as http:
-            for start in range(0, count, 10):
-                asked = [
-                    Question("predict", (cells[i % len(cells)],), "answer") for i in range(start, start + 10)
-                ]
-                outcomes = await asyncio.gather(*(ask(http, address, question) for question in asked))
-                if set(outcomes) != {"answer"}:
-                    raise RuntimeError(f"predictions ended with {outcomes}")
-
-    run(many())
-
-
-def drop_to_answer(address: str, times: int = 20) -> list[float]:
-    """Seconds from giving a picture to the page until its verdict is to be seen, in a real browser."""
-    measured, cells = [], good_cells(times)
-    with chromium() as browser:
-        page = browser.new_page(locale="en-US")
-        page.set_default_timeout(300_000)
-        page.goto(address)
-        chooser = "#cell-picture input[type=file]"
-        page.wait_for_selector(chooser, state="attached")
-        for name, data in cells:
-            begin = time.monotonic()
-            page.set_input_files(chooser, {"name": name, "mimeType": "image/jpeg", "buffer": data})
-            page.wait_for_selector("#cell-answer .answer")
-            measured.append(time.monotonic() - begin)
-            page.click("#cell-picture button[aria-label='Remove Image']")
-            page.wait_for_selector("#cell-answer .answer", state="detached")
-    return measured
+FIELDS = {"4000×3000": (3000, 4000, 109), "5940×3960": (3960, 5940, 400), "8192×8192": (8192, 8192, 1500)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.stress.space_load", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--model", type=Path, default=RELEASE)
+    parser.add_argument(
+        "--model", type=Path, default=RELEASE, help="model repo folder (default: the release)"
+    )
     parser.add_argument("--dataset", type=Path, help="dataset repo folder (default: drawn cells)")
-    parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    parser.add_argument("--clients", type=int, default=30, help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=600, help="of load (default: %(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="space-load-") as folder:
-        figures = measure(options, Path(folder))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        time_fields(options.model, Path(folder))
+        time_visitors(options, Path(folder))
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Print every figure as soon as it is known, and return them."""
+def time_visitors(options: argparse.Namespace, folder: Path) -> None:
     from tests.space.small_dataset_repo import build
 
-    sizes = {"train": 12, "validation": 2, "test": 8}
-    dataset = options.dataset or build(folder / "dataset", sizes)
-    found: dict[str, float] = {}
+    dataset = options.dataset or build(folder / "dataset", {"train": 12, "validation": 2, "test": 8})
     with running(of_repos(options.model, dataset, folder / "space")) as space:
-        found["ready_s"] = space.seconds_to_ready
         print(f"start to ready: {space.seconds_to_ready:.1f} s", flush=True)
-        predictions(space.address, 30)
-        before = space.memory_mb()
-        predictions(space.address, 1000)
-        after = space.memory_mb()
-        found |= {"memory_before_mb": before, "memory_after_1000_mb": after}
-        print(f"memory: {before:.0f} MB before, {after:.0f} MB after 1,000 predictions", flush=True)
-        cells = good_cells(500)
-        found["images_500_s"] = predict_once(
-            space.address, "predict_many", ("cells.zip", zipped(dict(cells)))
+        replies, samples = under_load(space, options.clients, options.seconds, mixed=False)
+    print(latency_line(f"/predict, {options.clients} clients", replies, options.seconds))
+    print(f"  {memory_line(samples)} in {options.seconds:.0f} s")
+    for text, number in errors(replies).items():
+        print(f"  error: {number} × {text}")
+
+
+def time_fields(model: Path, folder: Path) -> None:
+    """Print wall-clock seconds of what the field tab does with a JPEG."""
+    batcher = Batcher(Classifier.from_pretrained(model))
+    for name, (height, width, cells) in FIELDS.items():
+        path = folder / "field.jpg"
+        draw_slide(height, width, cells).save(path, quality=90)
+        at = [time.monotonic()]
+        picture = open_field(str(path))
+        at.append(time.monotonic())
+        found = find_cells(picture, TYPICAL_DIAMETER)
+        at.append(time.monotonic())
+        background = background_of(picture)
+        crops = [cut(picture, box, background) for box in evenly(found)]
+        at.append(time.monotonic())
+        batcher.predict(crops)
+        at.append(time.monotonic())
+        decoded, searched, cut_out, classified = (b - a for a, b in pairwise(at))
+        print(
+            f"field of {name}: {len(found)} cells found, {len(crops)} boxes; decoded {decoded:.2f} s, found {searched:.2f} s, "
+            f"cut out {cut_out:.2f} s, classified {classified:.2f} s; without classes {at[3] - at[0]:.2f} s",
+            flush=True,
         )
-        print(f"500 images in one zip: {found['images_500_s']:.1f} s", flush=True)
-        with watched_memory(space) as samples, hanging_client(space.port):
-            replies = hammer(space.address, options.clients, options.seconds, mixed=False)
-        found |= summary("space", replies)
-        print(latency_line(f"Space, {options.clients} clients", replies, options.seconds))
-        print(f"  {memory_line(samples)}", flush=True)
-        for text, number in errors(replies).items():
-            print(f"  error: {number} × {text}")
-        dropped = drop_to_answer(space.address)
-        found["drop_to_answer_s"] = statistics.median(dropped)
-        print(f"drop to answer in Chromium: median of {len(dropped)} {statistics.median(dropped):.2f} s, "
-              f"longest {max(dropped):.2f} s", flush=True)  # fmt: skip
-    return found
 
 
-def summary(name: str, replies: Sequence[Reply]) -> dict[str, float]:
-    times = [r.seconds for r in replies if r.outcome == r.question.expected == "answer"]
-    return {
-        f"{name}_answers": len(times),
-        f"{name}_errors": errors(replies).total(),
-        f"{name}_median_s": statistics.median(times),
-        f"{name}_95_s": percentile(times, 0.95),
-    }
+def draw_slide(height: int, width: int, cells: int) -> Image.Image:
+    """A picture with so many cells in rows: a drawn field, repeated."""
+    labels = [label for label in LOOKS if label != "NIF"]
+    spots = [(130 + 210 * row, 130 + 210 * column) for row in range(5) for column in range(5)]
+    patch = draw_field(1050, 1050, [(labels[i % 6], *spot) for i, spot in enumerate(spots)], seed=3)
+    slide = Image.new("RGB", (width, height), background_of(patch))
+    left = cells
+    for top in range(0, height - 210, 210):
+        for column in range(0, width - 210, 210):
+            if left > 0:
+                part = (column % 1050, top % 1050, column % 1050 + 210, top % 1050 + 210)
+                slide.paste(patch.crop(part), (column, top))
+                left -= 1
+    return slide
 
 
 if __name__ == "__main__":

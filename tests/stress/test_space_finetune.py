@@ -10,7 +10,7 @@ import pytest
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.model_repo import read_config
 from space.desk import Desk
-from space.export import class_folders, dataset_repo
+from space.export import class_folders, dataset_repo, zipped
 from tests.small_model_repo import LABELS
 from tests.space.small_desk import ORIGIN, filled
 
@@ -35,7 +35,10 @@ def test_the_exported_dataset_is_fine_tuned_on_as_it_is(
     desk: Desk, small_model: Path, tmp_path: Path
 ) -> None:
     described = Classifier.from_pretrained(small_model).label_descriptions
-    data, run = extracted(dataset_repo(desk, tmp_path / "export.zip", ORIGIN, described)), tmp_path / "run"
+    data, run = (
+        extracted(zipped(dataset_repo(desk, ORIGIN, described), tmp_path / "export.zip")),
+        tmp_path / "run",
+    )
     command = [sys.executable, "train_accelerate.py", "--dataset", str(data), "--init_from", str(small_model)]
     command += ["--epochs", "1", "--batch_size", "8", "--output_dir", str(run)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -48,7 +51,7 @@ def test_the_exported_dataset_is_fine_tuned_on_as_it_is(
 @pytest.mark.stress
 @pytest.mark.timeout(900)
 def test_the_exported_class_folders_are_built_as_they_are(desk: Desk, tmp_path: Path) -> None:
-    folders = extracted(class_folders(desk, tmp_path / "by-class.zip"))
+    folders = extracted(zipped(class_folders(desk), tmp_path / "by-class.zip"))
     command = [sys.executable, "-m", "dataset_script", "build", str(folders), str(tmp_path / "dataset")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

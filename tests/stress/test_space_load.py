@@ -6,40 +6,30 @@ import asyncio
 import statistics
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from tests.space.running import RunningSpace, of_repos, running
+from tests.space.running import RunningSpace, of_repos
 from tests.stress.visitors import (
     Question,
     ask,
     errors,
     good_cells,
     hammer,
-    hanging_client,
     latency_line,
     memory_line,
     run,
-    watched_memory,
+    under_load,
 )
 
 GROWTH_MB = 60  # from the second quarter of the load to the last: what allocators keep back, and no more
 
 
-@pytest.fixture(scope="module")
-def server(
-    small_model: Path, small_dataset: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningSpace]:
-    with running(of_repos(small_model, small_dataset, tmp_path_factory.mktemp("load"))) as started:
-        yield started
-
-
-def left_over(server: RunningSpace) -> list[str]:
+def left_over(space: RunningSpace) -> list[str]:
     """Visitors' files that are still on disk; the page's own examples aside."""
-    found = [path for path in server.uploads.rglob("*") if path.is_file()]
+    found = [path for path in space.uploads.rglob("*") if path.is_file()]
     return [str(path) for path in found if path.parent.name.startswith("upload-")]
 
 
@@ -50,38 +40,36 @@ def growth(samples: list[float]) -> float:
 
 
 @pytest.mark.timeout(900)
-def test_ten_visitors_get_their_answers_beside_one_who_hangs(server: RunningSpace) -> None:
-    with hanging_client(server.port):
-        replies = hammer(server.address, clients=10, seconds=5, mixed=True)
+def test_ten_visitors_get_their_answers_beside_one_who_hangs(space: RunningSpace) -> None:
+    replies, _ = under_load(space, clients=10, seconds=5, mixed=True)
     assert errors(replies) == {}
     assert {reply.outcome for reply in replies} == {"answer", "refusal"}
-    assert left_over(server) == []
-    assert "Traceback" not in server.log
+    assert left_over(space) == []
+    assert "Traceback" not in space.log
 
 
 @pytest.mark.timeout(600)
-def test_the_same_picture_from_all_at_once_is_answered_to_each(server: RunningSpace) -> None:
+def test_the_same_picture_from_all_at_once_is_answered_to_each(space: RunningSpace) -> None:
     """Each visitor's upload is theirs: the first to be answered does not take it away from the others."""
     question = Question("predict", (good_cells(1)[0],), "answer")
 
     async def all_at_once() -> list[str]:
         async with httpx2.AsyncClient(timeout=120) as http:
-            return await asyncio.gather(*(ask(http, server.address, question) for _ in range(24)))
+            return await asyncio.gather(*(ask(http, space.address, question) for _ in range(24)))
 
     assert set(run(all_at_once())) == {"answer"}
 
 
 @pytest.mark.stress
 @pytest.mark.timeout(3600)
-def test_fifty_visitors_for_two_minutes(server: RunningSpace, capsys: pytest.CaptureFixture) -> None:
-    with watched_memory(server) as samples, hanging_client(server.port):
-        replies = hammer(server.address, clients=50, seconds=120, mixed=True)
+def test_fifty_visitors_for_two_minutes(space: RunningSpace, capsys: pytest.CaptureFixture) -> None:
+    replies, samples = under_load(space, clients=50, seconds=120, mixed=True)
     with capsys.disabled():
         print(f"\n{latency_line('Space, 50 clients, mixed', replies, 120)}\n  {memory_line(samples)}")
     assert errors(replies) == {}
     assert growth(samples) < GROWTH_MB
-    assert left_over(server) == []
-    assert "Traceback" not in server.log
+    assert left_over(space) == []
+    assert "Traceback" not in space.log
 
 
 @pytest.mark.stress

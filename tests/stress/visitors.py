@@ -169,6 +169,14 @@ def watched_memory(space: RunningSpace, every: float = 1.0) -> Iterator[list[flo
         thread.join()
 
 
+def under_load(
+    space: RunningSpace, clients: int, seconds: float, mixed: bool
+) -> tuple[list[Reply], list[float]]:
+    """All replies that so many clients got, beside one that hangs, and the memory meanwhile."""
+    with watched_memory(space) as samples, hanging_client(space.port):
+        return hammer(space.address, clients, seconds, mixed), samples
+
+
 # ---- figures
 def errors(replies: Sequence[Reply]) -> Counter:
     """What came that should not have come, by kind."""

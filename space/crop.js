@@ -1,0 +1,48 @@
+// The crop tool of "One cell": a square frame over a picture. Python sends `value`, gets "crop" with the frame in shares of the picture.
+let frame = null;
+
+function build(data) {
+  const root = element.querySelector(".crop");
+  root.innerHTML = `<p class="help" id="crop-help"></p><div class="ground"><img alt=""><div class="frame" tabindex="0" role="group" aria-describedby="crop-help"></div></div>
+    <label><span></span><input type="range" min="3" max="100" step="1"></label><div class="actions"><button type="button" class="cut"></button><button type="button" class="whole"></button></div>`;
+  const find = selector => root.querySelector(selector), box = find(".frame"), size = find("input"), ratio = data.width / data.height;
+  for (const [selector, word] of [[".help", "help"], ["label span", "size"], [".cut", "cut"], [".whole", "whole"]]) find(selector).textContent = data.words[word];
+  find("img").src = `${window.gradio_config?.root || ""}/gradio_api/file=${data.url}`;
+  box.setAttribute("aria-label", data.words.frame);
+  find(".whole").hidden = !data.frame;
+  const most = Math.min(1, 1 / ratio);  // of the width: a square of the shorter side
+  frame = data.frame || { left: 0.5 - most / 6, top: 0.5 - most * ratio / 6, side: most / 3 };
+
+  function place(change) {
+    const middle = { x: frame.left + frame.side / 2, y: frame.top + frame.side * ratio / 2, side: frame.side, ...change };
+    const side = Math.min(most, Math.max(0.03 * most, middle.side)), within = (at, length) => Math.min(1 - length, Math.max(0, at - length / 2));
+    frame = { left: within(middle.x, side), top: within(middle.y, side * ratio), side };
+    box.style.cssText = `left:${100 * frame.left}%;top:${100 * frame.top}%;width:${100 * side}%;height:${100 * side * ratio}%`;
+    size.value = Math.round(100 * side / most);
+  }
+  const at = event => { const area = find(".ground").getBoundingClientRect(); return { x: (event.clientX - area.left) / area.width, y: (event.clientY - area.top) / area.height }; };
+  find(".ground").addEventListener("click", event => { if (event.target !== box) place(at(event)); });
+  box.addEventListener("pointerdown", event => {
+    const from = at(event), start = { x: frame.left + frame.side / 2, y: frame.top + frame.side * ratio / 2 };
+    box.setPointerCapture(event.pointerId);
+    box.onpointermove = move => { const now = at(move); place({ x: start.x + now.x - from.x, y: start.y + now.y - from.y }); };
+    box.onpointerup = box.onpointercancel = () => { box.onpointermove = null; };
+  });
+  size.addEventListener("input", () => place({ side: most * size.value / 100 }));
+  box.addEventListener("keydown", event => {
+    const step = event.shiftKey ? 0.05 : 0.01, x = frame.left + frame.side / 2, y = frame.top + frame.side * ratio / 2;
+    const change = { ArrowLeft: { x: x - step }, ArrowRight: { x: x + step }, ArrowUp: { y: y - step * ratio }, ArrowDown: { y: y + step * ratio },
+      "+": { side: frame.side * 1.1 }, "-": { side: frame.side / 1.1 } }[event.key];
+    if (event.key === "Enter") find(".cut").click(); else if (change) place(change); else return;
+    event.preventDefault();
+  });
+  find(".cut").addEventListener("click", () => trigger("crop", { frame }));
+  find(".whole").addEventListener("click", () => trigger("crop", { frame: null }));
+  place({});
+}
+
+function receive() {
+  if (props.value) build(props.value); else element.querySelector(".crop")?.replaceChildren();
+}
+watch("value", receive);
+receive();
