@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from html import escape
 from typing import Any, TypedDict, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
@@ -164,6 +165,13 @@ def as_cell_answer(predictions: Predictions, row: int, descriptions: dict[str, s
     }
 
 
+def answer_row(predictions: Predictions, row: int) -> dict[str, Any]:
+    """One of many answers."""
+    label, confidence = predictions.top(row, 1)[0]
+    verdict, warning = str(predictions.verdicts[row]), warning_of(predictions)
+    return {"label": label, "confidence": confidence, "verdict": verdict, "warning": warning}
+
+
 def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tuple:
     """Register the endpoints and the tools for agents, and lay out their tab."""
     classifier = resources.classifier
@@ -176,23 +184,12 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     def predict_many(files: list[str] | None) -> list[NamedAnswer]:
         """Classify up to 5,000 pictures, or zips of them: a row a picture, bad ones and those beyond the limit with an error."""
         answer = _answer_and_forget(resources, files)
+        nothing = {"label": "", "confidence": 0.0, "verdict": "", "warning": ""}
         rows: list[NamedAnswer] = [
-            {"file": name, "error": str(error), "label": "", "confidence": 0.0, "verdict": "", "warning": ""}
-            for name, error in [*answer.bad, *beyond(answer)]
+            {"file": name, "error": str(error), **nothing} for name, error in [*answer.bad, *beyond(answer)]
         ]
         for row, entry in enumerate(answer.entries):
-            label, confidence = answer.predictions.top(row, 1)[0]
-            verdict = str(answer.predictions.verdicts[row])
-            rows.append(
-                {
-                    "file": entry.name,
-                    "error": "",
-                    "label": label,
-                    "confidence": confidence,
-                    "verdict": verdict,
-                    "warning": warning_of(answer.predictions),
-                }
-            )
+            rows.append({"file": entry.name, "error": "", **answer_row(answer.predictions, row)})
         return rows
 
     def count(files: list[str] | None) -> list[CountRow]:
@@ -203,14 +200,9 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         """Find and classify the nucleated cells of a whole microscope picture: of more than 400, that many, evenly spread."""
         picture = _read_and_forget(image, read_slide)
         found, boxes, predictions = answer_field(resources, picture, nucleus_share(resources), None)
-        cells: list[FieldCell] = []
-        for row, box in enumerate(boxes):
-            label, confidence = predictions.top(row, 1)[0]
-            verdict = str(predictions.verdicts[row])
-            place = {"left": box.left, "top": box.top, "side": box.side}
-            named = {"label": label, "confidence": confidence, "verdict": verdict}
-            cells.append({**place, **named, "found": found, "warning": warning_of(predictions)})
-        return cells
+        return [
+            {**asdict(box), **answer_row(predictions, row), "found": found} for row, box in enumerate(boxes)
+        ]
 
     def model() -> ModelCard:
         """Which model answers: repo, revision, labels, temperature, backend."""
@@ -279,21 +271,13 @@ def count_rows(answer: BulkAnswer) -> list[CountRow]:
         raise gr.Error(
             say("en", "count_nothing" if answer.predictions else "cells_none"), print_exception=False
         )
-    return [
-        {
-            "label": c.label,
-            "cells": c.cells,
-            "share": c.share,
-            "share_interval": list(c.share_interval),
-            "corrected": c.corrected,
-            "corrected_interval": list(c.corrected_interval),
-            "unknown": answer.unknown,
-            "unusable": len(answer.bad),
-            "beyond_limit": sum(answer.left_out.values()),
-            "warning": warning_of(answer.predictions),
-        }
-        for c in answer.counts
-    ]
+    left_out = {
+        "unknown": answer.unknown,
+        "unusable": len(answer.bad),
+        "beyond_limit": sum(answer.left_out.values()),
+        "warning": warning_of(answer.predictions),
+    }
+    return [{**asdict(count), **left_out} for count in answer.counts]
 
 
 def warning_of(predictions: Predictions) -> str:

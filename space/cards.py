@@ -205,7 +205,7 @@ def footer(resources: Resources, language: str) -> str:
         (say(language, "footer_limits"), model.name, "#limitations"),
     ]
     links = [(text, repo, mark) for text, repo, mark in links if model.commit]
-    if dataset is not None and dataset.filesystem is not None:
+    if dataset is not None and dataset.on_hub:
         links.append((say(language, "footer_dataset"), f"datasets/{dataset.name}", ""))
     linked = " · ".join(
         f'<a href="{ENDPOINT}/{escape(repo)}{mark}">{escape(text)}</a>' for text, repo, mark in links

@@ -16,9 +16,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import yaml
+from fsspec.implementations.local import LocalFileSystem
+from huggingface_hub import HfFileSystem
 
 from hub_model.inference.errors import RepoError, first_line
 
@@ -74,7 +76,7 @@ class DatasetRepo:
                 taken[label] = taken.get(label, 0) + 1
                 wanted.setdefault(shard, set()).add(row)
         for shard in sorted(wanted):
-            with self._open(self.shards[split][shard]) as file:
+            with self.filesystem.open(self.shards[split][shard]) as file:
                 yield from self._read_rows(pq.ParquetFile(file), wanted[shard])
 
     def _read_rows(self, parquet: Any, wanted: set[int]) -> Iterator[Sample]:
@@ -89,24 +91,21 @@ class DatasetRepo:
                     yield Sample(image, self.label_names[row["label"]], row.get("file_name") or "")
             first += size
 
-    def _open(self, path: str) -> BinaryIO:
-        return self.filesystem.open(path, "rb") if self.filesystem else open(path, "rb")
+    @property
+    def on_hub(self) -> bool:
+        return not isinstance(self.filesystem, LocalFileSystem)
 
 
 def open_dataset_repo(dataset_id: str | os.PathLike[str]) -> DatasetRepo:
     """Find the shards of a Hub id (`owner/name`) or a folder and read their labels. Raises
     RepoError."""
-    name, folder, filesystem = str(dataset_id), Path(dataset_id), None
+    name, folder = str(dataset_id), Path(dataset_id)
     if not name.strip():
         raise RepoError("no dataset is named: set DATASET_ID to a dataset repo (owner/name) or a folder")
+    local = folder.is_dir()
+    filesystem, root = (LocalFileSystem(), str(folder)) if local else (HfFileSystem(), f"datasets/{name}")
     try:
-        if folder.is_dir():
-            paths = [str(path) for path in folder.rglob("*.parquet")]
-        else:
-            from huggingface_hub import HfFileSystem
-
-            filesystem = HfFileSystem()
-            paths = filesystem.find(f"datasets/{name}")
+        paths = filesystem.find(root)
     except Exception as error:  # any failure of the network or of the id comes to the same for a visitor
         raise RepoError(f"the dataset repo {name} cannot be read ({type(error).__name__})") from None
     shards: dict[str, list[str]] = {}
@@ -115,15 +114,14 @@ def open_dataset_repo(dataset_id: str | os.PathLike[str]) -> DatasetRepo:
             shards.setdefault(match[1], []).append(path)
     if not shards:
         raise RepoError(f"there is no dataset repo {name} with Parquet files for train, validation and test")
-    card, about = _read_card(name, filesystem)
+    card, about = _read_card(f"{root}/README.md", filesystem)
     return replace(_read_labels(name, shards, filesystem), card=card, about=about)
 
 
-def _read_card(name: str, filesystem: Any) -> tuple[dict[str, Any], str]:
-    """Front matter and text of the repo's README.md; empty where there is none that can be read."""
+def _read_card(path: str, filesystem: Any) -> tuple[dict[str, Any], str]:
+    """Front matter and text of a README.md; empty where there is none that can be read."""
     try:
-        path = f"datasets/{name}/README.md" if filesystem else f"{name}/README.md"
-        with filesystem.open(path, "rb") if filesystem else open(path, "rb") as file:
+        with filesystem.open(path) as file:
             _, front, about = file.read(100_000).decode("utf-8", "replace").split("---\n", 2)
         card = yaml.safe_load(front)
     except (OSError, ValueError, yaml.YAMLError):
@@ -142,7 +140,7 @@ def _read_labels(name: str, shards: dict[str, list[str]], filesystem: Any) -> Da
     try:
         for split in order:
             for path in shards[split]:
-                with filesystem.open(path, "rb") if filesystem else open(path, "rb") as file:
+                with filesystem.open(path) as file:
                     parquet = pq.ParquetFile(file)
                     label_names = label_names or _names(parquet.schema_arrow.metadata)
                     columns = [name for name in ("label", "source") if name in parquet.schema_arrow.names]

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
 TABS = ("cell", "cells", "field", "learn", "model", "data", "api")
 LOCALES = {"en": "en-US", "id": "id-ID"}
+PATIENCE = 300_000  # milliseconds: a loaded machine is no fault
 
 
 def draw_inputs(folder: Path) -> dict[str, Path]:
@@ -48,8 +49,10 @@ def draw_inputs(folder: Path) -> dict[str, Path]:
 def visit(page: Page, address: str, language: str) -> None:
     """Open the page and wait until it can be used."""
     page.goto(f"{address}/?lang={language}")
-    page.locator("#cell-picture").wait_for(timeout=60_000)
-    page.locator(f"html[lang={'id' if language.lower() in ('id', 'in') else 'en'}]").wait_for(timeout=60_000)
+    page.locator("#cell-picture").wait_for(timeout=PATIENCE)
+    page.locator(f"html[lang={'id' if language.lower() in ('id', 'in') else 'en'}]").wait_for(
+        timeout=PATIENCE
+    )
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -62,30 +65,30 @@ def fill_tab(page: Page, name: str, inputs: dict[str, Path]) -> None:
     open_tab(page, name)
     if name == "cell":
         page.set_input_files("#cell-picture input[type=file]", inputs["cell"])
-        page.locator("#cell-similar figure").first.wait_for(timeout=60_000)
+        page.locator("#cell-similar figure").first.wait_for(timeout=PATIENCE)
     elif name == "cells":
         page.set_input_files("#cells-files input[type=file]", inputs["cells"])
         page.locator("#cells-files .file-preview").wait_for()
         page.locator("#cells-run").click()
-        page.locator("#cells-desk .tile").first.wait_for(timeout=60_000)
-        page.locator("#cells-chart .js-plotly-plot").wait_for(timeout=60_000)
+        page.locator("#cells-desk .tile").first.wait_for(timeout=PATIENCE)
+        page.locator("#cells-chart .js-plotly-plot").wait_for(timeout=PATIENCE)
     elif name == "field":
         page.set_input_files("#field-picture input[type=file]", inputs["field"])
         page.locator("#field-picture img").wait_for()
         page.locator("#field-run").click()
-        page.locator("#field-desk .tile").first.wait_for(timeout=60_000)
+        page.locator("#field-desk .tile").first.wait_for(timeout=PATIENCE)
     elif name == "learn":
-        page.locator("#learn-cell img").wait_for(timeout=30_000)
+        page.locator("#learn-cell img").wait_for(timeout=PATIENCE)
         page.locator("#learn-guess label").nth(2).click()
         page.locator("#learn-check").click()
-        page.locator("#learn-verdict .answer").wait_for(timeout=30_000)
+        page.locator("#learn-verdict .answer").wait_for(timeout=PATIENCE)
     else:
         ready = {
             "model": "#model-coverage .js-plotly-plot",
             "data": "#data-examples img",
             "api": "#api-page summary",
         }
-        page.locator(ready[name]).first.wait_for(timeout=60_000)
+        page.locator(ready[name]).first.wait_for(timeout=PATIENCE)
 
 
 SETTLED = """() => {
