@@ -17,6 +17,7 @@ from huggingface_hub import HfApi, SpaceCard, snapshot_download
 
 import space
 from hub_model.inference.errors import RepoError
+from local_hub import LocalHub
 from space.__main__ import main
 from space.build import push_space
 from space.resources import chosen_repos, front_matter
