@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import gradio as gr
 import numpy as np
 import pytest
@@ -16,17 +17,18 @@ from huggingface_hub import HfApi
 
 import space
 from dataset_script.synthetic_cells import draw_cell
+from hub_model.inference.appearance import CLASS_FREE, STATISTICS, Shift
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
 from space import charts, tab_model
 from space.app import main, start
 from space.batching import Batcher
-from space.cards import answer_card, percent
+from space.cards import answer_card, footer, percent
 from space.dataset_repo import Sample, open_dataset_repo
 from space.page import SESSIONS
-from space.resources import load_resources
+from space.resources import Resources, load_resources
 from space.similar import SimilarCells
-from space.texts import EN, ID, NOTES, Words, language_of, note_on, number
+from space.texts import EN, ID, NOTES, Words, language_of, note_on, number, say_shift
 from space.visits import Visits
 from tests.small_model_repo import LABELS
 
@@ -84,6 +86,26 @@ def test_markup_from_names_and_repos_is_escaped(classifier: Classifier) -> None:
 
 def test_a_percentage_never_claims_certainty() -> None:
     assert [percent(p) for p in (1.0, 0.997, 0.5, 0.001)] == ["&gt;99%", "&gt;99%", "50%", "&lt;1%"]
+
+
+def test_a_shift_is_told_without_a_word_of_english() -> None:
+    english = {"background", "mean", "spread", "sharpness", "grain", "red", "green", "blue"}
+    for statistic in STATISTICS[:CLASS_FREE]:
+        for off in (2.5, -2.5):
+            assert not english & set(re.findall(r"\w+", say_shift("id", Shift(statistic, off))))
+
+
+def test_whose_pictures_they_are_follows_the_dataset(classifier: Classifier, tmp_path: Path) -> None:
+    kinds = {"label": datasets.ClassLabel(names=list(LABELS)), "source": datasets.Value("string")}
+    rows = {"label": [0, 1, 2], "source": ["bone_marrow", "blood", "blood"]}
+    datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).to_parquet(tmp_path / "train.parquet")
+    (tmp_path / "README.md").write_text(
+        "---\nlicense: cc-by-4.0\n---\ndoi:10.7937/TCIA.AXH3-T579, doi:10.17632/snkd93bnjr.1"
+    )
+    dataset = open_dataset_repo(tmp_path)
+    assert dataset.sources == {"bone_marrow": 1, "blood": 2}
+    page = footer(Resources(classifier, Batcher(classifier), None, [], dataset), "en")
+    assert "Matek" in page and "Acevedo" in page and "cc-by-4.0" in page
 
 
 def contrast(one: str, other: str) -> float:
