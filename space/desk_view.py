@@ -36,7 +36,8 @@ QUIET = {**PRIVATE, "show_progress": "hidden"}
 
 
 class DeskView:
-    """The desk `name` of each visit. `head(language, desk, rows, sample)` is what stands above its count."""
+    """The desk `name` of each visit. `head(language, desk, rows, sample)` is what stands above its count, `example` the path of
+    a picture to be seen before there is any."""
 
     def __init__(
         self,
@@ -45,8 +46,10 @@ class DeskView:
         visits: Visits,
         name: str,
         head: Callable[[str, Desk, list[Row], str], str],
+        example: str | None,
     ) -> None:
         self.resources, self.words, self.visits, self.name, self.head = resources, words, visits, name, head
+        self.example = f'<img class="waiting" alt="" src="gradio_api/file={example}">' if example else ""
 
     def of(self, visit: Visit) -> Desk:
         return visit.results.setdefault(self.name, Desk(self.resources.classifier.label_names))
@@ -54,7 +57,7 @@ class DeskView:
     # ---- components
     def lay_out_count(self) -> None:
         waiting = self.words.i18n(f"{self.name}_waiting")
-        self.result = gr.HTML(f'<p class="hint">{waiting}</p>', elem_id=f"{self.name}-result")
+        self.result = gr.HTML(f'<p class="hint">{waiting}</p>{self.example}', elem_id=f"{self.name}-result")
         self.chart = gr.Plot(
             show_label=False, visible=False, elem_id=f"{self.name}-chart", elem_classes="plot"
         )
@@ -68,6 +71,11 @@ class DeskView:
             elem_id=f"{self.name}-desk",
         )
         self.similar = gr.HTML(elem_id=f"{self.name}-similar")
+
+    def lay_out_actions(self) -> gr.Row:
+        """The row of what can be done with a desk that has cells."""
+        self.actions = gr.Row(visible=False)
+        return self.actions
 
     def lay_out_exports(self) -> None:
         self.prepare = self.words.put(gr.Button, "export_run", "value", elem_id=f"{self.name}-export")
@@ -86,7 +94,7 @@ class DeskView:
 
     @property
     def outputs(self) -> list[Any]:
-        return [*self.count_outputs, self.desk]
+        return [*self.count_outputs, self.desk, self.actions]
 
     def wire(self) -> None:
         """Corrections recount, a look finds similar cells, a button writes the exports."""
@@ -104,8 +112,12 @@ class DeskView:
             table += f'<p class="help">{escape(prior_note(language, self.resources))}</p>'
         else:
             table = cards.message(say(language, "count_nothing")) if desk.cells else ""
+        if desk.cells or desk.bad or desk.field:
+            head = self.head(language, desk, rows, sample)
+        else:
+            head = cards.message(say(language, f"{self.name}_waiting")) + self.example
         return [
-            self.head(language, desk, rows, sample),
+            head,
             gr.update(value=charts.count_chart(rows, language) if rows else None, visible=bool(rows)),
             table,
         ]
@@ -115,10 +127,11 @@ class DeskView:
         return [
             *self.draw_count(visit),
             desk_values(self.resources, self.of(visit), visit.language, select),
+            gr.update(visible=bool(self.of(visit).cells)),
         ]
 
     def redraw(self, visit: Visit) -> list[Any]:
-        return self.draw(visit) if self.name in visit.results else [gr.skip()] * 4
+        return self.draw(visit) if self.name in visit.results else [gr.skip()] * len(self.outputs)
 
     # ---- events
     def _correct(self, event: gr.EventData, request: gr.Request) -> list[Any]:

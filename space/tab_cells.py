@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
+from hub_model.inference.images import CELL_SIDE, read_picture
 from space import cards
 from space.bulk import answer_uploads
 from space.desk import EXTRA, Desk, Row, Source, rejected_list, save_small
@@ -29,7 +31,9 @@ EXAMPLES = 42
 def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tuple:
     """Lay the tab out and wire it."""
     example = example_zip(resources, visits.folder / "examples")
-    view = DeskView(resources, words, visits, "cells", head)
+    view = DeskView(
+        resources, words, visits, "cells", head, example and str(Path(example).with_suffix(".jpg"))
+    )
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=4, min_width=300):
             files = words.put(
@@ -63,7 +67,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
                 )
                 for name in EXTRA
             ]
-    with gr.Row():
+    with view.lay_out_actions():
         view.lay_out_exports()
         if signs_in():
             push = words.put(gr.Button, "push_run", "value", elem_id="cells-push")
@@ -89,7 +93,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         desk, language = view.of(visit), visit.language
         new = [path for path in paths or [] if str(path) not in desk.taken]
         if not new and not desk.cells:
-            return [cards.message(say(language, "cells_first")), gr.update(visible=False), "", None, ""]
+            return [cards.message(say(language, "cells_first")), *[gr.skip()] * (len(outputs) - 1)]
         visit.cancelled = False
         desk.taken |= {str(path) for path in new}
         batch, pictures = secrets.token_hex(4), {}
@@ -187,21 +191,26 @@ def extra_label(name: str, language: str) -> dict[str, str]:
 
 
 def example_zip(resources: Resources, folder: Path) -> str | None:
-    """Held-out cells in a zip, evenly over the classes, for one click."""
+    """Held-out cells in a zip, evenly over the classes, for one click; a picture of them beside it."""
+    if not resources.held_out:
+        return None
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "examples.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for i, sample in enumerate(resources.held_out[:EXAMPLES]):
+    samples = resources.held_out[:EXAMPLES]
+    side, columns = 96, 14
+    sheet = Image.new("RGB", (columns * side, side * -(-len(samples) // columns)), "white")
+    with zipfile.ZipFile(folder / "cells.zip", "w", zipfile.ZIP_STORED) as archive:
+        for i, sample in enumerate(samples):
             archive.writestr(f"{i + 1:02d}.jpg", sample.image)
-    return str(path) if resources.held_out else None
+            small = read_picture(sample.image, CELL_SIDE).resize((side, side))
+            sheet.paste(small, (side * (i % columns), side * (i // columns)))
+    sheet.save(folder / "cells.jpg", quality=88)
+    return str(folder / "cells.zip")
 
 
 def head(language: str, desk: Desk, rows: list[Row], sample: str) -> str:
     """Warnings, what was counted, and what was left out."""
     if not desk.cells:
-        return cards.message(
-            say(language, "cells_none" if desk.bad else "cells_waiting"), "bad" if desk.bad else "hint"
-        )
+        return cards.message(say(language, "cells_none"), "bad")
     notes = ""
     if desk.left_out:
         folders = ", ".join(f"{folder or '/'} {n}" for folder, n in sorted(desk.left_out.items()))

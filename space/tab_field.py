@@ -54,7 +54,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     """Lay the tab out and wire it."""
     measured = cache(lambda: nucleus_share(resources))
     example = example_field(resources, visits.folder / "examples")
-    view = FieldView(resources, words, visits, "field", head)
+    view = FieldView(resources, words, visits, "field", head, example)
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=4, min_width=300):
             picture = words.put(
@@ -80,17 +80,17 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
                 elem_id="field-side",
             )
             words.computed(gr.HTML(help_text("en")), lambda language: {"value": help_text(language)})
+            words.html('<p class="help warn">{}</p>', "field_fails")
         with gr.Column(scale=7, min_width=300):
             view.lay_out_count()
     view.lay_out_desk()
-    with gr.Row():
+    with view.lay_out_actions():
         merge = words.put(gr.Button, "field_merge", "value", elem_id="field-merge")
         view.lay_out_exports()
-    words.html('<p class="help warn">{}</p>', "field_fails")
 
     def find(path: str | None, crop_side: int | None, visit: Visit) -> list[Any]:
         if path is None:
-            return [cards.message(say(visit.language, "field_first")), gr.skip(), gr.skip(), gr.skip()]
+            return [cards.message(say(visit.language, "field_first")), *[gr.skip()] * (len(view.outputs) - 1)]
         desk = Desk(resources.classifier.label_names)
         try:
             field = open_field(path)
@@ -116,7 +116,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         visit = visits.of(request)
         desk = view.of(visit)
         if not desk.cells:
-            return [gr.skip()] * 4
+            return [gr.skip()] * len(view.outputs)
         return view.draw(visit, add_cell(resources, visit, desk, float(event.x), float(event.y)))
 
     def merge_cells(request: gr.Request) -> None:
@@ -210,7 +210,7 @@ def head(language: str, desk: Desk, rows: list[Row], sample: str) -> str:
     if not desk.cells:
         if desk.bad:
             return cards.message(say_error(language, desk.bad[0][1]), "bad")
-        return cards.message(say(language, "field_none" if desk.field else "field_waiting"))
+        return cards.message(say(language, "field_none"))
     found, side = number(language, desk.field["found"]), number(language, desk.field["side"])
     notes = []
     if desk.field["found"] > len(desk.cells):
