@@ -253,6 +253,7 @@ def share_pie(shares: dict[str, int], language: str) -> go.Figure:
         marker={"colors": [COLOURS[i % len(COLOURS)] for i in range(len(shares))]},
         textinfo="label+percent",
         textposition="outside",
+        automargin=True,
         hovertemplate="%{label}: %{value} (%{percent})<extra></extra>",
     )
     return _figure(language, pie, showlegend=False)

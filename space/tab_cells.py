@@ -48,25 +48,25 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
                     gr.Button, "cells_try", "value", visible=example is not None, elem_id="cells-try"
                 )
                 clear = words.put(gr.Button, "cells_clear", "value", elem_id="cells-clear")
+            bad = gr.HTML(elem_id="cells-bad")
+            with words.put(gr.Accordion, "hand_title", open=False):
+                words.html('<p class="help">{}</p>', "hand_help")
+                names = resources.classifier.label_names
+                doubtful = [label for label in names if cards.is_no_cell_type(resources.classifier, label)]
+                without = words.put(
+                    gr.Checkbox, "without_nif", value=False, visible=bool(doubtful), elem_id="cells-without"
+                )
+                with gr.Row(elem_id="cells-hand"):
+                    by_hand = [
+                        words.computed(
+                            gr.Number(0, label=name, precision=0, minimum=0, maximum=10_000, min_width=120),
+                            partial(extra_label, name),
+                        )
+                        for name in EXTRA
+                    ]
         with gr.Column(scale=7, min_width=300):
             view.lay_out_count()
     view.lay_out_desk()
-    bad = gr.HTML(elem_id="cells-bad")
-    with words.put(gr.Accordion, "hand_title", open=False):
-        words.html('<p class="help">{}</p>', "hand_help")
-        names = resources.classifier.label_names
-        doubtful = [label for label in names if cards.is_no_cell_type(resources.classifier, label)]
-        without = words.put(
-            gr.Checkbox, "without_nif", value=False, visible=bool(doubtful), elem_id="cells-without"
-        )
-        with gr.Row(elem_id="cells-hand"):
-            by_hand = [
-                words.computed(
-                    gr.Number(0, label=name, precision=0, minimum=0, maximum=10_000, min_width=120),
-                    partial(extra_label, name),
-                )
-                for name in EXTRA
-            ]
     with view.lay_out_actions():
         view.lay_out_exports()
         if signs_in():
