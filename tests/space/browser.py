@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from runs.chromium import FLAGS, find_chromium
+
+PATIENCE = 120_000  # milliseconds: a loaded machine is no fault
+expect.set_options(timeout=PATIENCE)
 
 
 @contextmanager

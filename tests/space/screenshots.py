@@ -17,14 +17,13 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from dataset_script.synthetic_cells import LOOKS, draw_cell, draw_field
-from tests.space.browser import chromium
+from tests.space.browser import PATIENCE, chromium
 from tests.space.running import RunningSpace, running
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
 TABS = ("cell", "cells", "field", "learn", "model", "data", "api")
 LOCALES = {"en": "en-US", "id": "id-ID"}
-PATIENCE = 300_000  # milliseconds: a loaded machine is no fault
 
 
 def draw_inputs(folder: Path) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.space.axe import violations
 from tests.space.bad_uploads import PICTURES
+from tests.space.browser import PATIENCE
 from tests.space.running import RunningSpace, running
 from tests.space.screenshots import SIZES, TABS, draw_inputs, fill_tab, open_tab, visit
 
@@ -89,15 +90,15 @@ def test_the_browsers_language_decides_and_the_switch_rewrites_the_page_in_place
     context = browser.new_context(locale=locale)
     page = context.new_page()
     page.goto(space.address)
-    page.locator(f"html[lang={locale[:2]}]").wait_for(timeout=60_000)
+    page.locator(f"html[lang={locale[:2]}]").wait_for(timeout=PATIENCE)
     page.set_input_files("#cell-picture input[type=file]", inputs["cell"])
     for language in (locale[:2], {"en": "id", "id": "en"}[locale[:2]]):
         if language != locale[:2]:
             page.get_by_label(names[language]).check()
         title, tab, verdict = titles[language]
-        expect(page.locator("h1")).to_have_text(title, timeout=30_000)
+        expect(page.locator("h1")).to_have_text(title)
         expect(page.get_by_role("tab").nth(1)).to_have_text(tab)
-        expect(page.locator("#cell-answer")).to_contain_text(verdict, timeout=30_000)
+        expect(page.locator("#cell-answer")).to_contain_text(verdict)
         assert page.evaluate("document.documentElement.lang") == language
     context.close()
 
@@ -106,8 +107,8 @@ def test_examples_have_names_and_are_one_click(space: RunningSpace, watched: tup
     page = watched[0].new_page()
     visit(page, space.address, "en")
     page.get_by_role("button", name="Example 14", exact=True).click()
-    expect(page.locator("#cell-answer .answer")).to_contain_text("%", timeout=30_000)
-    expect(page.locator("#cell-similar figure")).to_have_count(7, timeout=30_000)
+    expect(page.locator("#cell-answer .answer")).to_contain_text("%")
+    expect(page.locator("#cell-similar figure")).to_have_count(7)
 
 
 def numbers(page: Page) -> list[list[str]]:
@@ -134,7 +135,7 @@ def test_cells_are_reviewed_by_keyboard_and_corrections_survive(
     page.keyboard.press("ArrowRight")
     page.keyboard.press("u")
     page.keyboard.press("z")
-    expect(page.locator("#cells-result")).to_contain_text("2 corrected", timeout=30_000)
+    expect(page.locator("#cells-result")).to_contain_text("2 corrected")
     you = {code: by_you for code, _, by_you in numbers(page)}
     assert you["LYT"] == you["PMO"] == "1"
     page.locator("#cells-run").click()  # a second click changes nothing
@@ -142,15 +143,15 @@ def test_cells_are_reviewed_by_keyboard_and_corrections_survive(
     expect(page.locator("#cells-result")).to_contain_text("2 corrected")
     expect(tiles).to_have_count(42)
     page.get_by_label("Bahasa Indonesia").check()
-    expect(page.locator("#cells-result")).to_contain_text("2 dikoreksi", timeout=30_000)
+    expect(page.locator("#cells-result")).to_contain_text("2 dikoreksi")
     page.reload()
     open_tab(page, "cells")
-    expect(page.locator("#cells-result")).to_contain_text("2", timeout=60_000)
-    expect(tiles).to_have_count(42, timeout=30_000)
+    expect(page.locator("#cells-result")).to_contain_text("2")
+    expect(tiles).to_have_count(42)
     expect(page.locator("#cells-desk .tile b", has_text="✓")).to_have_count(2)
     page.locator("#cells-export").click()
     links = page.locator("#cells-exported a")
-    expect(links.first).to_be_visible(timeout=60_000)
+    expect(links.first).to_be_visible()
     with page.expect_download() as waiting:
         links.first.click()
     waiting.value.save_as(tmp_path / "cells.csv")
@@ -185,14 +186,14 @@ def test_a_missed_cell_of_a_field_is_added_by_a_click(
     before = tiles.count()
     page.locator("#field-desk .add").click()
     page.locator("#field-desk .canvas > img").click(position={"x": 30, "y": 30}, force=True)
-    expect(tiles).to_have_count(before + 1, timeout=30_000)
+    expect(tiles).to_have_count(before + 1)
     size = page.locator("#field-desk .tile b").first.evaluate(
         "one => parseFloat(getComputedStyle(one).fontSize)"
     )
     assert size >= 12
     page.locator("#field-merge").click()
     open_tab(page, "cells")
-    expect(page.locator("#cells-desk .tile")).to_have_count(before + 1, timeout=30_000)
+    expect(page.locator("#cells-desk .tile")).to_have_count(before + 1)
 
 
 @pytest.mark.parametrize("watched", ["phone"], indirect=True)
@@ -203,7 +204,7 @@ def test_the_verdict_is_above_the_fold_on_a_phone(
     visit(page, space.address, "en")
     page.set_input_files("#cell-picture input[type=file]", inputs["cell"])
     verdict = page.locator("#cell-answer .answer h2")
-    verdict.wait_for(timeout=30_000)
+    verdict.wait_for(timeout=PATIENCE)
     page.evaluate("window.scrollTo(0, 0)")
     box = verdict.bounding_box()
     assert box["y"] + box["height"] <= SIZES["phone"][1]
@@ -217,7 +218,7 @@ def test_a_cell_is_cropped_out_of_a_photograph_by_keyboard_and_by_touch(
     visit(page, space.address, "en")
     page.set_input_files("#cell-picture input[type=file]", inputs["field"])
     frame, answer = page.locator("#cell-crop .frame"), page.locator("#cell-answer .answer")
-    frame.wait_for(timeout=60_000)
+    frame.wait_for(timeout=PATIENCE)
     expect(answer).to_contain_text("larger than one cell")
     frame.focus()
     start = frame.bounding_box()
@@ -226,9 +227,9 @@ def test_a_cell_is_cropped_out_of_a_photograph_by_keyboard_and_by_touch(
     moved = frame.bounding_box()
     assert moved["x"] > start["x"] and moved["width"] < start["width"]
     page.keyboard.press("Enter")
-    expect(answer).not_to_contain_text("larger than one cell", timeout=30_000)
+    expect(answer).not_to_contain_text("larger than one cell")
     page.locator("#cell-crop .whole").click()
-    expect(answer).to_contain_text("larger than one cell", timeout=30_000)
+    expect(answer).to_contain_text("larger than one cell")
     ground = page.locator("#cell-crop .ground").bounding_box()
     page.locator("#cell-crop .ground").click(
         position={"x": 0.2 * ground["width"], "y": 0.2 * ground["height"]}
@@ -236,8 +237,8 @@ def test_a_cell_is_cropped_out_of_a_photograph_by_keyboard_and_by_touch(
     placed = frame.bounding_box()
     assert placed["x"] + placed["width"] / 2 == pytest.approx(ground["x"] + 0.2 * ground["width"], abs=3)
     page.locator("#cell-crop .cut").click()
-    expect(answer).not_to_contain_text("larger than one cell", timeout=30_000)
-    expect(page.locator("#cell-similar figure")).to_have_count(7, timeout=30_000)
+    expect(answer).not_to_contain_text("larger than one cell")
+    expect(page.locator("#cell-similar figure")).to_have_count(7)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -270,23 +271,23 @@ def test_a_bad_picture_gets_its_sentence_on_the_page(
     visit(page, space.address, "en")
     (tmp_path / name).write_bytes(PICTURES[name][0]())
     page.set_input_files("#cell-picture input[type=file]", tmp_path / name)
-    expect(page.locator("#cell-answer .bad")).to_be_visible(timeout=30_000)
+    expect(page.locator("#cell-answer .bad")).to_be_visible()
 
 
 def test_the_quiz_keeps_score_for_the_visit(space: RunningSpace, watched: tuple) -> None:
     page = watched[0].new_page()
     visit(page, space.address, "en")
     open_tab(page, "learn")
-    page.locator("#learn-cell img").wait_for(timeout=30_000)
+    page.locator("#learn-cell img").wait_for(timeout=PATIENCE)
     for asked in (1, 2):
         page.locator("#learn-guess label").first.click()
         page.locator("#learn-check").click()
-        expect(page.locator("#learn-score")).to_contain_text(f"of {asked} ", timeout=30_000)
+        expect(page.locator("#learn-score")).to_contain_text(f"of {asked} ")
         page.locator("#learn-check").click()  # a second check of the same cell does not count
         page.wait_for_timeout(300)
         expect(page.locator("#learn-score")).to_contain_text(f"of {asked} ")
         page.locator("#learn-next").click()
-        expect(page.locator("#learn-verdict .answer")).to_have_count(0, timeout=30_000)
+        expect(page.locator("#learn-verdict .answer")).to_have_count(0)
 
 
 def test_the_keyboard_reaches_the_tabs_and_an_answer(space: RunningSpace, watched: tuple) -> None:
@@ -294,10 +295,10 @@ def test_the_keyboard_reaches_the_tabs_and_an_answer(space: RunningSpace, watche
     visit(page, space.address, "en")
     page.locator("#cell-examples button").nth(1).focus()
     page.keyboard.press("Enter")
-    expect(page.locator("#cell-answer .answer")).to_be_visible(timeout=30_000)
+    expect(page.locator("#cell-answer .answer")).to_be_visible()
     page.get_by_role("tab", name="API").focus()
     page.keyboard.press("Enter")
-    expect(page.locator("#api-page summary").first).to_be_visible(timeout=30_000)
+    expect(page.locator("#api-page summary").first).to_be_visible()
 
 
 def test_a_broken_model_repo_is_a_page_that_says_so(
