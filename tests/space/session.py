@@ -65,7 +65,7 @@ def review(page: Page) -> int:
 def right(page: Page) -> str:
     """How many cells the model names as they were drawn."""
     shown = page.locator("#cells-desk .tile").evaluate_all(
-        "all => all.map(one => [one.title, one.querySelector("b").textContent.trim()])"
+        'all => all.map(one => [one.title, one.querySelector("b").textContent.trim()])'
     )
     good = sum(list(LOOKS)[truth_of(title) - 1] == mark for title, mark in shown)
     return f"{good} of {len(shown)} cells are named as they were drawn"
