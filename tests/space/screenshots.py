@@ -47,8 +47,9 @@ def draw_inputs(folder: Path) -> dict[str, Path]:
 
 def visit(page: Page, address: str, language: str) -> None:
     """Open the page and wait until it can be used."""
+    page.set_default_timeout(PATIENCE)
     page.goto(f"{address}/?lang={language}")
-    page.locator("#cell-picture").wait_for(timeout=PATIENCE)
+    page.locator("#cell-picture").wait_for()
     page.locator(f"html[lang={'id' if language.lower() in ('id', 'in') else 'en'}]").wait_for(
         timeout=PATIENCE
     )
@@ -64,30 +65,30 @@ def fill_tab(page: Page, name: str, inputs: dict[str, Path]) -> None:
     open_tab(page, name)
     if name == "cell":
         page.set_input_files("#cell-picture input[type=file]", inputs["cell"])
-        page.locator("#cell-similar figure").first.wait_for(timeout=PATIENCE)
+        page.locator("#cell-similar figure").first.wait_for()
     elif name == "cells":
         page.set_input_files("#cells-files input[type=file]", inputs["cells"])
         page.locator("#cells-files .file-preview").wait_for()
         page.locator("#cells-run").click()
-        page.locator("#cells-desk .tile").first.wait_for(timeout=PATIENCE)
-        page.locator("#cells-chart .js-plotly-plot").wait_for(timeout=PATIENCE)
+        page.locator("#cells-desk .tile").first.wait_for()
+        page.locator("#cells-chart .js-plotly-plot").wait_for()
     elif name == "field":
         page.set_input_files("#field-picture input[type=file]", inputs["field"])
         page.locator("#field-picture img").wait_for()
         page.locator("#field-run").click()
-        page.locator("#field-desk .tile").first.wait_for(timeout=PATIENCE)
+        page.locator("#field-desk .tile").first.wait_for()
     elif name == "learn":
-        page.locator("#learn-cell img").wait_for(timeout=PATIENCE)
+        page.locator("#learn-cell img").wait_for()
         page.locator("#learn-guess label").nth(2).click()
         page.locator("#learn-check").click()
-        page.locator("#learn-verdict .answer").wait_for(timeout=PATIENCE)
+        page.locator("#learn-verdict .answer").wait_for()
     else:
         ready = {
             "model": "#model-coverage .js-plotly-plot",
             "data": "#data-examples img",
             "api": "#api-page summary",
         }
-        page.locator(ready[name]).first.wait_for(timeout=PATIENCE)
+        page.locator(ready[name]).first.wait_for()
 
 
 SETTLED = """() => {

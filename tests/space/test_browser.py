@@ -89,8 +89,9 @@ def test_the_browsers_language_decides_and_the_switch_rewrites_the_page_in_place
     names = {"en": "English", "id": "Bahasa Indonesia"}
     context = browser.new_context(locale=locale)
     page = context.new_page()
+    page.set_default_timeout(PATIENCE)
     page.goto(space.address)
-    page.locator(f"html[lang={locale[:2]}]").wait_for(timeout=PATIENCE)
+    page.locator(f"html[lang={locale[:2]}]").wait_for()
     page.set_input_files("#cell-picture input[type=file]", inputs["cell"])
     for language in (locale[:2], {"en": "id", "id": "en"}[locale[:2]]):
         if language != locale[:2]:
@@ -204,7 +205,7 @@ def test_the_verdict_is_above_the_fold_on_a_phone(
     visit(page, space.address, "en")
     page.set_input_files("#cell-picture input[type=file]", inputs["cell"])
     verdict = page.locator("#cell-answer .answer h2")
-    verdict.wait_for(timeout=PATIENCE)
+    verdict.wait_for()
     page.evaluate("window.scrollTo(0, 0)")
     box = verdict.bounding_box()
     assert box["y"] + box["height"] <= SIZES["phone"][1]
@@ -218,7 +219,7 @@ def test_a_cell_is_cropped_out_of_a_photograph_by_keyboard_and_by_touch(
     visit(page, space.address, "en")
     page.set_input_files("#cell-picture input[type=file]", inputs["field"])
     frame, answer = page.locator("#cell-crop .frame"), page.locator("#cell-answer .answer")
-    frame.wait_for(timeout=PATIENCE)
+    frame.wait_for()
     expect(answer).to_contain_text("larger than one cell")
     frame.focus()
     start = frame.bounding_box()
@@ -278,7 +279,7 @@ def test_the_quiz_keeps_score_for_the_visit(space: RunningSpace, watched: tuple)
     page = watched[0].new_page()
     visit(page, space.address, "en")
     open_tab(page, "learn")
-    page.locator("#learn-cell img").wait_for(timeout=PATIENCE)
+    page.locator("#learn-cell img").wait_for()
     for asked in (1, 2):
         page.locator("#learn-guess label").first.click()
         page.locator("#learn-check").click()
