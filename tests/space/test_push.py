@@ -146,7 +146,7 @@ def test_a_push_is_one_commit_of_what_is_built_and_a_second_push_is_none(
     for path in files - {Path("README.md")}:
         assert (copy / path).read_bytes() == (built / path).read_bytes(), path
     card = (built / "README.md").read_text()
-    assert (copy / "README.md").read_text() == card.replace("OWNER/NAME", name)
+    assert (copy / "README.md").read_text() == card.replace('"OWNER/NAME"', f'"{name}"')
     assert f"/{repos[0]}) · [Dataset: {repos[1]}]" in card
 
 
