@@ -17,7 +17,9 @@ from hub_model.inference.classifier import Classifier
 from local_hub import LocalHub
 from space.app import start
 from space.desk_view import push_export
-from space.visits import Visit
+from space.page import build_page
+from space.resources import load_resources
+from space.visits import Visit, Visits
 from tests.small_model_repo import LABELS
 from tests.space.small_desk import filled
 from tests.space.test_page import answers, function, post
@@ -68,16 +70,10 @@ def test_what_the_hub_refuses_is_a_sentence(
     assert told in page and token not in page and "Traceback" not in page
 
 
-def test_without_oauth_there_is_no_button(
-    small_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    page = start(str(small_model), "", server_name="127.0.0.1")
-    try:
-        assert "cells-push" not in {block.elem_id for block in page.blocks.values()}
-        assert not [block for block in page.blocks.values() if isinstance(block, gr.LoginButton)]
-    finally:
-        page.close()
+def test_without_oauth_there_is_no_button(small_model: Path, tmp_path: Path) -> None:
+    page, _ = build_page(load_resources(str(small_model), ""), Visits(tmp_path))
+    assert "cells-push" not in {block.elem_id for block in page.blocks.values()}
+    assert not [block for block in page.blocks.values() if isinstance(block, gr.LoginButton)]
 
 
 def test_who_has_signed_in_pushes_with_one_click_and_the_token_is_kept_nowhere(
