@@ -53,8 +53,8 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     make.add_argument(
         "--labels", type=Path, metavar="FILE",
-        help="table of file names and labels, with a split and a group column if you like: CSV, TSV or Parquet (default: "
-        "metadata.csv or labels.csv in RAW, where the folders are no classes)",
+        help="table of file names and labels, with a split and a group column if you like: CSV, TSV, JSON lines or Parquet "
+        "(default: metadata.csv or labels.csv in RAW, where the folders are no classes)",
     )  # fmt: skip
     make.add_argument(
         "--group_by", metavar="NAME",

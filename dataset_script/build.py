@@ -22,7 +22,7 @@ from tqdm import tqdm
 from dataset_script.arguments import holds_other_things
 from dataset_script.classes import ClassFolders, arrange, find_listed, merge, pick
 from dataset_script.folders import class_name
-from dataset_script.near_duplicates import PointStore, link
+from dataset_script.near_duplicates import POINT, Spool, link
 from dataset_script.records import NEAR, Rejected, Row, Summary
 from dataset_script.source import DatasetError, Sources, base_name, name_sources, open_source, shown
 from dataset_script.splits import FRACTION, FRACTION_BESIDE_LIST, SPLITS, assign_splits
@@ -69,7 +69,7 @@ def build(raws: Sequence[str], out: Path, options: Options) -> Summary:
     with replaced_at_the_end(out, options.overwrite) as folder:
         folders = read_classes(sources, options)
         listed = find_listed(folders, names or ())
-        with contextlib.closing(PointStore(folder)) as store:
+        with contextlib.closing(Spool(POINT, "bits", folder)) as store:
             found = validate(
                 sources, folders, {path for paths in listed.values() for path in paths}, store,
                 per_class=options.per_class, seed=options.seed, workers=options.workers,
@@ -181,7 +181,7 @@ def replaced_at_the_end(out: Path, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def group_rows(found: Validated, source, store: PointStore) -> tuple[int, int]:
+def group_rows(found: Validated, source, store: Spool) -> tuple[int, int]:
     """Give each row its group: the smallest SHA-256 among its near-duplicates and those of its given group.
 
     Returns how many pairs of pictures were compared, and how many are near-duplicates.
@@ -285,37 +285,29 @@ def decide_kinds(rows: Sequence[Row], wanted: str) -> dict[str, str]:
 
 def write_files(folder: Path, summary: Summary, source, max_bytes: int) -> None:
     """Second pass: write the shards of every split, the two tables and the card."""
-    from dataset_script.card import (
-        write_card,  # they import `datasets`, in seconds: a build may have failed before
-    )
+    # these import `datasets`, in seconds: a build may have failed before
+    from dataset_script.card import write_card
     from dataset_script.figures import draw_figures
     from dataset_script.parquet import features, shards, write_shard
 
     (folder / "data").mkdir()
     sources = list(summary.kinds) != [""]
     schema = features(summary.classes, sources).arrow_schema
+
+    def read(row: Row) -> bytes:
+        data = source.read(row.path)
+        if hashlib.sha256(data).digest() != row.sha256:
+            raise DatasetError(f"{shown(row.path)} changed while the dataset was being built: build again")
+        return data
+
     with tqdm(total=len(summary.rows), desc="writing", unit="image", disable=None) as bar:
-
-        def read(row: Row) -> bytes:
-            data = source.read(row.path)
-            if hashlib.sha256(data).digest() != row.sha256:
-                raise DatasetError(
-                    f"{shown(row.path)} changed while the dataset was being built: build again"
-                )
-            return data
-
-        def read_next(row: Row) -> bytes:
-            bar.update()
-            return read(row)
-
         for split in SPLITS:
             parts = shards([row for row in summary.rows if row.split == split], max_bytes)
             for number, part in enumerate(parts):
                 name = f"{split}-{number:05d}-of-{len(parts):05d}.parquet"
-                write_shard(folder / "data" / name, part, schema, read_next)
-    header = ("file_name", "label", "split", "group", "sha256", "on_test_list", "source")[
-        : 7 if sources else 6
-    ]
+                write_shard(folder / "data" / name, part, schema, read, bar.update)
+    columns = ("file_name", "label", "split", "group", "sha256", "on_test_list", "source")
+    header = columns if sources else columns[:-1]
     cells = (
         (r.file_name, summary.classes[r.label], r.split, r.group, r.sha256.hex(), int(r.listed), r.source)
         for r in summary.rows

@@ -16,16 +16,19 @@ from dataclasses import dataclass, field
 from dataset_script.folders import Folders, NamedFolders, class_name, some, split_named
 from dataset_script.labels import CLASSES
 from dataset_script.records import OUTSIDE, Rejected
-from dataset_script.source import OUT_OF_FOLDER, DatasetError, base_name, shown
+from dataset_script.source import OUT_OF_FOLDER, PACKED, DatasetError, base_name, shown
 from dataset_script.tables import LabelRow, read_labels
 from hub_model.inference.images import SUFFIXES, looks_like_picture
 
-TABLES = re.compile(r"(metadata|labels)\.(csv|tsv|parquet)", re.IGNORECASE)
+TABLES = re.compile(r"(metadata|labels)\.(csv|tsv|parquet|jsonl)", re.IGNORECASE)
 NO_LABEL = "no label in the table"
 NO_PICTURES = "folder without pictures that are read"
+# Cyrillic and Greek letters, after casefold, that look like Latin ones; dashes
+LOOK_ALIKE = str.maketrans("авекмнорстухіјѕαβεζηικμνορτυχ‐‑‒–—−", "abekmhopctyxijsabezhikmnoptyx------")
 WAYS_OUT = {
     OUT_OF_FOLDER: "pass --follow_links, or copy the files",
     OUTSIDE: "put them into one folder a class, or pass --labels FILE",
+    PACKED: "unpack it",
     NO_PICTURES: "save the pictures as JPEG, PNG or TIFF",
     NO_LABEL: "give names that stand for several files their folders",
 }
@@ -187,13 +190,15 @@ def _by_table(
     by_name: dict[str, list[str]] = defaultdict(list)
     for path in plain:
         name = base_name(path)
-        for key in {name, name.rpartition(".")[0] or name}:  # a table may leave the ending out
+        bare = name.rpartition(".")[0] or name
+        for key in {name, bare, f"/{name.lower()}", f"/{bare.lower()}"}:  # no ending, or in another case
             by_name[key].append(path)
     rows_of: dict[str, list[LabelRow]] = defaultdict(list)
     absent = ambiguous = 0
     for folder, rows in tables.items():
         for row in rows:
-            paths = _paths_named(f"{folder}/{row.name}".lstrip("/"), by_name.get(base_name(row.name), ()))
+            paths = by_name.get(base_name(row.name)) or by_name.get(f"/{base_name(row.name).lower()}", ())
+            paths = _paths_named(f"{folder}/{row.name}".lstrip("/"), paths)
             absent, ambiguous = absent + (not paths), ambiguous + (len(paths) > 1)
             for path in paths:
                 rows_of[path].append(row if len(paths) == 1 else LabelRow(row.name, ""))
@@ -249,7 +254,7 @@ def _check_names(found: ClassFolders) -> None:
     """
     alike = defaultdict(set)
     for name in found.files:
-        alike[re.sub(r"\s+", " ", unicodedata.normalize("NFKC", name).casefold())].add(name)
+        alike[_looks(name)].add(name)
     folders = defaultdict(set)  # two folders of one source may come to one name
     for path in (path for paths in found.files.values() for path in paths):
         for part in path.split("/")[:-1]:
@@ -261,10 +266,18 @@ def _check_names(found: ClassFolders) -> None:
         if len({f.removesuffix(".zip") for f in folders[name]}) > 1
     ]
     if pairs:
-        names = " and ".join(f"'{shown(name)}'" for name in pairs[0])
+        names = " and ".join(
+            f"'{shown(name)}'" if name.isascii() else f"'{shown(name)}' ({name!a})" for name in pairs[0]
+        )
         raise DatasetError(
             f"the classes {names} look alike (case, blanks or Unicode form): rename or join them"
         )
+
+
+def _looks(name: str) -> str:
+    """What a reader sees of a name: nothing of case, kind of blank, invisible characters, and script of a letter."""
+    seen = unicodedata.normalize("NFKC", name).casefold().translate(LOOK_ALIKE)
+    return re.sub(r"[\s_]+", " ", "".join(char for char in seen if unicodedata.category(char) != "Cf"))
 
 
 def merge(parts: dict[str, ClassFolders]) -> ClassFolders:

@@ -17,7 +17,7 @@ from dataset_script.source import DatasetError, shown
 
 SPLIT_WORDS = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
-    "dev": "validation", "test": "test", "testing": "test",
+    "dev": "validation", "eval": "validation", "test": "test", "testing": "test", "holdout": "test",
 }  # fmt: skip
 NOT_CLASSES = re.compile(
     r"(k?fold|cv|patient|pat|case|subject|subj|donor|slide|specimen|batch|part|dataset)s?[\s_.-]*\d+[a-z]?"
@@ -34,8 +34,8 @@ def class_name(folder: str) -> str:
 
 @lru_cache(maxsize=100_000)
 def split_named(folder: str) -> str:
-    """Return the split that a folder's name stands for, "" for none: `Train`, `val_data`, `TEST_SIMPLE`, `seg_test`."""
-    words = re.split(r"[\W_\d]+", folder.lower())
+    """Return the split that a folder's name stands for, "" for none: `Train`, `val_data`, `TestSet`, `seg_test`."""
+    words = [re.sub("(set|data|images)$", "", word) for word in re.split(r"[\W_\d]+", folder.lower())]
     return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "")
 
 
@@ -58,6 +58,8 @@ class Folders:
         self._skip_wrappers()
         if self._read_splits():
             self._skip_wrappers()
+        else:
+            self._read_splits_below()
         if group_by:
             self._read_groups()
 
@@ -103,6 +105,14 @@ class Folders:
                 again = len(folders) > 1 and split_named(folders[1]) == first  # seg_train/seg_train/CLASS
                 self.rest[path] = folders[2 if again else 1 :]
         return True
+
+    def _read_splits_below(self) -> None:
+        """Read CLASS/train, CLASS/test: every class holds splits and nothing else."""
+        below = {folders[1] if len(folders) > 1 else "" for folders in self.rest.values()}
+        if len(set(map(split_named, below))) > 1 and all(map(split_named, below)) and not below & self.wanted:
+            self.split_folders = tuple(sorted(below))
+            for path, folders in self.rest.items():
+                self.split_of[path] = split_named(folders.pop(1))
 
     def _read_groups(self) -> None:
         begins = self.group_by.lower()

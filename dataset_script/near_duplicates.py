@@ -18,6 +18,7 @@ share nothing but a similar background stay below 0.77.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -125,29 +126,28 @@ def fingerprint(gray: np.ndarray) -> np.ndarray:
     return points
 
 
-class PointStore:
-    """The points of all images, in a file that is gone when it is closed."""
+class Spool:
+    """Records in a temporary file, which is gone when it is closed: those of equal `key` come back together."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, dtype: np.dtype, key: str, folder: Path | None = None):
         self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        self.count = 0
+        self.dtype, self.key, self.count = dtype, key, 0
 
-    def add(self, node: int, points: np.ndarray) -> None:
-        """Append the points of an image, to be known as `node` (0, 1, 2, …)."""
-        points["node"] = node
-        self.file.write(points.tobytes())
-        self.count += len(points)
+    def add(self, records: np.ndarray) -> None:
+        """Append records [n]."""
+        self.file.write(records.tobytes())
+        self.count += len(records)
 
     def partitions(self) -> Iterator[np.ndarray]:
-        """Yield all points, those of equal bits in one array [n] of POINT, about PARTITION at a time."""
+        """Yield all records, those of equal key in one array, about PARTITION at a time, in the order of adding."""
         parts = 1 + self.count // PARTITION
         for part in range(parts):
             self.file.seek(0)
-            kept = []
-            while chunk := self.file.read(POINT.itemsize * 100_000):
-                points = np.frombuffer(chunk, dtype=POINT)
-                kept.append(points[points["bits"] % parts == part])
-            yield np.concatenate(kept) if kept else np.empty(0, dtype=POINT)
+            kept = [np.empty(0, dtype=self.dtype)]
+            while chunk := self.file.read(self.dtype.itemsize * 100_000):
+                records = np.frombuffer(chunk, dtype=self.dtype)
+                kept.append(records[records[self.key] % parts == part])
+            yield np.concatenate(kept)
 
     def close(self) -> None:
         self.file.close()
@@ -175,25 +175,15 @@ def _votes(points: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def candidates(store: PointStore, nodes: int) -> Iterator[tuple[int, int, int, tuple[int, int]]]:
+def candidates(points: Spool) -> Iterator[tuple[int, int, int, tuple[int, int]]]:
     """Yield (a, b, turn, (y, x)): two nodes that MIN_VOTES points or more agree on, and how a is to be laid over b."""
-    with tempfile.TemporaryFile() as spool:
-        total = 0
-        for points in store.partitions():
-            votes = _votes(points)
-            spool.write(votes.tobytes())
-            total += len(votes)
-        parts = 1 + total // PARTITION
-        for part in range(parts):
-            spool.seek(0)
-            kept = []
-            while chunk := spool.read(VOTE.itemsize * 100_000):
-                votes = np.frombuffer(chunk, dtype=VOTE)
-                kept.append(votes[votes["a"] % parts == part])
-            agreed, counts = np.unique(np.concatenate(kept), return_counts=True) if kept else ((), ())
-            order = np.argsort(-np.asarray(counts, dtype=np.int64), kind="stable")
-            for i in order[: np.count_nonzero(np.asarray(counts) >= MIN_VOTES)]:
-                vote = agreed[i]
+    with contextlib.closing(Spool(VOTE, "a")) as spool:
+        for some in points.partitions():
+            spool.add(_votes(some))
+        for votes in spool.partitions():
+            agreed, counts = np.unique(votes, return_counts=True)
+            order = np.argsort(-counts, kind="stable")
+            for vote in agreed[order[: np.count_nonzero(counts >= MIN_VOTES)]]:
                 yield int(vote["a"]), int(vote["b"]), int(vote["turn"]), (int(vote["y"]), int(vote["x"]))
 
 
@@ -241,18 +231,19 @@ class Sets:
         self.parent[b] = a
 
 
-def link(store: PointStore, nodes: int, luminance: Callable[[int], np.ndarray]) -> tuple[Sets, int, int]:
+def link(points: Spool, nodes: int, luminance: Callable[[int], np.ndarray]) -> tuple[Sets, int, int]:
     """Join the nodes that show the same place.
 
     Args:
-        nodes: how many nodes were added to the store.
+        points: the `POINT`s of all nodes.
+        nodes: how many there are.
         luminance: gives the luminance, float32 [H, W], of a node; called for candidates only.
 
     Returns:
         The sets, how many candidates were compared, and how many of them were the same place.
     """
     sets, compared, same = Sets(nodes), 0, 0
-    for a, b, turn, shift in candidates(store, nodes):
+    for a, b, turn, shift in candidates(points):
         if sets.find(a) != sets.find(b):
             compared += 1
             if agreement(luminance(a), luminance(b), turn, shift) >= SAME:

@@ -54,8 +54,14 @@ def _row_groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
         yield group
 
 
-def write_shard(path: Path, rows: Sequence[Row], schema: pa.Schema, read: Callable[[Row], bytes]) -> None:
-    """Write one shard; `read` gives the bytes of a row's image and answers for their being those that were checked."""
+def write_shard(
+    path: Path,
+    rows: Sequence[Row],
+    schema: pa.Schema,
+    read: Callable[[Row], bytes],
+    written: Callable[[int], object],
+) -> None:
+    """Write one shard; `read` gives the bytes of a row's image, and `written` is told of how many more rows have been."""
     with pq.ParquetWriter(
         path, schema, compression="snappy", use_dictionary=["label"], write_page_index=True
     ) as writer:
@@ -71,3 +77,4 @@ def write_shard(path: Path, rows: Sequence[Row], schema: pa.Schema, read: Callab
             if "source" in schema.names:
                 columns["source"] = [row.source for row in group]
             writer.write_table(pa.table(columns, schema=schema), row_group_size=len(group))
+            written(len(group))

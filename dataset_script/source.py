@@ -33,6 +33,18 @@ UNCOMPRESSED = (
     ".txt",
 )  # but these do shrink
 SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information"}
+ARCHIVES = (
+    ".tar",
+    ".tgz",
+    ".gz",
+    ".bz2",
+    ".xz",
+    ".zst",
+    ".rar",
+    ".7z",
+    ".zip",
+)  # of which zips beside images are read
+PACKED = "archive that is not read"
 OUT_OF_FOLDER = "symlink out of the folder"
 Listing = Iterator[tuple[str, str]]  # (path, reason why it is not read, "" for a plain file)
 
@@ -99,6 +111,8 @@ class FolderSource:
                 yield path, "not a regular file", through_link
             elif entry.name.lower().endswith(".zip"):
                 yield from self._open_zip(path, through_link)
+            elif entry.name.lower().endswith(ARCHIVES):
+                yield path, PACKED, through_link
             else:
                 yield path, "", through_link
 
@@ -155,13 +169,16 @@ class ZipSource:
             raise DatasetError(f"{path} is not a zip file that can be read: {error}") from error
         self.entries: dict[str, zipfile.ZipInfo] = {}
 
+    def __getstate__(self) -> dict:
+        return vars(self) | {"archive": None}  # another process opens the file anew
+
     def listing(self) -> Listing:
         """Yield every entry, in sorted order.
 
         Raises:
             DatasetError: the names of its folders are in an unknown code page.
         """
-        named = [(self._name(info).replace("\\", "/"), info) for info in self.archive.infolist()]
+        named = [(self._path(info), info) for info in self.archive.infolist()]
         for path, info in sorted(named, key=lambda pair: pair[0]):
             if path.endswith("/"):
                 continue
@@ -169,6 +186,10 @@ class ZipSource:
             if not reason:
                 self.entries[path] = info
             yield path, reason
+
+    def _path(self, info: zipfile.ZipInfo) -> str:
+        """The entry's path, without the dots and doubled slashes that say nothing."""
+        return re.sub(r"(?<![^/])\./|(?<=/)/+", "", self._name(info).replace("\\", "/"))
 
     def _name(self, info: zipfile.ZipInfo) -> str:
         """The entry's name: UTF-8, which macOS writes without saying so, or a code page."""
@@ -198,6 +219,8 @@ class ZipSource:
             return "symlink in a zip: unpack the zip and give its folder"
         if info.flag_bits & 0x1:
             return "encrypted: unpack the zip and give its folder"
+        if path.lower().endswith(ARCHIVES):
+            return PACKED
         shrinks = path.lower().endswith(UNCOMPRESSED) and info.file_size <= MAX_BYTES
         if info.file_size > max(BOMB_RATIO * info.compress_size, 2**20) and not shrinks:
             return "zip bomb"
@@ -209,6 +232,7 @@ class ZipSource:
         Raises:
             OSError: the entry is damaged.
         """
+        self.archive = self.archive or zipfile.ZipFile(self.place)
         try:
             with self.archive.open(self.entries[path]) as file:
                 return file.read(MAX_BYTES + 1)

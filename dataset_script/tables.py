@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,11 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def decode_text(data: bytes) -> str:
-    """Return a text file's content: UTF-16 or UTF-8, with or without a byte order mark, or the Windows code page."""
+    """Return a text file's content: UTF-16 or UTF-8, with or without a byte order mark, or the Windows code page.
+
+    Raises:
+        DatasetError: it is none of them.
+    """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
     if (
@@ -56,22 +61,29 @@ def decode_text(data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return data.decode("cp1252", "replace")
+        text = data.decode("cp1252", "replace")
+    if odd := re.search(
+        r"[^\x00-\x7f‘’“”–—…•]{3,}", text
+    ):  # no word of a western language: it is another code page
+        raise DatasetError(f"the table is in an unknown code page ({odd[0]}): save it as UTF-8")
+    return text
 
 
 def parse_cells(text: str) -> list[list[str]]:
-    """Return the rows of a table whose cells are parted by tabs, semicolons or commas, stripped; a cell may be quoted.
+    """Return the rows of a table whose cells are parted by tabs, semicolons, commas or bars, stripped; a cell may be quoted.
 
     Raises:
         csv.Error: a cell is absurdly long.
     """
-    separator = max("\t;,", key=re.sub(r'"[^"\n]*"', "", text).count)
-    return [
-        [cell.strip().strip("\"'").strip() for cell in row]
-        for line in text.splitlines()
-        for row in csv.reader([line], delimiter=separator, skipinitialspace=True)
-        if line.strip()
-    ]
+    text = re.sub(r"\Asep=.\s*\n", "", text)  # what Excel writes before the header
+    separator = max("\t;,|", key=re.sub(r'"[^"\n]*"', "", text).count)
+    options = {"delimiter": separator, "skipinitialspace": True, "strict": True}
+    try:  # a quoted cell may go on over several lines
+        rows = list(csv.reader(io.StringIO(text, newline=""), **options))
+    except csv.Error:  # a quote that stands alone ends with its line
+        options["strict"] = False
+        rows = [row for line in text.splitlines() for row in csv.reader([line], **options)]
+    return [[cell.strip().strip("\"'").strip() for cell in row] for row in rows if any(map(str.strip, row))]
 
 
 def forward(name: str) -> str:
@@ -102,14 +114,15 @@ def read_test_names(path: Path) -> set[str]:
 
 
 def read_labels(name: str, data: bytes) -> list[LabelRow]:
-    """Return the rows of a label table: CSV, TSV or Parquet with a column of file names and one of labels.
+    """Return the rows of a label table: CSV, TSV, JSON lines or Parquet with a column of file names and one of labels.
 
     Columns are known by their names (see `COLUMNS`); a table of two columns needs no header.
 
     Raises:
         DatasetError: it is no such table.
     """
-    header, rows = _read_parquet(name, data) if name.lower().endswith(".parquet") else _read_text(name, data)
+    readers = {"parquet": _read_parquet, "jsonl": _read_json_lines}
+    header, rows = readers.get(name.rpartition(".")[2].lower(), _read_text)(name, data)
     lowered = [cell.lower().strip().replace(" ", "_") for cell in header]
     place = {
         kind: next((lowered.index(n) for n in names if n in lowered), None) for kind, names in COLUMNS.items()
@@ -151,6 +164,15 @@ def _read_text(name: str, data: bytes) -> tuple[list[str], list[list[str]]]:
     if len(rows[0]) == 2 and sum(bool(ENDING.search(cell)) for cell in rows[0]) == 1:  # no header
         return ["file", "label"] if ENDING.search(rows[0][0]) else ["label", "file"], rows
     return rows[0], rows[1:]
+
+
+def _read_json_lines(name: str, data: bytes) -> tuple[list[str], list[list[str]]]:
+    try:
+        rows = [dict(json.loads(line)) for line in decode_text(data).splitlines() if line.strip()]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DatasetError(f"{name} is no JSON lines: {error}") from error
+    header = list(dict.fromkeys(str(key) for row in rows for key in row))
+    return header, [["" if row.get(key) is None else str(row[key]) for key in header] for row in rows]
 
 
 def _read_parquet(name: str, data: bytes) -> tuple[list[str], list[list[str]]]:

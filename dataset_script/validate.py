@@ -1,7 +1,7 @@
 """First pass over the raw files: every one is decoded to its last pixel in worker processes, and of copies one is kept.
 
-In: a source and its class folders. Out: `Validated`, with what grouping needs. A few batches are in flight, never more: memory
-does not grow with the files. The bytes themselves are never changed.
+In: a source and its class folders. Out: `Validated`, with what grouping needs: small records. Each worker reads the files that it
+checks, one at a time. Their bytes are never changed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ctypes
 import hashlib
 import multiprocessing
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from dataset_script.classes import ClassFolders, suffix
 from dataset_script.labels import published_as
-from dataset_script.near_duplicates import PointStore, fingerprint
+from dataset_script.near_duplicates import Spool, fingerprint
 from dataset_script.records import Rejected, Row
 from dataset_script.source import DatasetError, base_name, shown
 from dataset_script.splits import rank
@@ -29,8 +29,7 @@ from dataset_script.synthetic_cells import COMMENT
 from hub_model.inference.errors import ImageError
 from hub_model.inference.images import SUFFIXES, decode, open_picture, read_picture
 
-BATCH_FILES, BATCH_BYTES = 32, 8 * 2**20
-IN_FLIGHT_BYTES = 64 * 2**20  # of files that workers have, or wait for one: few when files are large
+CHUNK_FILES = 32  # that a worker process is given at a time
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h, see mallopt(3)
 REASONS = {
     "empty": "zero bytes", "too_large": "absurd file size", "animated": "several pages",
@@ -75,26 +74,40 @@ def check(path: str, data: bytes) -> Accepted | Rejected:
     except ImageError as error:
         return Rejected(path, REASONS.get(error.reason, error.reason.replace("_", " ")), str(error))
     return Accepted(
-        path, hashlib.sha256(data).digest(), _digest(picture), picture.size, kind, len(data), comment == COMMENT,
+        path, hashlib.sha256(data).digest(), digest(picture), picture.size, kind, len(data), comment == COMMENT,
         fingerprint(luminance(picture)),
     )  # fmt: skip
 
 
-def _digest(picture: Image.Image) -> bytes:
+def digest(picture: Image.Image) -> bytes:
     """Return a digest of size and pixels, a million pixels at a time: Pillow hands out all of them twice over."""
-    digest, rows = (
+    hashed, rows = (
         hashlib.blake2b(repr(picture.size).encode(), digest_size=16),
         max(1, 2**20 // picture.width),
     )
     for top in range(0, picture.height, rows):
         strip = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
-        digest.update(strip.tobytes())
-    return digest.digest()
+        hashed.update(strip.tobytes())
+    return hashed.digest()
 
 
-def check_batch(batch: list[tuple[str, bytes]]) -> list[Accepted | Rejected]:
-    """Check several files: what a worker process is given at a time."""
-    return [check(path, data) for path, data in batch]
+_sources: list = []  # of a worker process: where it reads
+
+
+def start_worker(source) -> None:
+    """Prepare a worker process to read from this source."""
+    keep_small_blocks()
+    _sources[:] = [source]
+
+
+def check_file(path: str) -> Accepted | Rejected:
+    """Read and check a file of the source that this worker was started with."""
+    try:
+        data = _sources[0].read(path)
+    except OSError as error:
+        reason = "damaged" if "damaged" in str(error) else "cannot be read"
+        return Rejected(path, reason, error.strerror or str(error))
+    return check(path, data)
 
 
 def keep_small_blocks() -> None:
@@ -120,11 +133,12 @@ class Validated:
     contradicted: set[bytes] = field(default_factory=set)  # SHA-256 of files found under several labels
     spare: int = 0  # files that were not needed
 
-    def add(self, item: Accepted, label: int, name: str, listed: bool, store: PointStore) -> None:
+    def add(self, item: Accepted, label: int, name: str, listed: bool, store: Spool) -> None:
         node = self.pictures.setdefault(item.pixels, len(self.pictures))
         if node == len(self.paths):
             self.paths.append(item.path)
-            store.add(node, item.points)
+            item.points["node"] = node
+            store.add(item.points)
         published = published_as(name, base_name(item.path), item.size, item.format)
         row = Row(item.path, item.sha256, item.length, label, item.synthetic, published, listed=listed)
         self.rows.append(row)
@@ -162,7 +176,7 @@ class Validated:
 
 
 def validate(
-    source, folders: ClassFolders, listed: set[str], store: PointStore, *, per_class: int | None, seed: int, workers: int
+    source, folders: ClassFolders, listed: set[str], store: Spool, *, per_class: int | None, seed: int, workers: int
 ) -> Validated:  # fmt: skip
     """Check files until each class has `per_class` good ones, or all; `listed` holds the paths on the test list.
 
@@ -200,52 +214,13 @@ def _check_all(source, paths: Sequence[str], workers: int, bar: tqdm) -> Iterato
     """Yield the verdict on each file, in the order of `paths`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["dataset_script.validate"])
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=keep_small_blocks) as pool:
-        waiting: deque = deque()
-        in_flight = 0
-
-        def finish() -> Iterator[Accepted | Rejected]:
-            nonlocal in_flight
-            batch, size, future = waiting.popleft()
-            verdicts = iter(future.result())
-            in_flight -= size
-            for item in batch:
-                bar.update()
-                yield item if isinstance(item, Rejected) else next(verdicts)
-
+    chunk = max(1, min(CHUNK_FILES, len(paths) // (4 * workers)))
+    with ProcessPoolExecutor(workers, context, start_worker, (source,)) as pool:
         try:
-            for batch in _batches(source, paths):
-                files = [item for item in batch if not isinstance(item, Rejected)]
-                size = sum(len(data) for _, data in files)
-                while waiting and (len(waiting) > 2 * workers or in_flight + size > IN_FLIGHT_BYTES):
-                    yield from finish()
-                future = pool.submit(check_batch, files)
-                rejected = [item if isinstance(item, Rejected) else None for item in batch]
-                waiting.append((rejected, size, future))
-                in_flight += size
-            while waiting:
-                yield from finish()
+            for verdict in pool.map(check_file, paths, chunksize=chunk):
+                bar.update()
+                yield verdict
         except BrokenProcessPool as error:
             raise DatasetError(
                 "a worker process died while decoding (out of memory?): nothing was written"
             ) from error
-
-
-def _batches(source, paths: Iterable[str]) -> Iterator[list[tuple[str, bytes] | Rejected]]:
-    """Read files and yield them in batches of bounded size; a file that cannot be read is a `Rejected`."""
-    batch, filled = [], 0
-    for path in paths:
-        try:
-            data = source.read(path)
-        except OSError as error:
-            reason = "damaged" if "damaged" in str(error) else "cannot be read"
-            batch.append(Rejected(path, reason, error.strerror or str(error)))
-            data = b""
-        else:
-            batch.append((path, data))
-        filled += len(data)
-        if len(batch) >= BATCH_FILES or filled >= BATCH_BYTES:
-            yield batch
-            batch, filled = [], 0
-    if batch:
-        yield batch

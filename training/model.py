@@ -12,8 +12,6 @@ from pathlib import Path
 
 import timm
 import torch
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import resolve_data_config
@@ -22,12 +20,13 @@ from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
 from hub_model.inference.errors import RepoError, first_line
-from hub_model.inference.model_repo import HUB_ERRORS, ModelConfig, read_config, refuse_unsafe_files
+from hub_model.inference.model_repo import HUB_ERRORS, ModelConfig, download, read_config, refuse_unsafe_files
 from training import TrainingError
 from training.source import Source
 
 DEFAULT_ARCHITECTURE = "rexnet_150"
 DEFAULT_IMAGE_SIZE = 160
+START_FILES = ["config.json", "model.safetensors"]
 DATA_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
@@ -51,9 +50,10 @@ def find_start(where: str) -> Start:
         TrainingError: there is nothing of the kind, it holds an unsafe file, or it names code of its own.
     """
     try:
-        if where.startswith("hf-hub:"):
-            return download_start(where.removeprefix("hf-hub:"))
         path = Path(where)
+        if where.startswith("hf-hub:"):
+            name, _, revision = where.removeprefix("hf-hub:").partition("@")
+            path, _ = download(name, revision or None, START_FILES)
         folder, weights = (path, path / "model.safetensors") if path.is_dir() else (path.parent, path)
         refuse_unsafe_files(where, [f.name for f in path.glob("*")] if path.is_dir() else [path.name])
         if not weights.is_file():
@@ -63,25 +63,6 @@ def find_start(where: str) -> Start:
         return Start(read_config(config if config.is_file() else {}, where), weights)
     except RepoError as error:
         raise TrainingError(str(error)) from error
-
-
-def download_start(repo: str) -> Start:
-    """Return a model repo's config and weights; nothing but the two files is downloaded."""
-    name, _, revision = repo.partition("@")
-    try:
-        files = {s.rfilename for s in HfApi().model_info(name, revision=revision or None).siblings}
-        refuse_unsafe_files(name, sorted(files))
-        if "model.safetensors" not in files:
-            raise TrainingError(f"{name} has no model.safetensors")
-        config, weights = (
-            Path(hf_hub_download(name, file, revision=revision or None))
-            for file in ("config.json", "model.safetensors")
-        )
-    except (RepositoryNotFoundError, EntryNotFoundError, HFValidationError) as error:
-        raise TrainingError(f"model {name} is not on the Hub: {first_line(error)}") from error
-    except HUB_ERRORS as error:
-        raise TrainingError(f"model {name} cannot be reached: {first_line(error)}") from error
-    return Start(read_config(config, name), weights)
 
 
 def build_model(options: Namespace, label_names: list[str]) -> tuple[nn.Module, dict]:

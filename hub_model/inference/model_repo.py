@@ -114,7 +114,7 @@ def open_model_repo(model_id: str | os.PathLike[str], revision: str | None = Non
         raise RepoError("no model is named: set MODEL_ID to a model repo (OWNER/NAME) or a folder")
     folder, commit = Path(model_id), None
     if not folder.is_dir():
-        folder, commit = _download(name, revision)
+        folder, commit = download(name, revision, DOWNLOADED)
     refuse_unsafe_files(name, (path.relative_to(folder) for path in folder.rglob("*") if path.is_file()))
     for needed in ("config.json", "model.safetensors"):
         if not (folder / needed).is_file():
@@ -220,7 +220,11 @@ def is_repo_id(name: str) -> bool:
     return name.count("/") == 1
 
 
-def _download(name: str, revision: str | None) -> tuple[Path, str]:
+def download(name: str, revision: str | None, files: list[str]) -> tuple[Path, str]:
+    """Return the folder and the commit of a model repo of the Hub, of which files that match these patterns are downloaded.
+
+    Raises RepoError: it is missing, unsafe, or neither the Hub nor its cache on this machine has it.
+    """
     try:
         info = HfApi().model_info(name, revision=revision)
         refuse_unsafe_files(name, [sibling.rfilename for sibling in info.siblings or []])
@@ -229,7 +233,7 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
     except HUB_ERRORS:
         pass  # the Hub does not answer: an earlier download, if there is one, will do
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=DOWNLOADED)
+        folder = snapshot_download(name, revision=revision, allow_patterns=files)
     except HUB_ERRORS as error:
         raise RepoError(hub_refusal(error, name, "model", revision)) from None
     return Path(folder), Path(folder).name

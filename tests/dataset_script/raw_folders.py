@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import csv
 import filecmp
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-
-def encoded(image: Image.Image, kind: str, **options) -> bytes:
-    image.save(buffer := io.BytesIO(), kind, **options)
-    return buffer.getvalue()
-
-
-def noise(rng: np.random.Generator, side: int = 64) -> Image.Image:
-    return Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+from dataset_script.__main__ import main
+from tests.pictures import noise
 
 
 def noise_folder(raw: Path, names: Sequence[str], per_class: int, seed: int = 0) -> Path:
@@ -29,6 +21,11 @@ def noise_folder(raw: Path, names: Sequence[str], per_class: int, seed: int = 0)
         for i in range(per_class):
             noise(rng).save(raw / name / f"{i}.png")
     return raw
+
+
+def build(raw: str | Path, out: Path, *more: object) -> int:
+    """Run the command; return its exit code."""
+    return main(["build", str(raw), str(out), *map(str, more)])
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -16,7 +16,8 @@ from dataset_script.card import card_text, plain, rendered_for
 from dataset_script.figures import draw_figures
 from dataset_script.records import Row, Summary
 from hub_model.card import snippets
-from tests.dataset_script.raw_folders import encoded, noise_folder, rows_of
+from tests.dataset_script.raw_folders import build, noise_folder, rows_of
+from tests.pictures import encoded
 
 PICTURE = encoded(Image.new("RGB", (64, 64)), "PNG")
 
@@ -46,7 +47,7 @@ def test_a_name_reads_in_the_card_as_it_is(name: str) -> None:
 
 def test_control_characters_of_a_class_reach_neither_terminal_nor_card(tmp_path: Path, capsys) -> None:
     raw = noise_folder(tmp_path / "raw", ["a\x1b[31m", "b\nc", "d\x9b2J"], 6)
-    assert main(["build", str(raw), str(tmp_path / "out")]) == 0
+    assert build(raw, tmp_path / "out") == 0
     written = capsys.readouterr().out + (tmp_path / "out" / "README.md").read_text()
     assert not {char for char in written if not char.isprintable()} - {"\n"}
     labels = {row["label"] for row in rows_of(tmp_path / "out" / "splits.csv")}

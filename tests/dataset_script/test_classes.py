@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dataset_script.__main__ import main
 from dataset_script.classes import arrange, find_listed
 from dataset_script.source import DatasetError
 from dataset_script.tables import read_test_names
-from tests.dataset_script.raw_folders import noise_folder, rows_of
+from tests.dataset_script.raw_folders import build, noise_folder, rows_of
 
 
 class Listed:
@@ -39,7 +38,7 @@ def test_a_listed_name_with_folders_is_one_image_and_a_bare_one_is_all_of_its_na
 ) -> None:
     raw = noise_folder(tmp_path / "raw", ["a", "b"], 8)
     (tmp_path / "names.txt").write_text(names)
-    assert main(["build", str(raw), str(tmp_path / "out"), "--test_names", str(tmp_path / "names.txt")]) == 0
+    assert build(raw, tmp_path / "out", "--test_names", tmp_path / "names.txt") == 0
     rows = rows_of(tmp_path / "out" / "splits.csv")
     assert {row["file_name"] for row in rows if row["split"] == "test"} == on_list
     assert {row["file_name"] for row in rows if row["on_test_list"] == "1"} == on_list
@@ -74,10 +73,14 @@ def test_folders_of_a_listed_name_choose_the_class_and_then_the_nearest_paths(
         ("cell, 1.png\t0\n", {"cell, 1.png"}),
         ('"1.png\n2.png\n', {"1.png", "2.png"}),
         ("C:\\a\\1.png\n./a//2.png\n", {"C:/a/1.png", "a/2.png"}),
+        ("1.png\r\n2.png\r\n".encode("utf-16"), {"1.png", "2.png"}),
+        ("file;label\r\na\\1.png;x\r\n".encode("utf-16-le"), {"a/1.png"}),
+        ("ä.png\n".encode("cp1252"), {"ä.png"}),
+        ("\ufeffé.png\n", {"é.png"}),
     ],
 )
-def test_a_quoted_cell_of_the_test_list_is_one_name(text: str, names: set[str], tmp_path: Path) -> None:
-    (tmp_path / "names").write_text(text)
+def test_a_test_list_is_read_whoever_wrote_it(text: str | bytes, names: set[str], tmp_path: Path) -> None:
+    (tmp_path / "names").write_bytes(text.encode() if isinstance(text, str) else text)
     assert read_test_names(tmp_path / "names") == names
 
 
@@ -109,5 +112,5 @@ def test_a_class_may_be_called_test() -> None:
 def test_when_no_file_can_be_kept_the_reasons_are_named(tmp_path: Path, capsys) -> None:
     raw = noise_folder(tmp_path / "raw", ["a", "b"], 1)
     (raw / "b" / "0.png").write_bytes((raw / "a" / "0.png").read_bytes())
-    assert main(["build", str(raw), str(tmp_path / "out")]) == 1
+    assert build(raw, tmp_path / "out") == 1
     assert "same bytes under different labels (2)" in capsys.readouterr().err

@@ -16,11 +16,11 @@ import yaml
 from datasets import load_dataset
 from PIL import Image
 
-from dataset_script.__main__ import class_list, main
+from dataset_script.__main__ import class_list
 from dataset_script.classes import ClassFolders, arrange
 from dataset_script.source import DatasetError, open_source
-from dataset_script.tables import read_test_names
-from tests.dataset_script.raw_folders import encoded, noise, noise_folder, rows_of
+from tests.dataset_script.raw_folders import build, noise_folder, rows_of
+from tests.pictures import encoded, noise
 
 PICTURE = encoded(noise(np.random.default_rng(0), 32), "PNG")
 
@@ -55,6 +55,10 @@ def each(tops: str, classes: str = "a b") -> list[str]:
         (each("wrapper/train wrapper/valid"), {"train": 2, "validation": 2}),
         (each("seg_train/seg_train seg_test/seg_test"), {"train": 2, "test": 2}),
         (each("train/images validation/images"), {"train": 2, "validation": 2}),
+        (each("TrainSet testset"), {"train": 2, "test": 2}),
+        (each("train eval HOLDOUT"), {"train": 2, "validation": 2, "test": 2}),
+        (each("a b", "train test"), {"train": 2, "test": 2}),
+        (each("split=train split=test"), {"train": 2, "test": 2}),
     ],
 )
 def test_folders_that_are_splits_are_read_as_splits(paths: list[str], splits: dict, tmp_path: Path) -> None:
@@ -77,6 +81,8 @@ def test_folders_that_are_splits_are_read_as_splits(paths: list[str], splits: di
             "hold several folders each",
         ),
         (each("train test unlabelled"), "are splits and some are not"),
+        (each("a b", "train test other"), "hold folders of the same names"),
+        (each("Fold1/train Fold1/test Fold2/train Fold2/test"), "look like folds.*--classes a,b"),
         (["train/1.png", "test/2.png"], "are splits and hold no folder a class.*--labels"),
         (["images/1.png", "masks/1.png"], "not like classes"),
     ],
@@ -148,14 +154,35 @@ PLAIN = "file_name,label\n1.png,a\n2.png,b\n"
         b"image_id,diagnosis\n1,a\n2,b\n",  # without endings
         b'file,class\n"1.png","a"\n"2.png","b"\n',
         b"x,file_name,notes,label\n0,1.png,,a\n0,2.png,,b\n",
+        b"sep=;\r\nx;file_name;label\r\n0;1.png;a\r\n0;2.png;b\r\n",
+        b'file_name,note,label\n1.png,"two\nlines",a\n2.png,,b\n',
+        PLAIN.replace(",", "|").replace("\n", "\r").encode(),
+        PLAIN.replace(".png", ".PNG").encode(),
+        "Datei,Größe,label\n1.png,groß,a\n2.png,,b\n".encode("cp1252"),
     ],
-    ids=["plain", "BOM", "UTF-16 ;", "UTF-16 tabs", "Windows", "no header", "label first", "ids", "quotes", "columns"],
+    ids=["plain", "BOM", "UTF-16 ;", "UTF-16 tabs", "Windows", "no header", "label first", "ids", "quotes", "columns",
+         "Excel", "line in a cell", "old Mac", "case", "code page"],
 )  # fmt: skip
 @pytest.mark.parametrize("named", [False, True])
 def test_a_table_of_labels_is_read_whoever_wrote_it(table: bytes, named: bool, tmp_path: Path) -> None:
     raw = write(tmp_path, "i/1.png", "i/2.png", **({} if named else {"labels_csv": table}))
     found = arrange(open_source(str(raw)), labels=("mine.csv", table) if named else None)
     assert found.files == {"a": ["i/1.png"], "b": ["i/2.png"]}
+
+
+def test_json_lines_are_a_table_as_the_hub_knows_it(tmp_path: Path) -> None:
+    raw = write(tmp_path, "i/1.png", "i/2.png")
+    (raw / "i/metadata.jsonl").write_text(
+        '{"file_name": "1.png", "label": 0}\n{"label": 1, "file_name": "2.png"}\n'
+    )
+    assert arrange(open_source(str(raw))).files == {"0": ["i/1.png"], "1": ["i/2.png"]}
+
+
+def test_a_table_tells_files_of_one_name_apart_by_case(tmp_path: Path) -> None:
+    found = arrange(
+        open_source(str(write(tmp_path, "i/x.png", "i/X.png"))), labels=("l.csv", b"x.png,a\nX.png,b\n")
+    )
+    assert found.files == {"a": ["i/x.png"], "b": ["i/X.png"]}
 
 
 def test_a_table_may_be_parquet_and_give_splits_and_groups(tmp_path: Path) -> None:
@@ -203,6 +230,14 @@ def test_a_table_in_each_split_folder_speaks_of_that_folder(tmp_path: Path) -> N
         (b"label,score,x\na,1,2\n", "no column of file names"),
         (b"file_name,label\n7.png,a\n", "none of the 1 rows .* names a file that is here .for example 7.png"),
         (b"", "is empty"),
+        (
+            "file_name,label\n1.png,细胞\n2.png,b\n".encode("gb18030"),
+            "unknown code page .*: save it as UTF-8",
+        ),
+        (
+            "file_name,label\n1.png,бласты\n2.png,b\n".encode("cp1251"),
+            "unknown code page .*: save it as UTF-8",
+        ),
         (b"file_name,label\n1.png,a\n2.png,a\n", "two classes .* found: a"),
         (
             b"file_name,label\n1.png,a\n1.png,b\n2.png,\n",
@@ -218,20 +253,6 @@ def test_a_table_that_does_not_fit_is_one_sentence(table: bytes, sentence: str, 
 def test_a_table_and_folders_that_tell_of_other_classes_are_asked_for(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="two kinds of classes"):
         arrange(open_source(str(write(tmp_path, "x/1.png", "y/2.png", labels_csv=PLAIN.encode()))))
-
-
-@pytest.mark.parametrize(
-    ("data", "names"),
-    [
-        ("1.png\r\n2.png\r\n".encode("utf-16"), {"1.png", "2.png"}),
-        ("file;label\r\na\\1.png;x\r\n".encode("utf-16-le"), {"a/1.png"}),
-        ("ä.png\n".encode("cp1252"), {"ä.png"}),
-        ("\ufeffé.png\n".encode(), {"é.png"}),
-    ],
-)
-def test_a_test_list_is_read_whatever_its_encoding(data: bytes, names: set[str], tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_bytes(data)
-    assert read_test_names(tmp_path / "names.txt") == names
 
 
 @pytest.mark.parametrize("follow", [False, True])
@@ -279,6 +300,8 @@ def test_a_link_that_turned_outwards_since_the_listing_is_not_read(tmp_path: Pat
             r"found: none; passed over: 2 .png \(outside the class folders: .*--labels FILE",
         ),
         ([], r"found: none \(it is empty\)"),
+        (["a.tar.gz", "b.rar"], r"passed over: 1 .gz \(archive that is not read: unpack it"),
+        (["a/1.npy", "b/1.npy"], r"passed over: 2 .npy \(folder without pictures that are read"),
     ],
 )
 def test_found_none_never_stands_alone(paths: list[str], sentence: str, tmp_path: Path) -> None:
@@ -313,6 +336,7 @@ def zipped(names: list[str], encoding: str = "utf-8") -> bytes:
         (["细胞/11.png", "b/222222222.png"], "gbk", "gbk", ["b", "细胞"]),
         (["Größe/111.png", "b/22222222.png"], "cp1252", "cp1252", ["Größe", "b"]),
         (["BLA\\", "BLA\\11.png", "EOS\\222222.png"], "utf-8", None, ["BLA", "EOS"]),
+        (["./BLA/11.png", "EOS/.//22222.png", "BLA/inner.zip"], "utf-8", None, ["BLA", "EOS"]),
     ],
 )
 def test_names_in_zips_are_read_or_their_code_page_is_asked_for(
@@ -336,7 +360,21 @@ def test_a_zip_in_a_folder_counts_as_a_folder(tmp_path: Path) -> None:
     assert [(item.path, item.reason) for item in found.rejected] == [("c.zip", "damaged zip")]
 
 
-@pytest.mark.parametrize("pair", [("BLA", "bla"), ("BLA", "BLA "), ("\u00e9", "e\u0301"), ("a b", "a  b")])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("BLA", "bla"),
+        ("BLA", "BLA "),
+        ("\u00e9", "e\u0301"),
+        ("a b", "a  b"),
+        ("a_b", "a b"),
+        ("BLA\u200b", "BLA"),
+        ("x", "x\u00ad"),
+        ("B", "\u0412"),
+        ("b-cell", "b\u2013cell"),
+        ("stra\u00dfe", "strasse"),
+    ],
+)
 def test_classes_that_look_alike_are_refused(pair: tuple[str, str], tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="look alike"):
         arrange(open_source(str(write(tmp_path, *(f"{name}/1.png" for name in pair)))))
@@ -353,7 +391,7 @@ ODD_NAMES = [
 
 def test_every_class_name_is_the_same_text_in_yaml_parquet_and_figures(tmp_path: Path, recwarn) -> None:
     raw = noise_folder(tmp_path / "raw", ODD_NAMES, 4)
-    assert main(["build", str(raw), str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert build(raw, tmp_path / "out", "--workers", "1") == 0
     wanted = sorted("\u00e9" if name == "e\u0301" else name for name in ODD_NAMES)
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
     front = (tmp_path / "out/README.md").read_text().split("---\n")[1]
@@ -374,18 +412,11 @@ def test_sources_have_a_column_a_table_in_the_card_and_their_own_strata(tmp_path
     blood = noise_folder(tmp_path / "blood", ["b"], 20, seed=3)  # lacks a class
     (tmp_path / "names.txt").write_text("a/0.png\na/1.png\nb/0.png\n")
     out = tmp_path / "out"
-    arguments = [
-        f"marrow={marrow}",
-        f"marrow={more}",
-        f"blood={blood}",
-        str(out),
-        "--test_names",
-        str(tmp_path / "names.txt"),
-    ]
     for folder in (marrow, blood):
         for path in folder.rglob("*.png"):
             path.rename(path.with_name(f"{folder.name}_{path.name}"))
-    assert main(["build", *arguments, "--workers", "1"]) == 0
+    sources = f"marrow={marrow}", f"marrow={more}", f"blood={blood}"
+    assert build(*sources, out, "--test_names", tmp_path / "names.txt", "--workers", 1) == 0
     rows = rows_of(out / "splits.csv")
     assert Counter((r["source"], r["label"]) for r in rows) == {
         ("marrow", "a"): 24,
@@ -402,7 +433,7 @@ def test_sources_have_a_column_a_table_in_the_card_and_their_own_strata(tmp_path
     assert Counter(data["source"]) == {"marrow": 3, "blood": 4}
     card = (out / "README.md").read_text()
     assert "| 1 | b |" in card and "of it `blood`" in card and 'source == "blood"' in card
-    assert main(["build", str(marrow), str(blood), str(tmp_path / "other")]) == 1
+    assert build(marrow, blood, tmp_path / "other") == 1
     assert "several sources need a name each" in capsys.readouterr().err
 
 
@@ -416,7 +447,7 @@ def test_a_patients_images_stay_in_one_split_and_the_users_splits_are_kept(tmp_p
     raw = noise_folder(tmp_path / "raw", names, 3)
     copy = Image.open(raw / names[0] / "0.png").convert("RGB").rotate(90)
     copy.save(raw / names[-1] / "copy.png")  # of a training image, in the test split
-    assert main(["build", str(raw), str(tmp_path / "out"), "--group_by", "patient", "--workers", "1"]) == 0
+    assert build(raw, tmp_path / "out", "--group_by", "patient", "--workers", "1") == 0
     rows = {row["file_name"]: row for row in rows_of(tmp_path / "out/splits.csv")}
     assert all(
         (row["split"] == "test") == name.startswith("test/") for name, row in rows.items() if "/" in name
@@ -439,7 +470,7 @@ def test_heic_and_avif_are_built_from(tmp_path: Path) -> None:
         (tmp_path / "raw" / name).mkdir(parents=True)
         for i in range(4):
             (tmp_path / "raw" / name / f"{i}.{ending}").write_bytes(encoded(noise(rng), kind))
-    assert main(["build", str(tmp_path / "raw"), str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert build(tmp_path / "raw", tmp_path / "out", "--workers", "1") == 0
     assert len(rows_of(tmp_path / "out/splits.csv")) == 8
 
 

@@ -1,19 +1,15 @@
-"""Crops cut from one place share a group; different cells do not.
-
-`python -m tests.dataset_script.test_near_duplicates [REAL_FOLDER]` prints the recall.
-"""
+"""Crops cut from one place share a group; different cells do not."""
 
 from __future__ import annotations
 
 import io
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dataset_script.near_duplicates import TURNS, PointStore, agreement, fingerprint, link
+from dataset_script.near_duplicates import POINT, TURNS, Spool, agreement, fingerprint, link
 from dataset_script.synthetic_cells import LOOKS, draw_cell, draw_field
 from dataset_script.validate import luminance
 
@@ -31,9 +27,11 @@ def saved_again(pixels: np.ndarray, quality: int, gain: float = 1.0, offset: flo
 
 def grouped(images: list[np.ndarray]) -> list[int]:
     """Return the group of each luminance image."""
-    store = PointStore(None)
+    store = Spool(POINT, "bits")
     for node, image in enumerate(images):
-        store.add(node, fingerprint(image))
+        points = fingerprint(image)
+        points["node"] = node
+        store.add(points)
     sets, _, _ = link(store, len(images), images.__getitem__)
     store.close()
     return [sets.find(node) for node in range(len(images))]
@@ -121,16 +119,3 @@ def test_flat_and_tiny_pictures_have_no_points_and_no_fault() -> None:
     assert len(fingerprint(np.full((250, 250), 200, dtype=np.float32))) == 0
     assert len(fingerprint(np.zeros((8, 8), dtype=np.float32))) == 0
     assert len(fingerprint(np.zeros((8, 9000), dtype=np.float32))) == 0
-
-
-if __name__ == "__main__":
-    sets = {"drawn fields, frame 250": (drawn_fields(100), 250)}
-    if len(sys.argv) > 1:
-        sets["windows of real crops, frame 160"] = (real_crops(Path(sys.argv[1]), 300), 160)
-    for title, (fields, frame) in sets.items():
-        for damage in DAMAGE:
-            shown = ", ".join(
-                f"{rows}x{columns}: {part:.3f}"
-                for (rows, columns), part in recall(fields, frame, damage).items()
-            )
-            print(f"{title}, {damage}: {shown}")

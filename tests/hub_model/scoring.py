@@ -14,10 +14,10 @@ from PIL import Image
 
 from hub_model.score import main
 from tests.hub_model.small_classifier import SIDE
+from tests.training.small import LAUNCH_TWO
 
 MODULE = ["-m", "hub_model", "score"]
-TWO = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-TWO += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", *MODULE]
+TWO = [*LAUNCH_TWO, *MODULE]
 LAUNCHES = {"one process": MODULE, "two processes": TWO}
 
 

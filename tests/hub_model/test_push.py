@@ -224,6 +224,11 @@ def test_a_fine_tuned_model_keeps_its_new_names_in_every_library(
     trainer.save_model(tmp_path / "tuned")
     tuned = AutoModelForImageClassification.from_pretrained(tmp_path / "tuned")
     assert list(tuned.config.id2label.values()) == names
+    # without a number transformers gives five rows: it does not hand top_k=None on (5.23, `_sanitize_parameters`)
+    found = pipeline("image-classification", model=str(tmp_path / "tuned"))(
+        rows[0]["image"], top_k=len(names)
+    )
+    assert {row["label"] for row in found} == set(names)
     in_timm = timm.create_model(f"local-dir:{tmp_path / 'tuned'}", pretrained=True)
     assert list(in_timm.pretrained_cfg["label_names"]) == names
     ours = Classifier.from_pretrained(tmp_path / "tuned")

@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dataset_script.synthetic_cells import LOOKS, draw_cell
-from tests.dataset_script.odd_files import png_bomb
-from tests.dataset_script.raw_folders import encoded
+from tests.pictures import encoded, png_bomb
 
 LABELS = tuple(LOOKS)
 ENDINGS = {"JPEG": "jpg", "PNG": "png", "TIFF": "tif", "BMP": "bmp", "GIF": "gif", "WEBP": "webp"}

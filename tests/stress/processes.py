@@ -37,22 +37,13 @@ class Training:
         folder.mkdir(parents=True, exist_ok=True)
         number = next(self.numbers)
         self.logs = [folder / f"{number}-process-{rank}.log" for rank in range(processes)]
-        port = str(free_port())
         arguments = [str(argument) for argument in arguments]
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+        group |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
         self.processes = []
         for rank, log in enumerate(self.logs):
-            group = {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-            }
-            group |= {
-                "WORLD_SIZE": str(processes),
-                "LOCAL_WORLD_SIZE": str(processes),
-                "OMP_NUM_THREADS": "1",
-            }
-            target = (arguments, log, group if processes > 1 else {}, first)
+            mine = group | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            target = (arguments, log, mine if processes > 1 else {}, first)
             self.processes.append(CONTEXT.Process(target=run_trainer, args=target))
         for process in self.processes:
             process.start()

@@ -20,7 +20,7 @@ from dataset_script.classes import arrange
 from dataset_script.records import Rejected
 from dataset_script.source import DatasetError, open_source, shown
 from dataset_script.validate import check
-from tests.dataset_script.raw_folders import encoded, noise
+from tests.pictures import encoded, noise
 
 RNG = np.random.default_rng(0)
 PICTURES = [encoded(noise(RNG, 32), kind) for kind in ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")]

@@ -19,7 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.dataset_script.raw_folders import encoded, rows_of
+from tests.dataset_script.raw_folders import rows_of
+from tests.pictures import encoded
 from tests.stress.damage_paths import write_parquet
 from tests.stress.mutations import LABELS, Damaged, write_damaged
 

@@ -21,7 +21,7 @@ from tests.stress.processes import (
     start_server,
     wait_for,
 )
-from tests.training.small import TINY
+from tests.training.small import LAUNCH_TWO, TINY
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(3 * 3600)]
 
@@ -38,7 +38,7 @@ def arguments(drawn_dataset) -> list:
         drawn_dataset,
         *TINY,
         "--epochs",
-        str(EPOCHS),
+        EPOCHS,
         *CHECKPOINTS,
         *TIMEOUT,
         "--resume",
@@ -118,9 +118,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(undisturbed, argu
 
 def launch(arguments: list, log: Path) -> subprocess.Popen:
     """Start two processes as a user does."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["--main_process_port", "0", train_accelerate.__file__, *map(str, arguments)]
+    command = [sys.executable, *LAUNCH_TWO, train_accelerate.__file__, *map(str, arguments)]
     with log.open("w") as output:
         return subprocess.Popen(command, stdout=output, stderr=output)
 

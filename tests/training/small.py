@@ -11,6 +11,16 @@ CONFIG = {
     "crop_pct": 1.0,
     "crop_mode": "center",
 }
+LAUNCH_TWO = [
+    "-m",
+    "accelerate.commands.launch",
+    "--multi_gpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+]
+LAUNCH_TWO += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
 # a network of a hundred thousand weights on tiny images: a run takes seconds
 TINY = ["--no-pretrained", "--model", "test_efficientnet", "--image_size", "32", "--batch_size", "16"]
 

@@ -1,6 +1,5 @@
 """Batches: every image once an epoch, for any number of processes, from memory and from a stream."""
 
-import io
 from collections import Counter
 
 import datasets
@@ -9,8 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from dataset_script.validate import check, digest
 from hub_model.inference.images import read_picture
 from hub_model.inference.preprocessing import Preprocessing
+from tests.pictures import deep, encoded, packed_tiff, planar_tiff, png16, tiff
 from tests.training.small import CONFIG, data_options
 from training import TrainingError
 from training.data import MemorySplit, StreamSplit, decode, geometry, near_equal, updates_in
@@ -139,12 +140,6 @@ def test_no_batch_of_an_epoch_has_a_single_image():
                 assert min(sizes) >= 2 and max(sizes) <= max(batch_size, 4)
 
 
-def stored(image: Image.Image, kind: str, **more) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **more)
-    return file.getvalue()
-
-
 def kinds_of_files() -> dict[str, bytes]:
     """One picture, a dark disc on a bright field, as the many kinds of file that people bring."""
     y, x = np.mgrid[-1:1:48j, -1:1:64j]
@@ -159,37 +154,43 @@ def kinds_of_files() -> dict[str, bytes]:
     rotated = Image.Exif()
     rotated[0x0112] = 6
     return {
-        "RGB JPEG": stored(photo, "JPEG"),
-        "RGB PNG": stored(photo, "PNG"),
-        "JPEG with an EXIF rotation": stored(photo, "JPEG", exif=rotated),
-        "CMYK JPEG": stored(photo.convert("CMYK"), "JPEG"),
-        "grey PNG": stored(Image.fromarray(grey), "PNG"),
-        "black and white PNG": stored(Image.fromarray(grey).convert("1"), "PNG"),
-        "RGBA PNG": stored(cut_out, "PNG"),
-        "LA PNG": stored(Image.fromarray(grey).convert("LA"), "PNG"),
-        "palette PNG": stored(palette, "PNG"),
-        "palette PNG with transparency": stored(palette, "PNG", transparency=0),
-        "RGB PNG with a transparent colour": stored(photo, "PNG", transparency=photo.getpixel((0, 0))),
-        "RGBA WebP": stored(cut_out, "WEBP", lossless=True, exact=True),
-        "16-bit TIFF": stored(Image.fromarray(grey.astype(np.uint16) * 257), "TIFF"),
-        "16-bit TIFF that holds 0..255": stored(Image.fromarray(grey.astype(np.uint16)), "TIFF"),
-        "32-bit TIFF that holds 0..255": stored(Image.fromarray(grey.astype(np.int32)), "TIFF"),
-        "float TIFF, 0..255": stored(Image.fromarray(grey.astype(np.float32)), "TIFF"),
-        "float TIFF, 0..65535": stored(Image.fromarray(grey.astype(np.float32) * 257), "TIFF"),
-        "float TIFF, 0..1": stored(Image.fromarray(grey.astype(np.float32) / 255), "TIFF"),
+        "RGB JPEG": encoded(photo, "JPEG"),
+        "RGB PNG": encoded(photo, "PNG"),
+        "JPEG with an EXIF rotation": encoded(photo, "JPEG", exif=rotated),
+        "CMYK JPEG": encoded(photo.convert("CMYK"), "JPEG"),
+        "grey PNG": encoded(Image.fromarray(grey), "PNG"),
+        "black and white PNG": encoded(Image.fromarray(grey).convert("1"), "PNG"),
+        "RGBA PNG": encoded(cut_out, "PNG"),
+        "LA PNG": encoded(Image.fromarray(grey).convert("LA"), "PNG"),
+        "palette PNG": encoded(palette, "PNG"),
+        "palette PNG with transparency": encoded(palette, "PNG", transparency=0),
+        "RGB PNG with a transparent colour": encoded(photo, "PNG", transparency=photo.getpixel((0, 0))),
+        "RGBA WebP": encoded(cut_out, "WEBP", lossless=True, exact=True),
+        "16-bit TIFF": encoded(Image.fromarray(grey.astype(np.uint16) * 257), "TIFF"),
+        "16-bit TIFF that holds 0..255": encoded(Image.fromarray(grey.astype(np.uint16)), "TIFF"),
+        "32-bit TIFF that holds 0..255": encoded(Image.fromarray(grey.astype(np.int32)), "TIFF"),
+        "float TIFF, 0..255": encoded(Image.fromarray(grey.astype(np.float32)), "TIFF"),
+        "float TIFF, 0..65535": encoded(Image.fromarray(grey.astype(np.float32) * 257), "TIFF"),
+        "float TIFF, 0..1": encoded(Image.fromarray(grey.astype(np.float32) / 255), "TIFF"),
+        "16-bit RGB PNG of 12 bits": png16(deep(np.asarray(photo), 4095)),
+        "16-bit RGB TIFF in planes": planar_tiff(deep(np.asarray(photo), 4095)),
+        "float RGB TIFF": tiff(np.asarray(photo, dtype=np.float32) / 255),
+        "32-bit RGB TIFF": tiff(np.asarray(photo, dtype=np.uint32)),
+        "packed 12-bit TIFF": packed_tiff(deep(grey, 4095), 12),
     }
 
 
 @pytest.mark.parametrize(
     ("kind", "data"), [pytest.param(*item, id=item[0]) for item in kinds_of_files().items()]
 )
-def test_training_the_space_and_the_classifier_see_the_same_pixels(kind, data):
+def test_build_training_scoring_the_space_and_the_classifier_see_the_same_pixels(kind, data):
     size = 32
     seen = Preprocessing({**CONFIG, "input_size": (3, size, size)}).seen
     trained = decode(Row(kind, data, 0), geometry(CONFIG, size)).permute(1, 2, 0).numpy()
     assert trained.std() > 10, "the disc is to be seen"
     assert np.array_equal(trained, np.asarray(seen(data))), "Classifier"
-    assert np.array_equal(trained, np.asarray(seen(read_picture(data)))), "Space"
+    assert np.array_equal(trained, np.asarray(seen(read_picture(data)))), "Space and scoring"
+    assert check("x", data).pixels == digest(read_picture(data)), "build"
 
 
 def broken_image(folder, image):

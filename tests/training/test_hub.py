@@ -15,20 +15,8 @@ RESULTS = ("history.jsonl", "model.safetensors", "logits_validation.parquet", "l
 
 
 def train(dataset, output, *more: str) -> int:
-    return main(
-        [
-            "--dataset",
-            str(dataset),
-            "--output_dir",
-            str(output),
-            *TINY,
-            "--batch_size",
-            "32",
-            "--epochs",
-            "2",
-            *more,
-        ]
-    )
+    where = ["--dataset", str(dataset), "--output_dir", str(output)]
+    return main([*where, *TINY, "--batch_size", "32", "--epochs", "2", *more])
 
 
 def refusal(capsys, *arguments: object) -> str:
@@ -61,9 +49,8 @@ def test_a_run_whose_machine_is_gone_is_resumed_from_its_branch(drawn_dataset, o
     every_update = ["--checkpoint_minutes", "1e-6"]
     assert train(drawn_dataset, tmp_path / "whole") == 0
     assert train(drawn_dataset, tmp_path / "first", *push, *every_update) == 0
-    pushed = [
-        commit for commit in HfApi().list_repo_commits(repo, revision=BRANCH) if "step-" in commit.title
-    ]
+    commits = HfApi().list_repo_commits(repo, revision=BRANCH)
+    pushed = [commit for commit in commits if "step-" in commit.title]
     assert pushed[0].title == "Checkpoint step-00002-00000000" and len(pushed) > 5
     assert not any(name.endswith((".pkl", ".bin")) for name in HfApi().list_repo_files(repo, revision=BRANCH))
     middle = next(commit for commit in pushed if "step-00001-00000002" in commit.title)
@@ -81,19 +68,11 @@ def test_a_branch_that_is_damaged_or_leads_outside_is_refused(drawn_dataset, own
     push = ["--push_to_hub", "--hub_model_id", repo, "--hub_strategy", "checkpoint", "--resume"]
     HfApi().create_repo(repo)
     HfApi().create_branch(repo, branch=BRANCH)
-    for case, (tensors, name) in enumerate(
-        {
-            "../../outside": "step-00000-00000001",
-            "manifest.json": "../step",
-            "model.bin": "step-00000-00000001",
-        }.items()
-    ):
-        save_file(
-            {tensors: torch.zeros(2, dtype=torch.uint8)}, tmp_path / CHECKPOINT, metadata={"name": name}
-        )
-        HfApi().upload_file(
-            path_or_fileobj=tmp_path / CHECKPOINT, path_in_repo=CHECKPOINT, repo_id=repo, revision=BRANCH
-        )
+    step, data = "step-00000-00000001", torch.zeros(2, dtype=torch.uint8)
+    cases = [("../../outside", step), ("manifest.json", "../step"), ("model.bin", step)]
+    for case, (tensors, name) in enumerate(cases):
+        save_file({tensors: data}, packed := tmp_path / CHECKPOINT, metadata={"name": name})
+        HfApi().upload_file(path_or_fileobj=packed, path_in_repo=CHECKPOINT, repo_id=repo, revision=BRANCH)
         text = refusal(capsys, drawn_dataset, tmp_path / f"run-{case}", *push)
         assert "names files outside" in text if ".." in tensors + name else "is damaged" in text
         assert not (tmp_path / f"run-{case}").exists(), "nothing half made stays"

@@ -28,6 +28,8 @@ from training.model import (
 )
 from training.source import Row
 
+VIT = "vit_tiny_patch16_224"
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
@@ -99,33 +101,44 @@ def refusal(function, *arguments) -> str:
     return str(caught.value)
 
 
-def test_an_unknown_architecture_suggests_near_names():
-    assert "rexnet_150" in refusal(build_model, model_options(model="rexnet150"), NAMES)
-
-
-def test_an_unknown_optimizer_suggests_near_names():
-    model, _ = build_model(model_options(), NAMES)
-    assert "did you mean adam" in refusal(build_optimizer, model, None, SimpleNamespace(optimizer="adamv"))
-
-
 def rates(**given) -> SimpleNamespace:
-    return SimpleNamespace(
-        **{
-            "optimizer": "adamw",
-            "learning_rate": 1e-3,
-            "weight_decay": 0.05,
-            "layer_decay": None,
-            **given,
-        }
-    )
+    usual = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05, "layer_decay": None}
+    return SimpleNamespace(**usual | given)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="these optimizers work on a GPU")
-def test_an_optimizer_that_needs_a_gpu_is_said_to():
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"model": "rexnet150"}, "did you mean rexnet_150"),
+        ({"model": "rexnet_100.nonsense"}, "rexnet_100.nonsense"),
+        (
+            {"model": "inception_v3", "size_schedule": [(0.0, 32), (0.5, 299)]},
+            "inception_v3 cannot take images of 32 pixels",
+        ),
+        (
+            {"model": VIT, "image_size": 224, "size_schedule": [(0.0, 96), (0.5, 224)]},
+            "cannot take images of 96 pixels",
+        ),
+        ({"pretrained": True}, "pass --no-pretrained to train from scratch, or --init_from"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_one_sentence(given, said):
+    assert said in refusal(build_model, model_options(**given), NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("adamv", "did you mean adam"),
+        pytest.param(
+            "fusedadam", "fusedadam does not work here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="it works on a GPU"),
+        ),
+    ],
+)  # fmt: skip
+def test_an_optimizer_that_does_not_work_is_one_sentence(name, said):
     model, _ = build_model(model_options(), NAMES)
-    assert "fusedadam does not work here" in refusal(
-        build_optimizer, model, None, rates(optimizer="fusedadam")
-    )
+    assert said in refusal(build_optimizer, model, None, rates(optimizer=name))
 
 
 def test_layer_decay_gives_lower_layers_lower_rates_and_what_is_trained_besides_the_full_one():
@@ -141,17 +154,9 @@ def test_layer_decay_gives_lower_layers_lower_rates_and_what_is_trained_besides_
     assert decay[id(projector.bias)] == decay[id(model.head.fc.bias)] == 0
 
 
-def test_an_image_that_is_too_small_and_a_tag_that_is_unknown_are_said():
-    text = refusal(
-        build_model, model_options(model="inception_v3", size_schedule=[(0.0, 32), (0.5, 299)]), NAMES
-    )
-    assert "inception_v3 cannot take images of 32 pixels" in text
-    assert "rexnet_100.nonsense" in refusal(build_model, model_options(model="rexnet_100.nonsense"), NAMES)
-
-
 def test_a_vit_is_built_for_the_size_asked_for_from_weights_of_another(tmp_path):
     """Its position embedding is resampled; the saved model is timm's again, at that size."""
-    vit = model_options(model="vit_tiny_patch16_224", image_size=64)
+    vit = model_options(model=VIT, image_size=64)
     start, data_config = build_model(vit, NAMES)
     (tmp_path / "start").mkdir()
     save_model(start, data_config, SOURCE, tmp_path / "start")
@@ -167,24 +172,9 @@ def test_a_vit_is_built_for_the_size_asked_for_from_weights_of_another(tmp_path)
     assert torch.equal(timms(images), larger.eval()(images))
 
 
-def test_a_vit_has_its_own_size_by_default_and_one_size_only():
-    _, data_config = build_model(model_options(model="vit_tiny_patch16_224", image_size=None), NAMES)
+def test_a_vit_has_its_own_size_by_default():
+    _, data_config = build_model(model_options(model=VIT, image_size=None), NAMES)
     assert data_config["input_size"] == (3, 224, 224)
-    schedule = model_options(
-        model="vit_tiny_patch16_224", image_size=224, size_schedule=[(0.0, 96), (0.5, 224)]
-    )
-    assert "cannot take images of 96 pixels" in refusal(build_model, schedule, NAMES)
-
-
-def test_unreachable_imagenet_weights_name_both_ways_out():
-    text = refusal(build_model, model_options(pretrained=True), NAMES)
-    assert "--no-pretrained" in text and "--init_from" in text
-
-
-def test_another_architecture_than_the_start_models_is_refused(saved):
-    assert "rexnet_100" in refusal(
-        build_model, model_options(model="rexnet_150", init_from=str(saved[0])), NAMES
-    )
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "pytorch_model.bin", "model.pkl"])
@@ -194,17 +184,17 @@ def test_a_pickle_is_refused_by_name(tmp_path, name):
     assert name in refusal(find_start, str(tmp_path))
 
 
-def test_a_damaged_or_foreign_weights_file_is_refused(tmp_path):
+def test_a_start_model_that_is_damaged_foreign_or_missing_is_one_sentence(saved, tmp_path):
+    def refused(start, **given) -> str:
+        return refusal(build_model, model_options(init_from=str(start), **given), NAMES)
+
+    assert "nobody/nothing" in refused("hf-hub:nobody/nothing")
+    assert "--init_from holds a rexnet_100" in refused(saved[0], model="rexnet_150")
+    assert "has no model.safetensors" in refused(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"12345")
-    assert "not a readable safetensors file" in refusal(
-        build_model, model_options(init_from=str(tmp_path)), NAMES
-    )
+    assert "not a readable safetensors file" in refused(tmp_path)
     save_file({"other": torch.zeros(2)}, tmp_path / "model.safetensors")
-    assert "does not fit" in refusal(build_model, model_options(init_from=str(tmp_path)), NAMES)
-
-
-def test_a_model_that_is_not_on_the_hub_is_named():
-    assert "nobody/nothing" in refusal(find_start, "hf-hub:nobody/nothing")
+    assert "does not fit" in refused(tmp_path)
 
 
 def test_a_frozen_backbone_neither_learns_nor_moves_its_batch_statistics():
@@ -212,10 +202,8 @@ def test_a_frozen_backbone_neither_learns_nor_moves_its_batch_statistics():
     training_mode(model, frozen_backbone=True)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     model(torch.randn(4, 3, 64, 64)).sum().backward()
-    assert {n for n, p in model.named_parameters() if p.grad is not None} == {
-        "head.fc.weight",
-        "head.fc.bias",
-    }
+    learning = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert learning == {"head.fc.weight", "head.fc.bias"}
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 import train_accelerate
-from tests.training.small import TINY
+from tests.training.small import LAUNCH_TWO, TINY
 from train_accelerate import main
 from training.checkpoint import Progress
 from training.evaluation import score
@@ -27,11 +27,14 @@ from training.schedule import Schedule
 
 SCRIPT = train_accelerate.__file__
 METRIC = Path(SCRIPT).parent / "hub_model" / "metrics" / "cell_classification"
+EVERY_UPDATE = "--checkpoint_minutes 1e-6 --keep_checkpoints 99"
 RESULTS = ("history.jsonl", "model.safetensors", "logits_validation.parquet", "logits_test.parquet")
 
 
-def arguments(dataset, output, *more, epochs=2) -> list[str]:
-    return ["--dataset", str(dataset), "--output_dir", str(output), *TINY, "--epochs", str(epochs), *more]
+def arguments(dataset, output, *more: object, epochs=2) -> list[str]:
+    """The command line of a short run; `more` may hold several options, parted by blanks."""
+    given = f"--dataset {dataset} --output_dir {output} --epochs {epochs} {' '.join(map(str, more))}"
+    return [*TINY, *given.split()]
 
 
 def train(dataset, output, *more, epochs=2) -> int:
@@ -40,6 +43,14 @@ def train(dataset, output, *more, epochs=2) -> int:
 
 def results(run: Path) -> list[bytes]:
     return [(run / name).read_bytes() for name in RESULTS]
+
+
+def logits(run: Path) -> list[dict]:
+    return [pq.read_table(run / f"logits_{split}.parquet").to_pydict() for split in ("validation", "test")]
+
+
+def history_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
 
 
 def refusal(capsys, *arguments, **given) -> str:
@@ -57,12 +68,10 @@ def run(drawn_dataset, tmp_path_factory):
 
 
 def test_a_run_folder_holds_what_the_contract_names(run, drawn_dataset):
-    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    history = history_of(run)
     assert [entry["epoch"] for entry in history] == [0, 1]
     names = {
-        f"{split}_{figure}"
-        for split in ("train", "validation")
-        for figure in ("loss", "accuracy", "macro_f1")
+        f"{split}_{name}" for split in ("train", "validation") for name in ("loss", "accuracy", "macro_f1")
     }
     assert names | {"epoch", "learning_rate", "image_size"} == set(history[0])
     for split in ("validation", "test"):
@@ -78,11 +87,8 @@ def test_a_run_folder_holds_what_the_contract_names(run, drawn_dataset):
 
 def test_the_stored_logits_are_those_of_the_stored_weights(run, drawn_dataset, tmp_path):
     again = tmp_path / "again"
-    assert train(drawn_dataset, again, "--init_from", str(run), epochs=0) == 0
-    for split in ("validation", "test"):
-        assert pq.read_table(run / f"logits_{split}.parquet").equals(
-            pq.read_table(again / f"logits_{split}.parquet")
-        )
+    assert train(drawn_dataset, again, "--init_from", run, epochs=0) == 0
+    assert logits(again) == logits(run)
 
 
 def test_a_stream_and_a_dataset_from_the_hub_train_too(drawn_repo, tmp_path):
@@ -92,20 +98,10 @@ def test_a_stream_and_a_dataset_from_the_hub_train_too(drawn_repo, tmp_path):
 
 
 def test_a_teacher_a_size_schedule_and_accumulation_work_together(run, drawn_dataset, tmp_path):
-    more = [
-        "--teacher",
-        str(run),
-        "--feature_weight",
-        "1",
-        "--gradient_accumulation_steps",
-        "3",
-        "--mixup",
-        "1",
-    ]
-    more += ["--size_schedule", "0:32,0.5:48", "--image_size", "48"]
-    assert train(drawn_dataset, tmp_path / "run", *more, epochs=3) == 0
-    history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
-    assert [entry["image_size"] for entry in history] == [32, 32, 48]
+    more = f"--teacher {run} --feature_weight 1 --gradient_accumulation_steps 3 --mixup 1"
+    sizes = "--size_schedule 0:32,0.5:48 --image_size 48"
+    assert train(drawn_dataset, tmp_path / "run", more, sizes, epochs=3) == 0
+    assert [entry["image_size"] for entry in history_of(tmp_path / "run")] == [32, 32, 48]
     facts = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert facts["model"]["teachers"] == [{"source": str(run), "architecture": "test_efficientnet"}]
     config = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -115,16 +111,7 @@ def test_a_teacher_a_size_schedule_and_accumulation_work_together(run, drawn_dat
 def test_views_of_cached_teacher_logits_come_again_and_a_resumed_run_has_the_same_bytes(
     run, drawn_dataset, tmp_path
 ):
-    more = [
-        "--teacher",
-        str(run),
-        "--teacher_cache",
-        "2",
-        "--checkpoint_minutes",
-        "1e-6",
-        "--keep_checkpoints",
-        "99",
-    ]
+    more = f"--teacher {run} --teacher_cache 2", EVERY_UPDATE
     assert train(drawn_dataset, tmp_path / "run", *more, epochs=4) == 0
     whole = results(tmp_path / "run")
     assert len(list((tmp_path / "run" / "teacher_cache").iterdir())) == 2
@@ -157,9 +144,8 @@ def test_recomputed_batch_norm_is_in_the_stored_weights_and_logits_once_and_for_
     after = load_file(again / "model.safetensors")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all("running_" in name or "num_batches" in name for name in changed)
-    assert train(drawn_dataset, scored, "--init_from", str(again), epochs=0) == 0
-    logits = [pq.read_table(folder / "logits_validation.parquet") for folder in (again, scored)]
-    assert logits[0].equals(logits[1])
+    assert train(drawn_dataset, scored, "--init_from", again, epochs=0) == 0
+    assert logits(scored) == logits(again)
     weights = (again / "model.safetensors").read_bytes()
     assert train(drawn_dataset, again, "--resume", flag) == 0
     assert (again / "model.safetensors").read_bytes() == weights
@@ -167,9 +153,9 @@ def test_recomputed_batch_norm_is_in_the_stored_weights_and_logits_once_and_for_
 
 
 def test_options_for_small_and_unbalanced_data_train(run, drawn_dataset, tmp_path):
-    more = ["--init_from", str(run), "--class_weights", "balanced", "--ema_decay", "0", "--cutmix", "1"]
-    assert train(drawn_dataset, tmp_path / "frozen", *more, "--freeze_backbone", epochs=1) == 0
-    assert train(drawn_dataset, tmp_path / "layers", *more, "--layer_decay", "0.7", epochs=1) == 0
+    more = f"--init_from {run} --class_weights balanced --ema_decay 0 --cutmix 1"
+    assert train(drawn_dataset, tmp_path / "frozen", more, "--freeze_backbone", epochs=1) == 0
+    assert train(drawn_dataset, tmp_path / "layers", more, "--layer_decay 0.7", epochs=1) == 0
 
 
 def test_the_clock_or_the_updates_end_a_run_whatever_is_first():
@@ -178,24 +164,18 @@ def test_the_clock_or_the_updates_end_a_run_whatever_is_first():
     progress = Progress()
     schedule = Schedule(options, Accelerator(cpu=True), optimizer, progress, updates_an_epoch=5)
     seen = []
-    for epoch, update, seconds in (
+    for epoch, update, seconds in [
         (0, 0, 0),
         (1, 4, 12),
         (1, 5, 60),
         (2, 40, 60),
         (2, 40, 120),
         (10, 50, 60),
-    ):
+    ]:
         progress.epoch, progress.update, progress.seconds = epoch, update, seconds
         seen.append((schedule.fraction, schedule.image_size, schedule.finished))
-    assert seen == [
-        (0, 32, False),
-        (0.1, 32, False),
-        (0.5, 48, False),
-        (0.8, 48, False),
-        (1, 48, True),
-        (1, 48, True),
-    ]
+    assert seen[:3] == [(0, 32, False), (0.1, 32, False), (0.5, 48, False)]
+    assert seen[3:] == [(0.8, 48, False), (1, 48, True), (1, 48, True)]
     assert schedule.learning_rate == pytest.approx(0)
     progress.epoch, progress.seconds, progress.step = 2, 120, 3
     assert not schedule.finished, "an epoch that was broken off is still to be evaluated"
@@ -210,7 +190,7 @@ def test_what_is_no_run_is_not_overwritten_and_a_tracker_that_is_missing_is_name
     assert "holds no run" in refusal(capsys, drawn_dataset, tmp_path, "--overwrite")
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
     with pytest.raises(SystemExit):
-        train(drawn_dataset, tmp_path / "run", "--log_with", "wandb")
+        train(drawn_dataset, tmp_path / "run", "--log_with wandb")
     assert "pip install wandb" in capsys.readouterr().err
 
 
@@ -219,12 +199,12 @@ def test_what_is_overwritten_stays_until_nothing_else_can_be_wrong(run, drawn_da
     (tmp_path / "link").symlink_to(tmp_path / "run")
     link, before = tmp_path / "link", (run / "model.safetensors").read_bytes()
     assert "cannot be reached" in refusal(capsys, tmp_path / "nowhere", link, "--overwrite")
-    assert "did you mean" in refusal(capsys, drawn_dataset, link, "--overwrite", "--model", "resnet10")
+    assert "did you mean" in refusal(capsys, drawn_dataset, link, "--overwrite --model resnet10")
     for flag in ("--init_from", "--teacher"):
-        text = refusal(capsys, drawn_dataset, link, "--overwrite", flag, str(tmp_path / "run"))
+        text = refusal(capsys, drawn_dataset, link, "--overwrite", flag, tmp_path / "run")
         assert "which --overwrite deletes" in text
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
-    assert train(drawn_dataset, link, "--overwrite", "--seed", "1", epochs=1) == 0
+    assert train(drawn_dataset, link, "--overwrite --seed 1", epochs=1) == 0
     assert link.is_symlink() and (tmp_path / "run" / "model.safetensors").read_bytes() != before
 
 
@@ -253,17 +233,14 @@ def test_a_run_does_not_go_on_with_other_data_or_options_that_cannot_be_read(
 def test_a_folder_in_use_is_neither_mixed_nor_lost(run, drawn_dataset, capsys):
     before = (run / "history.jsonl").read_bytes()
     assert "is not empty" in refusal(capsys, drawn_dataset, run)
-    assert "--learning_rate (was 0.002, now 0.1)" in refusal(
-        capsys, drawn_dataset, run, "--resume", "--learning_rate", "0.1"
-    )
+    said = refusal(capsys, drawn_dataset, run, "--resume --learning_rate 0.1")
+    assert "--learning_rate (was 0.002, now 0.1)" in said
     assert (run / "history.jsonl").read_bytes() == before
 
 
 def test_a_loss_that_is_no_number_stops_the_run(drawn_dataset, tmp_path, capsys):
-    text = refusal(
-        capsys, drawn_dataset, tmp_path / "run", "--learning_rate", "1e30", "--clip_grad", "1e30", epochs=5
-    )
-    assert "--learning_rate" in text
+    wild = "--learning_rate 1e30 --clip_grad 1e30"
+    assert "--learning_rate" in refusal(capsys, drawn_dataset, tmp_path / "run", wild, epochs=5)
 
 
 def test_a_full_disk_is_said(drawn_dataset, tmp_path, capsys, monkeypatch):
@@ -286,11 +263,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run, drawn_datas
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_one_others(run, drawn_dataset, tmp_path):
-    assert (
-        train(drawn_dataset, tmp_path / "again")
-        == train(drawn_dataset, tmp_path / "other", "--seed", "1")
-        == 0
-    )
+    assert train(drawn_dataset, tmp_path / "again") == 0
+    assert train(drawn_dataset, tmp_path / "other", "--seed 1") == 0
     assert results(tmp_path / "again") == results(run)
     assert not any(map(bytes.__eq__, results(tmp_path / "other"), results(run)))
 
@@ -299,16 +273,15 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others(run, drawn_da
 def test_a_run_resumed_in_the_middle_of_an_epoch_ends_in_the_same_bytes(
     data, drawn_dataset, tmp_path, capsys
 ):
-    more = ["--data", data, "--shuffle_buffer", "50", "--gradient_accumulation_steps", "2"]
-    every_update = ["--checkpoint_minutes", "1e-6", "--keep_checkpoints", "99"]
-    assert train(drawn_dataset, tmp_path / "run", *more, *every_update) == 0
+    more = f"--data {data} --shuffle_buffer 50 --gradient_accumulation_steps 2"
+    assert train(drawn_dataset, tmp_path / "run", more, EVERY_UPDATE) == 0
     whole = results(tmp_path / "run")
     checkpoints = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
     chosen = checkpoints[len(checkpoints) // 2 + 1]  # of the second epoch
     assert not chosen.name.endswith("-00000000")
     for later in checkpoints[checkpoints.index(chosen) + 1 :]:
         shutil.rmtree(later)
-    assert train(drawn_dataset, tmp_path / "run", *more, "--resume") == 0
+    assert train(drawn_dataset, tmp_path / "run", more, "--resume") == 0
     assert f"resuming from {chosen.name}" in capsys.readouterr().out
     assert results(tmp_path / "run") == whole
 
@@ -328,26 +301,10 @@ def test_a_run_that_is_told_to_stop_saves_and_ends_cleanly(told, drawn_dataset, 
 
 
 def test_two_processes_score_the_same_weights_to_the_same_bits(run, drawn_dataset, tmp_path):
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += [
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        "0",
-    ]
-    more = ["--init_from", str(run)]
-    subprocess.run(
-        [*launch, SCRIPT, *arguments(drawn_dataset, tmp_path / "two", *more, epochs=0)], check=True
-    )
+    given = arguments(drawn_dataset, tmp_path / "two", "--init_from", run, epochs=0)
+    subprocess.run([sys.executable, *LAUNCH_TWO, SCRIPT, *given], check=True)
     assert json.loads((tmp_path / "two" / "environment.json").read_text())["hardware"]["processes"] == 2
-    for split in ("validation", "test"):
-        assert pq.read_table(run / f"logits_{split}.parquet").equals(
-            pq.read_table(tmp_path / "two" / f"logits_{split}.parquet")
-        )
+    assert logits(tmp_path / "two") == logits(run)
 
 
 def test_the_figures_are_those_of_the_metric_also_where_a_class_is_missing():

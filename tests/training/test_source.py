@@ -1,4 +1,4 @@
-"""Foreign datasets: what is wrong with each is said in one sentence that names the way out."""
+"""Datasets that others made: opened with the names of their classes, or refused with one sentence that names the way out."""
 
 import os
 import time
@@ -7,94 +7,129 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import ClassLabel, Features, Sequence, Value
 from PIL import Image
 
+from hub_model.inference.images import read_picture
+from tests.pictures import encoded
 from tests.training.small import data_options
 from training import TrainingError
 from training.source import open_source, revision_of
 
-PICTURE = Image.new("RGB", (8, 8))
+PICTURE = Image.new("RGB", (16, 16))
+AB = ClassLabel(names=["a", "b"])
+SPLITS = ("train", "validation", "test")
 
 
-def write(folder, rows, features=None, splits=("train", "validation")):
+def write(
+    folder, labels=(0, 1), kind=AB, images=None, image_kind=None, names=("image", "label"), splits=SPLITS
+):
+    """Write splits of the same rows; `names` are those of the two columns."""
+    images = [PICTURE] * len(labels) if images is None else images
+    kinds = Features({names[0]: image_kind or datasets.Image(), names[1]: kind})
+    if kind == Value("uint64"):  # which `from_dict` cannot make of large numbers
+        table = datasets.Dataset.from_dict({names[0]: images}, features=Features({names[0]: kinds[names[0]]}))
+        numbers = datasets.Dataset(pa.table({names[1]: pa.array(labels, pa.uint64())}))
+        table = datasets.concatenate_datasets([table, numbers], axis=1)
+    else:
+        table = datasets.Dataset.from_dict(
+            dict(zip(names, (images, list(labels)), strict=True)), features=kinds
+        )
     for split in splits:
-        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
+        table.to_parquet(folder / f"{split}.parquet")
     return folder
 
 
-def features(**columns):
-    return datasets.Features({"image": datasets.Image(), **columns})
-
-
-def refusal(folder, **given) -> str:
+def refusal(folder, stream=False, **given) -> str:
+    """The one sentence that opening and reading a dataset ends with."""
     with pytest.raises(TrainingError) as caught:
-        open_source(data_options(folder, **given), streaming=False)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
+        for split in SPLITS:
+            list(open_source(data_options(folder, **given), streaming=stream).rows(split))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
-def test_a_missing_label_column_lists_those_there_are_and_names_the_flag(tmp_path):
-    write(
-        tmp_path,
-        {"image": [PICTURE] * 2, "target": [0, 1]},
-        features(target=datasets.ClassLabel(names=["a", "b"])),
-    )
-    text = refusal(tmp_path)
-    assert "'image', 'target'" in text and "--label_column target" in text
+REFUSED = {
+    "no label column": ({"names": ("image", "target")}, "(found: 'image', 'target'); pass --label_column target"),
+    "no image column": ({"names": ("cell", "label")}, "(found: 'cell', 'label'); pass --image_column cell"),
+    "texts for images": ({"images": ["a.jpg", "b.jpg"], "image_kind": Value("string")}, "not images"),
+    "a list of images": ({"images": [[PICTURE]] * 2, "image_kind": Sequence(datasets.Image())}, "not images"),
+    "images in a struct": ({"images": [{"cell": PICTURE}] * 2, "image_kind": {"cell": datasets.Image()}}, "not images"),
+    "a null for an image": ({"images": [PICTURE, None]}, "has no image"),
+    "fractions for labels": ({"labels": (0.5, 1.5), "kind": Value("float32")}, "not class labels"),
+    "labels in a struct": ({"labels": [{"n": "a"}] * 2, "kind": {"n": Value("string")}}, "not class labels"),
+    "several labels a row": ({"labels": [[0, 1]] * 2, "kind": Sequence(AB)}, "not class labels"),
+    "a null among texts": ({"labels": ("a", "b", None), "kind": Value("string")}, "rows without a label"),
+    "a null among class labels": ({"labels": (0, 1, None)}, "row 2 has label None"),
+    "an unknown class label": ({"labels": (0, 1, -1)}, "1 of 3 rows in split 'train'"),
+    "one class only": ({"kind": ClassLabel(names=["only"]), "labels": (0, 0)}, "one class only (only)"),
+    "no validation split": ({"splits": ("train", "test")}, "no split 'validation' (it has: train, test)"),
+}  # fmt: skip
 
 
-def test_a_missing_image_column_names_the_flag(tmp_path):
-    columns = datasets.Features({"cell": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
-    write(tmp_path, {"cell": [PICTURE] * 2, "label": [0, 1]}, columns)
-    assert "--image_column cell" in refusal(tmp_path)
+@pytest.mark.parametrize("stream", [False, True], ids=["memory", "stream"])
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_trained_on_is_one_sentence(name, stream, tmp_path):
+    columns, sentence = REFUSED[name]
+    assert sentence in refusal(write(tmp_path, **columns), stream)
 
 
-def test_a_column_of_texts_is_not_taken_for_images(tmp_path):
-    write(tmp_path, {"image": ["x.jpg", "y.jpg"], "label": [0, 1]})
-    assert "not images" in refusal(tmp_path)
+@pytest.mark.parametrize("stream", [False, True], ids=["memory", "stream"])
+@pytest.mark.parametrize("split", SPLITS)
+def test_an_empty_split_is_said_to_be_empty(split, stream, tmp_path):
+    file = write(tmp_path) / f"{split}.parquet"
+    pq.write_table(pq.read_table(file).slice(0, 0), file)
+    said = refusal(tmp_path, stream)
+    assert "split" in said and "is empty" in said
 
 
-def test_one_class_only_is_refused(tmp_path):
-    write(
-        tmp_path,
-        {"image": [PICTURE] * 2, "label": [0, 0]},
-        features(label=datasets.ClassLabel(names=["only"])),
-    )
-    assert "one class only (only)" in refusal(tmp_path)
-
-
-def test_a_missing_validation_split_lists_the_splits(tmp_path):
-    kinds = features(label=datasets.ClassLabel(names=["a", "b"]))
-    write(tmp_path, {"image": [PICTURE] * 2, "label": [0, 1]}, kinds, splits=("train", "test"))
-    text = refusal(tmp_path)
-    assert "no split 'validation' (it has: train, test)" in text and "--validation_split" in text
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_label_that_training_does_not_have_is_refused_at_opening(tmp_path, stream):
-    kinds = features(label=datasets.Value("int64"))
-    write(tmp_path, {"image": [PICTURE] * 3, "label": [10, 20, 10]}, kinds, splits=("train",))
-    write(tmp_path, {"image": [PICTURE] * 3, "label": [10, 20, 1]}, kinds, splits=("validation",))
-    with pytest.raises(TrainingError, match=r"1 of 3 rows in split 'validation' .*row 2 has label 1\)"):
+@pytest.mark.parametrize("stream", [False, True], ids=["memory", "stream"])
+@pytest.mark.parametrize(
+    ("split", "labels", "said"),
+    [
+        ("validation", (10, 1), "1 of 2 rows in split 'validation' .*row 1 has label 1.*name another split"),
+        ("test", (-1, -1), "2 of 2 rows in split 'test' .* pass --test_split none"),
+    ],
+)
+def test_labels_that_training_does_not_have_are_found_at_opening(split, labels, said, stream, tmp_path):
+    write(tmp_path, (10, 20), Value("int64"))
+    write(tmp_path, labels, Value("int64"), splits=(split,))
+    with pytest.raises(TrainingError, match=said):
         open_source(data_options(tmp_path), streaming=stream)
+    if_left_out = data_options(tmp_path, **{f"{split}_split": "train" if split == "validation" else "none"})
+    assert open_source(if_left_out, streaming=stream).sizes["train"] == 2
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_hidden_test_labels_are_found_at_opening_and_may_be_left_out(tmp_path, stream):
-    kinds = features(label=datasets.ClassLabel(names=["a", "b"]))
-    write(tmp_path, {"image": [PICTURE] * 2, "label": [0, 1]}, kinds)
-    write(tmp_path, {"image": [PICTURE] * 2, "label": [-1, -1]}, kinds, splits=("test",))
-    with pytest.raises(TrainingError, match=r"2 of 2 rows in split 'test' .* pass --test_split none"):
-        open_source(data_options(tmp_path), streaming=stream)
-    source = open_source(data_options(tmp_path, test_split="none"), streaming=stream)
-    assert source.sizes == {"train": 2, "validation": 2}
+TAKEN = {
+    "texts": (("b", "a", "b"), Value("string"), ["a", "b"], [1, 0, 1]),
+    "huge numbers": ((2**62, 7), Value("int64"), ["7", str(2**62)], [1, 0]),
+    "unsigned numbers": ((2**63 + 5, 0), Value("uint64"), ["0", str(2**63 + 5)], [1, 0]),
+    "bools": ((True, False), Value("bool"), ["False", "True"], [1, 0]),
+    "floats that are whole": ((2.0, 1.0), Value("float64"), ["1", "2"], [1, 0]),
+    "class labels": ((1, 0), ClassLabel(names=["Zelle, große", "x/y"]), ["Zelle, große", "x/y"], [1, 0]),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["memory", "stream"])
+@pytest.mark.parametrize("name", TAKEN)
+def test_labels_of_any_kind_keep_their_own_names(name, stream, tmp_path):
+    labels, kind, names, indices = TAKEN[name]
+    source = open_source(data_options(write(tmp_path, labels, kind)), streaming=stream)
+    assert source.label_names == names and source.labels["test"].tolist() == indices
+    assert [row.label for row in source.rows("test")] == indices
+    assert source.class_counts("train") == [indices.count(0), indices.count(1)]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["memory", "stream"])
+def test_encoded_images_in_a_binary_column_are_read(stream, tmp_path):
+    write(tmp_path, images=[encoded(PICTURE, "PNG")] * 2, image_kind=Value("binary"))
+    rows = open_source(data_options(tmp_path), streaming=stream).rows("train")
+    assert [read_picture(row.data).size for row in rows] == [(16, 16)] * 2
 
 
 def test_several_configurations_are_named_with_the_option(tmp_path):
-    kinds = features(label=datasets.ClassLabel(names=["a", "b"]))
     for name in ("bone_marrow", "blood"):
-        write(tmp_path / name, {"image": [PICTURE] * 2, "label": [0, 1]}, kinds)
+        write(tmp_path / name)
     configs = "".join(f"- config_name: {name}\n  data_dir: {name}\n" for name in ("bone_marrow", "blood"))
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
     text = refusal(tmp_path)
@@ -104,16 +139,14 @@ def test_several_configurations_are_named_with_the_option(tmp_path):
 
 @pytest.mark.parametrize("described", ["[a, b]", "text", "{a: one}"])
 def test_descriptions_in_a_card_are_used_where_they_name_classes(described, tmp_path):
-    kinds = features(label=datasets.ClassLabel(names=["a", "b"]))
-    write(tmp_path, {"image": [PICTURE] * 2, "label": [0, 1]}, kinds)
-    (tmp_path / "README.md").write_text(f"---\nlabel_descriptions: {described}\n---\n")
+    (write(tmp_path) / "README.md").write_text(f"---\nlabel_descriptions: {described}\n---\n")
     source = open_source(data_options(tmp_path), streaming=False)
     assert source.label_descriptions == {"a": "one" if ":" in described else "a", "b": "b"}
 
 
 def test_a_streamed_file_is_not_read_ahead_of_a_slow_reader(tmp_path):
     """40 row groups of a megabyte: pyarrow's own scanner had all of them in memory by the third row."""
-    kinds = features(label=datasets.ClassLabel(names=["a", "b"])).arrow_schema
+    kinds = Features({"image": datasets.Image(), "label": AB}).arrow_schema
     picture = {"bytes": os.urandom(2**20), "path": None}
     for split in ("train", "validation"):
         with pq.ParquetWriter(tmp_path / f"{split}.parquet", kinds, compression="none") as writer:
@@ -131,33 +164,16 @@ def test_a_streamed_file_is_not_read_ahead_of_a_slow_reader(tmp_path):
 
 
 def test_a_card_does_not_change_what_pins_the_data(tmp_path):
-    kinds = features(label=datasets.ClassLabel(names=["a", "b"]))
-    write(tmp_path, {"image": [PICTURE] * 2, "label": [0, 1]}, kinds)
-    before = revision_of(data_options(tmp_path))
+    before = revision_of(data_options(write(tmp_path)))
     (tmp_path / "README.md").write_text("# Cells")
     assert revision_of(data_options(tmp_path)) == before
-    write(tmp_path, {"image": [PICTURE] * 4, "label": [0, 1, 0, 1]}, kinds, splits=("test",))
+    write(tmp_path, (0, 1, 0, 1), splits=("test",))
     assert revision_of(data_options(tmp_path)) != before
 
 
-def test_text_labels_are_taken_in_sorted_order(tmp_path):
-    write(
-        tmp_path,
-        {"image": [PICTURE] * 3, "label": ["pmo", "bla", "pmo"]},
-        features(label=datasets.Value("string")),
-    )
-    source = open_source(data_options(tmp_path), streaming=False)
-    assert source.label_names == ["bla", "pmo"]
-    assert [row.label for row in source.rows("train")] == [1, 0, 1]
-    assert source.class_counts("train") == [1, 2]
-
-
-def test_a_data_set_that_is_not_there_is_named(tmp_path):
+def test_a_dataset_that_is_not_there_is_named(tmp_path, monkeypatch):
     assert "nobody/nothing" in refusal("nobody/nothing")
     assert "--dataset is empty" in refusal("")
     assert str(tmp_path) in refusal(tmp_path)
-
-
-def test_an_unreachable_hub_is_said_in_one_sentence(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "nobody/unreachable" in refusal("nobody/unreachable")

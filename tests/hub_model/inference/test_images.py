@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,46 +14,12 @@ from PIL import Image, ImageOps
 from dataset_script.synthetic_cells import draw_cell
 from hub_model.inference.errors import ImageError
 from hub_model.inference.images import read_picture, to_rgb
+from tests.pictures import deep, encoded, packed_tiff, planar_tiff, png16, tiff
 
 CELL = draw_cell("EOS", 3)
 RGB = np.asarray(CELL)
 GREY = np.asarray(CELL.convert("L"))
 DEPTHS = {10: 1023, 12: 4095, 14: 16383, 16: 65535}
-
-
-def stored(image: Image.Image, kind: str, **options) -> bytes:
-    image.save(buffer := io.BytesIO(), kind, **options)
-    return buffer.getvalue()
-
-
-def png16(values: np.ndarray, significant: int | None = None, interlaced: bool = False) -> bytes:
-    """A 16-bit PNG of values [H, W] or [H, W, 2 to 4], written by hand since Pillow writes no 16-bit colour."""
-    values = values if values.ndim == 3 else values[..., None]
-    height, width, channels = values.shape
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    bits = chunk(b"sBIT", bytes([significant] * channels)) if significant else b""
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + bits
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
-
-
-def tiff(values: np.ndarray, **options) -> bytes:
-    options.setdefault("photometric", "rgb" if values.ndim == 3 else "minisblack")
-    tifffile.imwrite(buffer := io.BytesIO(), values, **options)
-    return buffer.getvalue()
-
-
-def deep(values: np.ndarray, largest: int, kind: type = np.uint16) -> np.ndarray:
-    return np.round(values / 255 * largest).astype(kind)
 
 
 def off(data: bytes, wanted: np.ndarray) -> int:
@@ -85,6 +49,12 @@ def test_a_16_bit_file_is_scaled_by_the_depth_that_is_used(values: np.ndarray, l
     assert off(store(deep(values, largest)), values) == 0
 
 
+def pnm(values: np.ndarray, largest: int) -> bytes:
+    """A binary PGM or PPM that states its largest sample."""
+    kind, samples = b"P5" if values.ndim == 2 else b"P6", values.astype(">u2" if largest > 255 else "u1")
+    return kind + f" {values.shape[1]} {values.shape[0]} {largest}\n".encode() + samples.tobytes()
+
+
 DARK, DARK_RGB = GREY // 5, RGB // 5
 
 
@@ -104,6 +74,11 @@ DARK, DARK_RGB = GREY // 5, RGB // 5
             DARK,
         ),  # TIFF: the largest one that is used
         (tiff(deep(DARK_RGB, 4095), extratags=[(281, "H", 3, (4095,) * 3, True)]), DARK_RGB),
+        (pnm(deep(DARK, 1023), 1023), DARK),
+        (pnm(deep(DARK_RGB, 4095), 4095), DARK_RGB),
+        (pnm(deep(GREY, 4095), 65535), GREY),  # 12 bits in 16, as in TIFF
+        (pnm(deep(RGB, 4095), 65535), RGB),
+        (encoded(Image.fromarray(deep(GREY, 4095)), "JPEG2000"), GREY),
         (
             tiff(deep(DARK, 16383), description='<OME><Pixels SignificantBits="14"/></OME>', metadata=None),
             DARK,
@@ -151,21 +126,87 @@ def test_samples_without_a_known_scale_are_refused(values: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "largest"),
+    [
+        (np.float16, 1), (np.float16, 255), (np.float32, 1), (np.float32, 65535), (np.float64, 4095),
+        (np.uint32, 255), (np.uint32, 65535), (np.int32, 4095), (np.int16, 32767),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "store", [tiff, planar_tiff, lambda v: tiff(v, tile=(64, 64)), lambda v: tiff(v, byteorder=">")]
+)
+def test_colour_in_floats_or_32_bits_is_read(kind: type, largest: int, store) -> None:
+    values = RGB / 255 * largest if np.issubdtype(kind, np.floating) else deep(RGB, largest)
+    assert off(store(values.astype(kind)), RGB) == 0
+
+
+@pytest.mark.parametrize("largest", DEPTHS.values(), ids=[f"{bits} bits" for bits in DEPTHS])
+def test_16_bit_colour_in_planes_is_read(largest: int) -> None:
+    assert off(planar_tiff(deep(RGB, largest)), RGB) == 0
+
+
+PACKED = [
+    packed_tiff(deep(values, 2**bits - 1), bits) for bits in (10, 12, 14) for values in (DARK, DARK_RGB)
+]
+CODED = [
+    tiff(RGB.astype(np.float32), compression="zlib"), tiff(RGB / 255, compression="lzw"),
+    planar_tiff(deep(RGB, 4095), compression="zlib", predictor=True), tiff(RGB.astype(np.uint32), compression="packbits"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(PACKED) + len(CODED)))
+def test_packed_samples_and_compressed_rare_kinds_take_the_optional_package(number: int, monkeypatch) -> None:
+    data = [*PACKED, *CODED][number]
+    assert off(data, RGB if number >= len(PACKED) else (DARK, DARK_RGB)[number % 2]) == 0
+    if number != 2:  # packed 12-bit grey is Pillow's own
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(
+            ImageError, match=r"\(without the package imagecodecs\) .*: save the picture as PNG"
+        ):
+            read_picture(data)
+
+
+@pytest.mark.parametrize(
     "data",
     [
-        tiff(np.moveaxis(deep(RGB, 4095), 2, 0), planarconfig="separate"),
-        tiff(RGB.astype(np.float32)),
-        tiff(RGB.astype(np.uint32)),
+        tiff(np.repeat(GREY[None], 5, axis=0), planarconfig="separate", photometric="minisblack"),
+        tiff(np.dstack([RGB, GREY]).astype(np.float32), photometric="separated"),
+        tiff(RGB.astype(np.complex64)),
         b"\xff\x0a" + bytes(100),
         b"\0" * 128 + b"DICM" + bytes(100),
         b"\0\0\0\x18ftypheic" + bytes(200),
     ],
-    ids=["planar 16-bit RGB", "float RGB", "32-bit RGB", "JPEG XL", "DICOM", "HEIC"],
+    ids=["five channels", "float CMYK", "complex numbers", "JPEG XL", "DICOM", "HEIC"],
 )  # fmt: skip
 def test_a_kind_that_is_not_read_says_what_to_do(data: bytes, monkeypatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # pillow-heif is optional
     with pytest.raises(ImageError, match=r"(save the picture as|install it)"):
         read_picture(data)
+
+
+def test_a_damaged_tiff_of_a_rare_kind_is_said_and_no_header_takes_memory() -> None:
+    whole = tiff(RGB.astype(np.float32), tile=(64, 64), compression="zlib")
+    with tifffile.TiffFile(io.BytesIO(whole)) as file:
+        tags = file.pages.first.tags
+        sides = [tags[name].valueoffset for name in ("TileWidth", "TileLength")]
+    vast = bytearray(whole)
+    for place in sides:
+        vast[place : place + 4] = (2**16).to_bytes(4, "little")
+    for data in (bytes(vast), whole[:2000], planar_tiff(deep(RGB, 4095))[:-9000]):
+        with pytest.raises(ImageError, match=r"(damaged|cut off)"):
+            read_picture(data)
+
+
+def test_smaller_versions_of_a_picture_are_no_pages_of_their_own() -> None:
+    for second, kind in ((RGB[::4, ::4], 1), (RGB, 0)):
+        with tifffile.TiffWriter(buffer := io.BytesIO()) as writer:
+            writer.write(RGB, photometric="rgb")
+            writer.write(second, photometric="rgb", subfiletype=kind)
+        if kind:
+            assert off(buffer.getvalue(), RGB) == 0
+    for data in (buffer.getvalue(), tiff(np.zeros((2, 32, 32, 3), np.float32))):
+        with pytest.raises(ImageError, match="several pages"):
+            read_picture(data)
 
 
 def test_white_is_zero_is_turned_round() -> None:
@@ -182,18 +223,18 @@ GREY_ON_WHITE = np.where(CUT_OUT[..., 3] > 0, GREY, 255)
 @pytest.mark.parametrize(
     ("data", "wanted"),
     [
-        (stored(Image.fromarray(CUT_OUT), "PNG"), ON_WHITE),
-        (stored(Image.fromarray(CUT_OUT), "WEBP", lossless=True, exact=True), ON_WHITE),
-        (stored(Image.fromarray(CUT_OUT), "TIFF"), ON_WHITE),
-        (stored(Image.fromarray(GREY_CUT), "PNG"), GREY_ON_WHITE),
+        (encoded(Image.fromarray(CUT_OUT), "PNG"), ON_WHITE),
+        (encoded(Image.fromarray(CUT_OUT), "WEBP", lossless=True, exact=True), ON_WHITE),
+        (encoded(Image.fromarray(CUT_OUT), "TIFF"), ON_WHITE),
+        (encoded(Image.fromarray(GREY_CUT), "PNG"), GREY_ON_WHITE),
         (png16(deep(CUT_OUT, 65535)), ON_WHITE),
         (png16(deep(CUT_OUT, 4095)), ON_WHITE),
         (png16(np.dstack([deep(RGB, 4095), deep(CUT_OUT[..., 3], 65535)])), ON_WHITE),
         (png16(deep(GREY_CUT, 1023)), GREY_ON_WHITE),
         (tiff(deep(CUT_OUT, 4095), extrasamples="unassalpha"), ON_WHITE),
-        (stored(CELL.convert("CMYK"), "TIFF"), RGB),
-        (stored(CELL, "PPM"), RGB),
-        (stored(Image.fromarray(deep(GREY, 65535)), "PPM"), GREY),
+        (encoded(CELL.convert("CMYK"), "TIFF"), RGB),
+        (encoded(CELL, "PPM"), RGB),
+        (encoded(Image.fromarray(deep(GREY, 65535)), "PPM"), GREY),
     ],
 )
 def test_transparency_is_laid_on_white_whatever_the_file(data: bytes, wanted: np.ndarray) -> None:
@@ -204,9 +245,9 @@ def test_transparency_is_laid_on_white_whatever_the_file(data: bytes, wanted: np
 def test_a_picture_is_upright_at_any_depth(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    files = [stored(CELL.crop((0, 0, 200, 100)), kind, exif=exif) for kind in ("PNG", "TIFF")]
+    files = [encoded(CELL.crop((0, 0, 200, 100)), kind, exif=exif) for kind in ("PNG", "TIFF")]
     wide = RGB[:100, :200]
-    files.append(stored(Image.fromarray(deep(GREY[:100, :200], 65535)), "PNG", exif=exif))
+    files.append(encoded(Image.fromarray(deep(GREY[:100, :200], 65535)), "PNG", exif=exif))
     files += [tiff(deep(v, 4095), extratags=[(274, "H", 1, orientation, True)]) for v in (wide, wide[..., 0])]
     for data, values in zip(files, (wide, wide, GREY[:100, :200], wide, wide[..., 0]), strict=True):
         flat = Image.fromarray(values)
@@ -216,18 +257,18 @@ def test_a_picture_is_upright_at_any_depth(orientation: int) -> None:
 
 @pytest.mark.parametrize("kind", ["AVIF", "JPEG2000"])
 def test_avif_and_jpeg_2000_are_read(kind: str) -> None:
-    data = stored(CELL, kind, **({"quality": 95} if kind == "AVIF" else {}))
+    data = encoded(CELL, kind, **({"quality": 95} if kind == "AVIF" else {}))
     assert np.abs(np.asarray(read_picture(data)).astype(int) - RGB).mean() < 4
 
 
 def test_heic_is_read_with_the_optional_package() -> None:
     pytest.importorskip("pillow_heif").register_heif_opener()
-    assert np.abs(np.asarray(read_picture(stored(CELL, "HEIF", quality=90))).astype(int) - RGB).mean() < 4
+    assert np.abs(np.asarray(read_picture(encoded(CELL, "HEIF", quality=90))).astype(int) - RGB).mean() < 4
 
 
 def test_a_slide_is_sent_to_the_field_tab() -> None:
     with pytest.raises(ImageError, match="crop it, or use the field tab"):
-        read_picture(stored(Image.new("L", (8192, 8192)), "PNG"))
+        read_picture(encoded(Image.new("L", (8192, 8192)), "PNG"))
 
 
 def test_a_file_is_what_its_bytes_are(tmp_path: Path) -> None:
