@@ -432,7 +432,7 @@ def test_sources_have_a_column_a_table_in_the_card_and_their_own_strata(tmp_path
     data = load_dataset(str(out), split="test")
     assert Counter(data["source"]) == {"marrow": 3, "blood": 4}
     card = (out / "README.md").read_text()
-    assert "| 1 | b |" in card and "of it `blood`" in card and 'source == "blood"' in card
+    assert "| 1 | b |" in card and "| `blood` |" in card and 'source == "blood"' in card
     assert build(marrow, blood, tmp_path / "other") == 1
     assert "several sources need a name each" in capsys.readouterr().err
 

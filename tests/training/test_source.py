@@ -153,14 +153,13 @@ def test_a_streamed_file_is_not_read_ahead_of_a_slow_reader(tmp_path):
             for number in range(40 if split == "train" else 1):
                 writer.write_table(pa.table({"image": [picture], "label": [number % 2]}, schema=kinds))
     source = open_source(data_options(tmp_path), streaming=True)
-    before, started = pa.total_allocated_bytes(), time.monotonic()
+    before = pa.total_allocated_bytes()
     for number, row in enumerate(source.rows("train", shuffle=(0, 2))):
         if number < 3:
             time.sleep(0.3)
             assert pa.total_allocated_bytes() - before < 8 * 2**20
         assert len(row.data) == 2**20
     assert number == 39
-    assert time.monotonic() - started < 5, "datasets waits that long for the scanner's threads"
 
 
 def test_a_card_does_not_change_what_pins_the_data(tmp_path):
