@@ -74,9 +74,12 @@ def push_space(space_id: str, model_id: str, dataset_id: str, private: bool = Fa
     """
     check_ids(model_id, dataset_id)
     check_access(space_id)
-    find_repo(model_id, "model")
-    if dataset_id:
-        find_repo(dataset_id, "dataset")
+    for kind, name in (("model", model_id), ("dataset", dataset_id)):
+        try:
+            if name:
+                find_repo(name, kind)
+        except RepoError as error:
+            raise RepoError(f"{error}: name another with --{kind}") from error
     with tempfile.TemporaryDirectory() as folder:
         build_space(Path(folder), model_id, dataset_id, space_id)
         return push_folder(Path(folder), space_id, "space", private, f"Show {model_id}")

@@ -97,13 +97,13 @@ def test_the_trainer_refuses_it_by_name_as_start_and_as_teacher(hostile, hostile
 
 
 def test_the_model_repo_is_neither_built_nor_pushed_nor_verified_with_it(
-    hostile, hostile_repo, marker, tmp_path: Path, capsys
+    hostile, hostile_repo, marker, owner: str, tmp_path: Path, capsys
 ) -> None:
     folder, reason = hostile
     assert hub_model(["build", str(folder), str(tmp_path / "out")]) == 1
     assert reason in capsys.readouterr().err
-    with pytest.raises(RepoError):
-        push(folder, f"nobody/{uuid.uuid4().hex}")
+    with pytest.raises(RepoError, match=f"{folder} is not published"):
+        push(folder, f"{owner}/{uuid.uuid4().hex}")
     with pytest.raises(RepoError, match="is refused") as caught:
         verify(hostile_repo)
     assert reason in str(caught.value) and hostile_repo in str(caught.value)

@@ -299,8 +299,10 @@ def test_the_commands_themselves_end_with_a_sentence_and_finish_when_repeated(
     arguments = {
         "dataset": ["dataset_script", "push", str(drawn_dataset), repo],
         "model": ["hub_model", "push", str(RELEASE), repo],
-        "space": ["space", "push", repo, "--model", f"{owner}/any", "--dataset", ""],
+        "space": ["space", "push", repo, "--model", f"{owner}/any", "--dataset", f"{owner}/any"],
     }[kind]
+    for of in ("model", "dataset"):  # what the Space reads
+        HfApi().create_repo(f"{owner}/any", repo_type=of, exist_ok=True)
 
     def run() -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"HF_ENDPOINT": proxy.endpoint}
