@@ -88,7 +88,7 @@ def run_stages(raw: Path | None, out: Path, minutes: float, per_class: int) -> N
 
     stage("1. Images to a dataset repo")
     build_dataset(raw, out / "dataset")
-    python("dataset_script", "push", out / "dataset", data_repo)
+    python("dataset_script", "push", out / "dataset", data_repo, "--model", model_repo)
 
     stage("2. Dataset repo to a trained model")
     launch = [

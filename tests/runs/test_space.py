@@ -67,3 +67,11 @@ def test_two_commands_do_not_work_in_one_folder(
     error = capsys.readouterr().err
     assert error == f"error: another local hub already serves {tmp_path / 'hub'}\n"
     assert started == []
+
+
+def test_a_taken_port_of_the_hub_is_not_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with LocalHub(tmp_path / "one") as other:
+        monkeypatch.setattr(runs.folders, "DEFAULT_PORT", other.port)
+        with runs.folders.embedded_hub(tmp_path / "two") as hub:
+            assert hub.port != other.port
+    assert runs.folders.embedded_hub(tmp_path / "three").port == other.port
