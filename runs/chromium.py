@@ -1,6 +1,6 @@
-"""A Chromium for the browser tests: the system's, or one installed by `python -m runs.chromium`.
+"""What the browser tests need, a Chromium and npm: the system's, or installed by `python -m runs.chromium`.
 
-Playwright's own download comes first; where that is out of reach, root on Debian or Ubuntu gets the package `chromium`.
+Of Chromium, Playwright's own download comes first; what is out of reach, root on Debian or Ubuntu gets as a package.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--use-fake-ui-for-media-stream"]
-APT = "apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium"
+APT = "apt-get -qq update && apt-get -qq install -y --no-install-recommends "
 MISSING = (
-    "error: the browser tests need a Chromium, and none could be installed: install one (on Debian: apt-get install chromium), "
+    "error: the browser tests need {0}, which could not be installed: install it (on Debian: apt-get install {0}), "
     "or leave those tests out with make test BROWSER=no"
 )
 
@@ -39,25 +40,36 @@ def starts(path: str) -> bool:
         return False
 
 
-def install() -> str | None:
+def install_chromium() -> str | None:
     """Install a Chromium and return its path; None where neither way works."""
-    commands = [[sys.executable, "-m", "playwright", "install", "chromium"]]
-    if os.geteuid() == 0 and shutil.which("apt-get"):
-        commands.append(["sh", "-c", APT])
-    for command in commands:
-        print("installing a Chromium for the browser tests:", " ".join(command[1:]), flush=True)
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        if found := find_chromium():
-            return found
-    return None
+    run("-m", "playwright", "install", "chromium", program=sys.executable)
+    return find_chromium() or (apt("chromium") and find_chromium())
+
+
+def apt(package: str) -> bool:
+    """Install a package with apt, as root; whether that was tried."""
+    possible = os.geteuid() == 0 and shutil.which("apt-get") is not None
+    if possible:
+        run("-c", APT + package, program="sh")
+    return possible
+
+
+def run(*arguments: str, program: str) -> None:
+    print("installing for the browser tests:", Path(program).name, *arguments, flush=True)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run([program, *arguments], env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, **quiet)
 
 
 def main() -> int:
-    """Find or install a Chromium and print its path."""
-    found = find_chromium() or install()
-    print(f"browser: {found}" if found else MISSING, file=sys.stdout if found else sys.stderr)
-    return 0 if found else 1
+    """Find or install both and print the browser's path."""
+    browser = find_chromium() or install_chromium()
+    npm = shutil.which("npm") or (apt("npm") and shutil.which("npm"))
+    for package, found in (("chromium", browser), ("npm", npm)):
+        if not found:
+            print(MISSING.format(package), file=sys.stderr)
+            return 1
+    print(f"browser: {browser}")
+    return 0
 
 
 if __name__ == "__main__":

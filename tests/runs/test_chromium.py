@@ -1,4 +1,4 @@
-"""`python -m runs.chromium` finds a browser, and says in one sentence where none can be had."""
+"""`python -m runs.chromium` finds a browser and npm, and says in one sentence where one cannot be had."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 
 def run(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -25,12 +27,17 @@ def program(path: Path, exit_code: int) -> Path:
 def test_a_browser_of_the_system_is_used_if_it_starts(tmp_path: Path) -> None:
     program(tmp_path / "chromium", 127)  # as where shared libraries are missing
     found = program(tmp_path / "chromium-browser", 0)
+    program(tmp_path / "npm", 0)
     done = run(tmp_path)
     assert (done.returncode, done.stdout) == (0, f"browser: {found}\n")
 
 
-def test_without_any_browser_one_sentence_says_what_to_install(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", ["chromium", "npm"])
+def test_what_is_missing_and_cannot_be_installed_is_named_in_one_sentence(
+    missing: str, tmp_path: Path
+) -> None:
+    program(tmp_path / ("npm" if missing == "chromium" else "chromium"), 0)
     done = run(tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "apt-get install chromium" in done.stderr and "make test BROWSER=no" in done.stderr
+    assert f"apt-get install {missing}" in done.stderr and "make test BROWSER=no" in done.stderr
