@@ -30,7 +30,7 @@ from hub_model.contract import read_logits
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
 from hub_model.push import push
-from hub_model.verify import verify
+from hub_model.verify import run_fresh, verify
 from local_hub import LocalHub
 
 CLASSES = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
@@ -161,6 +161,18 @@ def test_the_same_push_again_makes_no_commit(
     before = [commit.commit_id for commit in HfApi().list_repo_commits(repo)]
     assert not push(model_folder, repo, dataset=drawn_repo, space=f"{owner}/cells").changed
     assert [commit.commit_id for commit in HfApi().list_repo_commits(repo)] == before
+
+
+def test_a_fresh_process_has_the_token_an_image_and_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", "/elsewhere")
+    monkeypatch.setattr("hub_model.verify.get_token", lambda: "hf_of_this_login")
+    look = "import os; from huggingface_hub import constants, get_token"
+    said = run_fresh(
+        "-c", f"{look}; print(get_token(), os.listdir(), constants.HF_HUB_CACHE == os.getcwd() + '/hub')"
+    )
+    assert said == "hf_of_this_login ['cell.jpg'] True\n"
+    with pytest.raises(RepoError, match=r"^ValueError: no such cell$"):
+        run_fresh("-c", "raise ValueError('no such cell')")
 
 
 def test_verify_runs_the_cards_snippets_in_a_fresh_process_and_compares_logits(
