@@ -147,7 +147,7 @@ def _tables(summary: Summary) -> str:
     sums = [sum(row.split == split for row in summary.rows) for split in SPLITS]
     totals = [*sums, sum(sums), *(sum(row.source == source for row in summary.rows) for source in sources)]
     lines.append(["", "all", *(f"{n:,}" for n in totals)])
-    head += [f"`{plain(source)}`" for source in sources]
+    head += [f"`{source}`" for source in sources]
     marks = ["---", "---", *["---:"] * (len(head) - 2)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, marks, *lines])
 
