@@ -223,7 +223,7 @@ PAGE_STYLE = """
 body { font: 14px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #111 }
 table { border-collapse: collapse; width: 100% } caption { text-align: left; font-weight: 600 }
 th, td { border-bottom: 1px solid #ccc; padding: .35rem; text-align: right } th:first-child { text-align: left }
-.range { position: relative; display: inline-block; width: 10rem; height: .8rem; background: #eee }
+.range { position: relative; display: block; height: .8rem; background: #eee } .bars td:last-child { width: 75% }
 .range i { position: absolute; top: 0; bottom: 0; background: #b9a3f7 }
 .range b { position: absolute; top: 0; bottom: 0; width: 2px; background: #241a3a }
 .cells { display: grid; grid-template-columns: repeat(6, 1fr); gap: .5rem } figure { margin: 0; break-inside: avoid }
@@ -267,13 +267,13 @@ def report(
     parts = [
         f"<h1>{title}</h1><p>{escape(origin.date)} · {escape(say(language, 'sample'))}: {samples}</p>",
         f"<p>{escape(summary)}</p>{table}",
-        f"<table><caption>{escape(say(language, 'interval'))}</caption>{''.join(map(bar, counts))}</table>",
+        f"<table class='bars'><caption>{escape(say(language, 'interval'))}</caption>{''.join(map(bar, counts))}</table>",
         *(f"<p>{escape(note)}</p>" for note in notes),
         f"<h2>{escape(say(language, 'report_doubtful'))}</h2><div class='cells'>{figures}</div>"
         if figures
         else "",
         f"<h2>{escape(say(language, 'bad_title'))}</h2><ul>{bad}</ul>" if bad else "",
-        f"<p>{escape(say(language, 'report_model'))}: {escape(origin.model)} {escape(origin.revision)}. "
+        f"<p>{escape(say(language, 'report_model'))}: {escape(f'{origin.model} {origin.revision}'.strip())}. "
         f"{escape(say(language, 'disclaimer'))} {escape(say(language, 'footer_left_out'))}</p>",
         f'<button onclick="print()">{escape(say(language, "report_print"))}</button>',
     ]

@@ -16,6 +16,7 @@ function make(tag, attributes, ...children) {
   node.append(...children.filter(child => child != null));
   return node;
 }
+const percent = p => p > 0.995 ? ">99%" : p < 0.005 ? "<1%" : `${Math.round(100 * p)}%`;
 const address = path => `${window.gradio_config?.root || ""}/gradio_api/file=${path}`;
 const shown = cell => corrections[cell.n] ?? (cell.kind === "unknown" ? UNDECIDED : cell.label);
 const find = selector => element.querySelector(selector);
@@ -96,7 +97,7 @@ function select(n, focus = true) {
 }
 
 function panel(cell) {
-  const bars = cell.top.map(([code, p]) => make("li", {}, make("span", { class: "code" }, code), make("span", { class: "name" }, label(code).name), make("span", { class: "percent" }, `${Math.round(100 * p)}%`),
+  const bars = cell.top.map(([code, p]) => make("li", {}, make("span", { class: "code" }, code), make("span", { class: "name" }, label(code).name), make("span", { class: "percent" }, percent(p)),
     make("span", { class: "bar", "aria-hidden": true }, make("i", { style: `width:${100 * p}%` }))));
   const classes = data.labels.map((entry, i) => make("button", { type: "button", class: "class", "aria-pressed": String(shown(cell) === entry.code), onclick: () => correct(cell.n, entry.code) },
     i < 9 ? make("kbd", {}, String(i + 1)) : null, make("b", {}, entry.code), ` ${entry.name}`));
