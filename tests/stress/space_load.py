@@ -59,7 +59,7 @@ def time_fields(model: Path, folder: Path) -> None:
     """Print wall-clock seconds of what the field tab does with a JPEG."""
     batcher = Batcher(Classifier.from_pretrained(model))
     for name, (height, width, cells) in FIELDS.items():
-        path = folder / "field.jpg"
+        path = folder / f"{width}.jpg"
         draw_slide(height, width, cells).save(path, quality=90)
         at = [time.monotonic()]
         picture = open_field(str(path))
