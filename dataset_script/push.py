@@ -19,7 +19,7 @@ from dataset_script.card import rendered_for
 from dataset_script.source import DatasetError
 from dataset_script.splits import SPLITS
 from hub_model.inference.errors import RepoError
-from hub_model.inference.model_repo import is_repo_id
+from hub_model.inference.hub import is_repo_id
 from hub_model.publish import Published, push_folder
 
 COLUMNS = ("image", "label", "file_name", "sha256", "group")

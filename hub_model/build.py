@@ -71,26 +71,21 @@ def fill(run: Run, folder: Path) -> dict:
     for name in COPIED:
         if (run.folder / name).exists():
             shutil.copyfile(run.folder / name, folder / name)
-    calibration = calibrate_folder(folder)
+    calibration, found = calibrate_folder(folder), run.contents
     with malformed_as_error(run.folder / ENVIRONMENT):
-        metrics = measure(run, calibration)
+        metrics = {
+            **describe(found.config, found.history),
+            "dataset": run.dataset,
+            "training": run.training,
+            "splits": measure_splits(found.logits, found.config.label_names, calibration),
+            **run.measurements,
+        }
         write_card(metrics, folder / CARD)
-    draw_figures(metrics, run.history, folder / "figures")
+    draw_figures(metrics, found.history, folder / "figures")
     with malformed_as_error(run.folder / MEASUREMENTS):
         text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
         draw_study_figures(metrics, folder / "figures")
     (folder / METRICS).write_text(text, encoding="utf-8")
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    export_onnx(model, run.config.input_size, folder / ONNX)
+    export_onnx(model, found.config.input_size, folder / ONNX)
     return metrics
-
-
-def measure(run: Run, calibration: dict) -> dict:
-    """Return what goes into metrics.json."""
-    return {
-        **describe(run.config, run.history),
-        "dataset": run.dataset,
-        "training": run.training,
-        "splits": measure_splits(run.logits, run.config.label_names, calibration),
-        **run.measurements,
-    }

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +18,10 @@ import pyarrow.parquet as pq
 import timm
 import torch
 from safetensors import SafetensorError, safe_open
+from torch.utils.flop_counter import FlopCounterMode
 
 from hub_model.inference.errors import RepoError
-from hub_model.inference.model_repo import ModelConfig, read_config, unsafe_files
+from hub_model.inference.model_repo import ModelConfig, read_config, read_json, read_jsonl, unsafe_files
 
 CONFIG, WEIGHTS, CARD, METRICS = "config.json", "model.safetensors", "README.md", "metrics.json"
 HISTORY, ONNX, CALIBRATION = "history.jsonl", "onnx/model.onnx", "calibration.json"
@@ -45,6 +44,17 @@ class Logits:
     labels: np.ndarray
     values: np.ndarray
     sources: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a run folder and a model repo both hold, checked: an entry of `history` an epoch, `logits` by split."""
+
+    config: ModelConfig
+    digest: str
+    calibration: dict
+    history: list[dict]
+    logits: dict[str, Logits]
 
 
 @contextlib.contextmanager
@@ -106,15 +116,8 @@ def columns(schema: dict) -> str:
 
 def read_history(path: Path) -> list[dict]:
     """The epochs of `history.jsonl`, oldest first; none where no epoch was trained. `RepoError` names a bad line."""
-    try:
-        history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    except FileNotFoundError:
-        raise RepoError(f"{path} is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise RepoError(f"{path} is not JSON lines: {error}") from None
+    history = read_jsonl(path)
     for line, entry in enumerate(history, start=1):
-        if not isinstance(entry, dict):
-            raise RepoError(f"{path}, line {line}, holds a {type(entry).__name__}, not a JSON object")
         if missing := [key for key in HISTORY_KEYS if not isinstance(entry.get(key), (int, float))]:
             raise RepoError(f"{path}, line {line}, has no number under {missing[0]!r}")
     return history
@@ -130,6 +133,22 @@ def read_all_logits(folder: Path, classes: int) -> dict[str, Logits]:
     }
 
 
+def empty_model(config: ModelConfig) -> torch.nn.Module:
+    """The network that a config describes, without memory for its weights."""
+    with torch.device("meta"):
+        return timm.create_model(
+            config.architecture, num_classes=len(config.label_names), **config.model_args
+        ).eval()
+
+
+def multiply_adds(model: torch.nn.Module, input_size: Sequence[int]) -> int:
+    """Multiply-adds of a network for one image."""
+    image = torch.empty(1, *input_size, device=next(model.parameters()).device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(image)
+    return counter.get_total_flops() // 2
+
+
 def check_weights(path: Path, config: ModelConfig) -> None:
     """Compare names and shapes in the safetensors file with the architecture; `RepoError` at the first misfit."""
     try:
@@ -138,13 +157,9 @@ def check_weights(path: Path, config: ModelConfig) -> None:
     except (OSError, SafetensorError) as error:
         raise RepoError(f"{path} is not a readable safetensors file: {error}") from None
     try:
-        with torch.device("meta"):
-            model = timm.create_model(
-                config.architecture, num_classes=len(config.label_names), **config.model_args
-            )
+        wanted = {name: tuple(tensor.shape) for name, tensor in empty_model(config).state_dict().items()}
     except Exception as error:  # timm's architectures raise whatever they stumble over
         raise RepoError(f"{path.parent / CONFIG} describes no model that timm can build: {error}") from None
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in sorted(wanted | found):
         if wanted.get(name) != found.get(name):
             raise RepoError(
@@ -162,30 +177,34 @@ def weights_digest(folder: Path) -> str:
         raise RepoError(f"{folder / WEIGHTS} is missing") from None
 
 
-def check_rule(calibration: dict, digest: str, path: Path) -> None:
-    """Raise RepoError when the out-of-distribution rule, if there is one, was fitted to other weights or lacks its arrays."""
+def read_calibration(folder: Path, digest: str) -> dict:
+    """`calibration.json`, empty where there is none; RepoError where its OOD rule is of other weights or lacks its arrays."""
+    path = folder / CALIBRATION
+    calibration = read_json(path) if path.exists() else {}
     with malformed_as_error(path):
         rule = calibration.get("out_of_distribution")
         if rule and rule.get("weights_sha256") != digest:
             raise RepoError(f"{path} belongs to other weights: run `python -m hub_model ood` again")
-        if rule and rule.get("arrays_fitted_on") and not (path.parent / OOD_ARRAYS).is_file():
-            raise RepoError(f"{path.parent / OOD_ARRAYS} is missing, which {CALIBRATION} needs")
+        if rule and rule.get("arrays_fitted_on") and not (folder / OOD_ARRAYS).is_file():
+            raise RepoError(f"{folder / OOD_ARRAYS} is missing, which {CALIBRATION} needs")
+    return calibration
 
 
-def files_of(folder: Path) -> list[str]:
-    """Paths of all files below a folder, relative, with forward slashes, sorted."""
-    return sorted(
-        (Path(root) / name).relative_to(folder).as_posix()
-        for root, _, names in os.walk(folder)
-        for name in names
-    )
+def read_contents(folder: Path) -> Contents:
+    """Read and check what a run folder and a model repo share; `RepoError` says the first thing that is wrong."""
+    config = check_config(folder / CONFIG)
+    check_weights(folder / WEIGHTS, config)
+    digest, history = weights_digest(folder), read_history(folder / HISTORY)
+    logits = read_all_logits(folder, len(config.label_names))
+    return Contents(config, digest, read_calibration(folder, digest), history, logits)
 
 
 def check_files(folder: Path) -> list[str]:
     """What is missing from a model folder and what does not belong there, a sentence each."""
     if not folder.is_dir():
         return [f"{folder} is not a folder"]
-    files = files_of(folder)
+    found = (path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+    files = sorted(path.relative_to(folder).as_posix() for path in found)
     problems = [f"{name} is missing" for name in REQUIRED if name not in files]
     if not any(name.startswith("figures/") for name in files):
         problems.append("figures/ is missing")

@@ -6,7 +6,7 @@ with bootstrap intervals.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -18,13 +18,9 @@ RESAMPLES, SEED = 1000, 0
 
 
 def bootstrap(
-    statistic: Callable[[np.ndarray], np.ndarray],
-    images: int,
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
-    level: float = 0.95,
+    statistic: Callable[[np.ndarray], np.ndarray], images: int, resamples: int = RESAMPLES, seed: int = SEED
 ) -> np.ndarray:
-    """Percentile intervals [2, S] of `statistic`, which makes S figures of an index array over the images.
+    """95 % percentile intervals [2, S] of `statistic`, which makes S figures of an index array over the images.
 
     Images are drawn with replacement `resamples` times (Efron & Tibshirani 1993, ch. 13); the same seed gives
     the same interval. A figure that a resample does not define (NaN) is left out of its interval; one that none
@@ -35,24 +31,20 @@ def bootstrap(
     drawn = np.asarray(drawn, dtype=np.float64)
     undefined = np.isnan(drawn).all(axis=0)
     drawn[:, undefined] = 0
-    tail = (1 - level) / 2
+    tail = (1 - 0.95) / 2
     interval = np.nanquantile(drawn, [tail, 1 - tail], axis=0)
     interval[:, undefined] = np.nan
     return interval
 
 
-def _flat(figures: dict, label_names: list[str]) -> np.ndarray:
+def _flat(figures: dict, label_names: Sequence[str]) -> np.ndarray:
     values = [figures[key] for key in SCALARS]
     values += [figures["per_class"][name][key] for name in label_names for key in PER_CLASS]
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
 def evaluate_split(
-    logits: np.ndarray,
-    labels: np.ndarray,
-    label_names: list[str],
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
+    logits: np.ndarray, labels: np.ndarray, label_names: Sequence[str], resamples: int = RESAMPLES
 ) -> dict:
     """Figures of a split with 95% bootstrap intervals, from logits [N, C] and labels int [N].
 
@@ -64,7 +56,6 @@ def evaluate_split(
         lambda index: _flat(measure(logits[index], labels[index], label_names, kind="logits"), label_names),
         len(labels),
         resamples,
-        seed,
     )
     pairs = [None if np.isnan(pair).any() else [float(value) for value in pair] for pair in interval.T]
     intervals: dict = dict(zip(SCALARS, pairs, strict=False))

@@ -13,8 +13,8 @@ from hub_model.inference.images import ImageLike, to_rgb
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
-def draw_figures(metrics: dict, history: list[dict], folder: Path) -> list[Path]:
-    """Draw curves, confusion matrix and per-class bars; return what was written."""
+def draw_figures(metrics: dict, history: list[dict], folder: Path) -> None:
+    """Draw curves, confusion matrix and per-class bars."""
     folder.mkdir(parents=True, exist_ok=True)
     split = "test" if "test" in metrics["splits"] else "validation"
     figures = {
@@ -23,11 +23,8 @@ def draw_figures(metrics: dict, history: list[dict], folder: Path) -> list[Path]
     }
     if history:
         figures["curves"] = draw_curves(history)
-    paths = []
     for name, figure in figures.items():
-        paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=120, metadata={"Software": None})
-    return paths
+        figure.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
 
 
 def draw_curves(history: list[dict]) -> Figure:

@@ -21,7 +21,8 @@ from huggingface_hub import (
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from hub_model.inference.errors import RepoError
-from hub_model.inference.model_repo import HUB_ERRORS, hub_refusal, is_repo_id, unsafe_files
+from hub_model.inference.hub import HUB_ERRORS, hub_refusal, is_repo_id
+from hub_model.inference.model_repo import unsafe_files
 
 RepoType = Literal["model", "dataset", "space"]
 PUSH_ERRORS = (*HUB_ERRORS, RuntimeError)  # RuntimeError: a large file that was not taken

@@ -18,7 +18,8 @@ from hub_model.contract import CARD, METRICS, read_logits
 from hub_model.figures import draw_examples
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
-from hub_model.inference.model_repo import HUB_ERRORS, hub_refusal, is_repo_id, read_json
+from hub_model.inference.hub import HUB_ERRORS, hub_refusal, is_repo_id
+from hub_model.inference.model_repo import read_json
 from hub_model.publish import Published, check_access, find_repo, push_folder
 
 EVAL_RESULTS = ".eval_results/test.yaml"

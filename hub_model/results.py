@@ -11,12 +11,9 @@ import reprlib
 from collections.abc import Sequence
 
 import numpy as np
-import timm
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from hub_model.contract import Logits
-from hub_model.evaluation import RESAMPLES, SEED, evaluate_split
+from hub_model.contract import Logits, empty_model, multiply_adds
+from hub_model.evaluation import evaluate_split
 from hub_model.inference.model_repo import ModelConfig
 from hub_model.studies.calibration import calibration_figures
 
@@ -25,37 +22,28 @@ TOLERANCE = 1e-9
 
 
 def measure_splits(
-    logits: dict[str, Logits],
-    label_names: Sequence[str],
-    calibration: dict | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
+    logits: dict[str, Logits], label_names: Sequence[str], calibration: dict
 ) -> dict[str, dict]:
     """Everything that its logits say about each split, with bootstrap intervals.
 
-    calibration: the contents of `calibration.json`; with it come the figures of `calibration_figures`. Where the logits
-    name the source of their images, `by_source` has the figures of each.
+    calibration: the contents of `calibration.json`. Where the logits name the source of their images, `by_source` has the
+    headline figures of each.
     """
     splits = {}
     for split, table in logits.items():
-        found = evaluate_split(table.values, table.labels, label_names, resamples, seed)
-        if calibration:
-            found |= calibration_figures(table.values, table.labels, label_names, calibration, resamples)
+        splits[split] = evaluate_split(table.values, table.labels, label_names)
+        splits[split] |= calibration_figures(table.values, table.labels, label_names, calibration)
         if table.sources:
             sources = np.array(table.sources)
-            found["by_source"] = {
-                str(name): figures_of(table, sources == name, label_names, resamples, seed)
-                for name in np.unique(sources)
+            splits[split]["by_source"] = {
+                str(name): headline(table, sources == name, label_names) for name in np.unique(sources)
             }
-        splits[split] = found
     return splits
 
 
-def figures_of(
-    table: Logits, rows: np.ndarray, label_names: Sequence[str], resamples: int, seed: int
-) -> dict:
+def headline(table: Logits, rows: np.ndarray, label_names: Sequence[str]) -> dict:
     """The headline figures of some rows of a split, with intervals."""
-    found = evaluate_split(table.values[rows], table.labels[rows], label_names, resamples, seed)
+    found = evaluate_split(table.values[rows], table.labels[rows], label_names)
     kept = {key: found[key] for key in ("accuracy", "balanced_accuracy", "macro_f1")}
     return {"images": int(rows.sum()), **kept, "intervals": {key: found["intervals"][key] for key in kept}}
 
@@ -79,17 +67,11 @@ def best_epoch(history: list[dict], side: int) -> int | None:
 
 def measure_model(config: ModelConfig) -> dict:
     """Size and cost of the architecture: parameters, and multiply-adds of one image in units of 1e9."""
-    with torch.device("meta"):
-        model = timm.create_model(
-            config.architecture, num_classes=len(config.label_names), **config.model_args
-        ).eval()
-        image = torch.empty(1, *config.input_size)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(image)
+    model = empty_model(config)
     return {
         "architecture": config.architecture,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "gmacs": round(counter.get_total_flops() / 2e9, 4),
+        "gmacs": round(multiply_adds(model, config.input_size) / 1e9, 4),
         "input_size": list(config.input_size),
     }
 

@@ -6,23 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from hub_model.contract import (
-    CALIBRATION,
-    CONFIG,
-    HISTORY,
-    MEASUREMENTS,
-    WEIGHTS,
-    Logits,
-    check_config,
-    check_rule,
-    check_weights,
-    malformed_as_error,
-    read_all_logits,
-    read_history,
-    weights_digest,
-)
+from hub_model.contract import CONFIG, MEASUREMENTS, Contents, malformed_as_error, read_contents
 from hub_model.inference.errors import RepoError
-from hub_model.inference.model_repo import ModelConfig, is_repo_id, read_json, refuse_unsafe_files
+from hub_model.inference.hub import is_repo_id
+from hub_model.inference.model_repo import read_json, refuse_unsafe_files
 from hub_model.studies import SECTIONS
 
 ENVIRONMENT = "environment.json"
@@ -39,14 +26,12 @@ RECIPE = (
 class Run:
     """A checked run folder.
 
-    `history` has an entry an epoch; `logits` go by split; `measurements` by name hold what else was measured
-    on this run's weights (`measurements/NAME.json`, each becomes the key NAME of `metrics.json`).
+    `measurements` by name hold what else was measured on this run's weights (`measurements/NAME.json`, each becomes the key
+    NAME of `metrics.json`).
     """
 
     folder: Path
-    config: ModelConfig
-    history: list[dict]
-    logits: dict[str, Logits]
+    contents: Contents
     args: dict
     environment: dict
     measurements: dict[str, dict | list]
@@ -68,7 +53,7 @@ class Run:
         origin = self.environment.get("model", {})
         recipe = {key: self.args[key] for key in RECIPE if self.args.get(key) not in (None, [], False)}
         return {
-            "epochs_trained": len(self.history),
+            "epochs_trained": len(self.contents.history),
             "minutes": origin.get("minutes"),
             "pretrained": origin.get("pretrained"),
             "init_from": public_name(origin.get("init_from") or self.args.get("init_from")),
@@ -101,34 +86,23 @@ def read_run(folder: Path) -> Run:
         raise RepoError(f"there is no run folder {folder}: name the --output_dir of train_accelerate.py")
     if not (folder / CONFIG).exists() and (folder / "checkpoints").is_dir():
         raise RepoError(f"the run in {folder} is not finished: go on with train_accelerate.py --resume")
-    refuse_unsafe_files(
-        str(folder), (path.name for path in folder.iterdir())
-    )  # checkpoints/ are not read here
-    config = check_config(folder / CONFIG)
-    if not (folder / WEIGHTS).exists():
-        raise RepoError(f"{folder / WEIGHTS} is missing")
-    check_weights(folder / WEIGHTS, config)
-    history = read_history(folder / HISTORY)
+    # checkpoints/ are not read here
+    refuse_unsafe_files(str(folder), (path.name for path in folder.iterdir()))
+    contents = read_contents(folder)
     environment = read_json(folder / ENVIRONMENT)
-    logits = read_all_logits(folder, len(config.label_names))
     with malformed_as_error(folder / ENVIRONMENT):
         dataset = environment.get("dataset", {})
         if not {"id", "splits"} <= set(dataset):
             raise RepoError(f"{folder / ENVIRONMENT} must name the dataset: dataset.id and dataset.splits")
-        for split, table in logits.items():
+        for split, table in contents.logits.items():
             if (images := dataset["splits"].get(split)) != len(table.labels):
                 raise RepoError(
                     f"{folder}: logits_{split}.parquet has {len(table.labels)} rows, but environment.json counts "
                     f"{images} images in {split}"
                 )
-    digest = weights_digest(folder)
-    if (folder / CALIBRATION).exists():
-        check_rule(read_json(folder / CALIBRATION), digest, folder / CALIBRATION)
-    measurements = {
-        path.stem: read_measurement(path, digest) for path in sorted((folder / MEASUREMENTS).glob("*.json"))
-    }
-    args = read_json(folder / "args.json")
-    return Run(folder, config, history, logits, args, environment, measurements)
+    paths = sorted((folder / MEASUREMENTS).glob("*.json"))
+    measurements = {path.stem: read_measurement(path, contents.digest) for path in paths}
+    return Run(folder, contents, read_json(folder / "args.json"), environment, measurements)
 
 
 def read_measurement(path: Path, digest: str) -> dict | list:

@@ -57,7 +57,8 @@ def verify_here(repo: str, against: Path | None) -> dict:
     from transformers import AutoModelForImageClassification
 
     from hub_model.card import card_text, snippets
-    from hub_model.inference.model_repo import is_repo_id, open_model_repo
+    from hub_model.inference.hub import is_repo_id
+    from hub_model.inference.model_repo import open_model_repo
 
     opened = open_model_repo(repo)  # refuses pickles and foreign code
     metrics = opened.read_json("metrics.json") or {}

@@ -22,7 +22,7 @@ from dataset_script.push import check_contract
 from dataset_script.push import push as push_dataset
 from dataset_script.source import DatasetError
 from hub_model.inference.errors import RepoError
-from hub_model.inference.model_repo import HUB_ERRORS, hub_refusal, is_repo_id
+from hub_model.inference.hub import HUB_ERRORS, hub_refusal, is_repo_id
 from hub_model.publish import Published, check_access, refuse_public
 from local_hub import HubError
 from runs.folders import MARKERS, RELEASE, check_folders, dataset_folder, embedded_hub, model_folder

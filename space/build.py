@@ -14,7 +14,7 @@ from huggingface_hub import SpaceCard
 
 import hub_model
 from hub_model.inference.errors import RepoError
-from hub_model.inference.model_repo import is_repo_id
+from hub_model.inference.hub import is_repo_id
 from hub_model.publish import check_access, find_repo, push_folder
 
 PACKAGES = {"space": Path(__file__).parent, "hub_model": Path(hub_model.__file__).parent}

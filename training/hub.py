@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from hub_model.inference.errors import RepoError, first_line
-from hub_model.inference.model_repo import HUB_ERRORS, hub_refusal
+from hub_model.inference.hub import HUB_ERRORS, hub_refusal
 from hub_model.publish import check_access, push_folder
 from training import TrainingError
 from training.checkpoint import find_damage

@@ -14,7 +14,7 @@ from datasets.packaged_modules.parquet.parquet import Parquet
 from datasets.utils.file_utils import xopen
 
 from hub_model.inference.errors import first_line
-from hub_model.inference.model_repo import HUB_ERRORS
+from hub_model.inference.hub import HUB_ERRORS
 from training import TrainingError
 
 UNREADABLE = (DatasetNotFoundError, ValueError, NotImplementedError, RuntimeError)

@@ -20,7 +20,8 @@ from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
 from hub_model.inference.errors import RepoError, first_line
-from hub_model.inference.model_repo import HUB_ERRORS, ModelConfig, download, read_config, refuse_unsafe_files
+from hub_model.inference.hub import HUB_ERRORS
+from hub_model.inference.model_repo import ModelConfig, download, read_config, refuse_unsafe_files
 from training import TrainingError
 from training.source import Source
 

@@ -8,7 +8,7 @@ from argparse import BooleanOptionalAction
 from pathlib import Path
 
 from dataset_script.arguments import not_negative, positive, real_number, seed, share, whole_number
-from hub_model.inference.model_repo import is_repo_id
+from hub_model.inference.hub import is_repo_id
 
 TRACKERS = ("trackio", "tensorboard", "wandb")
 a_batch, a_number = whole_number(2, 2**16), whole_number(1, 2**16)

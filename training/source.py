@@ -20,7 +20,7 @@ from huggingface_hub import DatasetCard, HfApi, HfFileSystem
 from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
 
 from hub_model.inference.errors import first_line
-from hub_model.inference.model_repo import HUB_ERRORS
+from hub_model.inference.hub import HUB_ERRORS
 from training import TrainingError
 
 if TYPE_CHECKING:

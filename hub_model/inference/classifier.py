@@ -36,8 +36,9 @@ class Predictions:
 
     `logits` and `features` are float32 [N, C] and [N, D]; `probabilities` float64 [N, C], temperature-scaled;
     `sets` boolean [N, C] by conformal level ("0.90", …), empty without calibration; `ood_score` float64
-    [N] or None, above 1 for what is not a cell it knows; `appearance` float64 [N, K] (see `hub_model.inference.appearance`);
-    `str(shift)` is one sentence where 20 or more images look unlike those of every training laboratory.
+    [N] or None, above 1 for what is not a cell it knows; `appearance` float64 [N, K] (see `hub_model.inference.appearance`),
+    [N, 0] where the repo has no reference for it; `str(shift)` is one sentence where 20 or more images look unlike those of
+    every training laboratory.
     """
 
     label_names: tuple[str, ...]
@@ -70,7 +71,11 @@ class Predictions:
 
 
 class Classifier:
-    """A model repo, ready to answer. Safe to share between threads."""
+    """A model repo, ready to answer. Safe to share between threads.
+
+    `network`: logits [N, C] and pooled features [N, D], float32, of normalised pixels [N, 3, H, W]. `measures_appearance`:
+    whether `forward` adds how the images look; True where `calibration.json` has a reference, and set by who fits one.
+    """
 
     def __init__(self, repo: ModelRepo, backend: Backend = "auto", threads: int | None = None) -> None:
         self.repo = repo
@@ -78,10 +83,11 @@ class Classifier:
         described = repo.config.label_descriptions
         self.label_descriptions = {label: described.get(label, label) for label in repo.label_names}
         self.calibration = Calibration.from_repo(repo)
+        self.measures_appearance = self.calibration.appearance is not None
         self.threads = threads or cores()
         self.preprocess = Preprocessing(repo.config.pretrained_cfg, self.threads)
         self.backend = _choose_backend(repo, backend)
-        self._network = self._onnx_forward() if self.backend == "onnx" else self._timm_forward
+        self.network = self._onnx_network() if self.backend == "onnx" else self._timm_network
 
     @classmethod
     def from_pretrained(
@@ -91,7 +97,7 @@ class Classifier:
         backend: Backend = "auto",
         threads: int | None = None,
     ) -> Classifier:
-        """Load a model repo by Hub id (`owner/name`) or folder.
+        """Load a model repo by Hub id (`owner/name`) or folder, with or without timm's prefix `hf-hub:` or `local-dir:`.
 
         `backend`: "onnx", "timm", or "auto" for the first that is there. `threads`: CPU threads of one
         batch, all by default. Raises RepoError with one sentence when the repo is missing, unsafe or
@@ -102,7 +108,7 @@ class Classifier:
     def warmup(self) -> np.ndarray:
         """Answer for a white picture as for any other, and return its pixels [1, 3, H, W].
 
-        Raises RepoError where files of the repo do not work, or do not fit together.
+        Raises RepoError where files of the repo do not work or do not fit together, or the answer is not finite.
         """
         try:
             height, width = self.preprocess.config["input_size"][1:]
@@ -110,7 +116,12 @@ class Classifier:
             logits, features, statistics = self.forward(pixels)
             if logits.shape[1] != len(self.label_names):
                 raise ValueError(f"{logits.shape[1]} outputs for {len(self.label_names)} label_names")
-            self.interpret(logits, features, statistics)
+            answer = self.interpret(logits, features, statistics)
+            if not (
+                np.isfinite(logits).all()
+                and (answer.ood_score is None or np.isfinite(answer.ood_score).all())
+            ):
+                raise ValueError("an answer that is not finite")
         except Exception as error:  # whatever the libraries raise for files that they cannot use
             raise RepoError(f"{self.repo.name} breaks the contract ({error!r})") from error
         return pixels
@@ -137,8 +148,10 @@ class Classifier:
         return self.interpret(*(np.concatenate(parts) for parts in zip(*answers, strict=True)))
 
     def forward(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Logits [N, C], pooled features [N, D] and appearance [N, K] of normalised pixels [N, 3, H, W]."""
-        return *self._network(pixels), appearance(self.preprocess.unnormalised(pixels))
+        """Logits [N, C], pooled features [N, D] and appearance ([N, 0] where not measured) of normalised pixels [N, 3, H, W]."""
+        if self.measures_appearance:
+            return *self.network(pixels), appearance(self.preprocess.unnormalised(pixels))
+        return *self.network(pixels), np.empty((len(pixels), 0))
 
     def interpret(self, logits: np.ndarray, features: np.ndarray, statistics: np.ndarray) -> Predictions:
         """Predictions from what `forward` computed before: logits [N, C], features [N, D], appearance [N, K]."""
@@ -162,7 +175,7 @@ class Classifier:
         """The timm model in evaluation mode: what `timm.create_model("hf-hub:…", pretrained=True)` gives."""
         return load_timm_model(self.repo)
 
-    def _timm_forward(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _timm_network(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         import torch
 
         with torch.inference_mode():
@@ -171,7 +184,7 @@ class Classifier:
             features = self.model.forward_head(spatial, pre_logits=True)
             return self.model.forward_head(spatial).cpu().numpy(), features.cpu().numpy()
 
-    def _onnx_forward(self) -> Any:
+    def _onnx_network(self) -> Any:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -188,7 +201,7 @@ class Classifier:
             raise RepoError(f"{self.repo.name}: onnx/model.onnx has no outputs 'logits' and 'features'")
         few = max(SMALLEST_PART, 2 * self.threads)
 
-        def forward(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def network(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             parts = [
                 session.run(["logits", "features"], {"pixel_values": pixels[start : start + few]})
                 for start in range(0, max(len(pixels), 1), few)
@@ -196,7 +209,7 @@ class Classifier:
             logits, features = (np.concatenate(outputs) for outputs in zip(*parts, strict=True))
             return logits, features
 
-        return forward
+        return network
 
 
 def _choose_backend(repo: ModelRepo, backend: Backend) -> Literal["onnx", "timm"]:

@@ -1,7 +1,7 @@
 """A model repo, checked before anything of it is used: a Hub id or a folder in, a `ModelRepo` out.
 
 Safetensors only: a repo with a pickle, or whose `config.json` names code of its own, is refused by name,
-whether or not that file would have been read. Also what every talk with the Hub shares: ids and refusals.
+whether or not that file would have been read.
 """
 
 from __future__ import annotations
@@ -14,34 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalTokenNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils import validate_repo_id
-
 from hub_model.inference.errors import RepoError, first_line
-
-try:
-    import httpx2
-except ImportError:  # huggingface_hub 1 is built on its forerunner
-    import httpx as httpx2
 
 # Files that are read by unpickling, or hold such files: loading one can run code.
 UNSAFE_SUFFIXES = frozenset(
     {".bin", ".pt", ".pth", ".tar", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".mar", ".npy", ".npz"}
 )
+DOWNLOADED = ["*.json", "*.jsonl", "*.safetensors", "onnx/*.onnx", "logits_*.parquet", "README.md"]
 FOREIGN_CODE = ("auto_map", "custom_pipelines")  # keys that make transformers run a repo's own code
 # Arguments of timm.create_model that make it fetch or unpickle something else.
 LOADING_ARGS = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
 ARCHITECTURE = re.compile(r"\w+(\.\w+)?")  # a name of timm; never a path or another repo
-DOWNLOADED = ["*.json", "*.jsonl", "*.safetensors", "onnx/*.onnx", "logits_*.parquet", "README.md"]
-HUB_ERRORS = (OSError, httpx2.HTTPError, HFValidationError)  # what huggingface_hub raises; most are OSErrors
 
 
 @dataclass(frozen=True)
@@ -96,23 +79,18 @@ class ModelRepo:
     def read_jsonl(self, name: str) -> list[dict[str, Any]]:
         """The objects of a JSON-lines file; empty when the repo has no such file."""
         path = self.folder / name
-        if not path.is_file():
-            return []
-        try:
-            return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
-        except ValueError as error:
-            raise RepoError(f"{self.name}: {name} is not JSON lines ({error})") from None
+        return read_jsonl(path, f"{self.name}/{name}") if path.is_file() else []
 
 
 def open_model_repo(model_id: str | os.PathLike[str], revision: str | None = None) -> ModelRepo:
-    """Find, download if need be, and check a model repo.
+    """Find, download if need be, and check a model repo: `OWNER/NAME` or a folder, with or without timm's prefix.
 
     Raises RepoError: repo missing or unreachable, unsafe, a file missing, a broken config.
     """
-    name = str(model_id).removeprefix("hf-hub:").removeprefix("hf_hub:")
+    name = re.sub(r"^(hf[-_]hub|local-dir):", "", str(model_id))  # as timm names both
     if not name.strip():
         raise RepoError("no model is named: set MODEL_ID to a model repo (OWNER/NAME) or a folder")
-    folder, commit = Path(model_id), None
+    folder, commit = Path(name), None
     if not folder.is_dir():
         folder, commit = download(name, revision, DOWNLOADED)
     refuse_unsafe_files(name, (path.relative_to(folder) for path in folder.rglob("*") if path.is_file()))
@@ -200,24 +178,28 @@ def _label_names(raw: dict[str, Any], pretrained_cfg: dict[str, Any], place: str
 
 def read_json(path: Path, name: str = "") -> dict[str, Any]:
     """The JSON object in a file; RepoError names the file (as `name`) that has none."""
+    return _json_objects(path, name, lines=False)[0]
+
+
+def read_jsonl(path: Path, name: str = "") -> list[dict[str, Any]]:
+    """The JSON objects in the lines of a file; RepoError names the file (as `name`) that holds anything else."""
+    return _json_objects(path, name, lines=True)
+
+
+def _json_objects(path: Path, name: str, lines: bool) -> list[dict[str, Any]]:
+    name = name or str(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        found = [json.loads(part) for part in (filter(str.strip, text.splitlines()) if lines else [text])]
     except FileNotFoundError:
-        raise RepoError(f"{name or path} is missing") from None
+        raise RepoError(f"{name} is missing") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise RepoError(f"{name or path} cannot be read as JSON: {first_line(error)}") from None
-    if not isinstance(found, dict):
-        raise RepoError(f"{name or path} holds a {type(found).__name__}, not a JSON object")
+        raise RepoError(f"{name} cannot be read as JSON: {first_line(error)}") from None
+    for number, part in enumerate(found, start=1):
+        if not isinstance(part, dict):
+            where = f"{name}, line {number}," if lines else name
+            raise RepoError(f"{where} holds a {type(part).__name__}, not a JSON object")
     return found
-
-
-def is_repo_id(name: str) -> bool:
-    """Whether it is an `OWNER/NAME` that a Hub takes."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return name.count("/") == 1
 
 
 def download(name: str, revision: str | None, files: list[str]) -> tuple[Path, str]:
@@ -225,64 +207,7 @@ def download(name: str, revision: str | None, files: list[str]) -> tuple[Path, s
 
     Raises RepoError: it is missing, unsafe, or neither the Hub nor its cache on this machine has it.
     """
-    try:
-        info = HfApi().model_info(name, revision=revision)
-        refuse_unsafe_files(name, [sibling.rfilename for sibling in info.siblings or []])
-    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise RepoError(hub_refusal(error, name, "model", revision)) from None
-    except HUB_ERRORS:
-        pass  # the Hub does not answer: an earlier download, if there is one, will do
-    try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=files)
-    except HUB_ERRORS as error:
-        raise RepoError(hub_refusal(error, name, "model", revision)) from None
-    return Path(folder), Path(folder).name
+    from hub_model.inference import hub  # its client is slow to import, and a folder needs none
 
-
-def hub_refusal(
-    error: BaseException,
-    repo_id: str,
-    kind: str = "model",
-    revision: str | None = None,
-    writing: bool = False,
-) -> str:
-    """What a failed request to the Hub means, as one sentence that says what would be right."""
-    while error.__cause__ is not None and not isinstance(error, HfHubHTTPError):
-        error = error.__cause__  # an upload that fails is a RuntimeError around the Hub's answer
-    if isinstance(error, HFValidationError):
-        return f"{repo_id!r} is neither a folder nor a repo id (OWNER/NAME)"
-    if isinstance(error, LocalTokenNotFoundError):
-        return "there is no Hub token: run `hf auth login`, or set HF_TOKEN"
-    if isinstance(error, OSError) and error.filename and not isinstance(error, HfHubHTTPError):
-        return f"{error.filename}: {error.strerror or first_line(error)}"
-    if not isinstance(error, HfHubHTTPError):
-        return (
-            f"the Hub at {constants.ENDPOINT} cannot be reached for {repo_id} ({type(error).__name__}): check the "
-            "network and HF_ENDPOINT, then run the command again"
-        )
-    status, said = error.response.status_code, " ".join((error.server_message or "").split())
-    if isinstance(error, RevisionNotFoundError):
-        return f"the {kind} repo {repo_id} has no revision {revision!r}"
-    if isinstance(error, GatedRepoError):
-        return (
-            f"the {kind} repo {repo_id} is gated: ask for access on its page, and log in with `hf auth login`"
-        )
-    if status == 401 and (writing or not isinstance(error, RepositoryNotFoundError)):
-        return f"the Hub at {constants.ENDPOINT} takes no such token: run `hf auth login`, or set HF_TOKEN"
-    if isinstance(error, RepositoryNotFoundError):
-        return f"there is no {kind} repo {repo_id} that may be read with this token"
-    if status == 403:
-        return f"the token may not write to {repo_id}, use one with write access ({said or 'forbidden'})"
-    if status == 409:
-        return f"the name {repo_id} is taken ({said or 'conflict'}): choose another"
-    if status == 412:
-        return f"someone else has changed {repo_id} meanwhile: look at it, then push again"
-    if status == 429:
-        return f"the Hub's rate limit is reached: wait {_seconds_to_wait(error)}, then run the command again"
-    hint = ": run the command again later" if status >= 500 else ""
-    return f"the Hub refused {repo_id} with status {status} ({said or type(error).__name__}){hint}"
-
-
-def _seconds_to_wait(error: HfHubHTTPError) -> str:
-    seconds = error.response.headers.get("Retry-After", "")
-    return f"{seconds} seconds" if seconds.isdecimal() else "a few minutes"
+    refuse_unsafe_files(name, hub.list_model_files(name, revision))
+    return hub.download_model(name, revision, files)

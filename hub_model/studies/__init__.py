@@ -45,19 +45,15 @@ def chapters(metrics: dict) -> str:
     )
 
 
-def draw_figures(metrics: dict, folder: Path) -> list[Path]:
-    """Write every figure whose numbers are in `metrics` into `folder`; return the files."""
+def draw_figures(metrics: dict, folder: Path) -> None:
+    """Write every figure whose numbers are in `metrics` into `folder`."""
     drawn = calibration.figures(metrics) | {
         key: (study.draw, metrics[key], study.FIGURE_SIZE)
         for key, study in STUDIES.items()
         if metrics.get(key) and hasattr(study, "draw")
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
     with matplotlib.rc_context(STYLE):
         for name, (draw, found, size) in drawn.items():
             figure = Figure(figsize=size, layout="constrained")
             draw(figure.subplots(), found)
-            written.append(folder / f"{name}.png")
-            figure.savefig(written[-1], dpi=110, metadata={"Software": None})
-    return written
+            figure.savefig(folder / f"{name}.png", dpi=110, metadata={"Software": None})

@@ -16,9 +16,10 @@ import datasets
 import numpy as np
 
 from hub_model.contract import MEASUREMENTS, weights_digest
-from hub_model.inference.classifier import BATCH_SIZE, Classifier
+from hub_model.inference.classifier import BATCH_SIZE, Backend, Classifier
 from hub_model.inference.errors import ImageError, RepoError, first_line
 from hub_model.inference.images import to_rgb
+from hub_model.inference.preprocessing import Preprocessing
 from hub_model.studies.calibration import write_json
 
 COLUMNS = ("image", "label", "file_name")
@@ -104,7 +105,7 @@ def read_crops(dataset: str, *splits: str, revision: str | None = None) -> Crops
     return Crops(datasets.concatenate_datasets(parts), tuple(label.names))
 
 
-def open_classifier(model: str | Path) -> Classifier:
+def open_classifier(model: str | Path, backend: Backend = "auto") -> Classifier:
     """The model of a run folder, a model repo folder or a Hub id.
 
     Only `config.json` and `model.safetensors` of a run folder are looked at: its checkpoints are pickles, which a model
@@ -112,7 +113,7 @@ def open_classifier(model: str | Path) -> Classifier:
     """
     folder = Path(model)
     if not (folder / "checkpoints").is_dir():
-        return Classifier.from_pretrained(model)
+        return Classifier.from_pretrained(model, backend=backend)
     with tempfile.TemporaryDirectory() as clean:
         for name in ("config.json", "model.safetensors"):
             (Path(clean) / name).symlink_to((folder / name).resolve())
@@ -145,9 +146,12 @@ def batched(images: Iterable[np.ndarray], size: int = BATCH_SIZE) -> Iterator[li
         yield batch
 
 
-def logits_of(classifier: Classifier, images: Iterable[np.ndarray]) -> np.ndarray:
-    """Logits [N, C] of images, without calibration."""
-    return np.concatenate([classifier.forward(classifier.preprocess(batch))[0] for batch in batched(images)])
+def logits_of(
+    classifier: Classifier, images: Iterable[np.ndarray], preprocess: Preprocessing | None = None
+) -> np.ndarray:
+    """Logits [N, C] of images, without calibration; `preprocess` in place of the classifier's own."""
+    prepare = preprocess or classifier.preprocess
+    return np.concatenate([classifier.network(prepare(batch))[0] for batch in batched(images)])
 
 
 def add_model_and_data(parser: argparse.ArgumentParser) -> None:

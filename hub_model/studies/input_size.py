@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from torch.utils.flop_counter import FlopCounterMode
 
 from dataset_script.arguments import whole_number
+from hub_model.contract import multiply_adds
 from hub_model.figures import BLUE
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.preprocessing import Preprocessing
@@ -50,7 +50,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print and write `input_size`."""
-    classifier = open_classifier(arguments.folder)
+    classifier = open_classifier(arguments.folder, "timm")  # the ONNX graph has one size
     crops = read_crops(arguments.dataset, "validation", revision=arguments.revision)
     check_classes(classifier, crops)
     rows = measure_input_sizes(classifier, crops, arguments.sizes)
@@ -59,26 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-class Resized:
-    """A classifier at another input size, with what `logits_of` needs of a `Classifier`."""
-
-    def __init__(self, classifier: Classifier, size: int) -> None:
-        self.model = classifier.model
-        self.preprocess = Preprocessing({**classifier.preprocess.config, "input_size": (3, size, size)})
-
-    def forward(self, pixels: np.ndarray) -> tuple[np.ndarray, None]:
-        """Logits [N, C] of normalised pixels [N, 3, H, W]."""
-        with torch.inference_mode():
-            return self.model(torch.from_numpy(pixels)).numpy(), None
-
-
-def _cost(model: torch.nn.Module, size: int) -> tuple[float, float]:
-    """Multiply-adds of one image in units of 1e9, and milliseconds it takes on one thread."""
-    image, threads = torch.zeros(1, 3, size, size), torch.get_num_threads()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(image)
+def _milliseconds(model: torch.nn.Module, size: int) -> float:
+    """What one image takes on one thread."""
+    image, threads, seconds = torch.zeros(1, 3, size, size), torch.get_num_threads(), []
     torch.set_num_threads(1)
-    seconds = []
     try:
         with torch.inference_mode():
             for _ in range(TIMINGS):
@@ -87,23 +71,23 @@ def _cost(model: torch.nn.Module, size: int) -> tuple[float, float]:
                 seconds.append(time.perf_counter() - start)
     finally:
         torch.set_num_threads(threads)
-    return counter.get_total_flops() / 2e9, 1000 * float(np.median(seconds))
+    return 1000 * float(np.median(seconds))
 
 
 def measure_input_sizes(classifier: Classifier, crops: Crops, sizes: Sequence[int] = SIZES) -> list[dict]:
     """One row a size: {size, accuracy, balanced_accuracy, gmacs, milliseconds}, smallest first."""
     rows, labels = [], crops.labels
     for size in sorted(set(sizes)):
-        predicted = logits_of(Resized(classifier, size), crops).argmax(axis=1)
-        gmacs, milliseconds = _cost(classifier.model, size)
+        preprocess = Preprocessing({**classifier.preprocess.config, "input_size": (3, size, size)})
+        predicted = logits_of(classifier, crops, preprocess).argmax(axis=1)
         recall = recalls(predicted, labels, len(classifier.label_names))
         rows.append(
             {
                 "size": size,
                 "accuracy": float((predicted == labels).mean()),
                 "balanced_accuracy": float(np.nanmean(recall)),
-                "gmacs": round(gmacs, 4),
-                "milliseconds": round(milliseconds, 2),
+                "gmacs": round(multiply_adds(classifier.model, (3, size, size)) / 1e9, 4),
+                "milliseconds": round(_milliseconds(classifier.model, size), 2),
             }
         )
     return rows

@@ -12,36 +12,34 @@ cells between two stages of maturation have no label that all experts share.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.model_selection import StratifiedKFold
 
 from dataset_script.arguments import seed, whole_number
+from dataset_script.tables import write_csv
 from hub_model.evaluation import SEED
 from hub_model.studies.frozen_features import add_data_and_backbone, out_of_fold, read_features
 
 FILE = "label_issues.csv"
 FOLDS, REPEATS = 5, 5
-COLUMNS = ("file_name", "label", "suggested", "score", "given_probability", "suggested_probability")
 TILE, CAPTION, ACROSS = 200, 36, 8  # pixels, pixels, images in a row of the contact sheet
 
 
-@dataclass(frozen=True)
-class LabelIssue:
-    """A row of `label_issues.csv`; `index` is the image's position among the crops that were audited."""
+class LabelIssue(NamedTuple):
+    """A row of `label_issues.csv`, and the image's position among the crops that were audited."""
 
-    index: int
     file_name: str
     label: str
     suggested: str
     score: float
     given_probability: float
     suggested_probability: float
+    index: int
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
@@ -66,7 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     probabilities = judge(features, crops.labels, len(crops.label_names), arguments.seed)
     issues = find_issues(probabilities, crops.labels, crops.file_names, crops.label_names)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    write_issues(arguments.out / FILE, issues)
+    rows = [[f"{v:.4f}" if isinstance(v, float) else v for v in issue[:-1]] for issue in issues]
+    write_csv(arguments.out / FILE, LabelIssue._fields[:-1], rows)
     accuracy = (probabilities.argmax(axis=1) == crops.labels).mean()
     print(f"{len(issues)} label issues in {len(crops)} images (out-of-fold accuracy {accuracy:.3f})")
     if arguments.contact_sheet:
@@ -101,21 +100,11 @@ def find_issues(
     found = [i for i in np.flatnonzero(issues) if suggested[i] != labels[i]]
     return [
         LabelIssue(
-            int(i), file_names[i], label_names[labels[i]], label_names[suggested[i]], float(scores[i]),
-            float(probabilities[i, labels[i]]), float(probabilities[i, suggested[i]]),
+            file_names[i], label_names[labels[i]], label_names[suggested[i]], float(scores[i]),
+            float(probabilities[i, labels[i]]), float(probabilities[i, suggested[i]]), int(i),
         )
         for i in sorted(found, key=lambda i: (scores[i], file_names[i]))
     ]  # fmt: skip
-
-
-def write_issues(path: Path, issues: Sequence[LabelIssue]) -> None:
-    """Write `label_issues.csv` with the columns of `COLUMNS`, figures to four decimals."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for issue in issues:
-            values = (getattr(issue, column) for column in COLUMNS)
-            writer.writerow([f"{v:.4f}" if isinstance(v, float) else v for v in values])
 
 
 def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], across: int = ACROSS) -> Image.Image:

@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not (folder / CALIBRATION).is_file():
         raise RepoError(f"{folder} has no {CALIBRATION}: run `python -m hub_model calibrate` first")
     classifier = open_classifier(folder)
+    classifier.measures_appearance = True  # the reference is fitted here
     train, validation, test = (
         read_crops(arguments.dataset, split, revision=arguments.revision)
         for split in ("train", "validation", "test")

@@ -14,7 +14,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants
 from huggingface_hub.utils import hf_raise_for_status
 
 from hub_model.inference.errors import RepoError
-from hub_model.inference.model_repo import hub_refusal
+from hub_model.inference.hub import hub_refusal
 from hub_model.publish import find_repo, push_folder
 from local_hub import LocalHub
 
@@ -160,11 +160,7 @@ except RepoError as error:
         (401, {}, "run `hf auth login`"),
         (403, {"X-Error-Code": "GatedRepo"}, "the model repo a/b is gated: ask for access"),
         (403, {"X-Error-Message": "no"}, "the token may not write to a/b"),
-        (
-            409,
-            {"X-Error-Message": "You already created it"},
-            "the name a/b is taken (You already created it)",
-        ),
+        (409, {"X-Error-Message": "You created it"}, "the name a/b is taken (You created it)"),
         (412, {}, "someone else has changed a/b meanwhile"),
         (429, {"Retry-After": "30"}, "rate limit is reached: wait 30 seconds"),
         (503, {}, "refused a/b with status 503"),

@@ -28,7 +28,7 @@ class Brightness:
     def preprocess(self, images):
         return np.stack([np.asarray(i, np.float32).transpose(2, 0, 1) / 255 for i in images])
 
-    def forward(self, pixels):
+    def network(self, pixels):
         mean = pixels.mean(axis=(1, 2, 3))
         return np.stack([0.75 - mean, mean - 0.75], axis=1), pixels.mean(axis=(2, 3))
 

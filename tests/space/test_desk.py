@@ -14,6 +14,7 @@ from huggingface_hub import DatasetCard
 from PIL import Image, ImageEnhance
 
 from dataset_script.synthetic_cells import draw_cell
+from hub_model.inference.appearance import appearance
 from hub_model.inference.calibration import Verdict
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import ImageError
@@ -152,7 +153,7 @@ def test_a_batch_unlike_the_training_images_comes_with_a_warning_everywhere(
     known = [draw_cell(label, seed) for label in LABELS for seed in range(10)]
     folder = shutil.copytree(small_model, tmp_path / "model")
     calibration = json.loads((folder / "calibration.json").read_text())
-    statistics = classifier.predict(known).appearance
+    statistics = appearance(classifier.preprocess.unnormalised(classifier.preprocess(known)))
     calibration["appearance"] = fit_appearance(statistics, ["a laboratory"] * len(known), statistics)
     calibration["appearance"]["threshold"] = 1e9  # no cell is out of distribution for it
     (folder / "calibration.json").write_text(json.dumps(calibration))
