@@ -57,21 +57,22 @@ def main(argv: list[str] | None = None) -> int:
         "--data", type=Path, default=data, help="folder of real images (default: %(default)s)"
     )
     parser.add_argument("--repeats", type=whole_number(1), default=5, help="turns (default: %(default)s)")
+    images = "random images that dataset_build grows to (default: %(default)s)"
+    parser.add_argument("--images", type=whole_number(1000), default=35_000, help=images)
     parser.add_argument("--print", action="store_true", help="print the kept results")
-    arguments = parser.parse_args(argv)
-    if unknown := sorted(set(arguments.parts) - set(PARTS)):
+    options = parser.parse_args(argv)
+    if unknown := sorted(set(options.parts) - set(PARTS)):
         parser.error(f"there is no part {unknown[0]!r} (there are: {', '.join(PARTS)})")
-    results, parts = read_results(), arguments.parts or PARTS
-    if arguments.print:
+    results, parts = read_results(), options.parts or PARTS
+    if options.print:
         print("\n".join(markdown(rows_of(results, part)) for part in parts))
         return 0
-    if not arguments.data.is_dir():
-        parser.error(f"--data {arguments.data} is not a directory")
+    if not options.data.is_dir():
+        parser.error(f"--data {options.data} is not a directory")
+    options.data = options.data.resolve()
     for part in parts:
-        measured = importlib.import_module(f"bench.{part}").measure(
-            arguments.data.resolve(), arguments.repeats
-        )
-        command = f"python -m bench {part} --repeats {arguments.repeats}"
+        measured = importlib.import_module(f"bench.{part}").measure(options)
+        command = f"python -m bench {part} --repeats {options.repeats}"
         results[part] = {
             "hardware": hardware(),
             "command": command,

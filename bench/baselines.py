@@ -21,6 +21,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from timm.models import save_for_hf
 
+from hub_model.inference.calibration import softmax
 from hub_model.inference.classifier import Classifier
 from hub_model.onnx.export import export_onnx
 
@@ -58,15 +59,6 @@ class Subject:
         """float32 [N, 3, H, W], by timm's transform, one image at a time."""
         return torch.stack([self.transform(rgb(image)) for image in images]).numpy()
 
-    def multiply_adds(self) -> int:
-        """Multiply-adds of the network for one image."""
-        from torch.utils.flop_counter import FlopCounterMode
-
-        counter = FlopCounterMode(display=False)
-        with counter, torch.inference_mode():
-            self.model(torch.zeros(1, 3, self.size, self.size))
-        return counter.get_total_flops() // 2
-
 
 def untrained(folder: Path, architecture: str = "rexnet_150", size: int = 224) -> Path:
     """A model repo folder with random weights, for timing."""
@@ -84,10 +76,6 @@ def untrained(folder: Path, architecture: str = "rexnet_150", size: int = 224) -
 
 def rgb(image: bytes) -> Image.Image:
     return Image.open(io.BytesIO(image)).convert("RGB")
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    return torch.from_numpy(np.asarray(logits)).softmax(dim=-1).numpy()
 
 
 def with_timms_transform(subject: Subject, network: Callable[[np.ndarray], np.ndarray]) -> Predictor:
@@ -148,7 +136,7 @@ def ours(subject: Subject) -> Predictor:
     classifier = Classifier.from_pretrained(subject.folder, threads=len(os.sched_getaffinity(0)))
     return Predictor(
         lambda images: classifier.predict(images, batch_size=len(images)).probabilities,
-        lambda pixels: classifier.forward(pixels)[0],
+        lambda pixels: classifier.network(pixels)[0],
     )
 
 

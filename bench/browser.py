@@ -6,6 +6,7 @@ disk, and asks for nothing more.
 
 from __future__ import annotations
 
+import argparse
 import http.server
 import sys
 import tempfile
@@ -14,12 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench.compare import RELEASE, Row, evenly, rows, run, seconds
 from hub_model.inference.classifier import Classifier
 from runs.chromium import FLAGS, find_chromium
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 IMAGES = 50
 TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm"}
@@ -49,44 +54,55 @@ def served(folder: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def answers(address: str, images: list[Path], repeats: int) -> tuple[list[list[dict]], str, float]:
-    """The page's answers, a list a turn; what it says when it is ready, and after how many seconds."""
+@contextmanager
+def offline_page(folder: Path) -> Iterator[tuple[Page, list[str]]]:
+    """The static Space in a folder: served, opened in Chromium until it is ready, then taken offline.
+
+    Yields the page and the list of its requests, "METHOD PATH" (or the whole address where it is another's), which has
+    "offline" where the page went offline.
+    """
     from playwright.sync_api import sync_playwright
 
     asked: list[str] = []
-    with sync_playwright() as playwright:
+    with served(folder) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
         page = browser.new_page()
         page.set_default_timeout(600_000)
-        page.on("request", lambda request: asked.append(f"{request.method} {request.url}"))
+        page.on("request", lambda it: asked.append(f"{it.method} {it.url.removeprefix(address)}"))
         page.goto(address)
         page.wait_for_selector("#state:not(:has-text('Loading'))")
         if not (said := page.inner_text("#state")).startswith("Ready"):
             raise SystemExit(f"error: the page says: {said}")
-        ready = page.evaluate("performance.now()") / 1000
         page.context.set_offline(True)
+        asked.append("offline")
+        yield page, asked
+        browser.close()
+
+
+def answers(folder: Path, images: list[Path], repeats: int) -> tuple[list[list[dict]], str, float]:
+    """The page's answers, a list a turn; what it says when it is ready, and after how many seconds."""
+    turns = []
+    with offline_page(folder) as (page, asked):
+        said, ready = page.inner_text("#state"), page.evaluate("performance.now()") / 1000
         page.set_input_files("#images", images[:1])  # the first run is slower than all others
         page.wait_for_selector("#summary:has-text('1 cell')")
-        before, turns = len(asked), []
         for _ in range(repeats):
             page.click("#clear")
             page.set_input_files("#images", images)
             page.wait_for_selector(f"#summary:has-text('{len(images)} cells')")
             turns.append(page.evaluate("window.answers"))
-        browser.close()
-    if unexpected := [entry for entry in asked if not entry.startswith(f"GET {address}/")] + asked[before:]:
-        raise SystemExit(f"error: the page asked for {unexpected[0]}")
+    if asked[-1] != "offline":
+        raise SystemExit(f"error: the page asked for {asked[-1]}")
     return turns, said, ready
 
 
-def measure(data: Path, repeats: int) -> list[Row]:
+def measure(options: argparse.Namespace) -> list[Row]:
     """One comparison: the page and Python, one image at a time, and how many of their decisions agree."""
-    images, classifier = evenly(data, IMAGES), Classifier.from_pretrained(RELEASE)
+    images, classifier = evenly(options.data, IMAGES), Classifier.from_pretrained(RELEASE)
     expected = classifier.predict(images)
     with tempfile.TemporaryDirectory() as folder:
         run([sys.executable, "-m", "space", "build", "--static", folder, "--model", RELEASE])
-        with served(Path(folder)) as address:
-            turns, said, ready = answers(address, images, repeats)
+        turns, said, ready = answers(Path(folder), images, options.repeats)
     labels = [answer["label"] for answer in turns[0]]
     equal = sum(ours == theirs for ours, theirs in zip(labels, expected.labels, strict=True))
     apart = np.abs(np.array([answer["probabilities"] for answer in turns[0]]) - expected.probabilities).max()
@@ -98,7 +114,7 @@ def measure(data: Path, repeats: int) -> list[Row]:
         f"static Space in Chromium ({said.removeprefix('Ready: ')})",
     )
     one_by_one = partial(map, classifier.predict, [[image] for image in images])
-    python = [seconds(lambda: list(one_by_one())) / IMAGES * 1000 for _ in range(repeats)]
+    python = [seconds(lambda: list(one_by_one())) / IMAGES * 1000 for _ in range(options.repeats)]
     note = (
         f"{equal} of {IMAGES} decisions as Python's, probabilities at most {apart:.1e} apart; decode and resize "
         f"{prepare:.1f} ms, network {network:.1f} ms, calibration and OOD score {rest:.1f} ms; ready after {ready:.1f} s; offline"

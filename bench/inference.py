@@ -1,11 +1,12 @@
 """From JPEG bytes to probabilities on the CPU: ours against timm, transformers, ONNX Runtime and OpenVINO.
 
-Three kinds of comparison: end to end, decoding with resizing, and the network alone beside its roofline, the time that its
-multiply-adds take at the rate of the fastest matrix product of this machine.
+End to end, decoding with resizing, and the network alone beside its roofline, the time that its multiply-adds take at the rate of
+the fastest matrix product of this machine; what an answer costs over its network and decoding; and a new process's first answer.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -15,14 +16,32 @@ from statistics import median
 
 import numpy as np
 import torch
+from PIL import Image
 
-from bench.baselines import EAGER, OURS, Predictor, Subject, predictors_of, untrained
-from bench.compare import RELEASE, Row, evenly, interleave, rows, seconds
+from bench.baselines import EAGER, OURS, Predictor, Subject, predictors_of, rgb, untrained
+from bench.compare import RELEASE, Row, evenly, interleave, rows, run, seconds
+from hub_model.contract import multiply_adds
 from hub_model.inference.classifier import Classifier
 
 BATCHES = (1, 32)
 SIDE = 1024  # of the square matrices whose product gives the peak rate
 ROOFLINE, TIMMS = "roofline", "timm's transform"
+PARTS = ("the answer", "decode and resize", "network")
+FIRST_ANSWERS = {
+    EAGER: """
+import sys, timm, torch
+from PIL import Image
+model = timm.create_model(f"local-dir:{sys.argv[1]}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+with torch.inference_mode():
+    model(transform(Image.open(sys.argv[2]).convert("RGB"))[None]).softmax(dim=1)
+""",
+    OURS: """
+import sys
+from hub_model import Classifier
+Classifier.from_pretrained(sys.argv[1]).predict(sys.argv[2])
+""",
+}
 
 
 def peaks(repeats: int) -> dict[str, list[float]]:
@@ -103,26 +122,59 @@ def decode_and_resize(subject: Subject, images: list[bytes], repeats: int) -> li
     return table
 
 
-def measure(data: Path, repeats: int) -> list[Row]:
+def overhead(subject: Subject, images: list[bytes], repeats: int) -> list[Row]:
+    """Milliseconds from a JPEG to its calibrated answer, one image at a time, and of its two unavoidable parts alone."""
+    classifier = Classifier.from_pretrained(subject.folder)
+    pixels = [classifier.preprocess([image]) for image in images]
+
+    def each(act: Callable[[int], object]) -> Callable[[], float]:
+        return milliseconds(lambda: [act(i) for i in range(len(images))], len(images))
+
+    size = (subject.size, subject.size)
+    acts = (
+        lambda i: classifier.predict(images[i]),
+        lambda i: rgb(images[i]).resize(size, Image.Resampling.BICUBIC),
+        lambda i: classifier.network(pixels[i]),
+    )
+    values = interleave(dict(zip(PARTS, map(each, acts), strict=True)), repeats)
+    shares = [whole / (decode + network) - 1 for whole, decode, network in zip(*values.values(), strict=True)]
+    notes = {PARTS[0]: f"{median(shares):.0%} over its parts ({min(shares):.0%}–{max(shares):.0%})"}
+    title = f"From a JPEG to a calibrated answer, {subject.name}, {subject.size} px, one image at a time"
+    return rows(title, values, "ms", PARTS[0], notes)
+
+
+def first_answer(image: Path, repeats: int) -> list[Row]:
+    """Seconds from the start of Python to the first answer of the released model."""
+    measures = {
+        name: lambda code=code: seconds(lambda: run([sys.executable, "-c", code, RELEASE, image]))
+        for name, code in FIRST_ANSWERS.items()
+    }
+    return rows("A new process, to its first answer", interleave(measures, repeats), "s", EAGER)
+
+
+def measure(options: argparse.Namespace) -> list[Row]:
     """All comparisons, for the released model at its own size and for an untrained ReXNet-150 at 224 px.
 
     torch.compile takes half a minute a batch size, so it runs for one image only; at 224 px, so does the network alone.
     """
     if not find_spec("openvino"):
         print("OpenVINO is not measured: install it with pip install -e '.[bench]'", file=sys.stderr)
-    images = [path.read_bytes() for path in evenly(data, max(BATCHES))]
+    repeats, paths = options.repeats, evenly(options.data, max(BATCHES))
+    images = [path.read_bytes() for path in paths]
     table = rows("Float32 matrix product, 1024 × 1024", peaks(repeats), "GFLOP/s", "torch")
     with tempfile.TemporaryDirectory() as folder:
         released = Subject.of("released model", RELEASE)
         random = Subject.of("ReXNet-150, random weights", untrained(Path(folder) / "repo"))
         table += decode_and_resize(released, images, repeats)
+        table += overhead(released, images, repeats) + first_answer(paths[0], repeats)
         for subject in (released, random):
             for size in BATCHES:
                 predictors = predictors_of(subject, size, Path(folder), with_compile=size == 1)
                 name = f"{subject.name}, {subject.size} px, batch {size}"
                 table += end_to_end(f"JPEG to probabilities: {name}", predictors, images[:size], repeats)
                 if size == 1 or subject is released:
-                    pixels, operations = subject.pixels(images[:size]), subject.multiply_adds()
+                    pixels = subject.pixels(images[:size])
+                    operations = multiply_adds(subject.model, pixels.shape[1:])
                     table += network_alone(f"Network alone: {name}", predictors, pixels, operations, repeats)
                 torch.compiler.reset()
     return table

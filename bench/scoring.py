@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import sys
@@ -16,7 +17,7 @@ from timm.data import create_transform, resolve_data_config
 
 from bench.compare import RELEASE, Row, interleave, rows, run, sample
 
-PER_CLASS, BATCH_SIZE = 64, 32
+PER_CLASS, BATCH_SIZE, MOST_TURNS = 64, 32, 4
 LOOP, ONE, TWO = "loop with timm, eager", "hub_model score, 1 process", "hub_model score, 2 processes"
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
 LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
@@ -41,10 +42,10 @@ def loop_with_timm(images: Path) -> float:
     return len(paths) / (time.perf_counter() - started)
 
 
-def measure(data: Path, repeats: int) -> list[Row]:
+def measure(options: argparse.Namespace) -> list[Row]:
     """Images/s of the three."""
     with tempfile.TemporaryDirectory() as folder:
-        images = sample(data, Path(folder) / "images", PER_CLASS)
+        images = sample(options.data, Path(folder) / "images", PER_CLASS)
         score = ["-m", "hub_model", "score", images, "--follow_links", "--model", RELEASE]
         score += ["--out", f"{folder}/out.parquet", "--overwrite"]
         measures = {
@@ -52,6 +53,6 @@ def measure(data: Path, repeats: int) -> list[Row]:
             ONE: lambda: speed_of(run([sys.executable, *score])),
             TWO: lambda: speed_of(run([sys.executable, *LAUNCH, *score])),
         }
-        values = interleave(measures, min(repeats, 4))
+        values = interleave(measures, min(options.repeats, MOST_TURNS))
         count = sum(1 for _ in images.rglob("*.jpg"))
     return rows(f"Bulk scoring of {count} crops from files", values, "images/s", LOOP)

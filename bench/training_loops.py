@@ -1,4 +1,4 @@
-"""Baselines of `bench.training`: `python -m bench.training_loops LOOP PRECISION IMAGES` trains and prints images/s.
+"""Baselines of `bench.training`: `python -m bench.training_loops LOOP IMAGES` trains and prints images/s.
 
 The scripts of timm and Transformers are not in their packages: their loops are rebuilt here from their documentation and
 published source, with what they do at each step and their own data pipeline. `ceiling` is our step on one constant batch.
@@ -19,7 +19,7 @@ from bench.compare import RELEASE
 WARMUP, STEPS, BATCH, SIZE, CLASSES = 2, 6, 32, 128, 7
 
 
-def ceiling(precision: str, images: Path) -> Iterator[None]:
+def ceiling(images: Path) -> Iterator[None]:
     """Forward, backward, clipping, AdamW and weight average on one batch that is ready."""
     from timm.loss import SoftTargetCrossEntropy
     from timm.models import create_model
@@ -32,9 +32,7 @@ def ceiling(precision: str, images: Path) -> Iterator[None]:
     views = torch.randn(BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
     targets = torch.rand(BATCH, CLASSES).softmax(dim=1)
     for number in itertools.count():
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            logits = model(views)
-        loss_function(logits.float(), targets).backward()
+        loss_function(model(views), targets).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -42,7 +40,7 @@ def ceiling(precision: str, images: Path) -> Iterator[None]:
         yield
 
 
-def timm(precision: str, images: Path) -> Iterator[None]:
+def timm(images: Path) -> Iterator[None]:
     """timm's `train.py --opt adamw --clip-grad 2 --model-ema --mixup 0.2 --drop 0.2 --drop-path 0.1 --channels-last -j 2`."""
     from timm.data import FastCollateMixup, create_dataset, create_loader
     from timm.loss import SoftTargetCrossEntropy
@@ -65,8 +63,7 @@ def timm(precision: str, images: Path) -> Iterator[None]:
     loss_function, losses = SoftTargetCrossEntropy(), AverageMeter()
     for number, (views, targets) in enumerate(itertools.chain.from_iterable(itertools.repeat(loader))):
         views = views.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = loss_function(model(views), targets)
+        loss = loss_function(model(views), targets)
         loss.backward()
         dispatch_clip_grad(model.parameters(), 2.0)
         optimizer.step()
@@ -77,7 +74,7 @@ def timm(precision: str, images: Path) -> Iterator[None]:
         yield
 
 
-def transformers(precision: str, images: Path) -> Iterator[None]:
+def transformers(images: Path) -> Iterator[None]:
     """Transformers' `run_image_classification_no_trainer.py --train_dir IMAGES --model_name_or_path REXNET_150`."""
     import datasets
     from accelerate import Accelerator
@@ -85,7 +82,7 @@ def transformers(precision: str, images: Path) -> Iterator[None]:
     from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, RandomResizedCrop, ToTensor
     from transformers import AutoModelForImageClassification, get_scheduler
 
-    accelerator = Accelerator(cpu=True, mixed_precision=precision)
+    accelerator = Accelerator(cpu=True)
     model = AutoModelForImageClassification.from_pretrained(RELEASE)
     table = datasets.load_dataset("imagefolder", data_dir=str(images), split="train")
     normalise = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -120,9 +117,9 @@ LOOPS = {"ceiling": ceiling, "timm": timm, "transformers": transformers}
 
 def main() -> None:
     """Train `WARMUP` steps, then measure `STEPS`."""
-    loop, precision, images = sys.argv[1:]
+    loop, images = sys.argv[1:]
     torch.manual_seed(0)
-    steps = LOOPS[loop](precision, Path(images))
+    steps = LOOPS[loop](Path(images))
     for _ in range(WARMUP):
         next(steps)
     started = time.perf_counter()

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
-from bench.browser import served
+from bench.browser import offline_page, served
 from dataset_script.synthetic_cells import draw_cell
 from hub_model.inference.appearance import STATISTICS, AppearanceReference, appearance
 from hub_model.inference.classifier import Classifier
@@ -42,18 +42,7 @@ def built(model: Path, folder: Path) -> Path:
 
 def asked_of_the_page(folder: Path, images: list[Path] | Path) -> tuple[dict, list[str]]:
     """What the page says about images that it gets while it is offline, and every request that it made."""
-    requests: list[str] = []
-    with served(folder) as address, chromium() as browser:
-        page = browser.new_page()
-        page.set_default_timeout(240_000)
-        page.on(
-            "request", lambda request: requests.append(f"{request.method} {request.url}".replace(address, ""))
-        )
-        page.goto(address)
-        page.wait_for_selector("#state:not(:has-text('Loading'))")
-        assert page.inner_text("#state").startswith("Ready")
-        page.context.set_offline(True)
-        requests.append("offline")
+    with offline_page(folder) as (page, requests):
         page.set_input_files("#folder" if isinstance(images, Path) else "#images", images)
         page.wait_for_selector("#state:has-text('Ready')")
         page.wait_for_selector("#summary:has-text('cell')")
