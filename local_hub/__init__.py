@@ -10,7 +10,7 @@ In: a folder. Out: an endpoint for `HF_ENDPOINT` at which `huggingface_hub`, `da
 Nothing here imports a Hugging Face library: they read `HF_ENDPOINT` at import, so the Hub comes first. Not
 implemented: Xet storage (clients need `HF_HUB_DISABLE_XET=1`), the git protocol, `.gitignore`, last commits of files
 (`expand`), discussions, gated repos, protected Spaces, `move_repo`, `super_squash_history`, variables and secrets of
-Spaces, `list_user_repos` (`hf repos ls`).
+Spaces, `list_user_repos` (`hf repos ls`); `list_collections` and changes of a collection other than new items.
 """
 
 from local_hub.server import LocalHub

@@ -72,13 +72,9 @@ def make_app(storage: Storage, tokens: dict[str, str]) -> ASGIApp:
         ("POST", "/api/validate-yaml", repos.validate_yaml),
         ("POST", "/api/repos/create", repos.create_repo),
         ("DELETE", "/api/repos/delete", repos.delete_repo),
-        ("GET", "/api/collections", collections.list_all),
         ("POST", "/api/collections", collections.create),
-        ("GET", (collection := "/api/collections/{owner}/{slug}"), collections.get),
-        ("PATCH", collection, collections.update),
-        ("DELETE", collection, collections.delete),
-        ("POST", collection + "/items", collections.add_item),
-        ("DELETE", collection + "/items/{item}", collections.delete_item),
+        ("GET", "/api/collections/{owner}/{slug}", collections.get),
+        ("POST", "/api/collections/{owner}/{slug}/items", collections.add_item),
     ]
     found = [Route(path, endpoint(call, "models"), methods=[method]) for method, path, call in table]
     for kind in reversed(KINDS):  # models last, for their paths have no word in front

@@ -71,8 +71,8 @@ def test_three_linked_repos_and_a_collection_and_nothing_on_a_rerun(
         assert len(api.list_repo_commits(repo, repo_type=kind)) == 2  # the initial commit and ours
         assert f"{repo}\n" in said
         cards[repo] = Path(api.hf_hub_download(repo, "README.md", repo_type=kind)).read_text()
-    collection = next(one for one in api.list_collections(owner=owner) if one.title == names[3].split("=")[1])
-    assert [item.item_type for item in api.get_collection(collection.slug).items] == list(published)
+    collection = api.create_collection(names[3].split("=")[1], exists_ok=True)
+    assert [item.item_type for item in collection.items] == list(published)
 
     for repo, card in cards.items():
         addresses = set(re.findall(rf"\]\({constants.ENDPOINT}/(?:datasets/|spaces/)?([^)]+)\)", card))
