@@ -6,9 +6,12 @@ checks, one at a time. Their bytes are never changed.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import multiprocessing
+import signal
+import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -210,6 +213,21 @@ def validate(
             found.settle_copies()
 
 
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold signals to stop back until the end of the block: a worker that loses its parent while it starts prints a traceback."""
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
+
+
 def _check_all(source, paths: Sequence[str], workers: int, bar: tqdm) -> Iterator[Accepted | Rejected]:
     """Yield the verdict on each file, in the order of `paths`."""
     context = multiprocessing.get_context("forkserver")
@@ -217,7 +235,9 @@ def _check_all(source, paths: Sequence[str], workers: int, bar: tqdm) -> Iterato
     chunk = max(1, min(CHUNK_FILES, len(paths) // (4 * workers)))
     with ProcessPoolExecutor(workers, context, start_worker, (source,)) as pool:
         try:
-            for verdict in pool.map(check_file, paths, chunksize=chunk):
+            with uninterrupted():
+                verdicts = pool.map(check_file, paths, chunksize=chunk)  # starts the workers
+            for verdict in verdicts:
                 bar.update()
                 yield verdict
         except BrokenProcessPool as error:

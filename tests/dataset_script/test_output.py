@@ -82,7 +82,8 @@ def test_a_build_that_is_stopped_leaves_nothing(number: signal.Signals, tmp_path
     while process.poll() is None and not list(tmp_path.glob(".out.*.partial")):
         time.sleep(0.01)
     process.send_signal(number)
-    assert "dataset_script build: stopped; nothing was written\n" in process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=250)[1]
+    assert said == "dataset_script build: stopped; nothing was written\n"
     assert process.returncode == 1 and list(tmp_path.iterdir()) == [raw]
 
 
