@@ -33,6 +33,7 @@ DESK_WORDS = (
 )  # fmt: skip
 PRIVATE = {"api_visibility": "private"}
 QUIET = {**PRIVATE, "show_progress": "hidden"}
+IN_TURN = {"concurrency_id": "count", "concurrency_limit": 1}  # or a late answer would show an older count
 
 
 class DeskView:
@@ -98,7 +99,9 @@ class DeskView:
 
     def wire(self) -> None:
         """Corrections recount, a look finds similar cells, a button writes the exports."""
-        self.desk.correct(self._correct, None, self.count_outputs, trigger_mode="multiple", **QUIET)
+        self.desk.correct(
+            self._correct, None, self.count_outputs, trigger_mode="multiple", **QUIET, **IN_TURN
+        )
         self.desk.look(self._look, None, self.similar, trigger_mode="multiple", **QUIET)
         self.prepare.click(self._export, None, self.exported, **PRIVATE)
 

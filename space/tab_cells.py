@@ -18,7 +18,7 @@ from hub_model.inference.images import CELL_SIDE, read_picture
 from space import cards
 from space.bulk import answer_uploads
 from space.desk import EXTRA, Desk, Row, Source, rejected_list, save_small
-from space.desk_view import PRIVATE, QUIET, DeskView, push_export, summary
+from space.desk_view import IN_TURN, PRIVATE, QUIET, DeskView, push_export, summary
 from space.inputs import FileInput
 from space.resources import Resources
 from space.texts import Words, number, say, say_error
@@ -167,6 +167,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         view.count_outputs,
         trigger_mode="always_last",
         **QUIET,
+        **IN_TURN,
     )
     tab.select(opened, None, outputs, **QUIET)
     return outputs, redraw

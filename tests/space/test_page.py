@@ -121,6 +121,11 @@ def test_the_page_and_the_api_share_their_limits(page: gr.Blocks) -> None:
         assert {fn.concurrency_limit for fn in shared} == {limit}
 
 
+def test_counts_are_told_in_the_order_of_the_corrections(page: gr.Blocks) -> None:
+    for desk in ("cells-desk", "field-desk"):
+        assert function(page, desk, "correct").concurrency_limit == 1
+
+
 def upload(data: object, **more: object) -> dict:
     return {"path": data, "meta": {"_type": "gradio.FileData"}, **more}
 
