@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -95,15 +96,16 @@ def measure(options: argparse.Namespace) -> list[Row]:
         BUILD: "every image decoded, copies and overlaps found",
         IMAGE_FOLDER: "decodes nothing, finds no copies, makes no splits; to the local Hub",
     }
-    table = rows(f"Dataset of {count:,} crops", values, "images/s", IMAGE_FOLDER, notes)
-    table += rows(f"Dataset of {count:,} crops, peak memory", memory, "MB", IMAGE_FOLDER)
+    table = rows(f"Dataset build: {count:,} crops", values, "images/s", IMAGE_FOLDER, notes)
+    table += rows(f"Dataset build: {count:,} crops, peak memory", memory, "MB", IMAGE_FOLDER)
     speeds, peaks = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for images in (options.images // 10, options.images):
             grow(Path(folder) / "raw", images)
             seconds, peak = build(Path(folder) / "raw", Path(folder) / "out")
-            name = f"{images:,} random textures"
-            speeds[name], peaks[name] = [images / seconds], [peak]
-    smallest = next(iter(speeds))
-    table += rows(f"{BUILD}, growing", speeds, "images/s", smallest)
-    return table + rows(f"{BUILD}, growing, peak memory", peaks, "MB", smallest)
+            title = f"Dataset build: {images:,} random textures"
+            speeds[title], peaks[f"{title}, peak memory"] = [images / seconds], [peak]
+    for values, unit in ((speeds, "images/s"), (peaks, "MB")):
+        grown = rows("", values, unit, reference=next(iter(values)))  # ratios to the smaller number of images
+        table += [replace(row, comparison=row.name, name=BUILD) for row in grown]
+    return table
