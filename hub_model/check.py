@@ -80,7 +80,8 @@ def compare(folder: Path, contents: Contents) -> list[str]:
     metrics = read_json(folder / METRICS)
     with malformed_as_error(folder / METRICS):
         card = card_text(metrics)
-    fitted = fit_calibration(logits["validation"].values, logits["validation"].labels, names)
+    held_out = logits["validation"]
+    fitted = fit_calibration(held_out.values, held_out.labels, names, held_out.sources)
     known = {key: contents.calibration.get(key) for key in fitted}
     problems = [f"{CALIBRATION}: {text}" for text in differences(known, fitted)[:5]]
     with malformed_as_error(folder / CONFIG):

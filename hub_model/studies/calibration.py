@@ -2,7 +2,9 @@
 
 In: `logits_validation.parquet` of a run folder or model repo. Out: its `calibration.json`, which `hub_model.inference` applies.
 With p = softmax(logits / T), class c belongs to the set of a level iff 1 - p_c <= its threshold, and an answer is sure iff its
-p is at least the class's. Nothing is fitted on `test`; `calibration_figures` measures what holds there.
+p is at least the class's. What is promised is to hold in every laboratory: where the logits name their sources, the temperature
+and each threshold are those of the laboratory that needs the most caution. Nothing is fitted on `test`; `calibration_figures`
+measures what holds there.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from scipy.optimize import minimize_scalar
+from scipy.stats import beta
 
 from hub_model.contract import CALIBRATION, CONFIG, read_logits
 from hub_model.evaluation import RESAMPLES, SEED, bootstrap
@@ -34,6 +37,7 @@ from hub_model.metrics.cell_classification.cell_classification import (
 SCHEMA = 2
 SURE_ERROR = 0.03  # share of sure answers that may be wrong
 LEVELS = ("0.90", "0.95")
+SHORTFALL, CONFIDENCE = 0.02, 0.95  # a class's coverage is at least the level less 0.02, with this confidence
 TEMPERATURES = (0.05, 20.0)  # the range that is searched
 COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
 SELECTED = 0.7  # the coverage that the card names
@@ -71,48 +75,103 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(math.exp(found.x))
 
 
-def fit_conformal(probabilities: np.ndarray, labels: np.ndarray, level: float) -> np.ndarray:
+def groups_of(sources: Sequence[str] | None, images: int) -> list[np.ndarray]:
+    """Boolean masks [N]: all images, and those of each laboratory where there are several."""
+    names = np.unique(sources) if sources is not None else ()
+    apart = [np.asarray(sources) == name for name in names] if len(names) > 1 else []
+    return [np.ones(images, dtype=bool), *apart]
+
+
+def assured_threshold(scores: np.ndarray, level: float) -> float:
+    """The conformal threshold of the level, raised until one can be confident of it; inf where the scores are too few.
+
+    Over calibration sets of n scores, the coverage of the k-th smallest is distributed as Beta(k, n + 1 - k) (Vovk 2012). Its
+    mean is the level, but with 100 images of a class one set in six covers less than the level minus 0.02.
+    """
+    n, threshold = len(scores), conformal_threshold(scores, level)
+    ranks = np.arange(1, n + 1)
+    assured = beta.ppf(1 - CONFIDENCE, ranks, n + 1 - ranks) >= level - SHORTFALL
+    return max(threshold, float(np.sort(scores)[assured.argmax()])) if assured.any() else math.inf
+
+
+def fit_conformal(
+    probabilities: np.ndarray, labels: np.ndarray, level: float, sources: Sequence[str] | None = None
+) -> np.ndarray:
     """Thresholds [C] on 1 - p_c: for each class the larger of its own (Mondrian, i.e. class-conditional) and that of all.
 
-    probabilities: calibrated, [N, C]; labels: int [N]; level: the share of each class that is to be covered. A threshold below
-    that of all images is luck more often than an easy class, where a class has few; the larger one keeps the guarantee. A
-    class with too few images for the level gets 1, which lets it into every set.
+    probabilities: calibrated, [N, C]; labels: int [N]; level: the share of each class that is to be covered, in each of the
+    `sources` [N] that has enough images of it. A threshold below that of all images is luck more often than an easy class,
+    where a class has few; the larger one keeps the guarantee. A class with too few images for the level gets 1, which lets it
+    into every set.
     """
     scores = 1 - probabilities[np.arange(len(labels)), labels]
-    pooled = conformal_threshold(scores, level)
-    own = [conformal_threshold(scores[labels == c], level) for c in range(probabilities.shape[1])]
+
+    def threshold(images: np.ndarray) -> float:
+        found = [
+            assured_threshold(scores[group & images], level) for group in groups_of(sources, len(labels))
+        ]
+        return max([found[0], *(limit for limit in found if limit < math.inf)])
+
+    pooled = threshold(np.ones(len(labels), dtype=bool))
+    own = [threshold(labels == c) for c in range(probabilities.shape[1])]
     return np.clip(own, pooled, 1.0) if pooled < 1 else np.ones(len(own))
 
 
-def fit_sure(probabilities: np.ndarray, labels: np.ndarray, error: float = SURE_ERROR) -> list[float | None]:
-    """For each class the least probability from which its answers are sure: wrong with a chance of at most `error`.
+def sure_threshold(confidence: np.ndarray, correct: np.ndarray, error: float) -> float:
+    """The least confidence from which answers [N] are sure: wrong with a chance of at most `error`; inf for never.
 
-    Of the answers of a class from a threshold on, a new one is wrong with a chance of about (wrong + 1) / (answers + 1), the
-    knockoff+ bound (Barber & Candès 2015; Jin & Candès 2023). None where no threshold has so few wrong, or there are too few
-    images to tell.
+    Of the answers from a threshold on, a new one is wrong with a chance of about (wrong + 1) / (answers + 1), the knockoff+
+    bound (Barber & Candès 2015; Jin & Candès 2023).
+    """
+    order = np.argsort(-confidence, kind="stable")
+    bound = (np.cumsum(~correct[order]) + 1) / (np.arange(len(order)) + 2)
+    held = np.r_[bound <= error, False]
+    first = held.argmax()  # the bound holds from there ...
+    last = first + held[first:].argmin() - 1  # ... to here; where it holds again later is luck
+    return float(confidence[order[last]]) if held[first] else math.inf
+
+
+def fit_sure(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    error: float = SURE_ERROR,
+    sources: Sequence[str] | None = None,
+) -> list[float | None]:
+    """For each class the least probability from which its answers are sure (see `sure_threshold`); None for never.
+
+    That of all images, or of the laboratory where it is highest, of those of the `sources` [N] with enough answers to tell.
     """
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    everywhere, *apart = groups_of(sources, len(labels))
     thresholds: list[float | None] = []
     for c in range(probabilities.shape[1]):
-        of_class = np.flatnonzero(predicted == c)
-        order = of_class[np.argsort(-confidence[of_class], kind="stable")]
-        bound = (np.cumsum(labels[order] != c) + 1) / (np.arange(len(order)) + 2)
-        held = np.r_[bound <= error, False]
-        first = held.argmax()  # the bound holds from there ...
-        last = first + held[first:].argmin() - 1  # ... to here; where it holds again later is luck
-        thresholds.append(float(confidence[order[last]]) if held[first] else None)
+        given = predicted == c
+        groups = [
+            everywhere & given,
+            *(group & given for group in apart if (group & given).sum() >= 1 / error),
+        ]
+        highest = max(sure_threshold(confidence[group], labels[group] == c, error) for group in groups)
+        thresholds.append(None if highest == math.inf else highest)
     return thresholds
 
 
-def fit_calibration(logits: np.ndarray, labels: np.ndarray, label_names: Sequence[str]) -> dict:
+def fit_calibration(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    label_names: Sequence[str],
+    sources: Sequence[str] | None = None,
+) -> dict:
     """The contents of `calibration.json` without the out-of-distribution part.
 
-    logits: [N, C] of `validation`; labels: int [N]; label_names: the C classes in the order of the columns.
+    logits: [N, C] of `validation`; labels: int [N]; label_names: the C classes in the order of the columns; sources: the
+    laboratory of each image, where there are several.
 
     Raises RepoError: shapes that do not fit, no image, or a value that is not finite.
     """
     logits, labels = check_logits(logits, labels, label_names)
-    temperature = fit_temperature(logits, labels)
+    temperature = max(
+        fit_temperature(logits[group], labels[group]) for group in groups_of(sources, len(labels))
+    )
     probabilities = softmax(logits, temperature)
     shares = (
         np.bincount(labels, minlength=len(label_names)) + 0.5
@@ -120,15 +179,16 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray, label_names: Sequenc
     confusion = confusion_of(probabilities, np.eye(len(label_names))[labels])
     conformal = {}
     for level in LEVELS:
-        thresholds = fit_conformal(probabilities, labels, float(level))
+        thresholds = fit_conformal(probabilities, labels, float(level), sources)
         conformal[level] = {"thresholds": by_name(label_names, thresholds), "fitted_on": "validation"}
+    sure = fit_sure(probabilities, labels, sources=sources)
     return {
         "schema": SCHEMA,
         "prior": {"shares": by_name(label_names, shares / shares.sum()), "fitted_on": "validation"},
         "temperature": {"value": temperature, "fitted_on": "validation"},
         "conformal": conformal,
         "sure": {
-            "thresholds": dict(zip(label_names, fit_sure(probabilities, labels), strict=True)),
+            "thresholds": dict(zip(label_names, sure, strict=True)),
             "error": SURE_ERROR,
             "fitted_on": "validation",
         },
@@ -185,7 +245,7 @@ def calibrate_folder(folder: Path) -> dict:
     logits = read_logits(folder / "logits_validation.parquet", len(label_names))
     path = folder / CALIBRATION
     before = read_json(path) if path.is_file() else {}
-    calibration = fit_calibration(logits.values, logits.labels, label_names)
+    calibration = fit_calibration(logits.values, logits.labels, label_names, logits.sources)
     calibration |= {key: before[key] for key in ("out_of_distribution", "appearance") if key in before}
     write_json(path, calibration)
     return calibration

@@ -12,6 +12,7 @@ from hub_model.inference.calibration import Calibration, conformal_threshold, so
 from hub_model.inference.errors import RepoError
 from hub_model.metrics.cell_classification.cell_classification import negative_log_likelihood
 from hub_model.studies.calibration import (
+    SHORTFALL,
     calibrate_folder,
     calibration_figures,
     fit_calibration,
@@ -76,7 +77,11 @@ def test_conformal_threshold_is_the_corrected_rank():
 
 def test_too_few_images_for_a_level_let_the_class_into_every_set():
     assert conformal_threshold(np.zeros(18), 0.95) == conformal_threshold(np.zeros(0), 0.90) == np.inf
-    assert fit_conformal(np.full((18, 2), 0.5), np.zeros(18, int), 0.95).tolist() == [1.0, 1.0]
+    assert fit_conformal(np.full((41, 2), 0.5), np.zeros(41, int), 0.95).tolist() == [1.0, 1.0]
+    assert fit_conformal(np.full((42, 2), 0.5), np.zeros(42, int), 0.95).tolist() == [
+        0.5,
+        1.0,
+    ]  # 0.93 ** 42 < 0.05
 
 
 def test_no_class_has_a_lower_threshold_than_all_images_together():
@@ -114,21 +119,35 @@ def test_a_sure_answer_of_a_class_that_is_not_identifiable_has_its_own_wording()
     assert str(verdicts[1]) == "a cell that cannot be identified"
 
 
-@pytest.mark.parametrize("level", ["0.90", "0.95"])
-def test_every_class_is_covered_as_promised_on_new_images(level):
-    """The guarantee is about the mean over calibration sets; MON is made a hard class."""
+@pytest.mark.parametrize("level", [0.90, 0.95])
+def test_every_class_is_covered_nearly_as_promised_by_nearly_every_calibration_set(level):
+    """MON is made a hard class."""
+    held_out, truth = simulate(100_000, 1000)
+    held_out = softmax(held_out - [0, 0, 0, 1.5])
     covered = []
     for seed in range(300):
-        logits, labels = simulate(600, seed)
-        probabilities = softmax(logits - [0, 0, 0, 1.5])
-        thresholds = fit_conformal(probabilities[:300], labels[:300], float(level))
-        members = (1 - probabilities <= thresholds)[300:][np.arange(300), labels[300:]]
-        covered.append([members[labels[300:] == c].mean() for c in range(len(NAMES))])
-    mean = np.mean(covered, axis=0)
-    assert (mean >= float(level) - 0.01).all(), mean
-    assert mean[3] <= float(level) + 1 / 50 + 0.01, (
-        mean
-    )  # at most 1 / (n + 1) above it where the class is hard
+        logits, labels = simulate(400, seed)
+        thresholds = fit_conformal(softmax(logits - [0, 0, 0, 1.5]), labels, level)
+        members = (1 - held_out <= thresholds)[np.arange(len(truth)), truth]
+        covered.append([members[truth == c].mean() for c in range(len(NAMES))])
+    assert (np.quantile(covered, 0.05, axis=0) >= level - SHORTFALL - 0.005).all()
+    assert np.mean(covered, axis=0)[3] <= level + 0.04  # no more cautious than that takes
+
+
+def test_what_is_promised_holds_in_the_laboratory_that_is_harder():
+    """Half of the images are of a laboratory in which every answer is right, and surely so."""
+    logits, labels = simulate(2000, 7, 2.0)
+    easy = np.arange(2000) % 2 == 0
+    logits[easy] = 30.0 * np.eye(4)[labels[easy]]
+    sources = np.where(easy, "easy", "hard")
+    together, apart = (fit_calibration(logits, labels, NAMES, given) for given in (None, sources))
+    alone = fit_calibration(logits[~easy], labels[~easy], NAMES)
+    assert apart["temperature"] == alone["temperature"] != together["temperature"]
+    for kind in ("0.90", "0.95"):
+        limits, pooled = (list(of["conformal"][kind]["thresholds"].values()) for of in (alone, together))
+        assert list(apart["conformal"][kind]["thresholds"].values()) == limits
+        assert np.greater(limits, pooled).all()
+    assert apart["sure"]["thresholds"] == alone["sure"]["thresholds"]
 
 
 def test_the_space_answers_with_the_sets_that_were_reported():
