@@ -131,12 +131,16 @@ def _appearance(pixels: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class AppearanceReference:
-    """Mean [S, K] and covariance [S, K, K] of the training images of each laboratory (`sources`), and the OOD threshold."""
+    """Mean [S, K] and covariance [S, K, K] of the training images of each laboratory (`sources`).
+
+    `threshold` and `weight` (0…1) are those of this distance in the OOD score.
+    """
 
     sources: tuple[str, ...]
     means: np.ndarray
     covariances: np.ndarray
     threshold: float
+    weight: float
 
     @classmethod
     def read(cls, found: dict[str, Any]) -> AppearanceReference:
@@ -149,7 +153,10 @@ class AppearanceReference:
         )
         if means.shape[1:] != (len(STATISTICS),) or covariances.shape[1:] != (len(STATISTICS),) * 2:
             raise ValueError(f"appearance must hold {len(STATISTICS)} statistics a source")
-        return cls(tuple(sources), means, covariances, float(found["threshold"]))
+        weight = float(found["weight"])
+        if not 0 <= weight <= 1:
+            raise ValueError(f"the weight of appearance is {weight}, not of 0…1")
+        return cls(tuple(sources), means, covariances, float(found["threshold"]), weight)
 
     def score(self, statistics: np.ndarray) -> np.ndarray:
         """Squared Mahalanobis distance [N] of statistics [N, K] to the nearest laboratory."""

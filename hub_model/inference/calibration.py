@@ -144,14 +144,17 @@ class Calibration:
     def ood_score(self, features: np.ndarray, statistics: np.ndarray | None = None) -> np.ndarray | None:
         """Distance [N] from the training images as a share of what is allowed: above 1 is OOD; None without a rule.
 
-        The larger of two: of pooled features [N, D], and of `appearance` [N, K] where a reference is there.
+        Of pooled features [N, D]; where a reference is there, the weighted geometric mean of that and of `appearance` [N, K].
         """
         if self.ood is None:
             return None
         score = self.ood.score(features) / self.ood.threshold
         if self.appearance is None or statistics is None:
             return score
-        return np.maximum(score, self.appearance.score(statistics) / self.appearance.threshold)
+        weight = self.appearance.weight
+        return (
+            score ** (1 - weight) * (self.appearance.score(statistics) / self.appearance.threshold) ** weight
+        )
 
     def verdicts(self, probabilities: np.ndarray, ood_score: np.ndarray | None) -> list[Verdict]:
         """One plain verdict an image; doubt names the classes of the conformal set, and always the likeliest and one other."""

@@ -1,9 +1,9 @@
 """When to answer "not a cell I know": the out-of-distribution (OOD) rule, fitted and measured.
 
 Two distances from the training images: of the network's features, and of how the picture looks (`inference.appearance`).
-`train` gives means and covariances, `validation` the thresholds, of which a true cell exceeds one with a chance of
-`FALSE_POSITIVE_RATE`; `test` and the inputs of `ood_inputs` measure it. Out: `out_of_distribution` and `appearance` of
-`calibration.json`, arrays in `out_of_distribution.safetensors`, and `out_of_distribution` of `metrics.json`.
+`train` gives means and covariances, `validation` the weights and the threshold of the two together, which a true cell exceeds
+with a chance of `FALSE_POSITIVE_RATE`; `test` and the inputs of `ood_inputs` measure it. Out: `out_of_distribution` and
+`appearance` of `calibration.json`, arrays in `out_of_distribution.safetensors`, and `out_of_distribution` of `metrics.json`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from hub_model.studies.ood_inputs import FROM_CELLS, MAKERS, background_patches,
 from hub_model.studies.perturbations import other_laboratory
 
 KEY, FIGURE_SIZE = "out_of_distribution", (6, 4)
-FALSE_POSITIVE_RATE = 0.05  # share of true cells that may be rejected, half of them by each distance
+FALSE_POSITIVE_RATE = 0.05  # share of true cells that may be rejected
 INPUTS = 100  # of each kind
 DIRECTIONS = 128  # of the features' covariance that are kept one by one
 RESAMPLES = 200
@@ -71,7 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_classes(classifier, validation)
     fitted_to, held_out = classifier.predict(train), classifier.predict(validation)
     rule = set_threshold(fit_rule(fitted_to.features, train.labels), held_out.features)
-    reference = fit_appearance(fitted_to.appearance, train.sources, held_out.appearance)
+    share = rule.score(held_out.features) / rule.threshold
+    reference = fit_appearance(fitted_to.appearance, train.sources, held_out.appearance, share)
     write_rule(folder, rule, reference)
     calibration = Calibration.from_folder(folder, classifier.label_names)
 
@@ -107,7 +108,7 @@ def fit_rule(features: np.ndarray, labels: np.ndarray, directions: int = DIRECTI
     return OodRule(*arrays, residual, math.inf)
 
 
-def set_threshold(rule: OodRule, held_out: np.ndarray, rate: float = FALSE_POSITIVE_RATE / 2) -> OodRule:
+def set_threshold(rule: OodRule, held_out: np.ndarray, rate: float = FALSE_POSITIVE_RATE) -> OodRule:
     """The rule with the threshold that a new cell exceeds with a chance of at most `rate`: a conformal quantile.
 
     held_out: features [N, D] of cells that the rule was not fitted to. Raises RepoError when they are too few.
@@ -118,8 +119,15 @@ def set_threshold(rule: OodRule, held_out: np.ndarray, rate: float = FALSE_POSIT
     return replace(rule, threshold=threshold)
 
 
-def fit_appearance(statistics: np.ndarray, sources: Sequence[str], held_out: np.ndarray) -> dict:
-    """`appearance` of `calibration.json`: statistics [N, K] of training images by laboratory, a threshold from held-out ones."""
+def fit_appearance(
+    statistics: np.ndarray, sources: Sequence[str], held_out: np.ndarray, share: np.ndarray
+) -> dict:
+    """`appearance` of `calibration.json`: statistics [N, K] of training images by laboratory; threshold and weight from others.
+
+    held_out: statistics [M, K] of images that were not trained on; share [M]: their features' distance as a share of its
+    threshold. In the product of the two distances each counts in standard deviations of its logarithm, so that an input that
+    is somewhat far in both is rejected as one that is very far in one is.
+    """
     by_source = {name: statistics[[source == name for source in sources]] for name in sorted(set(sources))}
     ridge = 1e-6 * np.eye(statistics.shape[1])
     found = {
@@ -130,11 +138,18 @@ def fit_appearance(statistics: np.ndarray, sources: Sequence[str], held_out: np.
         },
         "fitted_on": "train",
     }
-    scores = AppearanceReference.read({**found, "threshold": math.inf}).score(held_out)
-    threshold = conformal_threshold(scores, 1 - FALSE_POSITIVE_RATE / 2)
-    if threshold == math.inf:
+    scores = np.log(AppearanceReference.read({**found, "threshold": math.inf, "weight": 0}).score(held_out))
+    share = np.log(share)
+    weight = float(share.std() / (share.std() + scores.std()))
+    limit = conformal_threshold((1 - weight) * share + weight * scores, 1 - FALSE_POSITIVE_RATE)
+    if limit == math.inf:
         raise RepoError(f"{len(held_out)} validation images are too few for a false positive rate")
-    return {**found, "threshold": threshold, "threshold_fitted_on": "validation"}
+    return {
+        **found,
+        "weight": weight,
+        "threshold": math.exp(limit / weight),
+        "threshold_fitted_on": "validation",
+    }
 
 
 def thresholds_of(calibration: dict) -> dict[str, float | None]:
@@ -224,9 +239,9 @@ def section(found: dict) -> str:
     """The card's text on the result."""
     return f"""### Out-of-distribution inputs
 
-An input is answered with "not a cell I know" where the network's features, or the picture's colour, sharpness and grain, lie
-further from the training images than a threshold fitted on validation. The false positive rate on {found["cells"]:,} test
-cells is {found["false_positive_rate"]:.1%}. OOD inputs, none of them used to fit the score:
+An input is answered with "not a cell I know" where the network's features and the picture's colour, sharpness and grain
+together lie further from the training images than a threshold fitted on validation. The false positive rate on
+{found["cells"]:,} test cells is {found["false_positive_rate"]:.1%}. OOD inputs, none of them used to fit the score:
 
 {_table(found)}
 

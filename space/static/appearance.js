@@ -84,7 +84,7 @@ function inverse(matrix) {
   return rows.map((row) => row.slice(size));
 }
 
-// Squared Mahalanobis distance to the nearest training laboratory, as a share of the threshold: above 1 is OOD.
+// Squared Mahalanobis distance to the nearest training laboratory, as a share of the threshold.
 export function appearanceScore({ sources, threshold }) {
   const known = Object.values(sources).map(({ mean: middle, covariance }) => ({ middle, precision: inverse(covariance) }));
   return (statistics) =>

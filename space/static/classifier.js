@@ -143,7 +143,9 @@ export async function load() {
     }
     let oodScore = scoreOod ? scoreOod(features.data) : null;
     if (scoreOod && scoreAppearance) {
-      oodScore = Math.max(oodScore, scoreAppearance(appearance(input, cfg.input_size, cfg.mean, cfg.std)));
+      const weight = calibration.appearance.weight;
+      const look = scoreAppearance(appearance(input, cfg.input_size, cfg.mean, cfg.std));
+      oodScore = oodScore ** (1 - weight) * look ** weight;
     }
     const verdict = verdictOf(labels, probabilities, sets, scoreOod && oodScore > 1, calibration.sure?.thresholds, descriptions);
     const label = labels[probabilities.indexOf(Math.max(...probabilities))];

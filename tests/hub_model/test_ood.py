@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+import shutil
+from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,18 +16,22 @@ from dataset_script.synthetic_cells import LOOKS, draw_cell
 from hub_model.__main__ import main
 from hub_model.inference.appearance import AppearanceReference, appearance
 from hub_model.inference.calibration import Calibration
+from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
+from hub_model.studies import shift
 from hub_model.studies.ood import (
     auroc,
     fit_appearance,
     fit_rule,
     histogram,
     report,
+    section,
     set_threshold,
     write_rule,
 )
 from hub_model.studies.ood_inputs import FROM_CELLS, MAKERS, background_patches, make_from_cells, make_inputs
 from hub_model.studies.perturbations import blur, brightness
+from tests.hub_model.small_classifier import LABELS
 
 CLASSES, DIMENSIONS = 3, 20
 
@@ -48,6 +54,12 @@ def far(images: int, seed: int) -> np.ndarray:
 def drawn() -> list[np.ndarray]:
     """Cells of every class in many shades."""
     return [np.asarray(draw_cell(list(LOOKS)[i % 7], i)) for i in range(120)]
+
+
+def looks(drawn: list[np.ndarray]) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Appearance of half of the drawn cells, their two laboratories, and appearance of the other half."""
+    statistics = appearance(pixels_of(drawn))
+    return statistics[:60], ["a", "b"] * 30, statistics[60:]
 
 
 def pixels_of(images: list[np.ndarray]) -> np.ndarray:
@@ -107,22 +119,40 @@ def test_the_threshold_keeps_its_false_positive_rate_on_new_cells():
 @pytest.mark.parametrize(
     "kind", ["purple discs", "inverted cells", "single colours", "whole fields", "noise"]
 )
-def test_what_looks_like_no_training_image_is_rejected_whatever_its_features(kind, drawn):
+def test_what_looks_like_no_training_image_is_rejected_though_its_features_are_those_of_a_cell(kind, drawn):
     inputs = make_inputs(kind, 20) if kind in MAKERS else make_from_cells(kind, drawn, 20)
-    found = fit_appearance(appearance(pixels_of(drawn[:60])), ["a"] * 60, appearance(pixels_of(drawn[60:])))
-    calibration = Calibration(
-        ("A", "B"),
-        ood=replace(fit_rule(*cells(50, 0)), threshold=1e9),
-        appearance=AppearanceReference.read(found),
-    )
-    score = calibration.ood_score(np.zeros((20, DIMENSIONS)), appearance(pixels_of(inputs)))
+    rule = set_threshold(fit_rule(*cells(500, 0)), cells(500, 1)[0])
+    found = fit_appearance(*looks(drawn), rule.score(cells(60, 2)[0]) / rule.threshold)
+    calibration = Calibration(("A", "B"), ood=rule, appearance=AppearanceReference.read(found))
+    score = calibration.ood_score(cells(20, 3)[0], appearance(pixels_of(inputs)))
     assert calibration.rejected(score, 20).mean() >= 0.95
 
 
-def test_a_batch_from_another_camera_is_told_with_the_reason(drawn):
-    found = fit_appearance(
-        appearance(pixels_of(drawn[:60])), ["a", "b"] * 30, appearance(pixels_of(drawn[60:]))
+def test_both_distances_together_keep_the_false_positive_rate_and_see_what_neither_does(drawn):
+    known, _, held_out = looks(drawn)
+    rule = set_threshold(fit_rule(*cells(500, 0)), cells(500, 1)[0])
+    features = cells(60, 2)[0]
+    reference = AppearanceReference.read(
+        fit_appearance(known, ["a"] * 60, held_out, rule.score(features) / rule.threshold)
     )
+    calibration = Calibration(("A", "B"), ood=rule, appearance=reference)
+    assert 0.2 < reference.weight < 0.8
+    assert (calibration.ood_score(features, held_out) > 1).mean() <= 0.05
+
+    # features and looks as far off as those of one cell in ten: neither alone is rejected
+    tenth = [np.argsort(distances)[-6:-5] for distances in (rule.score(features), reference.score(held_out))]
+    assert rule.score(features[tenth[0]]) < rule.threshold
+    assert calibration.ood_score(features[tenth[0]], held_out[tenth[1]]) > 1
+
+
+def test_a_malformed_weight_is_refused(drawn):
+    found = fit_appearance(*looks(drawn), np.linspace(0.1, 1, 60))
+    with pytest.raises(ValueError, match="weight"):
+        AppearanceReference.read(found | {"weight": 1.5})
+
+
+def test_a_batch_from_another_camera_is_told_with_the_reason(drawn):
+    found = fit_appearance(*looks(drawn), np.linspace(0.1, 1, 60))
     reference = AppearanceReference.read(found)
     assert reference.sources == ("a", "b")
     rng = np.random.default_rng(0)
@@ -160,7 +190,7 @@ def test_report_and_histogram_count_everything():
 def test_the_written_rule_answers_as_the_fitted_one(tmp_path):
     (tmp_path / "calibration.json").write_text(json.dumps({"schema": 1}))
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    rule = set_threshold(fit_rule(*cells(300, 1)), cells(100, 3)[0])
+    rule = set_threshold(fit_rule(*cells(300, 1)), cells(100, 3)[0], rate=0.025)
     write_rule(tmp_path, rule)
     read = Calibration.from_folder(tmp_path, ["A", "B", "C"])
     inputs = np.concatenate([far(40, 2), cells(40, 4)[0]])
@@ -175,3 +205,66 @@ def test_a_folder_that_is_no_model_is_one_sentence(tmp_path, capsys):
         error = capsys.readouterr().err
         assert sentence in error and error.count("\n") == 1
         (tmp_path / "calibration.json").write_text(json.dumps({"temperature": {"value": 1}}))
+
+
+@pytest.fixture(scope="module")
+def measured(model, tmp_path_factory) -> tuple[Path, Path]:
+    """A model repo and a dataset of two laboratories, after `ood`."""
+    folder, dataset = (tmp_path_factory.mktemp("measured") / name for name in ("model", "dataset"))
+    shutil.copytree(model, folder)
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=list(LABELS)),
+            "file_name": datasets.Value("string"),
+            "source": datasets.Value("string"),
+        }
+    )
+    (dataset / "data").mkdir(parents=True)
+    for split, first, images in (("train", 0, 60), ("validation", 100, 45), ("test", 200, 40)):
+        rows = [
+            {
+                "image": draw_cell(list(LOOKS)[i % 7], first + i),
+                "label": i % 3,
+                "file_name": f"{i}.png",
+                "source": "ab"[i % 2],
+            }
+            for i in range(images)
+        ]
+        part = datasets.Dataset.from_list(rows, features)
+        part.to_parquet(dataset / "data" / f"{split}-00000-of-00001.parquet")
+    assert main(["ood", str(folder), str(dataset), "--each", "5"]) == 0
+    return folder, dataset
+
+
+def test_ood_fits_both_distances_and_measures_them(measured):
+    folder, _ = measured
+    found = json.loads((folder / "measurements" / "out_of_distribution.json").read_text())["result"]
+    classifier = Classifier.from_pretrained(folder)
+    calibration = classifier.calibration
+    assert calibration.appearance.sources == ("a", "b")
+    assert found["thresholds"] == {
+        "features": calibration.ood.threshold,
+        "appearance": calibration.appearance.threshold,
+    }
+    assert found["cells"] == 40 and found["false_positive_rate"] < 0.2
+    assert found["kinds"]["inverted cells"] | {"intervals": 0} == {
+        "inputs": 5, "auroc": 1.0, "detection_rate": 1.0, "intervals": 0
+    }  # fmt: skip
+    assert "| inverted cells | 1.000 [1.000, 1.000] | 100.0% |" in section(found)
+    assert classifier.predict(make_inputs("noise", 5)).ood_score.min() > 1
+
+
+def test_shift_warns_of_another_laboratory_alone(measured, drawn, tmp_path, capsys):
+    folder, dataset = measured
+    for i, image in enumerate(drawn[:20]):
+        Image.fromarray(brightness(image, 0.5)).save(tmp_path / f"{i}.png")
+    assert main(["shift", str(folder), str(dataset), "--left_out", str(tmp_path), "--images", "20"]) == 0
+    found = json.loads((folder / "measurements" / "shift.json").read_text())["result"]
+    assert all(of["images"] == 20 for of in found.values())
+    assert {kind: of["warned"] for kind, of in found.items() if of["known"]} == {
+        "test images of a": 0.0, "test images of b": 0.0
+    }  # fmt: skip
+    assert found[f"{tmp_path.name} (left out of training)"]["warned"] == 1.0
+    assert "| brightness × 0.7 (simulated) | unknown | 100.0% |" in shift.section(found)
+    assert "test images of a" in capsys.readouterr().out

@@ -173,7 +173,7 @@ def test_the_page_judges_the_appearance_of_images_as_python_does(
         }
         for name, rows in (("a", expected[:4]), ("b", expected[4:]))
     }
-    reference = {"sources": sources, "threshold": 3.0, "statistics": list(STATISTICS)}
+    reference = {"sources": sources, "threshold": 3.0, "weight": 0.5, "statistics": list(STATISTICS)}
     script = """
         import { appearance, appearanceScore } from "./appearance.mjs";
         import { readFileSync } from "node:fs";
