@@ -131,14 +131,17 @@ def _appearance(pixels: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class AppearanceReference:
-    """Mean [S, K] and covariance [S, K, K] of the training images of each laboratory (`sources`).
+    """Means [S, K] and covariances [S, K, K] of the training images of each laboratory (`sources`).
 
-    `threshold` and `weight` (0…1) are those of this distance in the OOD score.
+    `class_means` [S, C, K] are those of each class, `deviations` [S, K] the standard deviations within a class. `threshold` and
+    `weight` (0…1) are those of this distance in the OOD score.
     """
 
     sources: tuple[str, ...]
     means: np.ndarray
     covariances: np.ndarray
+    class_means: np.ndarray
+    deviations: np.ndarray
     threshold: float
     weight: float
 
@@ -147,16 +150,19 @@ class AppearanceReference:
         """`appearance` of `calibration.json`; ValueError, KeyError or TypeError where it is malformed."""
         if tuple(found["statistics"]) != STATISTICS:
             raise ValueError("appearance holds other statistics than this version computes: fit them again")
-        sources = found["sources"]
-        means, covariances = (
-            np.array([source[key] for source in sources.values()], float) for key in ("mean", "covariance")
+        sources, each = found["sources"], len(STATISTICS)
+        means, covariances, class_means, deviations = (
+            np.array([source[key] for source in sources.values()], float)
+            for key in ("mean", "covariance", "class_means", "deviation")
         )
-        if means.shape[1:] != (len(STATISTICS),) or covariances.shape[1:] != (len(STATISTICS),) * 2:
-            raise ValueError(f"appearance must hold {len(STATISTICS)} statistics a source")
+        shapes = {array.shape[1:] for array in (means, deviations)} | {class_means.shape[2:]}
+        if shapes != {(each,)} or covariances.shape[1:] != (each, each):
+            raise ValueError(f"appearance must hold {each} statistics a source and class")
         weight = float(found["weight"])
         if not 0 <= weight <= 1:
             raise ValueError(f"the weight of appearance is {weight}, not of 0…1")
-        return cls(tuple(sources), means, covariances, float(found["threshold"]), weight)
+        threshold = float(found["threshold"])
+        return cls(tuple(sources), means, covariances, class_means, deviations, threshold, weight)
 
     def score(self, statistics: np.ndarray) -> np.ndarray:
         """Squared Mahalanobis distance [N] of statistics [N, K] to the nearest laboratory."""
@@ -167,16 +173,16 @@ class AppearanceReference:
     def _precisions(self) -> np.ndarray:
         return np.linalg.inv(self.covariances)
 
-    def shift(self, statistics: np.ndarray) -> Shift | None:
+    def shift(self, statistics: np.ndarray, probabilities: np.ndarray) -> Shift | None:
         """How a batch [N, K] of 20 or more images looks unlike every training laboratory; None where it does not.
 
-        Its mean is compared with the nearest laboratory's, in standard deviations of that laboratory's images, statistic by
-        statistic.
+        Its mean is compared with what the nearest laboratory's images of these classes (probabilities [N, C]) would have, in
+        standard deviations within a class, statistic by statistic: a batch of lymphocytes alone is no other laboratory.
         """
         if len(statistics) < SMALLEST_BATCH:
             return None
-        deviations = np.sqrt(np.diagonal(self.covariances, axis1=1, axis2=2))
-        off = ((statistics.mean(axis=0) - self.means) / deviations)[:, :CLASS_FREE]
+        expected = probabilities.mean(axis=0) @ self.class_means
+        off = ((statistics.mean(axis=0) - expected) / self.deviations)[:, :CLASS_FREE]
         nearest = off[np.abs(off).max(axis=1).argmin()]
         worst = int(np.abs(nearest).argmax())
         if abs(nearest[worst]) <= SHIFT:

@@ -167,7 +167,7 @@ class Classifier:
             ood_score=ood_score,
             verdicts=self.calibration.verdicts(probabilities, ood_score),
             appearance=statistics,
-            shift=reference.shift(statistics) if reference else None,
+            shift=reference.shift(statistics, probabilities) if reference else None,
         )
 
     @cached_property

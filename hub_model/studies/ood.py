@@ -72,7 +72,13 @@ def run(arguments: argparse.Namespace) -> int:
     fitted_to, held_out = classifier.predict(train), classifier.predict(validation)
     rule = set_threshold(fit_rule(fitted_to.features, train.labels), held_out.features)
     share = rule.score(held_out.features) / rule.threshold
-    reference = fit_appearance(fitted_to.appearance, train.sources, held_out.appearance, share)
+    reference = fit_appearance(
+        fitted_to.appearance,
+        np.eye(len(train.label_names))[train.labels],
+        train.sources,
+        held_out.appearance,
+        share,
+    )
     write_rule(folder, rule, reference)
     calibration = Calibration.from_folder(folder, classifier.label_names)
 
@@ -120,24 +126,31 @@ def set_threshold(rule: OodRule, held_out: np.ndarray, rate: float = FALSE_POSIT
 
 
 def fit_appearance(
-    statistics: np.ndarray, sources: Sequence[str], held_out: np.ndarray, share: np.ndarray
+    statistics: np.ndarray,
+    labels: np.ndarray,
+    sources: Sequence[str],
+    held_out: np.ndarray,
+    share: np.ndarray,
 ) -> dict:
     """`appearance` of `calibration.json`: statistics [N, K] of training images by laboratory; threshold and weight from others.
 
-    held_out: statistics [M, K] of images that were not trained on; share [M]: their features' distance as a share of its
-    threshold. In the product of the two distances each counts in standard deviations of its logarithm, so that an input that
-    is somewhat far in both is rejected as one that is very far in one is.
+    labels: one-hot, [N, C]; where a laboratory has no image of a class, its mean stands in for the class's. held_out: statistics
+    [M, K] of images that were not trained on; share [M]: their features' distance as a share of its threshold. In the product of
+    the two distances each counts in standard deviations of its logarithm, so that an input that is somewhat far in both is
+    rejected as one that is very far in one is.
     """
-    by_source = {name: statistics[[source == name for source in sources]] for name in sorted(set(sources))}
-    ridge = 1e-6 * np.eye(statistics.shape[1])
-    found = {
-        "statistics": list(STATISTICS),
-        "sources": {
-            name: {"mean": of.mean(axis=0).tolist(), "covariance": (np.cov(of.T) + ridge).tolist()}
-            for name, of in by_source.items()
-        },
-        "fitted_on": "train",
-    }
+    found = {"statistics": list(STATISTICS), "sources": {}, "fitted_on": "train"}
+    for name in sorted(set(sources)):
+        chosen = np.array([source == name for source in sources])
+        of, members = statistics[chosen], labels[chosen]
+        mean, images = of.mean(axis=0), members.sum(axis=0)[:, None]
+        class_means = np.where(images > 0, members.T @ of / np.maximum(images, 1), mean)
+        found["sources"][name] = {
+            "mean": mean.tolist(),
+            "covariance": (np.cov(of.T) + 1e-6 * np.eye(len(mean))).tolist(),
+            "class_means": class_means.tolist(),
+            "deviation": np.sqrt(((of - members @ class_means) ** 2).mean(axis=0) + 1e-6).tolist(),
+        }
     scores = np.log(AppearanceReference.read({**found, "threshold": math.inf, "weight": 0}).score(held_out))
     share = np.log(share)
     weight = float(share.std() / (share.std() + scores.std()))

@@ -7,6 +7,7 @@ a folder of images of a laboratory that was left out of training. Out: `shift` o
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,10 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         help="folder of images of a laboratory that was not trained on (default: none)",
     )
     command.add_argument(
-        "--images", type=whole_number(20), default=IMAGES, help=f"images of each kind (default: {IMAGES})"
+        "--images",
+        type=whole_number(20),
+        default=IMAGES,
+        help=f"images of each unknown kind (default: {IMAGES})",
     )
     command.set_defaults(run=run)
 
@@ -60,13 +64,27 @@ def run(arguments: argparse.Namespace) -> int:
         )
     test = read_crops(arguments.dataset, "test", revision=arguments.revision)
     check_classes(classifier, test)
+    result = {}
+
+    def measure(
+        kind: str, known: bool, images: Iterable[np.ndarray | Path], labels: np.ndarray | None = None
+    ) -> None:
+        found = classifier.predict(images)
+        groups = [labels == c for c in np.unique(labels)] if labels is not None else []
+        groups = [group for group in groups if group.sum() >= SMALLEST_BATCH]
+        parts = {kind: [slice(None)]} | ({f"{kind}, one class at a time": groups} if groups else {})
+        for name, chosen in parts.items():
+            shares = [warned(reference, found.appearance[i], found.probabilities[i]) for i in chosen]
+            result[name] = {"known": known, "images": len(found.appearance), "warned": float(np.mean(shares))}
+            print(f"{name:60s} warned of {result[name]['warned']:.1%}", flush=True)
+
     sources = np.array(test.sources)
-    kinds = {
-        f"test images of {name}": (True, test.take(np.flatnonzero(sources == name)).sample(arguments.images))
-        for name in np.unique(sources)
-    }
+    for name in np.unique(sources):
+        of = test.take(np.flatnonzero(sources == name))
+        measure(f"test images of {name}", True, of, of.labels)
     sample = test.sample(arguments.images)
-    kinds |= {f"{name} (simulated)": (False, altered(sample, change)) for name, change in SIMULATED.items()}
+    for name, change in SIMULATED.items():
+        measure(f"{name} (simulated)", False, altered(sample, change))
     if arguments.left_out:
         files = [
             path
@@ -74,21 +92,20 @@ def run(arguments: argparse.Namespace) -> int:
             if path.suffix.lower().lstrip(".") in SUFFIXES
         ]
         chosen = np.random.default_rng(SEED).permutation(len(files))[: arguments.images]
-        kinds[f"{arguments.left_out.name} (left out of training)"] = (False, [files[i] for i in chosen])
-    result = {}
-    for kind, (known, images) in kinds.items():
-        statistics = classifier.predict(images).appearance
-        result[kind] = {"known": known, "images": len(statistics), "warned": warned(reference, statistics)}
-        print(f"{kind:50s} warned of {result[kind]['warned']:.1%}", flush=True)
+        measure(f"{arguments.left_out.name} (left out of training)", False, [files[i] for i in chosen])
     print(f"wrote {write_measurement(arguments.folder, KEY, result)}")
     return 0
 
 
-def warned(reference: AppearanceReference, statistics: np.ndarray, batches: int = BATCHES) -> float:
-    """Share of random batches of 20 of these images, statistics [N, K], that come with a warning."""
+def warned(
+    reference: AppearanceReference, statistics: np.ndarray, probabilities: np.ndarray, batches: int = BATCHES
+) -> float:
+    """Share of random batches of 20 of these images, statistics [N, K], probabilities [N, C], that come with a warning."""
     rng = np.random.default_rng(SEED)
     drawn = (rng.choice(len(statistics), SMALLEST_BATCH, replace=False) for _ in range(batches))
-    return float(np.mean([reference.shift(statistics[batch]) is not None for batch in drawn]))
+    return float(
+        np.mean([reference.shift(statistics[batch], probabilities[batch]) is not None for batch in drawn])
+    )
 
 
 def section(found: dict) -> str:

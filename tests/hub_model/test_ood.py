@@ -14,7 +14,7 @@ from PIL import Image
 
 from dataset_script.synthetic_cells import LOOKS, draw_cell
 from hub_model.__main__ import main
-from hub_model.inference.appearance import AppearanceReference, appearance
+from hub_model.inference.appearance import STATISTICS, AppearanceReference, appearance
 from hub_model.inference.calibration import Calibration
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
@@ -56,10 +56,10 @@ def drawn() -> list[np.ndarray]:
     return [np.asarray(draw_cell(list(LOOKS)[i % 7], i)) for i in range(120)]
 
 
-def looks(drawn: list[np.ndarray]) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """Appearance of half of the drawn cells, their two laboratories, and appearance of the other half."""
+def looks(drawn: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray]:
+    """Appearance of half of the drawn cells, their classes, their two laboratories, and appearance of the other half."""
     statistics = appearance(pixels_of(drawn))
-    return statistics[:60], ["a", "b"] * 30, statistics[60:]
+    return statistics[:60], np.eye(7)[np.arange(60) % 7], ["a", "b"] * 30, statistics[60:]
 
 
 def pixels_of(images: list[np.ndarray]) -> np.ndarray:
@@ -129,12 +129,10 @@ def test_what_looks_like_no_training_image_is_rejected_though_its_features_are_t
 
 
 def test_both_distances_together_keep_the_false_positive_rate_and_see_what_neither_does(drawn):
-    known, _, held_out = looks(drawn)
+    *_, held_out = looks(drawn)
     rule = set_threshold(fit_rule(*cells(500, 0)), cells(500, 1)[0])
     features = cells(60, 2)[0]
-    reference = AppearanceReference.read(
-        fit_appearance(known, ["a"] * 60, held_out, rule.score(features) / rule.threshold)
-    )
+    reference = AppearanceReference.read(fit_appearance(*looks(drawn), rule.score(features) / rule.threshold))
     calibration = Calibration(("A", "B"), ood=rule, appearance=reference)
     assert 0.2 < reference.weight < 0.8
     assert (calibration.ood_score(features, held_out) > 1).mean() <= 0.05
@@ -157,17 +155,41 @@ def test_a_batch_from_another_camera_is_told_with_the_reason(drawn):
     assert reference.sources == ("a", "b")
     rng = np.random.default_rng(0)
     batches = [rng.choice(120, 20, replace=False) for _ in range(100)]
-    statistics = appearance(pixels_of(drawn))
-    assert sum(reference.shift(statistics[batch]) is not None for batch in batches) <= 1
+    statistics, classes = appearance(pixels_of(drawn)), np.eye(7)[np.arange(120) % 7]
+    assert sum(reference.shift(statistics[batch], classes[batch]) is not None for batch in batches) <= 1
     changed = {
         "are more blurred": lambda image: blur(image, 0.02),
         "have a darker background": lambda image: brightness(image, 0.6),
     }
     for reason, change in changed.items():
         statistics = appearance(pixels_of([change(image) for image in drawn[:20]]))
-        sentence = str(reference.shift(statistics))
+        sentence = str(reference.shift(statistics, classes[:20]))
         assert reason in sentence or "are darker" in sentence
-        assert reference.shift(statistics[:19]) is None, "fewer than 20 images say too little"
+        assert reference.shift(statistics[:19], classes[:19]) is None, "fewer than 20 images say too little"
+
+
+def test_a_batch_of_one_class_is_no_other_laboratory():
+    """Class 0 is as dark as no other; a batch of it is as expected, a batch of others as dark as it is not."""
+    rng = np.random.default_rng(0)
+    labels = np.eye(3)[np.arange(300) % 3]
+    statistics = rng.standard_normal((300, len(STATISTICS))) - 6 * labels[:, :1] * (
+        np.arange(len(STATISTICS)) == 3
+    )
+    found = fit_appearance(statistics, labels, ["a"] * 300, statistics, np.linspace(0.1, 1, 300))
+    reference, dark = AppearanceReference.read(found), labels[:, 0] == 1
+    assert reference.shift(statistics[dark], labels[dark]) is None
+    assert reference.shift(statistics[~dark], labels[~dark]) is None
+    shift = reference.shift(statistics[dark], labels[~dark][:100])
+    assert shift.statistic == "mean_red" and shift.off == pytest.approx(-6, abs=0.5)
+
+
+def test_a_laboratory_without_a_class_expects_its_mean_there():
+    labels = np.eye(3)[np.arange(60) % 2]
+    statistics = np.random.default_rng(0).standard_normal((60, len(STATISTICS)))
+    found = fit_appearance(statistics, labels, ["a"] * 60, statistics, np.linspace(0.1, 1, 60))["sources"][
+        "a"
+    ]
+    np.testing.assert_allclose(found["class_means"][2], found["mean"])
 
 
 def test_auroc_counts_ties_half():

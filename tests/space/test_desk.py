@@ -154,9 +154,9 @@ def test_a_batch_unlike_the_training_images_comes_with_a_warning_everywhere(
     folder = shutil.copytree(small_model, tmp_path / "model")
     calibration = json.loads((folder / "calibration.json").read_text())
     statistics = appearance(classifier.preprocess.unnormalised(classifier.preprocess(known)))
-    calibration["appearance"] = fit_appearance(
-        statistics, ["a laboratory"] * len(known), statistics, np.linspace(0.1, 1, len(known))
-    )
+    labels, sources = classifier.predict(known).probabilities, ["a laboratory"] * len(known)
+    share = np.linspace(0.1, 1, len(known))
+    calibration["appearance"] = fit_appearance(statistics, labels, sources, statistics, share)
     calibration["appearance"]["threshold"] = 1e9  # no cell is out of distribution for it
     (folder / "calibration.json").write_text(json.dumps(calibration))
     careful = Classifier.from_pretrained(folder)

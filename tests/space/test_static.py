@@ -170,6 +170,8 @@ def test_the_page_judges_the_appearance_of_images_as_python_does(
         name: {
             "mean": rows.mean(axis=0).tolist(),
             "covariance": (np.cov(rows.T) + 0.1 * np.eye(len(STATISTICS))).tolist(),
+            "class_means": [rows.mean(axis=0).tolist()],
+            "deviation": rows.std(axis=0).tolist(),
         }
         for name, rows in (("a", expected[:4]), ("b", expected[4:]))
     }
