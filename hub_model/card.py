@@ -144,11 +144,27 @@ def per_class_table(part: dict, names: list[str]) -> str:
 def by_source_table(part: dict) -> str:
     """Return the figures by source of the images; nothing where there is one source or none is known."""
     found = part.get("by_source") or {}
-    rows = [
-        [escape(name), f"{of['images']:,}", with_interval(of, "accuracy"), with_interval(of, "macro_f1")]
-        for name, of in found.items()
+    rows = []
+    for name, of in found.items():
+        promised = of["calibrated"]
+        least = min(promised["coverage"], key=promised["coverage"].get)
+        sure, right = promised["sure"]["sure"], promised["sure"]["right"]
+        rows.append([
+            escape(name), f"{of['images']:,}", with_interval(of, "accuracy"), with_interval(of, "macro_f1"),
+            f"{promised['ece']:.3f}", f"{promised['coverage'][least]:.3f} ({escape(least)})",
+            f"{sure / of['images']:.0%}", f"{right / sure:.3f}" if sure else "–",
+        ])  # fmt: skip
+    head = [
+        "source",
+        "images",
+        "accuracy",
+        "macro-F1",
+        "ECE",
+        "least coverage of a class (95% sets)",
+        "sure",
+        "of these right",
     ]
-    return markdown_table(["source", "images", "accuracy", "macro-F1"], rows) if len(rows) > 1 else ""
+    return markdown_table(head, rows) if len(rows) > 1 else ""
 
 
 def confusions_text(part: dict, names: list[str], most: int = 5) -> str:

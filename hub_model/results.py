@@ -15,7 +15,7 @@ import numpy as np
 from hub_model.contract import Logits, empty_model, multiply_adds
 from hub_model.evaluation import evaluate_split
 from hub_model.inference.model_repo import ModelConfig
-from hub_model.studies.calibration import calibration_figures
+from hub_model.studies.calibration import calibration_figures, source_figures
 
 SCHEMA = 1
 TOLERANCE = 1e-9
@@ -36,16 +36,20 @@ def measure_splits(
         if table.sources:
             sources = np.array(table.sources)
             splits[split]["by_source"] = {
-                str(name): headline(table, sources == name, label_names) for name in np.unique(sources)
+                str(name): of_source(table, sources == name, label_names, calibration)
+                for name in np.unique(sources)
             }
     return splits
 
 
-def headline(table: Logits, rows: np.ndarray, label_names: Sequence[str]) -> dict:
-    """The headline figures of some rows of a split, with intervals."""
-    found = evaluate_split(table.values[rows], table.labels[rows], label_names)
+def of_source(table: Logits, rows: np.ndarray, label_names: Sequence[str], calibration: dict) -> dict:
+    """The headline figures of some rows of a split, with intervals, and what of the calibration's promises holds there."""
+    logits, labels = table.values[rows], table.labels[rows]
+    found = evaluate_split(logits, labels, label_names)
     kept = {key: found[key] for key in ("accuracy", "balanced_accuracy", "macro_f1")}
-    return {"images": int(rows.sum()), **kept, "intervals": {key: found["intervals"][key] for key in kept}}
+    intervals = {key: found["intervals"][key] for key in kept}
+    promises = source_figures(logits, labels, label_names, calibration)
+    return {"images": int(rows.sum()), **kept, "intervals": intervals, "calibrated": promises}
 
 
 def describe(config: ModelConfig, history: list[dict]) -> dict:

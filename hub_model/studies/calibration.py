@@ -300,6 +300,38 @@ def _conformal_figures(members: np.ndarray, labels: np.ndarray, names: Sequence[
     }
 
 
+def sure_figures(
+    probabilities: np.ndarray, labels: np.ndarray, label_names: Sequence[str], calibration: dict
+) -> dict[str, dict[str, int]]:
+    """How many answers of each class, and of all, are sure, and how many of those are right: {class: {sure, right}}."""
+    limits = [calibration["sure"]["thresholds"][name] for name in label_names]
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    sure = confidence >= np.array([math.inf if limit is None else limit for limit in limits])[predicted]
+    groups = {name: predicted == c for c, name in enumerate(label_names)} | {
+        "all": np.ones(len(labels), bool)
+    }
+    return {
+        name: {"sure": int((group & sure).sum()), "right": int((group & sure & (predicted == labels)).sum())}
+        for name, group in groups.items()
+    }
+
+
+def source_figures(
+    logits: np.ndarray, labels: np.ndarray, label_names: Sequence[str], calibration: dict
+) -> dict:
+    """What holds of the promises for the images of one laboratory: {ece, coverage {class: …}, sure {sure, right}}."""
+    probabilities = softmax(logits, calibration["temperature"]["value"])
+    thresholds = calibration["conformal"][LEVELS[-1]]["thresholds"]
+    covered = 1 - probabilities <= np.array([thresholds[name] for name in label_names])
+    return {
+        "ece": expected_calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels),
+        "coverage": {
+            label_names[c]: float(covered[labels == c, c].mean()) for c in np.unique(labels).tolist()
+        },
+        "sure": sure_figures(probabilities, labels, label_names, calibration)["all"],
+    }
+
+
 def calibration_figures(
     logits: np.ndarray,
     labels: np.ndarray,
@@ -317,9 +349,9 @@ def calibration_figures(
 
     Returns:
         `calibrated` {log_loss, ece, intervals}, `reliability` [{confidence, accuracy, images}], `conformal`
-        {level: {coverage, mean_set_size, empty_sets, one_class, intervals}}, and `accuracy_against_coverage`
-        [{coverage, accuracy, threshold, interval}]: the accuracy on the share of images with the highest
-        confidence, and the lowest confidence among them.
+        {level: {coverage, mean_set_size, empty_sets, one_class, intervals}}, `sure` (see `sure_figures`), and
+        `accuracy_against_coverage` [{coverage, accuracy, threshold, interval}]: the accuracy on the share of images with the
+        highest confidence, and the lowest confidence among them.
     """
     logits, labels = check_logits(logits, labels, label_names)
     probabilities = softmax(logits, calibration["temperature"]["value"])
@@ -351,6 +383,7 @@ def calibration_figures(
             )
             for level, entry in calibration["conformal"].items()
         },
+        "sure": sure_figures(probabilities, labels, label_names, calibration),
         "accuracy_against_coverage": [
             {
                 "coverage": coverage,
@@ -432,13 +465,24 @@ def section(metrics: dict) -> str:
         rows.append(
             [name, *("–" if value is None else f"{value:.3f}{span(limits)}" for value, limits in found)]
         )
+    sure = [
+        [name, str(of["sure"]), f"{of['right'] / of['sure']:.3f}" if of["sure"] else "–"]
+        for name, of in part["sure"].items()
+    ]
     before_ece, after_ece = (f"{of['ece']:.3f}{span(of['intervals']['ece'])}" for of in (part, after))
     return f"""`calibration.json`, fitted on validation, holds a temperature, by which the logits are divided, and thresholds for
-sets of classes: with p = softmax(logits / temperature), class c belongs to the set iff 1 − p_c ≤ its threshold. Measured on
-{split}: the expected calibration error (ECE) falls from {before_ece} to {after_ece};
-accuracy is {point["accuracy"]:.3f}{span(point["interval"])} on the {point["coverage"]:.0%} of images with the highest confidence.
+sets of classes: with p = softmax(logits / temperature), class c belongs to the set iff 1 − p_c ≤ its threshold. They are those
+of the laboratory that needs the most caution, and raised until one can be {CONFIDENCE:.0%} confident that no class's coverage is
+more than {100 * SHORTFALL:.0f} points below its level. Measured on {split}: the expected calibration error (ECE) falls from
+{before_ece} to {after_ece}; accuracy is {point["accuracy"]:.3f}{span(point["interval"])} on the
+{point["coverage"]:.0%} of images with the highest confidence.
 
 {markdown_table(head, rows)}
+
+An answer is called sure from a confidence on, fitted to each class, from which at most {SURE_ERROR:.0%} of its answers on
+validation are wrong; a class of which too few are right that surely has no sure answers. On {split}:
+
+{markdown_table(["answer", "sure", "of these right"], sure)}
 
 ![reliability](figures/reliability.png)
 ![accuracy against coverage](figures/accuracy_against_coverage.png)"""

@@ -21,6 +21,8 @@ from hub_model.studies.calibration import (
     fit_temperature,
     most_confident,
     read_label_names,
+    source_figures,
+    sure_figures,
     write_json,
 )
 
@@ -186,6 +188,21 @@ def test_accuracy_against_coverage_keeps_the_most_confident():
     assert points[3]["accuracy"] > points[-1]["accuracy"] + 0.1
     assert [p["threshold"] for p in points] == sorted((p["threshold"] for p in points), reverse=True)
     assert all(p["interval"][0] <= p["accuracy"] <= p["interval"][1] for p in points)
+
+
+def test_sure_answers_are_counted_by_class_and_by_laboratory():
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.1, 0.9]])
+    calibration = {
+        "temperature": {"value": 1.0},
+        "sure": {"thresholds": {"A": 0.7, "B": None}},
+        "conformal": {"0.95": {"thresholds": {"A": 0.15, "B": 0.5}}},
+    }
+    labels = np.array([0, 1, 0, 1])
+    assert sure_figures(probabilities, labels, ["A", "B"], calibration) == {
+        "A": {"sure": 2, "right": 1}, "B": {"sure": 0, "right": 0}, "all": {"sure": 2, "right": 1}
+    }  # fmt: skip
+    found = source_figures(np.log(probabilities), labels, ["A", "B"], calibration)
+    assert found["coverage"] == {"A": 0.5, "B": 0.5} and found["sure"] == {"sure": 2, "right": 1}
 
 
 def test_reliability_holds_every_image_once():
