@@ -61,7 +61,9 @@ class Run:
                 {"name": public_name(teacher["source"]), "architecture": teacher["architecture"]}
                 for teacher in origin.get("teachers", [])
             ],
-            "averaged_with": origin.get("averaged_with"),  # {name, weight}, where the run's weights are such an average
+            "averaged_with": origin.get(
+                "averaged_with"
+            ),  # {name, weight}, where the run's weights are such an average
             "recipe": recipe,
             "versions": self.environment.get("versions", {}),
             "hardware": self.environment.get("hardware", {}),

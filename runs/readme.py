@@ -27,14 +27,17 @@ BASELINES = ROOT / "hub_model" / "baselines.json"
 def results(metrics: dict, baselines: list[dict]) -> str:
     """The released model beside what others report, and its classes."""
     test, model, data = metrics["splits"]["test"], metrics["model"], metrics["dataset"]["splits"]
-    accuracy, f1 = (
-        "{:.3f} [{:.3f}, {:.3f}]".format(test[key], *test["intervals"][key])
-        for key in ("accuracy", "macro_f1")
-    )
     name = {"rexnet_150": "ReXNet-150"}.get(model["architecture"], model["architecture"])
     name = f"**{name}, {model['input_size'][-1]} px, {model['parameters'] / 1e6:.1f} M parameters (ours)**"
-    protocol = f"published test set of {test['images']:,} images; trained on {data['train']:,}, chosen on {data['validation']:,}"
-    rows = [(name, accuracy, f1, protocol)]
+    rows, chosen = [], f"; trained on {data['train']:,}, chosen on {data['validation']:,}"
+    for source, part in test.get("by_source", {"": test}).items():
+        figures = (
+            "{:.3f} [{:.3f}, {:.3f}]".format(part[key], *part["intervals"][key])
+            for key in ("accuracy", "macro_f1")
+        )
+        of = f" of {source.replace('_', ' ')}" if source else ""
+        rows.append((name, *figures, f"{part['images']:,} test images{of}{chosen}"))
+        name, chosen = "the same", ""
     for of in baselines:
         figures = (f"{of[key]:.3f}".rstrip("0") for key in ("accuracy", "macro_f1"))
         rows.append((f"[{of['name']}]({of['source']})", *figures, of["protocol"]))

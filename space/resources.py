@@ -100,12 +100,15 @@ def open_classifier(model_id: str, revision: str | None) -> Classifier:
 def load_resources(model_id: str, dataset_id: str, revision: str | None = None) -> Resources:
     """Load the model and warm it up, open the dataset, and start filling the index of similar cells."""
     classifier = open_classifier(model_id, revision)
-    rows = classifier.repo.read_jsonl("history.jsonl")
+    try:
+        rows = classifier.repo.read_jsonl("history.jsonl")
+    except RepoError:  # the curves are left out
+        rows = []
     resources = Resources(
         classifier=classifier,
         batcher=Batcher(classifier),
         metrics=classifier.repo.read_json("metrics.json"),
-        history=[row for row in rows if isinstance(row, dict) and "epoch" in row],
+        history=[row for row in rows if "epoch" in row],
     )
     try:
         resources.dataset = open_dataset_repo(dataset_id)
