@@ -186,6 +186,9 @@ def test_a_missed_cell_of_a_field_is_added_by_a_click(
     tiles = page.locator("#field-desk .tile")
     before = tiles.count()
     page.locator("#field-desk .add").click()
+    page.wait_for_function(
+        "document.querySelector('#field-desk .canvas > img').naturalWidth > 0"
+    )  # drawn anew
     page.locator("#field-desk .canvas > img").click(position={"x": 30, "y": 30}, force=True)
     expect(tiles).to_have_count(before + 1)
     size = page.locator("#field-desk .tile b").first.evaluate(
