@@ -480,7 +480,8 @@ more than {100 * SHORTFALL:.0f} points below its level. Measured on {split}: the
 {markdown_table(head, rows)}
 
 An answer is called sure where, by the validation images of each laboratory, at most {SURE_ERROR:.0%} of the answers of its class
-that are as confident are expected to be wrong. Where they are too few to tell, no answer of that class is called sure. On {split}:
+that are as confident are expected to be wrong. Where they are too few to tell, no answer of that class is called sure.
+On {split}:
 
 {markdown_table(["answer", "sure", "of these right"], sure)}
 
