@@ -151,10 +151,8 @@ class Calibration:
         score = self.ood.score(features) / self.ood.threshold
         if self.appearance is None or statistics is None:
             return score
-        weight = self.appearance.weight
-        return (
-            score ** (1 - weight) * (self.appearance.score(statistics) / self.appearance.threshold) ** weight
-        )
+        weight, look = self.appearance.weight, self.appearance.score(statistics) / self.appearance.threshold
+        return score ** (1 - weight) * look**weight
 
     def verdicts(self, probabilities: np.ndarray, ood_score: np.ndarray | None) -> list[Verdict]:
         """One plain verdict an image; doubt names the classes of the conformal set, and always the likeliest and one other."""

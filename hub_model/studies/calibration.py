@@ -105,11 +105,10 @@ def fit_conformal(
     into every set.
     """
     scores = 1 - probabilities[np.arange(len(labels)), labels]
+    groups = groups_of(sources, len(labels))
 
     def threshold(images: np.ndarray) -> float:
-        found = [
-            assured_threshold(scores[group & images], level) for group in groups_of(sources, len(labels))
-        ]
+        found = [assured_threshold(scores[group & images], level) for group in groups]
         return max([found[0], *(limit for limit in found if limit < math.inf)])
 
     pooled = threshold(np.ones(len(labels), dtype=bool))
