@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from hub_model import score
+from hub_model.average import average
 from hub_model.build import build
 from hub_model.check import check
 from hub_model.inference.errors import RepoError
@@ -27,6 +28,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--overwrite", action="store_true", help="replace the model repo in OUT (default: refuse)"
     )
     made.set_defaults(run=run_build)
+    averaged = commands.add_parser("average", help="average the weights of finished runs of one architecture")
+    averaged.add_argument("out", type=Path, metavar="OUT", help="run folder to make; rerun the first run's command "
+                          "with --output_dir OUT --resume --reestimate_batch_norm to measure it")  # fmt: skip
+    averaged.add_argument("runs", nargs="+", metavar="RUN[=WEIGHT]", help="run folder, which OUT continues, then other "
+                          "run folders or model repos, each with its weight (default: 1)")  # fmt: skip
+    averaged.set_defaults(run=run_average)
     checked = commands.add_parser("check", help="recompute what follows from weights, logits and history")
     checked.add_argument("folder", **model_repo)
     checked.set_defaults(run=run_check)
@@ -59,6 +66,13 @@ def run_build(arguments: argparse.Namespace) -> int:
             f"{split}: accuracy {part['accuracy']:.4f}, macro-F1 {part['macro_f1']:.4f}, images {part['images']}"
         )
     print(f"{arguments.out} is ready, publish it with: python -m hub_model push {arguments.out} OWNER/NAME")
+    return 0
+
+
+def run_average(arguments: argparse.Namespace) -> int:
+    average(arguments.out, arguments.runs)
+    print(f"{arguments.out} has the averaged weights; measure it with the first run's command and "
+          f"--output_dir {arguments.out} --resume --reestimate_batch_norm")  # fmt: skip
     return 0
 
 

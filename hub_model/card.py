@@ -202,10 +202,11 @@ def recipe(metrics: dict) -> str:
         lines.append(
             f"{training['epochs_trained']} epochs; the weights are those of epoch {best}, best by validation macro-F1"
         )
-    if other := training.get("averaged_with"):
-        lines.append(
-            f"The weights are the average of those ({1 - other['weight']:g}) and of {where(other['name'])} ({other['weight']:g})"
-        )
+    if others := training.get("averaged_with"):
+        others = [others] if isinstance(others, dict) else others  # as the fourth release has it
+        rest = 1 - sum(other["weight"] for other in others)
+        named = " and ".join(f"of {where(other['name'])} ({other['weight']:g})" for other in others)
+        lines.append(f"The weights are the average of those ({rest:g}) and {named}")
     if training["recipe"].get("reestimate_batch_norm"):
         lines.append(
             "Batch norm statistics were re-estimated at the end on one random view of each training image; the curves show the epochs before"

@@ -12,7 +12,7 @@ from hub_model.inference.hub import is_repo_id
 from hub_model.inference.model_repo import read_json, refuse_unsafe_files
 from hub_model.studies import SECTIONS
 
-ENVIRONMENT = "environment.json"
+ENVIRONMENT, AVERAGED = "environment.json", "averaged_with.json"
 RECIPE = (
     "epochs", "batch_size", "gradient_accumulation_steps", "optimizer", "learning_rate", "weight_decay", "warmup",
     "layer_decay", "freeze_backbone", "ema_decay", "label_smoothing", "mixup", "cutmix", "drop_rate",
@@ -61,9 +61,7 @@ class Run:
                 {"name": public_name(teacher["source"]), "architecture": teacher["architecture"]}
                 for teacher in origin.get("teachers", [])
             ],
-            "averaged_with": origin.get(
-                "averaged_with"
-            ),  # {name, weight}, where the run's weights are such an average
+            "averaged_with": read_averaged(self.folder),
             "recipe": recipe,
             "versions": self.environment.get("versions", {}),
             "hardware": self.environment.get("hardware", {}),
@@ -81,6 +79,12 @@ def public_id(name: str) -> str | None:
 def public_name(name: str | None) -> str | None:
     """A Hub id as it is; of a path only its last part, so that no card tells where someone keeps things."""
     return None if name is None else public_id(name) or os.path.basename(str(name).rstrip("/"))
+
+
+def read_averaged(folder: Path) -> list[dict]:
+    """`name` and `weight` of each run whose weights `python -m hub_model average` mixed into this one's."""
+    path = folder / AVERAGED
+    return read_json(path).get("averaged_with", []) if path.exists() else []
 
 
 def read_run(folder: Path) -> Run:
