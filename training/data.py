@@ -64,7 +64,8 @@ def normalise(images: torch.Tensor, data_config: dict) -> torch.Tensor:
     """Return uint8 [N, 3, H, W] or float 0..1 as the network's input; the arithmetic is timm's, bit for bit."""
     if images.dtype == torch.uint8:
         images = images.float().div_(255)
-    mean, std = (torch.tensor(data_config[k], device=images.device).view(1, 3, 1, 1) for k in ("mean", "std"))
+    mean, std = (torch.tensor(data_config[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
+    mean, std = (constant.to(images.device, non_blocking=True) for constant in (mean, std))
     return (images - mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
@@ -170,7 +171,7 @@ class MemorySplit(Split):
         chunks = order.split(near_equal(len(self), self.updates))
         for step in range(start, self.steps):
             update, batch = self.index(step)
-            mine = chunks[update][batch :: self.batches].to(self.device)
+            mine = chunks[update][batch :: self.batches].to(self.device, non_blocking=True)
             yield Batch(self.images[mine], self.labels[mine])
 
     def _in_order(self) -> Iterator[int]:

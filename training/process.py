@@ -54,6 +54,7 @@ def start_accelerator(options: Namespace) -> Accelerator:
     )
     if accelerator.device.type == "cpu":
         keep_freed_memory()
+    torch.backends.cudnn.benchmark = True  # batches have two sizes: the fastest convolutions are soon found
     check_launch(accelerator)
     set_seed(options.seed)
     return accelerator
