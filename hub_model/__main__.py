@@ -83,7 +83,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     if not problems:
         print(
             f"{arguments.folder}: all that follows from its weights, logits and history agrees; figures measured on images "
-            "(OOD inputs, robustness, input sizes, new slides) and the normalization are not rechecked"
+            "(OOD inputs, robustness, input sizes) and the normalization are not rechecked"
         )
     return 1 if problems else 0
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hub_model.evaluation import markdown_table, span
 from hub_model.publish import links
 from hub_model.studies import chapters
-from hub_model.studies.calibration import markdown_table, span
 
 HUB = "https://huggingface.co"
 TEMPLATE = Path(__file__).with_name("card.md.jinja")

@@ -1,7 +1,7 @@
 """Check a model repo folder: whatever follows from its weights, logits and history is recomputed and compared.
 
-What needs images is not: figures on OOD inputs (except their rule), robustness, input sizes and new slides, training time, and
-whether the normalization in `config.json` is the one that was trained with.
+What needs images is not: figures on OOD inputs (except their rule), robustness and input sizes, training time, and whether
+the normalization in `config.json` is the one that was trained with.
 """
 
 from __future__ import annotations

@@ -62,3 +62,13 @@ def evaluate_split(
     rest = iter(pairs[len(SCALARS) :])
     intervals["per_class"] = {name: {key: next(rest) for key in PER_CLASS} for name in label_names}
     return {**figures, "intervals": intervals}
+
+
+def span(interval: list | None) -> str:
+    """An interval as the card writes it behind a figure."""
+    return "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    """Cells as a Markdown table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])

@@ -15,7 +15,7 @@ import numpy as np
 from hub_model.contract import Logits, empty_model, multiply_adds
 from hub_model.evaluation import evaluate_split
 from hub_model.inference.model_repo import ModelConfig
-from hub_model.studies.calibration import calibration_figures, source_figures
+from hub_model.studies.calibration_report import calibration_figures, source_figures
 
 SCHEMA = 1
 TOLERANCE = 1e-9

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.__main__ import PARTS, read_results, rows_of
 from bench.compare import Row, number
-from hub_model.studies.calibration import markdown_table
+from hub_model.evaluation import markdown_table
 
 ROOT = Path(__file__).parent.parent
 README, BENCH = ROOT / "README.md", ROOT / "bench" / "README.md"

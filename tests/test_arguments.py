@@ -22,8 +22,6 @@ REFUSED = [
     ),
     ("hub_model.__main__", ["robustness", "model", "data", "--images", "-3"], "--images"),
     ("hub_model.__main__", ["ood", "model", "data", "--each", "0"], "--each"),
-    ("hub_model.__main__", ["label-issues", "data", "out", "--backbone", "b", "--top", "0"], "--top"),
-    ("hub_model.__main__", ["new-slide", "run", "data", "--backbone", "b", "--clusters", "1"], "--clusters"),
     ("hub_model.score", ["images", "--model", "m", "--out", "o", "--threads", "0"], "--threads"),
     ("space.__main__", ["--port", "99999"], "--port"),
 ]
@@ -40,7 +38,6 @@ COMMANDS = {
         "robustness",
         "input-size",
         "prevalence",
-        "new-slide",
         "label-issues",
     ],
     "hub_model.score": [],

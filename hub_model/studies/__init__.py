@@ -14,17 +14,17 @@ from matplotlib.figure import Figure
 
 from hub_model.studies import (
     calibration,
+    calibration_report,
     input_size,
     label_issues,
-    new_slide,
     ood,
     prevalence,
     robustness,
     shift,
 )
 
-COMMANDS = (calibration, ood, shift, robustness, input_size, new_slide, prevalence, label_issues)
-STUDIES = {study.KEY: study for study in (ood, shift, robustness, input_size, new_slide, prevalence)}
+COMMANDS = (calibration, ood, shift, robustness, input_size, prevalence, label_issues)
+STUDIES = {study.KEY: study for study in (ood, shift, robustness, input_size, prevalence)}
 SECTIONS = {key: study.section for key, study in STUDIES.items()}
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10, "axes.axisbelow": True}
 
@@ -38,7 +38,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def chapters(metrics: dict) -> str:
     """The card's chapters Calibration and Robustness; a chapter of which nothing was measured is left out."""
     sections = {key: section(metrics[key]) for key, section in SECTIONS.items() if metrics.get(key)}
-    first = [calibration.section(metrics), sections.pop(prevalence.KEY, "")]
+    first = [calibration_report.section(metrics), sections.pop(prevalence.KEY, "")]
     texts = {"Calibration": first, "Robustness": list(sections.values())}
     return "\n\n".join(
         f"## {title}\n\n" + "\n\n".join(filter(None, parts)) for title, parts in texts.items() if any(parts)
@@ -47,7 +47,7 @@ def chapters(metrics: dict) -> str:
 
 def draw_figures(metrics: dict, folder: Path) -> None:
     """Write every figure whose numbers are in `metrics` into `folder`."""
-    drawn = calibration.figures(metrics) | {
+    drawn = calibration_report.figures(metrics) | {
         key: (study.draw, metrics[key], study.FIGURE_SIZE)
         for key, study in STUDIES.items()
         if metrics.get(key) and hasattr(study, "draw")

@@ -1,9 +1,9 @@
-"""Temperature, conformal sets, sure answers and confusion of a model, and how well they hold: from logits alone.
+"""Temperature, conformal sets, sure answers and confusion of a model, fitted to logits alone.
 
 In: `logits_validation.parquet` of a run folder or model repo. Out: its `calibration.json`, which `hub_model.inference` applies.
 With p = softmax(logits / T), class c belongs to the set of a level iff 1 - p_c <= its threshold, and an answer is sure iff its
 p is at least the class's. What is promised is to hold in every laboratory: where the logits name their sources, the temperature
-and each threshold are those of the laboratory that needs the most caution. Nothing is fitted on `test`; `calibration_figures`
+and each threshold are those of the laboratory that needs the most caution. Nothing is fitted on `test`; `calibration_report`
 measures what holds there.
 """
 
@@ -17,30 +17,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from scipy.optimize import minimize_scalar
 from scipy.stats import beta
 
 from hub_model.contract import CALIBRATION, CONFIG, read_logits
-from hub_model.evaluation import RESAMPLES, SEED, bootstrap
-from hub_model.figures import BLUE
 from hub_model.inference.calibration import conformal_threshold, softmax
 from hub_model.inference.counts import confusion_of
 from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import read_config, read_json
-from hub_model.metrics.cell_classification.cell_classification import (
-    ECE_BINS,
-    expected_calibration_error,
-    negative_log_likelihood,
-)
+from hub_model.metrics.cell_classification.cell_classification import negative_log_likelihood
 
 SCHEMA = 2
 SURE_ERROR = 0.03  # share of sure answers that may be wrong
 LEVELS = ("0.90", "0.95")
 SHORTFALL, CONFIDENCE = 0.02, 0.95  # a class's coverage is at least the level less 0.02, with this confidence
 TEMPERATURES = (0.05, 20.0)  # the range that is searched
-COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
-SELECTED = 0.7  # the coverage that the card names
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
@@ -164,17 +155,12 @@ def fit_calibration(
 
     logits: [N, C] of `validation`; labels: int [N]; label_names: the C classes in the order of the columns; sources: the
     laboratory of each image, where there are several.
-
-    Raises RepoError: shapes that do not fit, no image, or a value that is not finite.
     """
-    logits, labels = check_logits(logits, labels, label_names)
-    temperature = max(
-        fit_temperature(logits[group], labels[group]) for group in groups_of(sources, len(labels))
-    )
+    groups = groups_of(sources, len(labels))
+    temperature = max(fit_temperature(logits[group], labels[group]) for group in groups)
     probabilities = softmax(logits, temperature)
-    shares = (
-        np.bincount(labels, minlength=len(label_names)) + 0.5
-    )  # a class without images is rare, not impossible
+    # a class without images is rare, not impossible
+    shares = np.bincount(labels, minlength=len(label_names)) + 0.5
     confusion = confusion_of(probabilities, np.eye(len(label_names))[labels])
     conformal = {}
     for level in LEVELS:
@@ -201,20 +187,6 @@ def fit_calibration(
 def by_name(label_names: Sequence[str], values: Sequence[float]) -> dict[str, float]:
     """Values [C] as {class: number}."""
     return {name: float(value) for name, value in zip(label_names, values, strict=True)}
-
-
-def check_logits(
-    logits: np.ndarray, labels: np.ndarray, label_names: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Logits as float64 [N, C] and labels as int64 [N]. Raises RepoError when they do not fit together."""
-    logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.int64)
-    if logits.ndim != 2 or logits.shape[0] == 0 or logits.shape[1] != len(label_names):
-        raise RepoError(f"logits must be images x {len(label_names)} classes, not of shape {logits.shape}")
-    if labels.shape != (len(logits),) or labels.min() < 0 or labels.max() >= len(label_names):
-        raise RepoError(f"there must be one label of 0…{len(label_names) - 1} for each row of logits")
-    if not np.isfinite(logits).all():
-        raise RepoError("the logits hold a value that is not finite")
-    return logits, labels
 
 
 def read_label_names(folder: Path) -> list[str]:
@@ -248,251 +220,3 @@ def calibrate_folder(folder: Path) -> dict:
     calibration |= {key: before[key] for key in ("out_of_distribution", "appearance") if key in before}
     write_json(path, calibration)
     return calibration
-
-
-def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> list[dict]:
-    """Mean confidence and accuracy of the images in each bin of confidence that has any, as the ECE bins them."""
-    index = np.clip(np.ceil(np.asarray(confidence) * bins).astype(int) - 1, 0, bins - 1)
-    return [
-        {
-            "confidence": float(confidence[index == number].mean()),
-            "accuracy": float(np.mean(correct[index == number])),
-            "images": int((index == number).sum()),
-        }
-        for number in np.unique(index)
-    ]
-
-
-def most_confident(confidence: np.ndarray, coverage: float) -> np.ndarray:
-    """Indices of the ceil(coverage · N) images with the highest confidence [N], highest first."""
-    kept = max(1, math.ceil(coverage * len(confidence) - 1e-9))
-    return np.argsort(-confidence, kind="stable")[:kept]
-
-
-def _selective_accuracies(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    return np.array([correct[most_confident(confidence, coverage)].mean() for coverage in COVERAGES])
-
-
-def _set_figures(members: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Coverage of each class and of all, then mean set size of each and of all: [2 (C + 1)]; NaN without images."""
-    covered, size = members[np.arange(len(labels)), labels], members.sum(axis=1)
-    groups = [labels == c for c in range(members.shape[1])] + [np.ones(len(labels), dtype=bool)]
-    return np.array([values[g].mean() if g.any() else np.nan for values in (covered, size) for g in groups])
-
-
-def _conformal_figures(members: np.ndarray, labels: np.ndarray, names: Sequence[str], resamples: int) -> dict:
-    """Coverage and set size of sets with these members [N, C], by class, with intervals; None without images."""
-    keys = [*names, "all"]
-    spans = bootstrap(lambda i: _set_figures(members[i], labels[i]), len(labels), resamples, SEED).T
-
-    def named(values: np.ndarray) -> dict:
-        plain = [None if np.isnan(value).any() else value.tolist() for value in values]
-        parts = {"coverage": plain[: len(keys)], "mean_set_size": plain[len(keys) :]}
-        return {key: dict(zip(keys, part, strict=True)) for key, part in parts.items()}
-
-    sizes = members.sum(axis=1)
-    return {
-        **named(_set_figures(members, labels)),
-        "empty_sets": float((sizes == 0).mean()),
-        "one_class": float((sizes == 1).mean()),
-        "intervals": named(spans),
-    }
-
-
-def sure_figures(
-    probabilities: np.ndarray, labels: np.ndarray, label_names: Sequence[str], calibration: dict
-) -> dict[str, dict[str, int]]:
-    """How many answers of each class, and of all, are sure, and how many of those are right: {class: {sure, right}}."""
-    limits = [calibration["sure"]["thresholds"][name] for name in label_names]
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    sure = confidence >= np.array([math.inf if limit is None else limit for limit in limits])[predicted]
-    groups = {name: predicted == c for c, name in enumerate(label_names)} | {
-        "all": np.ones(len(labels), bool)
-    }
-    return {
-        name: {"sure": int((group & sure).sum()), "right": int((group & sure & (predicted == labels)).sum())}
-        for name, group in groups.items()
-    }
-
-
-def source_figures(
-    logits: np.ndarray, labels: np.ndarray, label_names: Sequence[str], calibration: dict
-) -> dict:
-    """What holds of the promises for the images of one laboratory: {ece, coverage {class: …}, sure {sure, right}}."""
-    probabilities = softmax(logits, calibration["temperature"]["value"])
-    thresholds = calibration["conformal"][LEVELS[-1]]["thresholds"]
-    covered = 1 - probabilities <= np.array([thresholds[name] for name in label_names])
-    return {
-        "ece": expected_calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels),
-        "coverage": {
-            label_names[c]: float(covered[labels == c, c].mean()) for c in np.unique(labels).tolist()
-        },
-        "sure": sure_figures(probabilities, labels, label_names, calibration)["all"],
-    }
-
-
-def calibration_figures(
-    logits: np.ndarray,
-    labels: np.ndarray,
-    label_names: Sequence[str],
-    calibration: dict,
-    resamples: int = RESAMPLES,
-) -> dict:
-    """What one split's entry of `metrics.json` says of calibration; the same input gives the same figures to the last digit.
-
-    Args:
-        logits, labels: [N, C] and int [N] of the split.
-        label_names: the classes in the order of the columns.
-        calibration: the contents of `calibration.json`.
-        resamples: bootstrap resamples behind the 95 % intervals.
-
-    Returns:
-        `calibrated` {log_loss, ece, intervals}, `reliability` [{confidence, accuracy, images}], `conformal`
-        {level: {coverage, mean_set_size, empty_sets, one_class, intervals}}, `sure` (see `sure_figures`), and
-        `accuracy_against_coverage` [{coverage, accuracy, threshold, interval}]: the accuracy on the share of images with the
-        highest confidence, and the lowest confidence among them.
-    """
-    logits, labels = check_logits(logits, labels, label_names)
-    probabilities = softmax(logits, calibration["temperature"]["value"])
-    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-
-    def scalars(i: np.ndarray) -> np.ndarray:
-        ece = expected_calibration_error(confidence[i], correct[i])
-        return np.array([negative_log_likelihood(probabilities[i], labels[i]), ece])
-
-    log_loss, ece = scalars(np.arange(len(labels))).tolist()
-    spans = bootstrap(scalars, len(labels), resamples, SEED).T.tolist()
-    selective = _selective_accuracies(confidence, correct)
-    selective_spans = bootstrap(
-        lambda i: _selective_accuracies(confidence[i], correct[i]), len(labels), resamples, SEED
-    ).T.tolist()
-    return {
-        "calibrated": {
-            "log_loss": log_loss,
-            "ece": ece,
-            "intervals": {"log_loss": spans[0], "ece": spans[1]},
-        },
-        "reliability": reliability(confidence, correct),
-        "conformal": {
-            level: _conformal_figures(
-                1 - probabilities <= np.array([entry["thresholds"][name] for name in label_names]),
-                labels,
-                label_names,
-                resamples,
-            )
-            for level, entry in calibration["conformal"].items()
-        },
-        "sure": sure_figures(probabilities, labels, label_names, calibration),
-        "accuracy_against_coverage": [
-            {
-                "coverage": coverage,
-                "accuracy": float(selective[k]),
-                "threshold": float(confidence[most_confident(confidence, coverage)[-1]]),
-                "interval": selective_spans[k],
-            }
-            for k, coverage in enumerate(COVERAGES)
-        ],
-    }
-
-
-def figures(metrics: dict) -> dict[str, tuple]:
-    """What there is to draw of calibration, by file name: the function, what it draws, and inches."""
-    split = reported_split(metrics)
-    if "calibrated" not in metrics["splits"][split]:
-        return {}
-    part = {"split": split, **metrics["splits"][split]}
-    return {
-        "reliability": (draw_reliability, part, (5, 5)),
-        "accuracy_against_coverage": (draw_coverage, part, (6, 4)),
-    }
-
-
-def reported_split(metrics: dict) -> str:
-    """The split that card and figures report on."""
-    return "test" if "test" in metrics["splits"] else "validation"
-
-
-def draw_reliability(axes: Axes, part: dict) -> None:
-    """Accuracy against confidence after temperature scaling; the area of a point is the number of images."""
-    points = part["reliability"]
-    largest = max(point["images"] for point in points)
-    axes.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="perfect calibration")
-    axes.scatter(
-        [point["confidence"] for point in points],
-        [point["accuracy"] for point in points],
-        s=[15 + 150 * point["images"] / largest for point in points],
-        color=BLUE,
-        alpha=0.8,
-        label="bin of confidence",
-    )
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence (calibrated)", ylabel="accuracy")
-    axes.set_title(
-        f"Reliability, {part['split']}: ECE {part['ece']:.3f} before, {part['calibrated']['ece']:.3f} after"
-    )
-    axes.legend(loc="upper left", frameon=False)
-
-
-def draw_coverage(axes: Axes, part: dict) -> None:
-    """Accuracy on the share of images with the highest confidence, with its 95 % interval."""
-    points = part["accuracy_against_coverage"]
-    coverage = [point["coverage"] for point in points]
-    low, high = zip(*(point["interval"] for point in points), strict=True)
-    axes.fill_between(coverage, low, high, color=BLUE, alpha=0.2, linewidth=0, label="95 % interval")
-    axes.plot(coverage, [point["accuracy"] for point in points], color=BLUE, marker="o", markersize=3)
-    axes.set(xlim=(0, 1.02), ylim=(min(low) - 0.03, 1.005), xlabel="coverage, most confident first")
-    axes.set(ylabel="accuracy")
-    axes.set_title(f"Accuracy against coverage, {part['split']}")
-    axes.legend(loc="lower left", frameon=False)
-
-
-def section(metrics: dict) -> str:
-    """The card's text on calibration; empty when it was not measured."""
-    split = reported_split(metrics)
-    part = metrics["splits"][split]
-    if "conformal" not in part:
-        return ""
-    after = part["calibrated"]
-    point = min(part["accuracy_against_coverage"], key=lambda p: abs(p["coverage"] - SELECTED))
-    keys, head = ("coverage", "mean_set_size"), ["class"]
-    for level in part["conformal"]:
-        head += [f"{float(level):.0%} {what}" for what in ("coverage", "set size")]
-    rows = []
-    for name in [*metrics["label_names"], "all"]:
-        found = [
-            (of[key][name], of["intervals"][key][name]) for of in part["conformal"].values() for key in keys
-        ]
-        rows.append(
-            [name, *("–" if value is None else f"{value:.3f}{span(limits)}" for value, limits in found)]
-        )
-    sure = [
-        [name, str(of["sure"]), f"{of['right'] / of['sure']:.3f}" if of["sure"] else "–"]
-        for name, of in part["sure"].items()
-    ]
-    before_ece, after_ece = (f"{of['ece']:.3f}{span(of['intervals']['ece'])}" for of in (part, after))
-    return f"""`calibration.json`, fitted on validation, holds a temperature, by which the logits are divided, and thresholds for
-sets of classes: with p = softmax(logits / temperature), class c belongs to the set iff 1 − p_c ≤ its threshold. They are those
-of the laboratory that needs the most caution, and raised until one can be {CONFIDENCE:.0%} confident that no class's coverage is
-more than {100 * SHORTFALL:.0f} points below its level. Measured on {split}: the expected calibration error (ECE) falls from
-{before_ece} to {after_ece}; accuracy is {point["accuracy"]:.3f}{span(point["interval"])} on the
-{point["coverage"]:.0%} of images with the highest confidence.
-
-{markdown_table(head, rows)}
-
-An answer is called sure where, by the validation images of each laboratory, at most {SURE_ERROR:.0%} of the answers of its class
-that are as confident are expected to be wrong. Where they are too few to tell, no answer of that class is called sure.
-On {split}:
-
-{markdown_table(["answer", "sure", "of these right"], sure)}
-
-![reliability](figures/reliability.png)
-![accuracy against coverage](figures/accuracy_against_coverage.png)"""
-
-
-def span(interval: list | None) -> str:
-    """An interval as the card writes it behind a figure."""
-    return "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
-
-
-def markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    """Cells as a Markdown table."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])

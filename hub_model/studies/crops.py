@@ -1,4 +1,4 @@
-"""Images in, logits and features out: the dataset repo and the model that a study runs on, and where its result goes.
+"""What the studies of images share: the model and the dataset that one runs on, logits of altered crops, where a result goes.
 
 Images stay encoded on disk (Arrow, memory-mapped) until they are looked at, so memory does not grow with the dataset.
 """
@@ -27,7 +27,7 @@ COLUMNS = ("image", "label", "file_name")
 
 @dataclass(frozen=True)
 class Crops:
-    """Images of one or several splits. `images` has the columns of `COLUMNS`, the images undecoded."""
+    """Images of a split. `images` has the columns of `COLUMNS`, the images undecoded, and perhaps `source`."""
 
     images: datasets.Dataset
     label_names: tuple[str, ...]
@@ -35,32 +35,24 @@ class Crops:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Each crop as uint8 RGB [H, W, 3]. Raises RepoError naming the file when it cannot be decoded."""
+        for row in self.images:
+            try:
+                yield np.asarray(to_rgb(row["image"]["bytes"] or row["image"]["path"]))
+            except (OSError, TypeError, ImageError) as error:
+                raise RepoError(f"{row['file_name']} cannot be decoded: {error}") from None
+
     @property
     def labels(self) -> np.ndarray:
         """True classes, int64 [N]."""
         return np.asarray(self.images["label"], dtype=np.int64)
 
     @property
-    def sources(self) -> list[str]:
-        """The laboratory of each crop; one for all where the dataset does not say."""
+    def sources(self) -> np.ndarray:
+        """The laboratory of each crop, [N]; one for all where the dataset does not say."""
         known = "source" in self.images.column_names
-        return list(self.images["source"]) if known else ["training"] * len(self)
-
-    @property
-    def file_names(self) -> list[str]:
-        return list(self.images["file_name"])
-
-    def pixels(self, index: int) -> np.ndarray:
-        """One crop as uint8 RGB [H, W, 3]. Raises RepoError naming the file when it cannot be decoded."""
-        row = self.images[int(index)]
-        stored = row["image"]
-        try:
-            return np.asarray(to_rgb(stored["bytes"] or stored["path"]))
-        except (OSError, TypeError, ImageError) as error:
-            raise RepoError(f"{row['file_name']} cannot be decoded: {error}") from None
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (self.pixels(index) for index in range(len(self)))
+        return np.array(self.images["source"] if known else ["training"] * len(self))
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Crops:
         """The crops with these indices."""
@@ -78,57 +70,77 @@ class Crops:
         return self.take(np.sort(order[np.argsort(rank, kind="stable")[:images]]))
 
 
-def read_crops(dataset: str, *splits: str, revision: str | None = None) -> Crops:
-    """Read splits of a dataset repo, by id or folder.
+def read_crops(dataset: str, split: str, revision: str | None = None) -> Crops:
+    """Read a split of a dataset repo, by id or folder.
 
-    Raises RepoError: it is not there, or lacks a split, a column or label names.
+    Raises RepoError: it is not there, or lacks a column or label names.
     """
     try:
-        parts = [datasets.load_dataset(dataset, split=split, revision=revision) for split in splits]
+        images = datasets.load_dataset(dataset, split=split, revision=revision)
     except (OSError, ValueError) as error:  # huggingface_hub's and datasets' errors are among them
-        wanted = " and ".join(splits)
-        raise RepoError(f"the dataset {dataset} has no readable {wanted}: {first_line(error)}") from None
-    found = parts[0].column_names
+        raise RepoError(f"the dataset {dataset} has no readable {split}: {first_line(error)}") from None
+    found = images.column_names
     if missing := [name for name in COLUMNS if name not in found]:
         raise RepoError(
             f"the dataset {dataset} has no column {', '.join(missing)} (it has: {', '.join(found)})"
         )
-    label = parts[0].features["label"]
+    label = images.features["label"]
     if not isinstance(label, datasets.ClassLabel):
         raise RepoError(f"the column 'label' of {dataset} is not a ClassLabel, so its classes have no names")
-    parts = [
-        part.select_columns([*COLUMNS, *({"source"} & set(found))]).cast_column(
-            "image", datasets.Image(decode=False)
-        )
-        for part in parts
-    ]
-    return Crops(datasets.concatenate_datasets(parts), tuple(label.names))
+    images = images.select_columns([*COLUMNS, *({"source"} & set(found))])
+    return Crops(images.cast_column("image", datasets.Image(decode=False)), tuple(label.names))
 
 
-def open_classifier(model: str | Path, backend: Backend = "auto") -> Classifier:
-    """The model of a run folder, a model repo folder or a Hub id.
+def open_classifier(folder: Path, backend: Backend = "auto") -> Classifier:
+    """The model of a run folder or model repo folder.
 
-    Only `config.json` and `model.safetensors` of a run folder are looked at: its checkpoints are pickles, which a model
-    repo must not hold.
+    Of a run folder its checkpoints are left out: they are pickles, which a model repo must not hold.
     """
-    folder = Path(model)
     if not (folder / "checkpoints").is_dir():
-        return Classifier.from_pretrained(model, backend=backend)
+        return Classifier.from_pretrained(folder, backend=backend)
     with tempfile.TemporaryDirectory() as clean:
-        for name in ("config.json", "model.safetensors"):
-            (Path(clean) / name).symlink_to((folder / name).resolve())
+        for path in [*folder.glob("*.json"), *folder.glob("*.safetensors")]:
+            (Path(clean) / path.name).symlink_to(path.resolve())
         classifier = Classifier.from_pretrained(clean)
         _ = classifier.model  # loads the weights while they are there
         return classifier
 
 
-def check_classes(classifier: Classifier, crops: Crops) -> None:
-    """Raise RepoError when model and dataset do not mean the same by a label."""
-    if tuple(classifier.label_names) != crops.label_names:
+def open_study(
+    arguments: argparse.Namespace, *splits: str, backend: Backend = "auto"
+) -> tuple[Classifier, list[Crops]]:
+    """The classifier and the splits that a study's command names. Raises RepoError where they have other classes."""
+    classifier = open_classifier(arguments.folder, backend)
+    crops = [read_crops(arguments.dataset, split, arguments.revision) for split in splits]
+    if tuple(classifier.label_names) != (names := crops[0].label_names):
         raise RepoError(
-            f"the model's classes ({', '.join(classifier.label_names)}) are not those of the dataset "
-            f"({', '.join(crops.label_names)})"
+            f"the model's classes ({', '.join(classifier.label_names)}) are not those of the dataset ({', '.join(names)})"
         )
+    return classifier, crops
+
+
+def add_study(
+    commands: argparse._SubParsersAction,
+    name: str,
+    key: str,
+    measure: Callable[[argparse.Namespace], dict | list],
+    section: Callable[[dict | list], str],
+    purpose: str,
+) -> argparse.ArgumentParser:
+    """Add the command of a study: it measures a folder's model on a dataset, prints the card's section and writes `key`."""
+    command = commands.add_parser(name, help=purpose)
+    command.add_argument("folder", type=Path, help="run folder or model repo folder")
+    command.add_argument("dataset", help="dataset repo OWNER/NAME or folder")
+    command.add_argument("--revision", help="revision of the dataset repo (default: its newest)")
+
+    def run(arguments: argparse.Namespace) -> int:
+        result = measure(arguments)
+        print(section(result))
+        print(f"wrote {write_measurement(arguments.folder, key, result)}")
+        return 0
+
+    command.set_defaults(run=run)
+    return command
 
 
 def altered(
@@ -139,31 +151,13 @@ def altered(
         yield change(image, np.random.default_rng((seed, index)))
 
 
-def batched(images: Iterable[np.ndarray], size: int = BATCH_SIZE) -> Iterator[list[np.ndarray]]:
-    """Lists of at most `size` (itertools.batched of Python 3.12)."""
-    images = iter(images)
-    while batch := list(islice(images, size)):
-        yield batch
-
-
 def logits_of(
     classifier: Classifier, images: Iterable[np.ndarray], preprocess: Preprocessing | None = None
 ) -> np.ndarray:
     """Logits [N, C] of images, without calibration; `preprocess` in place of the classifier's own."""
-    prepare = preprocess or classifier.preprocess
-    return np.concatenate([classifier.network(prepare(batch))[0] for batch in batched(images)])
-
-
-def add_model_and_data(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments `folder`, `dataset` and `--revision` of a study that runs a model."""
-    parser.add_argument("folder", type=Path, help="run folder or model repo folder")
-    add_data(parser)
-
-
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments `dataset` and `--revision`."""
-    parser.add_argument("dataset", help="dataset repo OWNER/NAME or folder")
-    parser.add_argument("--revision", help="revision of the dataset repo (default: its newest)")
+    prepare, images = preprocess or classifier.preprocess, iter(images)
+    batches = iter(lambda: list(islice(images, BATCH_SIZE)), [])
+    return np.concatenate([classifier.network(prepare(batch))[0] for batch in batches])
 
 
 def write_measurement(folder: Path, key: str, value: dict | list) -> Path:

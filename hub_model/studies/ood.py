@@ -21,23 +21,16 @@ from sklearn.metrics import roc_auc_score
 
 from dataset_script.arguments import whole_number
 from hub_model.contract import CALIBRATION, OOD_ARRAYS, weights_digest
-from hub_model.evaluation import SEED, bootstrap
+from hub_model.evaluation import SEED, bootstrap, markdown_table, span
 from hub_model.figures import BLUE, ORANGE
 from hub_model.inference.appearance import STATISTICS, AppearanceReference
 from hub_model.inference.calibration import Calibration, conformal_threshold
 from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import read_json
 from hub_model.inference.ood import OodRule
-from hub_model.studies.calibration import markdown_table, span, write_json
-from hub_model.studies.crops import (
-    add_model_and_data,
-    altered,
-    check_classes,
-    open_classifier,
-    read_crops,
-    write_measurement,
-)
-from hub_model.studies.ood_inputs import FROM_CELLS, MAKERS, background_patches, make_from_cells, make_inputs
+from hub_model.studies.calibration import write_json
+from hub_model.studies.crops import add_study, altered, open_study
+from hub_model.studies.ood_inputs import MAKERS, background_patches, make_inputs
 from hub_model.studies.perturbations import other_laboratory
 
 KEY, FIGURE_SIZE = "out_of_distribution", (6, 4)
@@ -49,36 +42,24 @@ PATCHES, OTHER_LABORATORY = "background patches", "cells of another laboratory (
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("ood", help="fit and measure the out-of-distribution rule")
-    add_model_and_data(command)
-    command.add_argument(
-        "--each", type=whole_number(1), default=INPUTS, help=f"OOD inputs of each kind (default: {INPUTS})"
-    )
-    command.set_defaults(run=run)
+    purpose = "fit and measure the out-of-distribution rule"
+    command = add_study(commands, "ood", KEY, measure, section, purpose)
+    each = f"OOD inputs of each kind (default: {INPUTS})"
+    command.add_argument("--each", type=whole_number(1), default=INPUTS, help=each)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Fit, write and measure the rule; print AUROC and detection rate by kind."""
+def measure(arguments: argparse.Namespace) -> dict:
+    """Fit and write the rule; AUROC and detection rate by kind of input (see `report`)."""
     folder = arguments.folder
     if not (folder / CALIBRATION).is_file():
         raise RepoError(f"{folder} has no {CALIBRATION}: run `python -m hub_model calibrate` first")
-    classifier = open_classifier(folder)
+    classifier, [train, validation, test] = open_study(arguments, "train", "validation", "test")
     classifier.measures_appearance = True  # the reference is fitted here
-    train, validation, test = (
-        read_crops(arguments.dataset, split, revision=arguments.revision)
-        for split in ("train", "validation", "test")
-    )
-    check_classes(classifier, validation)
     fitted_to, held_out = classifier.predict(train), classifier.predict(validation)
     rule = set_threshold(fit_rule(fitted_to.features, train.labels), held_out.features)
     share = rule.score(held_out.features) / rule.threshold
-    reference = fit_appearance(
-        fitted_to.appearance,
-        np.eye(len(train.label_names))[train.labels],
-        train.sources,
-        held_out.appearance,
-        share,
-    )
+    members = np.eye(len(train.label_names))[train.labels]
+    reference = fit_appearance(fitted_to.appearance, members, train.sources, held_out.appearance, share)
     write_rule(folder, rule, reference)
     calibration = Calibration.from_folder(folder, classifier.label_names)
 
@@ -86,16 +67,13 @@ def run(arguments: argparse.Namespace) -> int:
         found = classifier.predict(images)
         return calibration.ood_score(found.features, found.appearance)
 
-    sample = list(test.sample(arguments.each))
-    inputs = {kind: scores(make_inputs(kind, arguments.each)) for kind in MAKERS}
-    inputs |= {kind: scores(make_from_cells(kind, sample, arguments.each)) for kind in FROM_CELLS}
+    sample = test.sample(arguments.each)
+    cells = list(sample)
+    inputs = {kind: scores(make_inputs(kind, arguments.each, cells)) for kind in MAKERS}
     if patches := background_patches(test, arguments.each):
         inputs[PATCHES] = scores(patches)
-    inputs[OTHER_LABORATORY] = scores(altered(test.sample(arguments.each), other_laboratory))
-    result = report(scores(test), inputs) | {"thresholds": thresholds_of(read_json(folder / CALIBRATION))}
-    print(f"{result['false_positive_rate']:.1%} of {result['cells']} test cells rejected\n{_table(result)}")
-    print(f"wrote {write_measurement(folder, KEY, result)}")
-    return 0
+    inputs[OTHER_LABORATORY] = scores(altered(sample, other_laboratory))
+    return report(scores(test), inputs) | {"thresholds": thresholds_of(read_json(folder / CALIBRATION))}
 
 
 def fit_rule(features: np.ndarray, labels: np.ndarray, directions: int = DIRECTIONS) -> OodRule:
@@ -141,7 +119,7 @@ def fit_appearance(
     """
     found = {"statistics": list(STATISTICS), "sources": {}, "fitted_on": "train"}
     for name in sorted(set(sources)):
-        chosen = np.array([source == name for source in sources])
+        chosen = np.asarray(sources) == name
         of, members = statistics[chosen], labels[chosen]
         mean, images = of.mean(axis=0), members.sum(axis=0)[:, None]
         class_means = np.where(images > 0, members.T @ of / np.maximum(images, 1), mean)
@@ -153,16 +131,13 @@ def fit_appearance(
         }
     scores = np.log(AppearanceReference.read({**found, "threshold": math.inf, "weight": 0}).score(held_out))
     share = np.log(share)
-    weight = float(share.std() / (share.std() + scores.std()))
+    spreads = share.std(), scores.std()
+    weight = float(spreads[0] / sum(spreads)) if all(spreads) else 0.5
     limit = conformal_threshold((1 - weight) * share + weight * scores, 1 - FALSE_POSITIVE_RATE)
     if limit == math.inf:
         raise RepoError(f"{len(held_out)} validation images are too few for a false positive rate")
-    return {
-        **found,
-        "weight": weight,
-        "threshold": math.exp(limit / weight),
-        "threshold_fitted_on": "validation",
-    }
+    fitted = {"weight": weight, "threshold": math.exp(limit / weight), "threshold_fitted_on": "validation"}
+    return found | fitted
 
 
 def thresholds_of(calibration: dict) -> dict[str, float | None]:
@@ -240,23 +215,19 @@ def histogram(cells: np.ndarray, inputs: Mapping[str, np.ndarray], bins: int = 4
     }
 
 
-def _table(found: dict) -> str:
+def section(found: dict) -> str:
+    """The card's text on the result."""
     rows = [
         [kind, f"{of['auroc']:.3f}{span(of['intervals']['auroc'])}", f"{of['detection_rate']:.1%}"]
         for kind, of in found["kinds"].items()
     ]
-    return markdown_table(["input", "AUROC", "detection rate"], rows)
-
-
-def section(found: dict) -> str:
-    """The card's text on the result."""
     return f"""### Out-of-distribution inputs
 
 An input is answered with "not a cell I know" where the network's features and the picture's colour, sharpness and grain
 together lie further from the training images than a threshold fitted on validation. The false positive rate on
 {found["cells"]:,} test cells is {found["false_positive_rate"]:.1%}. OOD inputs, none of them used to fit the score:
 
-{_table(found)}
+{markdown_table(["input", "AUROC", "detection rate"], rows)}
 
 ![scores](figures/out_of_distribution.png)"""
 

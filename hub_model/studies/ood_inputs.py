@@ -40,7 +40,7 @@ def _picture(name: str) -> Image.Image:
         return Image.open(stream).convert("RGB")
 
 
-def _cutting(names: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+def cutting(names: Sequence[str], rng: np.random.Generator) -> np.ndarray:
     """A random square of a random picture, a third of it to all of it."""
     picture = _picture(names[rng.integers(len(names))])
     side = int(min(picture.size) * rng.uniform(1 / 3, 1))
@@ -49,17 +49,7 @@ def _cutting(names: Sequence[str], rng: np.random.Generator) -> np.ndarray:
     return np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box))
 
 
-def photograph(rng: np.random.Generator) -> np.ndarray:
-    """Part of a photograph of people, animals, things, a text page or a texture."""
-    return _cutting(PHOTOGRAPHS, rng)
-
-
-def microscopy(rng: np.random.Generator) -> np.ndarray:
-    """Part of another scientific picture: stained tissue, an eye's retina, a phase-contrast cell, stars."""
-    return _cutting(MICROSCOPY, rng)
-
-
-def noise(rng: np.random.Generator) -> np.ndarray:
+def noise(rng: np.random.Generator, cells: Sequence[np.ndarray]) -> np.ndarray:
     """Uniform, normal or cloudy noise, grey or coloured."""
     channels = 3 if rng.random() < 0.5 else 1
     style = rng.integers(3)
@@ -72,18 +62,17 @@ def noise(rng: np.random.Generator) -> np.ndarray:
     return np.broadcast_to(to_bytes(values), (SIZE, SIZE, 3)).copy()
 
 
-def blank(rng: np.random.Generator) -> np.ndarray:
+def blank(rng: np.random.Generator, cells: Sequence[np.ndarray]) -> np.ndarray:
     """An empty field: one colour with a slight slope of light and grain of the camera."""
     colour = rng.uniform(0, 1) if rng.random() < 0.3 else rng.uniform(0.65, 1)
     tint = colour * rng.uniform(0.85, 1, 3)
-    slope = np.linspace(-1, 1, SIZE)[:, None] * rng.uniform(-0.05, 0.05) + np.linspace(
-        -1, 1, SIZE
-    ) * rng.uniform(-0.05, 0.05)
+    across = np.linspace(-1, 1, SIZE)
+    slope = across[:, None] * rng.uniform(-0.05, 0.05) + across * rng.uniform(-0.05, 0.05)
     grain = rng.uniform(0, 0.02) * rng.standard_normal((SIZE, SIZE, 3))
     return to_bytes(tint + slope[..., None] + grain)
 
 
-def drawing(rng: np.random.Generator) -> np.ndarray:
+def drawing(rng: np.random.Generator, cells: Sequence[np.ndarray]) -> np.ndarray:
     """A drawn cell of the embedded sample: looks like a cell, is none."""
     from dataset_script.synthetic_cells import LOOKS, draw_cell
 
@@ -91,7 +80,7 @@ def drawing(rng: np.random.Generator) -> np.ndarray:
     return np.asarray(draw_cell(labels[rng.integers(len(labels))], int(rng.integers(2**31))))
 
 
-def text(rng: np.random.Generator) -> np.ndarray:
+def text(rng: np.random.Generator, cells: Sequence[np.ndarray]) -> np.ndarray:
     """Lines of random words, dark on light or light on dark."""
     paper = int(rng.integers(200, 256))
     ink = tuple(int(v) for v in rng.integers(0, 110, 3))
@@ -103,22 +92,6 @@ def text(rng: np.random.Generator) -> np.ndarray:
         draw.text((4, 1.2 * size * line), " ".join(words), fill=ink, font=ImageFont.load_default(size))
     values = np.asarray(image)
     return 255 - values if rng.random() < 0.3 else values.copy()
-
-
-MAKERS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
-    "photographs": photograph,
-    "other scientific pictures": microscopy,
-    "noise": noise,
-    "blank fields": blank,
-    "drawn cells": drawing,
-    "rendered text": text,
-}
-
-
-def make_inputs(kind: str, images: int, seed: int = 0) -> list[np.ndarray]:
-    """So many inputs of a kind of `MAKERS`, uint8 RGB [250, 250, 3] each."""
-    number = list(MAKERS).index(kind)
-    return [MAKERS[kind](np.random.default_rng((seed, number, index))) for index in range(images)]
 
 
 def disc(rng: np.random.Generator, cells: Sequence[np.ndarray]) -> np.ndarray:
@@ -168,7 +141,13 @@ def _any(rng: np.random.Generator, cells: Sequence[np.ndarray]) -> np.ndarray:
     return cells[rng.integers(len(cells))]
 
 
-FROM_CELLS: dict[str, Callable[[np.random.Generator, Sequence[np.ndarray]], np.ndarray]] = {
+MAKERS: dict[str, Callable[[np.random.Generator, Sequence[np.ndarray]], np.ndarray]] = {
+    "photographs": lambda rng, cells: cutting(PHOTOGRAPHS, rng),
+    "other scientific pictures": lambda rng, cells: cutting(MICROSCOPY, rng),
+    "noise": noise,
+    "blank fields": blank,
+    "drawn cells": drawing,
+    "rendered text": text,
     "purple discs": disc,
     "several cells": mosaic,
     "whole fields": lambda rng, cells: mosaic(rng, cells, across=3),
@@ -182,10 +161,10 @@ FROM_CELLS: dict[str, Callable[[np.random.Generator, Sequence[np.ndarray]], np.n
 }
 
 
-def make_from_cells(kind: str, cells: Sequence[np.ndarray], images: int, seed: int = 0) -> list[np.ndarray]:
-    """So many inputs of a kind of `FROM_CELLS`, uint8 RGB [H, W, 3], made of crops that hold a cell."""
-    number = list(FROM_CELLS).index(kind)
-    return [FROM_CELLS[kind](np.random.default_rng((seed, number, index)), cells) for index in range(images)]
+def make_inputs(kind: str, images: int, cells: Sequence[np.ndarray], seed: int = 0) -> list[np.ndarray]:
+    """So many inputs of a kind of `MAKERS`, uint8 RGB [H, W, 3]; `cells` are crops that some are made of."""
+    number = list(MAKERS).index(kind)
+    return [MAKERS[kind](np.random.default_rng((seed, number, index)), cells) for index in range(images)]
 
 
 def background_patches(crops: Crops, images: int) -> list[np.ndarray]:

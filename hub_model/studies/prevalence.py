@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hub_model.contract import read_logits
-from hub_model.evaluation import SEED
+from hub_model.evaluation import SEED, markdown_table
 from hub_model.inference.calibration import Calibration
 from hub_model.inference.counts import reweight
 from hub_model.inference.errors import RepoError, first_line
-from hub_model.studies.calibration import by_name, markdown_table, read_label_names
+from hub_model.studies.calibration import by_name, read_label_names
 from hub_model.studies.crops import write_measurement
 
 KEY = "prevalence"
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     known = parse_prevalence(arguments.prevalence, names) if arguments.prevalence else None
     if arguments.simulate:
         result = simulate_samples(folder, prevalence_of(ARCHIVE_COUNTS, names) if known is None else known)
-        print(_table(result))
+        print(section(result))
         print(f"wrote {write_measurement(folder, KEY, result)}")
         return 0
     if arguments.predictions is None:
@@ -192,20 +192,13 @@ def simulate_samples(
     return {"prevalence": by_name(names, prevalence), "samples": samples, "sizes": found}
 
 
-def _table(found: dict) -> str:
-    rows = [
-        [
-            cells,
-            *(f"{e:.4f}" for e in of["mean_absolute_error"].values()),
-            *(f"{c:.2f}" for c in of["coverage"].values()),
-        ]
-        for cells, of in found["sizes"].items()
-    ]
-    return markdown_table(["cells", *METHODS, *(f"{name} covered" for name in found["prevalence"])], rows)
-
-
 def section(found: dict) -> str:
     """The card's text on the result."""
+    head = ["cells", *METHODS, *(f"{name} covered" for name in found["prevalence"])]
+    rows = []
+    for cells, of in found["sizes"].items():
+        errors = [f"{error:.4f}" for error in of["mean_absolute_error"].values()]
+        rows.append([cells, *errors, *(f"{share:.2f}" for share in of["coverage"].values())])
     return f"""### Differential counts
 
 {found["samples"]} simulated samples of test cells at the prevalence of the full archive, by number of cells: mean absolute error
@@ -213,4 +206,4 @@ of a share when predicted classes are counted (`plain`), corrected for a prevale
 estimated (`em`, the default of the Space and of `python -m hub_model prevalence`); and how often the 95% interval of `em`,
 which holds the classifier's own error, covers the true prevalence.
 
-{_table(found)}"""
+{markdown_table(head, rows)}"""

@@ -13,19 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from dataset_script.arguments import whole_number
-from hub_model.evaluation import SEED
-from hub_model.inference.appearance import SMALLEST_BATCH, AppearanceReference
+from hub_model.evaluation import SEED, markdown_table
+from hub_model.inference.appearance import SMALLEST_BATCH
+from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
 from hub_model.inference.images import SUFFIXES
-from hub_model.studies.calibration import markdown_table
-from hub_model.studies.crops import (
-    add_model_and_data,
-    altered,
-    check_classes,
-    open_classifier,
-    read_crops,
-    write_measurement,
-)
+from hub_model.studies.crops import add_study, altered, open_study
 from hub_model.studies.perturbations import PERTURBATIONS, sharpen
 
 KEY = "shift"
@@ -38,74 +31,58 @@ SIMULATED = {
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("shift", help="measure the warning of images from another laboratory")
-    add_model_and_data(command)
-    command.add_argument(
-        "--left_out",
-        type=Path,
-        help="folder of images of a laboratory that was not trained on (default: none)",
-    )
-    command.add_argument(
-        "--images",
-        type=whole_number(20),
-        default=IMAGES,
-        help=f"images of each unknown kind (default: {IMAGES})",
-    )
-    command.set_defaults(run=run)
+    purpose = "measure the warning of images from another laboratory"
+    command = add_study(commands, "shift", KEY, measure, section, purpose)
+    left_out = "folder of images of a laboratory that was not trained on (default: none)"
+    command.add_argument("--left_out", type=Path, help=left_out)
+    images = f"images of each unknown kind (default: {IMAGES})"
+    command.add_argument("--images", type=whole_number(20), default=IMAGES, help=images)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure, print and write `shift`."""
-    classifier = open_classifier(arguments.folder)
-    reference = classifier.calibration.appearance
-    if reference is None:
+def measure(arguments: argparse.Namespace) -> dict:
+    """{kind of images: {known, images, warned}}, `warned` the share of its batches that come with a warning."""
+    classifier, [test] = open_study(arguments, "test")
+    if classifier.calibration.appearance is None:
         raise RepoError(
             f"{arguments.folder} has no appearance of its training images: run `python -m hub_model ood` first"
         )
-    test = read_crops(arguments.dataset, "test", revision=arguments.revision)
-    check_classes(classifier, test)
     result = {}
-
-    def measure(
-        kind: str, known: bool, images: Iterable[np.ndarray | Path], labels: np.ndarray | None = None
-    ) -> None:
-        found = classifier.predict(images)
-        groups = [labels == c for c in np.unique(labels)] if labels is not None else []
-        groups = [group for group in groups if group.sum() >= SMALLEST_BATCH]
-        parts = {kind: [slice(None)]} | ({f"{kind}, one class at a time": groups} if groups else {})
-        for name, chosen in parts.items():
-            shares = [warned(reference, found.appearance[i], found.probabilities[i]) for i in chosen]
-            result[name] = {"known": known, "images": len(found.appearance), "warned": float(np.mean(shares))}
-            print(f"{name:60s} warned of {result[name]['warned']:.1%}", flush=True)
-
-    sources = np.array(test.sources)
-    for name in np.unique(sources):
-        of = test.take(np.flatnonzero(sources == name))
-        measure(f"test images of {name}", True, of, of.labels)
+    for source in np.unique(test.sources):
+        crops = test.take(np.flatnonzero(test.sources == source))
+        result |= warnings_about(classifier, f"test images of {source}", crops, crops.labels)
     sample = test.sample(arguments.images)
     for name, change in SIMULATED.items():
-        measure(f"{name} (simulated)", False, altered(sample, change))
-    if arguments.left_out:
-        files = [
-            path
-            for path in sorted(arguments.left_out.rglob("*"))
-            if path.suffix.lower().lstrip(".") in SUFFIXES
-        ]
+        result |= warnings_about(classifier, f"{name} (simulated)", altered(sample, change))
+    if folder := arguments.left_out:
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower().lstrip(".") in SUFFIXES)
         chosen = np.random.default_rng(SEED).permutation(len(files))[: arguments.images]
-        measure(f"{arguments.left_out.name} (left out of training)", False, [files[i] for i in chosen])
-    print(f"wrote {write_measurement(arguments.folder, KEY, result)}")
-    return 0
+        name = f"{folder.name} (left out of training)"
+        result |= warnings_about(classifier, name, [files[i] for i in chosen])
+    return result
 
 
-def warned(
-    reference: AppearanceReference, statistics: np.ndarray, probabilities: np.ndarray, batches: int = BATCHES
-) -> float:
-    """Share of random batches of 20 of these images, statistics [N, K], probabilities [N, C], that come with a warning."""
-    rng = np.random.default_rng(SEED)
-    drawn = (rng.choice(len(statistics), SMALLEST_BATCH, replace=False) for _ in range(batches))
-    return float(
-        np.mean([reference.shift(statistics[batch], probabilities[batch]) is not None for batch in drawn])
-    )
+def warnings_about(
+    classifier: Classifier, kind: str, images: Iterable[np.ndarray | Path], labels: np.ndarray | None = None
+) -> dict:
+    """The entry of a kind of images; with their labels [N] they are of a known laboratory, and told by class besides."""
+    found, known = classifier.predict(images), labels is not None
+    by_class = [np.flatnonzero(labels == c) for c in np.unique(labels)] if known else []
+    groups = {kind: [np.arange(len(found))]}
+    groups[f"{kind}, one class at a time"] = [of for of in by_class if len(of) >= SMALLEST_BATCH]
+
+    def warned(images: np.ndarray) -> float:
+        rng, warnings = np.random.default_rng(SEED), 0
+        for _ in range(BATCHES):
+            batch = images[rng.choice(len(images), SMALLEST_BATCH, replace=False)]
+            shift = classifier.calibration.appearance.shift
+            warnings += shift(found.appearance[batch], found.probabilities[batch]) is not None
+        return warnings / BATCHES
+
+    return {
+        name: {"known": known, "images": len(found), "warned": float(np.mean([warned(of) for of in chosen]))}
+        for name, chosen in groups.items()
+        if chosen
+    }
 
 
 def section(found: dict) -> str:

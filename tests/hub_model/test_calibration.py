@@ -14,17 +14,13 @@ from hub_model.metrics.cell_classification.cell_classification import negative_l
 from hub_model.studies.calibration import (
     SHORTFALL,
     calibrate_folder,
-    calibration_figures,
     fit_calibration,
     fit_conformal,
     fit_sure,
     fit_temperature,
-    most_confident,
-    read_label_names,
-    source_figures,
-    sure_figures,
     write_json,
 )
+from hub_model.studies.calibration_report import calibration_figures, source_figures, sure_figures
 
 NAMES = ["BLA", "EOS", "LYT", "MON"]
 
@@ -48,49 +44,25 @@ def run_folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("names", [5, "ABCDEFG", ["A"], ["A", "A"], [1, 2], None])
-def test_label_names_are_a_list_of_different_names(tmp_path, names):
-    (tmp_path / "config.json").write_text(json.dumps({"label_names": names}))
-    with pytest.raises(RepoError, match="label_names"):
-        read_label_names(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": None}))
-    with pytest.raises(RepoError, match="pretrained_cfg must be an object"):
-        read_label_names(tmp_path)
-
-
 @pytest.mark.parametrize("sharpness", [0.4, 1.0, 3.0])
-def test_temperature_undoes_a_known_sharpening(sharpness):
+def test_temperature_undoes_a_known_sharpening_and_has_the_least_log_loss(sharpness):
     logits, labels = simulate(20_000, 0, sharpness)
-    assert fit_temperature(logits, labels) == pytest.approx(sharpness, rel=0.04)
-
-
-def test_temperature_has_the_least_log_loss():
-    logits, labels = simulate(500, 1, 2.5)
     best = fit_temperature(logits, labels)
+    assert best == pytest.approx(sharpness, rel=0.04)
     losses = [negative_log_likelihood(softmax(logits, best * f), labels) for f in (1, 0.5, 0.98, 1.02, 2)]
     assert losses[0] == min(losses)
 
 
-def test_conformal_threshold_is_the_corrected_rank():
+def test_a_threshold_is_the_corrected_rank_and_lets_in_a_class_with_too_few_images():
     scores = np.arange(19) / 100  # n + 1 = 20: the 18th smallest for 90 %, the 19th for 95 %
-    assert conformal_threshold(scores[::-1], 0.90) == 0.17
-    assert conformal_threshold(scores, 0.95) == 0.18
-
-
-def test_too_few_images_for_a_level_let_the_class_into_every_set():
+    assert [conformal_threshold(scores[::-1], level) for level in (0.90, 0.95)] == [0.17, 0.18]
     assert conformal_threshold(np.zeros(18), 0.95) == conformal_threshold(np.zeros(0), 0.90) == np.inf
-    assert fit_conformal(np.full((41, 2), 0.5), np.zeros(41, int), 0.95).tolist() == [1.0, 1.0]
-    assert fit_conformal(np.full((42, 2), 0.5), np.zeros(42, int), 0.95).tolist() == [
-        0.5,
-        1.0,
-    ]  # 0.93 ** 42 < 0.05
-
-
-def test_no_class_has_a_lower_threshold_than_all_images_together():
-    labels = np.repeat([0, 1], 50)
-    probabilities = np.full((100, 2), 0.5)
-    probabilities[:50] = [0.9, 0.1]
-    assert fit_conformal(probabilities, labels, 0.9).tolist() == [0.5, 0.5]
+    for images, threshold in ((41, 1.0), (42, 0.5)):  # 0.93 ** 42 < 0.05
+        found = fit_conformal(np.full((images, 2), 0.5), np.zeros(images, int), 0.95)
+        assert found.tolist() == [threshold, 1.0]
+    probabilities = np.array([[0.9, 0.1]] * 50 + [[0.5, 0.5]] * 50)
+    # no class has a lower threshold than all images together
+    assert fit_conformal(probabilities, np.repeat([0, 1], 50), 0.9).tolist() == [0.5, 0.5]
 
 
 def test_sure_answers_are_wrong_at_most_as_often_as_promised():
@@ -107,9 +79,9 @@ def test_sure_answers_are_wrong_at_most_as_often_as_promised():
     assert (sure > 1000).all() and (wrong / sure <= 0.1).all(), wrong / sure
 
 
-def test_without_enough_images_no_answer_is_sure():
-    assert fit_sure(np.array([[0.99, 0.01]] * 32), np.zeros(32, int)) == [None, None]
-    assert fit_sure(np.array([[0.99, 0.01]] * 33), np.zeros(33, int)) == [0.99, None]
+@pytest.mark.parametrize(("images", "threshold"), [(32, None), (33, 0.99)])
+def test_without_enough_images_no_answer_is_sure(images, threshold):
+    assert fit_sure(np.array([[0.99, 0.01]] * images), np.zeros(images, int)) == [threshold, None]
 
 
 def test_a_sure_answer_of_a_class_that_is_not_identifiable_has_its_own_wording():
@@ -152,39 +124,36 @@ def test_what_is_promised_holds_in_the_laboratory_that_is_harder():
     assert apart["sure"]["thresholds"] == alone["sure"]["thresholds"]
 
 
-def test_the_space_answers_with_the_sets_that_were_reported():
+def test_the_report_is_of_the_sets_that_the_space_shows():
     logits, labels = simulate(400, 5)
     calibration = fit_calibration(logits, labels, NAMES)
     limits = {k: np.array([v["thresholds"][n] for n in NAMES]) for k, v in calibration["conformal"].items()}
     applied = Calibration(tuple(NAMES), calibration["temperature"]["value"], limits)
     sets = applied.sets(applied.probabilities(logits))
-    report = calibration_figures(logits, labels, NAMES, calibration, resamples=2)["conformal"]
+    report = calibration_figures(logits, labels, NAMES, calibration, resamples=2)
     for level, members in sets.items():
-        assert report[level]["mean_set_size"]["all"] == members.sum(axis=1).mean()
-        assert report[level]["coverage"]["all"] == members[np.arange(400), labels].mean() >= float(level)
+        found = report["conformal"][level]
+        assert found["mean_set_size"]["all"] == members.sum(axis=1).mean()
+        assert found["coverage"]["all"] == members[np.arange(400), labels].mean() >= float(level)
+    assert sum(point["images"] for point in report["reliability"]) == 400
+    kept = labels != 2
+    report = calibration_figures(logits[kept], labels[kept], NAMES, calibration, resamples=5)["conformal"][
+        "0.90"
+    ]
+    assert report["coverage"]["LYT"] is report["intervals"]["coverage"]["LYT"] is None
 
 
-def test_temperature_lowers_calibration_error_and_keeps_accuracy():
+def test_temperature_lowers_calibration_error_and_the_most_confident_are_right_most_often():
     logits, labels = simulate(4000, 2, 4.0)
     calibration = fit_calibration(logits[:2000], labels[:2000], NAMES)
-    rest, truth = logits[2000:], labels[2000:]
-    after = calibration_figures(rest, truth, NAMES, calibration, resamples=2)
-    untouched = {**calibration, "temperature": {"value": 1.0}}
-    before = calibration_figures(rest, truth, NAMES, untouched, resamples=2)
+    before, after = (
+        calibration_figures(logits[2000:], labels[2000:], NAMES, of, resamples=50)
+        for of in (calibration | {"temperature": {"value": 1.0}}, calibration)
+    )
     assert after["calibrated"]["ece"] < 0.5 * before["calibrated"]["ece"]
     assert after["calibrated"]["log_loss"] < before["calibrated"]["log_loss"]
-    assert (
-        after["accuracy_against_coverage"][-1]["accuracy"]
-        == before["accuracy_against_coverage"][-1]["accuracy"]
-    )
-
-
-def test_accuracy_against_coverage_keeps_the_most_confident():
-    assert most_confident(np.array([0.2, 0.9, 0.5, 0.7]), 0.5).tolist() == [1, 3]
-    logits, labels = simulate(3000, 3)
-    report = calibration_figures(logits, labels, NAMES, fit_calibration(logits, labels, NAMES), resamples=50)
-    points = report["accuracy_against_coverage"]
-    assert points[-1]["accuracy"] == (logits.argmax(axis=1) == labels).mean()
+    points = after["accuracy_against_coverage"]
+    assert points[-1]["accuracy"] == (logits[2000:].argmax(axis=1) == labels[2000:]).mean()
     assert points[3]["accuracy"] > points[-1]["accuracy"] + 0.1
     assert [p["threshold"] for p in points] == sorted((p["threshold"] for p in points), reverse=True)
     assert all(p["interval"][0] <= p["accuracy"] <= p["interval"][1] for p in points)
@@ -205,49 +174,33 @@ def test_sure_answers_are_counted_by_class_and_by_laboratory():
     assert found["coverage"] == {"A": 0.5, "B": 0.5} and found["sure"] == {"sure": 2, "right": 1}
 
 
-def test_reliability_holds_every_image_once():
-    logits, labels = simulate(777, 4)
-    report = calibration_figures(logits, labels, NAMES, fit_calibration(logits, labels, NAMES), resamples=2)
-    assert sum(point["images"] for point in report["reliability"]) == 777
-
-
-def test_a_class_that_is_missing_from_a_split_has_no_figure():
-    logits, labels = simulate(300, 6)
-    calibration = fit_calibration(logits, labels, NAMES)
-    kept = labels != 2
-    report = calibration_figures(logits[kept], labels[kept], NAMES, calibration, resamples=5)
-    assert report["conformal"]["0.90"]["coverage"]["LYT"] is None
-    assert report["conformal"]["0.90"]["intervals"]["coverage"]["LYT"] is None
-
-
-def test_a_folder_is_calibrated_on_validation_alone(run_folder):
+def test_a_folder_is_calibrated_on_validation_alone_and_keeps_its_out_of_distribution_part(run_folder):
+    rule = {"out_of_distribution": {"threshold": 7}}
+    (run_folder / "calibration.json").write_text(json.dumps(rule))
     calibration = calibrate_folder(run_folder)
     fitted_on = read_logits(run_folder / "logits_validation.parquet", len(NAMES))
+    assert calibration == fit_calibration(fitted_on.values, fitted_on.labels, NAMES) | rule
     assert calibration == json.loads((run_folder / "calibration.json").read_text())
-    assert calibration["temperature"]["value"] == fit_temperature(fitted_on.values, fitted_on.labels)
     (run_folder / "logits_test.parquet").unlink()
     assert calibrate_folder(run_folder) == calibration
 
 
-def test_calibrating_again_keeps_the_out_of_distribution_part(run_folder):
-    (run_folder / "calibration.json").write_text(json.dumps({"out_of_distribution": {"threshold": 7}}))
-    assert calibrate_folder(run_folder)["out_of_distribution"] == {"threshold": 7}
-
-
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("file", "content", "message"),
     [
-        (lambda f: (f / "config.json").unlink(), "config.json is missing"),
-        (lambda f: (f / "logits_validation.parquet").unlink(), "it is missing"),
-        (lambda f: (f / "logits_validation.parquet").write_bytes(b"PAR1"), "cannot be read"),
-        (
-            lambda f: (f / "config.json").write_text('{"label_names": ["A", "B"]}'),
-            "rows of 4 logits for 2 classes",
-        ),
+        ("logits_validation.parquet", None, "it is missing"),
+        ("logits_validation.parquet", "PAR1", "cannot be read"),
+        ("config.json", None, "config.json is missing"),
+        ("config.json", '{"label_names": ["A", "B"]}', "rows of 4 logits for 2 classes"),
+        ("config.json", '{"pretrained_cfg": null}', "pretrained_cfg must be an object"),
+        *(("config.json", f'{{"label_names": {names}}}', "label_names")
+          for names in ("5", '"ABCDEFG"', '["A"]', '["A", "A"]', "[1, 2]", "null")),
     ],
-)
-def test_what_cannot_be_calibrated_is_said_in_one_sentence(run_folder, spoil, message):
-    spoil(run_folder)
+)  # fmt: skip
+def test_what_cannot_be_calibrated_is_said_in_one_sentence(run_folder, file, content, message):
+    (run_folder / file).unlink()
+    if content:
+        (run_folder / file).write_text(content)
     with pytest.raises(RepoError, match=message) as caught:
         calibrate_folder(run_folder)
     assert "\n" not in str(caught.value)
