@@ -7,7 +7,6 @@ folder's listing lies in a file and images are read one after the other: memory 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import itertools
 import os
@@ -26,6 +25,7 @@ from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
 
+from dataset_script.source import FolderSource, shown
 from hub_model.inference.errors import RepoError, first_line
 from hub_model.inference.hub import HUB_ERRORS, hub_refusal
 from hub_model.inference.images import SUFFIXES, looks_like_picture
@@ -123,59 +123,33 @@ def is_dataset(folder: Path) -> bool:
 
 def open_folder(folder: Path, listing: Path, follow_links: bool, passed_over: Counter) -> Listing:
     """The images below a folder at any depth; counts in `passed_over` what is not one. Raises RepoError when there are none."""
-    rows = (
-        (path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
-         os.fsencode(folder / path), None, None)
-        for path in images_below(folder, follow_links, passed_over)
-    )  # fmt: skip
-    source = Listing(listing, rows, {"folder": str(folder)}, ())
-    if not source.shards:
+    source = FolderSource(folder, follow_links)
+
+    def rows() -> Iterator[tuple]:
+        for path, reason in source.listing():
+            if reason := reason or why_not_scored(source, path):
+                passed_over[reason] += 1
+            else:
+                yield shown(path), os.fsencode(source.root / path), None, None
+
+    found = Listing(listing, rows(), {"folder": str(folder)}, ())
+    if not found.shards:
         raise RepoError(
             f"there is no image below {folder}{told(passed_over)}; pictures end in {', '.join(SUFFIXES)}"
         )
-    return source
+    return found
 
 
-def images_below(folder: Path, follow_links: bool, passed_over: Counter) -> Iterator[str]:
-    """Relative paths of images, a folder's own before those of its folders. Raises RepoError for one that cannot be listed."""
-    root = os.path.realpath(folder)
-    waiting = [("", (root,))]
-    while waiting:
-        inside, above = waiting.pop()
-        try:
-            names = sorted(os.listdir(os.path.join(folder, inside)))
-        except OSError as error:
-            raise RepoError(f"{folder / inside} cannot be listed: {error.strerror}") from None
-        folders = []
-        for name in names:
-            path = f"{inside}/{name}" if inside else name
-            full = os.path.join(folder, path)
-            real = os.path.realpath(full) if os.path.islink(full) else full
-            if name.startswith("."):
-                passed_over["hidden"] += 1
-            elif real is not full and not (follow_links or Path(real).is_relative_to(root)):
-                passed_over["links out of the folder (pass --follow_links)"] += 1
-            elif os.path.isdir(full):
-                real = os.path.realpath(full)
-                if real in above:
-                    passed_over["links to a folder above"] += 1
-                else:
-                    folders.append((path, (*above, real)))
-            elif is_picture(full):
-                yield path
-            else:
-                passed_over[f"not images ({Path(name).suffix or 'no ending'})"] += 1
-        waiting.extend(reversed(folders))
-
-
-def is_picture(path: str) -> bool:
-    """Whether a file of this machine is meant as a picture; a pipe is never opened."""
-    head = b""
-    with contextlib.suppress(OSError):
-        if stat.S_ISREG(os.stat(path).st_mode):
-            with open(path, "rb") as file:
-                head = file.read(16)
-    return looks_like_picture(path, head)
+def why_not_scored(source: FolderSource, path: str) -> str:
+    """Why a file is not meant as a picture of its own, by its name or first bytes; "" where it is."""
+    if any(path.startswith(f"{name}/") for name in source.zips):
+        return "in a zip (unpack it)"
+    try:
+        with open(source.root / path, "rb") as file:
+            head = file.read(16)
+    except OSError:  # which is told as the reason where its name is that of a picture
+        head = b""
+    return "" if looks_like_picture(path, head) else f"not images ({Path(path).suffix or 'no ending'})"
 
 
 def told(passed_over: Counter) -> str:
