@@ -23,8 +23,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object
-from safetensors.torch import load_file
+from accelerate.utils import gather_object
 from timm.utils import ModelEmaV3
 from tqdm.auto import tqdm
 
@@ -40,6 +39,7 @@ from training.loader import Loader
 from training.model import (
     build_model,
     build_optimizer,
+    read_back,
     save_model,
     spare_slow_convolutions,
     training_mode,
@@ -173,16 +173,15 @@ def train(options: Namespace) -> None:
 
     # Evaluate the best weights on validation and, this once, on test; save what the model repo is made of
     size = data_config["input_size"][-1]
-    if accelerator.is_main_process:
-        if progress.history:  # a kill may have come between the last checkpoint and the history
-            write_history(progress, options.output_dir)
-        best_model.load_state_dict(load_file(options.output_dir / "model.safetensors"))
-    broadcast(list(best_model.state_dict().values()))
+    if accelerator.is_main_process and progress.history:  # a kill may have come before it was written
+        write_history(progress, options.output_dir)
+    read_back(best_model, options.output_dir, accelerator)
     if options.reestimate_batch_norm:
         views = views_without_mixup(loader.splits(size)[0], progress.epoch, augment, data_config, accelerator)
         layers = reestimate_batch_norm(best_model, views, accelerator)
         say(f"batch norm: statistics of {layers} layers recomputed")
         save()
+        read_back(best_model, options.output_dir, accelerator)
     for name, file in ((options.validation_split, "validation"), (options.test_split, "test")):
         if name in source.sizes:
             split = loader.split(name, size)

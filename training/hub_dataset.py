@@ -9,7 +9,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.builder import Key
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError, SplitsVerificationError
 from datasets.packaged_modules.parquet.parquet import Parquet
 from datasets.utils.file_utils import xopen
 
@@ -33,6 +33,10 @@ def open_tables(options, streaming: bool) -> tuple[dict, dict, dict, list[str] |
         cause = error.__cause__ or error
         empty = "BatchSize must be greater than 0" in str(cause)  # pyarrow's word for a file without a row
         reason = "a split of it is empty, a Parquet file without a row" if empty else first_line(cause)
+    except SplitsVerificationError:
+        reason = (
+            "`dataset_info` in its card tells of other splits or sizes than its files have: delete it there"
+        )
     except UNREADABLE as error:
         reason = several_configurations(options) or first_line(error)
     except HUB_ERRORS as error:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import timm
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import resolve_data_config
@@ -226,8 +228,13 @@ def build_optimizer(model: nn.Module, projector: nn.Module | None, options: Name
     return optimizer
 
 
-def save_model(model: nn.Module, data_config: dict, source: Source, folder: Path) -> None:
+def save_model(
+    model: nn.Module, data_config: dict, source: Source, folder: Path, dtype: str = "float32"
+) -> None:
     """Write `model.safetensors` and a `config.json` that timm and transformers both read with the true label names.
+
+    Args:
+        dtype: float16 rounds the weights, and halves the file; both libraries load it into a float32 model.
 
     Raises:
         TrainingError, OSError: they cannot be written; the earlier ones are untouched.
@@ -239,13 +246,14 @@ def save_model(model: nn.Module, data_config: dict, source: Source, folder: Path
     labels = {"label_names": source.label_names, "label_descriptions": source.label_descriptions}
     config = {
         "num_classes": classes,
+        "dtype": "float32",  # what transformers computes in, whatever the file holds
         # transformers reads these, and replaces them when it saves a model fine-tuned on other classes
         "id2label": dict(enumerate(source.label_names)),
         "label2id": {name: i for i, name in enumerate(source.label_names)},
         "pretrained_cfg": {"fixed_input_size": False, **own, **data, "num_classes": classes, **labels},
     }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".model-") as unfinished:
-        plain_layout = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+        plain_layout = copy.deepcopy(model).to(getattr(torch, dtype), memory_format=torch.contiguous_format)
         try:
             timm.models.save_for_hf(plain_layout, unfinished, model_config=config, safe_serialization=True)
         except SafetensorError as error:  # what safetensors makes of a full disk
@@ -277,3 +285,10 @@ def spare_slow_convolutions(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.Conv2d and module.groups > 1 and max(module.stride) > 1:
             module.__class__ = Float32Conv2d  # in place: parameters, names and hooks stay
+
+
+def read_back(model: nn.Module, folder: Path, accelerator: Accelerator) -> None:
+    """Give the model of every process the weights as the main process has saved them."""
+    if accelerator.is_main_process:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    broadcast(list(model.state_dict().values()))

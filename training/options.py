@@ -139,6 +139,10 @@ def build_parser() -> argparse.ArgumentParser:
     output("--output_dir", type=Path, required=True, help="the run folder")
     output("--resume", action="store_true", help="continue from the last checkpoint (default: refuse)")
     output("--overwrite", action="store_true", help="delete the run in the output folder (default: refuse)")
+    output(
+        "--save_dtype", choices=("float32", "float16"), default="float32",
+        help="of the saved weights; what is evaluated in the end is those, whose answers are computed in float32",
+    )  # fmt: skip
     output("--checkpoint_minutes", type=a_time, default=5.0, help="time between checkpoints within an epoch")
     output("--keep_checkpoints", type=whole_number(1), default=2, help="how many of the newest are kept")
     output(

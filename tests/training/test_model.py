@@ -1,5 +1,6 @@
 """The start of a run: small head, true preprocessing, weights from elsewhere, and what is refused."""
 
+import copy
 import json
 import math
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from training.model import (
     build_model,
     build_optimizer,
     find_start,
+    read_back,
     save_model,
     spare_slow_convolutions,
     training_mode,
@@ -49,8 +51,16 @@ def test_the_first_loss_is_the_logarithm_of_the_number_of_classes():
     assert abs(loss - math.log(7)) < 0.1
 
 
-def test_training_timm_and_transformers_make_the_same_logits_from_the_same_jpeg(saved, drawn_folder):
-    folder, model, data_config = saved
+@pytest.mark.parametrize(("dtype", "bytes_a_weight"), [("float32", 4), ("float16", 2)])
+def test_training_timm_and_transformers_make_the_same_logits_from_the_same_jpeg(
+    dtype, bytes_a_weight, saved, drawn_folder, tmp_path
+):
+    _, model, data_config = saved
+    folder, model = tmp_path, copy.deepcopy(model)
+    save_model(model, data_config, SOURCE, folder, dtype)
+    read_back(model, folder, Accelerator(cpu=True))
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    assert (folder / "model.safetensors").stat().st_size / weights == pytest.approx(bytes_a_weight, rel=0.1)
     file = next(drawn_folder.rglob("*.jpg"))
     image = decode(Row(file.name, file.read_bytes(), 0), geometry(data_config, 64))
     with torch.inference_mode():

@@ -162,6 +162,13 @@ def test_a_streamed_file_is_not_read_ahead_of_a_slow_reader(tmp_path):
     assert number == 39
 
 
+def test_a_card_that_tells_of_other_rows_than_there_are_is_one_sentence(tmp_path):
+    write(tmp_path)
+    card = "---\ndataset_info:\n  splits:\n  - name: train\n    num_bytes: 9\n    num_examples: 9\n---\n"
+    (tmp_path / "README.md").write_text(card)
+    assert "`dataset_info` in its card" in refusal(tmp_path)
+
+
 def test_a_card_does_not_change_what_pins_the_data(tmp_path):
     before = revision_of(data_options(write(tmp_path)))
     (tmp_path / "README.md").write_text("# Cells")
