@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from dataset_script.arguments import seed, whole_number
-from dataset_script.build import Options, build
+from dataset_script.build import build
 from dataset_script.labels import SHEETS
 from dataset_script.records import Summary
 from dataset_script.source import DatasetError, shown
@@ -97,7 +97,10 @@ def parser() -> argparse.ArgumentParser:
         default=250,
         help="images in one Parquet file, at most (default: 250)",
     )
-    make.add_argument("--workers", type=whole_number(1), help="processes that decode (default: one a core)")
+    cores = len(os.sched_getaffinity(0))
+    make.add_argument(
+        "--workers", type=whole_number(1), default=cores, help="processes that decode (default: one a core)"
+    )
 
     send = commands.add_parser("push", help="publish a built folder as a dataset repo, in one commit")
     send.add_argument("out", type=Path, metavar="OUT", help="the dataset folder")
@@ -118,7 +121,6 @@ def class_list(text: str) -> tuple[str, ...]:
 
 def print_summary(summary: Summary) -> None:
     """Print what was seen, kept and rejected, and where it went."""
-    counts = summary.counts
     print(f"{summary.seen:,} files seen, {len(summary.rows):,} kept, {len(summary.rejected):,} rejected"
           + (f", {summary.left_out:,} of other classes left out" if summary.left_out else "")
           + (f", {summary.spare:,} more than --per_class left out" if summary.spare else ""))  # fmt: skip
@@ -128,12 +130,8 @@ def print_summary(summary: Summary) -> None:
         print(f"  {number:7,}  {reason}")
     width = max(len(name) for name in ("all", *summary.classes))
     print(" " * width + "".join(f"{split:>12}" for split in SPLITS))
-    for label, name in enumerate(summary.classes):
-        print(f"{name:<{width}}" + "".join(f"{counts[split, label]:12,}" for split in SPLITS))
-    print(
-        f"{'all':<{width}}"
-        + "".join(f"{sum(r.split == split for r in summary.rows):12,}" for split in SPLITS)
-    )
+    for label, name in [*enumerate(summary.classes), (None, "all")]:
+        print(f"{name:<{width}}" + "".join(f"{summary.count(split, label):12,}" for split in SPLITS))
     shared = summary.shared_groups
     print(
         f"{len(shared):,} groups of near-duplicates ({sum(shared):,} images); {summary.compared:,} pairs compared"
@@ -141,7 +139,7 @@ def print_summary(summary: Summary) -> None:
     if summary.listed is not None:
         print(f"test list: {summary.listed:,} names, {summary.here:,} of them here, {summary.listed - summary.here:,} absent; "
               f"{summary.near_held_out:,} near-duplicates of a listed one left out")  # fmt: skip
-        bare = [name for label, name in enumerate(summary.classes) if not counts["test", label]]
+        bare = [name for label, name in enumerate(summary.classes) if not summary.count("test", label)]
         if bare:
             print(f"no test image of {', '.join(bare)}: the list names none")
     print(
@@ -163,9 +161,7 @@ def run(args: argparse.Namespace) -> int:
             f"{done}: {'published in one commit' if done.changed else 'has exactly this already, nothing to do'}"
         )
         return 0
-    options = {name: value for name, value in vars(args).items() if name not in ("command", "raw", "out")}
-    options["workers"] = args.workers or len(os.sched_getaffinity(0))
-    summary = build(args.raw, args.out, Options(**options))
+    summary = build(args.raw, args.out, args)
     print_summary(summary)
     unexpected = sum(not item.is_expected for item in summary.rejected)
     if args.strict and unexpected:

@@ -7,50 +7,33 @@ put in its place at the end: a reader sees all of it or nothing.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
-import os
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
 from dataset_script.arguments import holds_other_things
-from dataset_script.classes import ClassFolders, arrange, find_listed, merge, pick
+from dataset_script.classes import arrange, find_listed
 from dataset_script.folders import class_name
+from dataset_script.labels import published_as
 from dataset_script.near_duplicates import POINT, Spool, link
 from dataset_script.records import NEAR, Rejected, Row, Summary
-from dataset_script.source import DatasetError, Sources, base_name, name_sources, open_source, shown
+from dataset_script.source import DatasetError, Sources, base_name, shown
 from dataset_script.splits import FRACTION, FRACTION_BESIDE_LIST, SPLITS, assign_splits
 from dataset_script.tables import read_test_names, write_csv
 from dataset_script.validate import Validated, read_luminance, validate
 
 
-@dataclass
-class Options:
-    """What a build can be told; see `python -m dataset_script build --help`."""
-
-    classes: Sequence[str] = ()
-    labels: Path | None = None
-    group_by: str | None = None
-    per_class: int | None = None
-    seed: int = 0
-    test_names: Path | None = None
-    strict: bool = False
-    overwrite: bool = False
-    follow_links: bool = False
-    zip_encoding: str | None = None
-    card: str = "auto"
-    shard_mb: int = 250
-    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-
-
-def build(raws: Sequence[str], out: Path, options: Options) -> Summary:
+def build(raws: Sequence[str], out: Path, options: argparse.Namespace) -> Summary:
     """Build the dataset folder `out` from raw folders or zips, each with its source's name before it (`NAME=RAW`) or a lone one.
+
+    `options` are those of `python -m dataset_script build --help`.
 
     Raises:
         DatasetError: the input does not make a dataset, or `out` is in the way.
@@ -59,7 +42,7 @@ def build(raws: Sequence[str], out: Path, options: Options) -> Summary:
     place = out.resolve()
     if Path.cwd().is_relative_to(place):
         raise DatasetError(f"{out} is the current folder or one above it: name another for the dataset")
-    sources = open_sources(raws, options)
+    sources = Sources(raws, options.follow_links, options.zip_encoding)
     for source in sources.parts.values():
         if place.is_relative_to(source.place) or source.place.is_relative_to(place):
             raise DatasetError(
@@ -67,11 +50,18 @@ def build(raws: Sequence[str], out: Path, options: Options) -> Summary:
             )
     names = None if options.test_names is None else read_test_names(options.test_names)
     with replaced_at_the_end(out, options.overwrite) as folder:
-        folders = read_classes(sources, options)
+        table = None
+        if options.labels is not None:
+            try:
+                table = (options.labels.name, options.labels.read_bytes())
+            except OSError as error:
+                raise DatasetError(f"--labels {options.labels} cannot be read: {error.strerror}") from error
+        wanted = [class_name(name) for name in options.classes]
+        folders = arrange(sources, wanted, options.group_by, table)
         listed = find_listed(folders, names or ())
         with contextlib.closing(Spool(POINT, "bits", folder)) as store:
             found = validate(
-                sources, folders, {path for paths in listed.values() for path in paths}, store,
+                sources, folders, set().union(*listed.values()), store,
                 per_class=options.per_class, seed=options.seed, workers=options.workers,
             )  # fmt: skip
             if not found.rows:
@@ -80,63 +70,24 @@ def build(raws: Sequence[str], out: Path, options: Options) -> Summary:
                 raise DatasetError(f"none of the files can be kept: {listing}")
             for row in found.rows:
                 row.source = sources.name_of(row.path)
-                row.given_split, row.given_group = (
-                    of.get(row.path, "") for of in (folders.split_of, folders.group_of)
-                )
+                row.given_split = folders.split_of.get(row.path, "")
+                row.given_group = folders.group_of.get(row.path, "")
             compared, confirmed = group_rows(found, sources, store)
-        pictures = len(found.paths)
-        found.forget_pictures()
         name_rows(found.rows)
         classes = list(folders.files)
         found.rejected += split_rows(found.rows, classes, None if names is None else len(names), options.seed)
         refused = {item.path for item in found.rejected}
-        rows = sorted(
-            (row for row in found.rows if row.path not in refused),
-            key=lambda row: hashlib.sha256(b"order:" + row.sha256).digest(),
-        )
+        rows = [row for row in found.rows if row.path not in refused]
+        rows.sort(key=lambda row: hashlib.sha256(b"order:" + row.sha256).digest())
         kept = {row.path for row in rows}
         summary = Summary(
             out, classes, folders.seen, rows, sorted(found.rejected, key=lambda item: item.path), folders.left_out,
-            found.spare, pictures, compared, confirmed, options.seed, decide_kinds(rows, options.card), folders.notes,
-            None if names is None else len(names), sum(not kept.isdisjoint(paths) for paths in listed.values()),
+            found.spare, len(found.paths), compared, confirmed, options.seed, decide_kinds(rows, classes, options.card),
+            folders.notes, None if names is None else len(names),
+            sum(not kept.isdisjoint(paths) for paths in listed.values()),
         )  # fmt: skip
         write_files(folder, summary, sources, options.shard_mb * 2**20)
     return summary
-
-
-def open_sources(raws: Sequence[str], options: Options) -> Sources:
-    """Open every source.
-
-    Raises:
-        DatasetError: one is not there, or has no name among several.
-    """
-    named, parts = name_sources(raws), {}
-    for name, raw in named:
-        number = sum(part == name or part.startswith(f"{name}-") for part in parts)
-        parts[f"{name}-{number + 1}" if number else name] = open_source(
-            raw, options.follow_links, options.zip_encoding
-        )
-    return Sources(parts)
-
-
-def read_classes(sources: Sources, options: Options) -> ClassFolders:
-    """Return which file belongs to which class, over all sources.
-
-    Raises:
-        DatasetError: the classes of one cannot be told, or --labels cannot be read.
-    """
-    wanted, labels = tuple(map(class_name, options.classes)), None
-    if options.labels is not None:
-        try:
-            labels = (options.labels.name, options.labels.read_bytes())
-        except OSError as error:
-            raise DatasetError(f"--labels {options.labels} cannot be read: {error.strerror}") from error
-    lone = list(sources.parts) == [""]
-    parts = {
-        name: arrange(source, wanted, options.group_by, labels, 2 if lone else 1)
-        for name, source in sources.parts.items()
-    }
-    return parts[""] if lone else pick(merge(parts), wanted)
 
 
 def check_free(out: Path, overwrite: bool) -> None:
@@ -186,19 +137,18 @@ def group_rows(found: Validated, source, store: Spool) -> tuple[int, int]:
 
     Returns how many pairs of pictures were compared, and how many are near-duplicates.
     """
-    sets, compared, confirmed = link(
-        store, len(found.paths), lambda node: read_luminance(source.read(found.paths[node]))
-    )
-    members: dict[str, int] = {}
-    for node, row in zip(found.nodes, found.rows, strict=True):
+    sets, compared, confirmed = link(store, lambda node: read_luminance(source.read(found.paths[node])))
+    first_of_group: dict[str, int] = {}
+    for row in found.rows:
+        sets.add(row.node)
         if row.given_group:
-            sets.join(node, members.setdefault(row.given_group, node))
-    roots = [sets.find(node) for node in found.nodes]
-    first: dict[int, bytes] = {}
-    for root, row in zip(roots, found.rows, strict=True):
-        first[root] = min(first.get(root, row.sha256), row.sha256)
-    for root, row in zip(roots, found.rows, strict=True):
-        row.group = first[root].hex()
+            sets.merge(row.node, first_of_group.setdefault(row.given_group, row.node))
+    smallest: dict[int, bytes] = {}
+    for row in found.rows:
+        root = sets[row.node]
+        smallest[root] = min(smallest.get(root, row.sha256), row.sha256)
+    for row in found.rows:
+        row.group = smallest[sets[row.node]].hex()
     return compared, confirmed
 
 
@@ -264,23 +214,18 @@ def split_rows(rows: Sequence[Row], classes: Sequence[str], names: int | None, s
     ]
 
 
-def decide_kinds(rows: Sequence[Row], wanted: str) -> dict[str, str]:
+def decide_kinds(rows: Sequence[Row], classes: Sequence[str], wanted: str) -> dict[str, str]:
     """Return, for each source, matek, acevedo, synthetic or own: what the card may say about its images' origin."""
     kinds = {}
     for source in sorted({row.source for row in rows}):
         own = [row for row in rows if row.source == source]
-        published = Counter(row.published for row in own if row.published)
-        kind, number = published.most_common(1)[0] if published else ("own", 0)
-        synthetic = sum(row.synthetic for row in own)
-        found = (
-            "synthetic"
-            if synthetic == len(own)
-            else kind
-            if not synthetic and number >= 0.9 * len(own)
-            else "own"
+        looks = Counter(
+            "synthetic" if row.synthetic else published_as(row, classes[row.label]) for row in own
         )
-        kinds[source] = found if wanted == "auto" else wanted
-    return kinds
+        kind, number = looks.most_common(1)[0]
+        sure = number == len(own) or (not looks["synthetic"] and number >= 0.9 * len(own))
+        kinds[source] = (kind or "own") if sure else "own"
+    return dict.fromkeys(kinds, wanted) if wanted != "auto" else kinds
 
 
 def write_files(folder: Path, summary: Summary, source, max_bytes: int) -> None:
@@ -288,7 +233,7 @@ def write_files(folder: Path, summary: Summary, source, max_bytes: int) -> None:
     # these import `datasets`, in seconds: a build may have failed before
     from dataset_script.card import write_card
     from dataset_script.figures import draw_figures
-    from dataset_script.parquet import features, shards, write_shard
+    from dataset_script.parquet import chunks, features, write_shard
 
     (folder / "data").mkdir()
     sources = list(summary.kinds) != [""]
@@ -302,7 +247,7 @@ def write_files(folder: Path, summary: Summary, source, max_bytes: int) -> None:
 
     with tqdm(total=len(summary.rows), desc="writing", unit="image", disable=None) as bar:
         for split in SPLITS:
-            parts = shards([row for row in summary.rows if row.split == split], max_bytes)
+            parts = list(chunks([row for row in summary.rows if row.split == split], max_bytes)) or [[]]
             for number, part in enumerate(parts):
                 name = f"{split}-{number:05d}-of-{len(parts):05d}.parquet"
                 write_shard(folder / "data" / name, part, schema, read, bar.update)

@@ -7,16 +7,17 @@ like folds, patients or wrappers become no classes.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from dataset_script.folders import Folders, NamedFolders, class_name, some, split_named
+from dataset_script.folders import Folders, class_name, some, split_named
 from dataset_script.labels import CLASSES
 from dataset_script.records import OUTSIDE, Rejected
-from dataset_script.source import OUT_OF_FOLDER, PACKED, DatasetError, base_name, shown
+from dataset_script.source import OUT_OF_FOLDER, PACKED, DatasetError, Sources, base_name, shown
 from dataset_script.tables import LabelRow, read_labels
 from hub_model.inference.images import SUFFIXES, looks_like_picture
 
@@ -36,7 +37,7 @@ WAYS_OUT = {
 
 @dataclass
 class ClassFolders:
-    """The classes of a source and what is in them."""
+    """The classes and what is in them."""
 
     files: dict[str, list[str]] = field(default_factory=dict)  # class -> sorted paths
     split_of: dict[str, str] = field(default_factory=dict)  # path -> split, for files that come with one
@@ -49,6 +50,18 @@ class ClassFolders:
         default_factory=list
     )  # what was read from folder names or tables, for the screen
 
+    def add(self, other: ClassFolders, name: str) -> None:
+        """Add what is in one of several sources, the source's name before each path; "" for a lone one."""
+        before, about = (f"{name}/", f"{name}: ") if name else ("", "")
+        for label, paths in other.files.items():
+            self.files.setdefault(label, []).extend(before + path for path in paths)
+        self.split_of.update({before + path: split for path, split in other.split_of.items()})
+        self.group_of.update({before + path: before + group for path, group in other.group_of.items()})
+        self.rejected += [Rejected(before + item.path, item.reason, item.detail) for item in other.rejected]
+        self.classes |= other.classes
+        self.left_out, self.seen = self.left_out + other.left_out, self.seen + other.seen
+        self.notes += [about + note for note in other.notes]
+
 
 def suffix(path: str) -> str:
     name = path.rsplit("/", 1)[-1]
@@ -56,21 +69,36 @@ def suffix(path: str) -> str:
 
 
 def arrange(
-    source, wanted: Sequence[str] = (), group_by: str | None = None, labels: tuple[str, bytes] | None = None,
-    least: int = 2,
+    sources: Sources, wanted: Sequence[str] = (), group_by: str | None = None, labels: tuple[str, bytes] | None = None
 ) -> ClassFolders:  # fmt: skip
-    """Sort a source's files into classes.
+    """Sort the files of all sources into classes.
 
     Args:
-        source: gives `listing()` and `read(path)`.
         wanted: picks classes; the others are left out, which is no rejection.
         group_by: what the names of folders that are groups begin with (`patient`); without such folders, all that are no class.
-        labels: the name and bytes of a table of labels; without one, one in the source is read where its folders are no classes.
-        least: how many classes there must be.
+        labels: the name and bytes of a table of labels; without one, one in a source is read where its folders are no classes.
 
     Raises:
         DatasetError: the classes cannot be told, are too few, not those that are wanted, or look alike.
     """
+    whole = ClassFolders()
+    for name, source in sources.parts.items():
+        part = _arrange_one(source, wanted, group_by, labels)
+        if name:
+            _check_number(part, 1)
+        whole.add(part, name)
+    whole.files = dict(sorted(whole.files.items()))
+    if missing := sorted(set(wanted) - set(whole.files)):
+        there = some(whole.classes, 20) or "none"
+        raise DatasetError(f"no class {', '.join(missing)}; there are: {there}{_passed_over(whole)}")
+    _check_names(whole)
+    _check_number(whole, 2)
+    return whole
+
+
+def _arrange_one(
+    source, wanted: Sequence[str], group_by: str | None, labels: tuple[str, bytes] | None
+) -> ClassFolders:
     found, plain = ClassFolders(), []
     for path, reason in source.listing():
         found.seen += 1
@@ -78,26 +106,27 @@ def arrange(
             found.rejected.append(Rejected(path, *reason.split(": ", 1)))
         else:
             plain.append(path)
-    pictures = [path for path in plain if _may_be_picture(source, path)]
     tables = [path for path in plain if TABLES.fullmatch(base_name(path))]
     if labels is not None:
-        _by_table(found, plain, {"": read_labels(*labels)}, wanted)
+        sorted_files = _by_table(found, plain, {"": read_labels(*labels)})
     else:
-        folders = Folders(pictures, group_by) if not wanted else NamedFolders(pictures, wanted, group_by)
-        if tables and len(folders.names()) < 2:
+        folders = Folders([path for path in plain if _may_be_picture(source, path)], wanted, group_by)
+        if tables and len(folders.names) < 2:
             rows = {path.rpartition("/")[0]: read_labels(path, source.read(path)) for path in tables}
-            _by_table(found, [path for path in plain if path not in tables], rows, wanted)
+            sorted_files = _by_table(found, [path for path in plain if path not in tables], rows)
         else:
-            if least > 1 or not wanted:  # of several sources, one may lack a class
-                folders.check()
-            _check_against_tables(source, tables, folders.names())
-            _by_folders(found, plain, folders, wanted)
-    _check_names(found)
-    if len(found.files) < least:
-        names = ", ".join(found.files) or "none"
-        raise DatasetError(
-            f"a dataset needs two classes with images or more; found: {names}{_passed_over(found)}"
-        )
+            folders.check()
+            _check_against_tables(source, tables, folders.names)
+            sorted_files = _by_folders(found, plain, folders)
+    for item in sorted_files:
+        if isinstance(item, Rejected):
+            found.rejected.append(item)
+        elif wanted and item.label not in wanted:
+            found.left_out += 1
+        else:
+            found.files.setdefault(item.label, []).append(item.file)
+            found.split_of.update({item.file: item.split} if item.split else {})
+            found.group_of.update({item.file: item.group} if item.group else {})
     return found
 
 
@@ -111,17 +140,28 @@ def _may_be_picture(source, path: str) -> bool:
         return False
 
 
+def _check_number(found: ClassFolders, least: int) -> None:
+    """Check that there are so many classes.
+
+    Raises:
+        DatasetError: there are fewer; it counts what was not read, by reason and ending, with the way out.
+    """
+    if len(found.files) < least:
+        names = ", ".join(found.files) or "none"
+        raise DatasetError(
+            f"a dataset needs two classes with images or more; found: {names}{_passed_over(found)}"
+        )
+
+
 def _passed_over(found: ClassFolders) -> str:
     """What was not read, by reason and ending, with the way out: "" where there is nothing."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for item in found.rejected:
-        counts[item.reason, suffix(item.path)] += 1
+    counts = Counter((item.reason, suffix(item.path)) for item in found.rejected)
     if not counts:
         return "" if found.seen else " (it is empty)"
     told = []
     for (reason, ending), number in counts.most_common(4):
-        way = WAYS_OUT.get(reason)
-        told.append(f"{number:,} {f'.{ending} ' if ending else ''}({reason}{f': {way}' if way else ''})")
+        way = f": {WAYS_OUT[reason]}" if reason in WAYS_OUT else ""
+        told.append(f"{number:,} {f'.{ending} ' if ending else ''}({reason}{way})")
     return f"; passed over: {', '.join(told)}"
 
 
@@ -132,61 +172,52 @@ def _check_against_tables(source, tables: Sequence[str], names: set[str]) -> Non
         DatasetError: it does.
     """
     for path in tables:
-        try:
-            labels = {class_name(row.label) for row in read_labels(path, source.read(path))}
-        except (DatasetError, OSError):  # a table of other things
-            continue
-        if labels - {""} and not labels & names:
+        labels = set()
+        with contextlib.suppress(DatasetError, OSError):  # a table of other things
+            labels = {class_name(row.label) for row in read_labels(path, source.read(path))} - {""}
+        if labels and not labels & names:
             told = f"{some(labels)} in {shown(path)}, {some(names)} as folders"
             raise DatasetError(
                 f"there are two kinds of classes ({told}): pass --labels FILE, or --classes with the folders' names"
             )
 
 
-def _by_folders(found: ClassFolders, plain: Sequence[str], folders: Folders, wanted: Sequence[str]) -> None:
-    """Put every file where its folder says: a file that is no picture goes with the pictures beside it, to be rejected there."""
+def _by_folders(found: ClassFolders, plain: Sequence[str], folders: Folders) -> Iterator[LabelRow | Rejected]:
+    """Say of every file what its folder says: one that is no picture goes with the pictures beside it, to be rejected there."""
     label_of_folder = {path.rpartition("/")[0]: folders.label(path) for path in folders.rest}
     tops_with_pictures = {folder.partition("/")[0] for folder in label_of_folder}
-    known = set(label_of_folder.values()) - {""}
-    published = known & set(CLASSES)
-    unknown = known - published if 2 * len(published) > len(known) and not wanted else set()
-    found.classes = known - unknown
+    published = folders.names & set(CLASSES)
+    are_published = 2 * len(published) > len(folders.names) and not folders.wanted
+    found.classes = published if are_published else folders.names
+    bare = set()
     for path in plain:
-        label = folders.label(path) if path in folders.rest else _nearest(path, label_of_folder)
-        if not label:
-            inside = "/" in path and path.partition("/")[0] not in tops_with_pictures
-            found.rejected.append(Rejected(path, NO_PICTURES if inside else OUTSIDE))
-        elif label in unknown:
-            found.rejected.append(Rejected(path, "unknown class folder"))
-        elif wanted and label not in wanted:
-            found.left_out += 1
+        folder = path.rpartition("/")[0]
+        while folder and folder not in label_of_folder:  # no picture is in it: the nearest above counts
+            folder = folder.rpartition("/")[0]
+        label = label_of_folder.get(folder, "")
+        top, below, _ = path.partition("/")
+        if label in found.classes:
+            yield LabelRow(path, label, folders.split_of.get(path, ""), folders.group_of.get(path, ""))
+        elif label:
+            yield Rejected(path, "unknown class folder")
+        elif below and top not in tops_with_pictures:
+            bare.add(top)
+            yield Rejected(path, NO_PICTURES)
         else:
-            found.files.setdefault(label, []).append(path)
-            found.split_of.update({path: folders.split_of[path]} if path in folders.split_of else {})
-            found.group_of.update({path: folders.group_of[path]} if path in folders.group_of else {})
-    found.files = dict(sorted(found.files.items()))
-    if bare := {item.path.partition("/")[0] for item in found.rejected if item.reason == NO_PICTURES}:
+            yield Rejected(path, OUTSIDE)
+    if bare:
         found.notes.append(f"no pictures that are read in the folders {some(bare)}")
     if folders.split_folders:
         found.notes.append(f"splits read from the folders {', '.join(folders.split_folders)}")
     if folders.group_by:
-        found.notes.append(
-            f"{len(set(found.group_of.values())):,} groups read from folder names ({folders.group_by})"
-        )
-
-
-def _nearest(path: str, label_of_folder: dict[str, str]) -> str:
-    """The class of the folder of pictures that a file is in, at any depth."""
-    folder = path.rpartition("/")[0]
-    while folder and folder not in label_of_folder:
-        folder = folder.rpartition("/")[0]
-    return label_of_folder.get(folder, "")
+        groups = len(set(found.group_of.values()))
+        found.notes.append(f"{groups:,} groups read from folder names ({folders.group_by})")
 
 
 def _by_table(
-    found: ClassFolders, plain: Sequence[str], tables: dict[str, list[LabelRow]], wanted: Sequence[str]
-) -> None:
-    """Put every file where a table's row says; each table's names are relative to the folder that it is in."""
+    found: ClassFolders, plain: Sequence[str], tables: dict[str, list[LabelRow]]
+) -> Iterator[LabelRow | Rejected]:
+    """Say of every file what a table's row says; each table's names are relative to the folder that it is in."""
     by_name: dict[str, list[str]] = defaultdict(list)
     for path in plain:
         name = base_name(path)
@@ -194,46 +225,34 @@ def _by_table(
         for key in {name, bare, f"/{name.lower()}", f"/{bare.lower()}"}:  # no ending, or in another case
             by_name[key].append(path)
     rows_of: dict[str, list[LabelRow]] = defaultdict(list)
+    rows = [(folder, row) for folder, rows in tables.items() for row in rows]
     absent = ambiguous = 0
-    for folder, rows in tables.items():
-        for row in rows:
-            paths = by_name.get(base_name(row.name)) or by_name.get(f"/{base_name(row.name).lower()}", ())
-            paths = _paths_named(f"{folder}/{row.name}".lstrip("/"), paths)
-            absent, ambiguous = absent + (not paths), ambiguous + (len(paths) > 1)
-            for path in paths:
-                rows_of[path].append(row if len(paths) == 1 else LabelRow(row.name, ""))
-    files = defaultdict(list)
-    for path in plain:
-        rows = rows_of.get(path, [])
-        labels = {class_name(row.label) for row in rows}
-        if not rows:
-            found.rejected.append(Rejected(path, "not in the table of labels"))
-        elif len(labels) > 1:
-            found.rejected.append(Rejected(path, "several labels in the table", ", ".join(sorted(labels))))
-        elif labels == {""}:
-            detail = "its name stands for several files: add folders" if ambiguous else ""
-            found.rejected.append(Rejected(path, NO_LABEL, detail))
-        elif wanted and not labels & set(wanted):
-            found.left_out += 1
-            found.classes |= labels
-        else:
-            files[labels.pop()].append(path)
-            split, group = split_named(rows[0].split), rows[0].group
-            found.split_of.update({path: split} if split else {})
-            found.group_of.update({path: group} if group else {})
-    found.files = dict(sorted(files.items()))
-    found.classes |= set(files)
-    total = sum(map(len, tables.values()))
+    for folder, row in rows:
+        name = base_name(row.file)
+        paths = _paths_named(
+            f"{folder}/{row.file}".lstrip("/"), by_name.get(name) or by_name.get(f"/{name.lower()}", ())
+        )
+        absent, ambiguous = absent + (not paths), ambiguous + (len(paths) > 1)
+        for path in paths:
+            rows_of[path].append(row if len(paths) == 1 else LabelRow(row.file, ""))
     if not rows_of:
-        example = next((shown(row.name) for rows in tables.values() for row in rows), "none")
+        example = shown(rows[0][1].file) if rows else "none"
         raise DatasetError(
-            f"none of the {total:,} rows of the table of labels names a file that is here (for example {example})"
+            f"none of the {len(rows):,} rows of the table of labels names a file that is here (for example {example})"
         )
-    if missing := sorted(set(wanted) - set(files)):
-        raise DatasetError(
-            f"no class {', '.join(missing)} in the table; there are: {', '.join(sorted(found.classes))}"
-        )
-    found.notes.append(f"table of labels: {total:,} rows, {absent:,} of them name no file here")
+    found.notes.append(f"table of labels: {len(rows):,} rows, {absent:,} of them name no file here")
+    for path in plain:
+        labels = sorted({class_name(row.label) for row in rows_of[path]})
+        if not labels:
+            yield Rejected(path, "not in the table of labels")
+        elif len(labels) > 1:
+            yield Rejected(path, "several labels in the table", ", ".join(labels))
+        elif labels == [""]:
+            yield Rejected(path, NO_LABEL, "its name stands for several files: add folders" * bool(ambiguous))
+        else:
+            found.classes.update(labels)
+            row = rows_of[path][0]
+            yield LabelRow(path, labels[0], split_named(row.split), row.group)
 
 
 def _paths_named(name: str, paths: Sequence[str]) -> list[str]:
@@ -252,22 +271,14 @@ def _check_names(found: ClassFolders) -> None:
     Raises:
         DatasetError: two differ in case, blanks or Unicode form only.
     """
+    parts = {part for paths in found.files.values() for path in paths for part in path.split("/")[:-1]}
+    spelt = {part.removesuffix(".zip") for part in parts if class_name(part) in found.files}
     alike = defaultdict(set)
-    for name in found.files:
-        alike[_looks(name)].add(name)
-    folders = defaultdict(set)  # two folders of one source may come to one name
-    for path in (path for paths in found.files.values() for path in paths):
-        for part in path.split("/")[:-1]:
-            folders[class_name(part)].add(part)
-    pairs = [sorted(names) for names in alike.values() if len(names) > 1]
-    pairs += [
-        sorted(folders[name])
-        for name in found.files
-        if len({f.removesuffix(".zip") for f in folders[name]}) > 1
-    ]
-    if pairs:
+    for name in spelt | (set(found.files) - set(map(class_name, spelt))):  # not all are folders: a table's
+        alike[_looks(class_name(name))].add(name)
+    if pair := next((sorted(names) for names in alike.values() if len(names) > 1), None):
         names = " and ".join(
-            f"'{shown(name)}'" if name.isascii() else f"'{shown(name)}' ({name!a})" for name in pairs[0]
+            f"'{shown(name)}'" if name.isascii() else f"'{shown(name)}' ({name!a})" for name in pair
         )
         raise DatasetError(
             f"the classes {names} look alike (case, blanks or Unicode form): rename or join them"
@@ -278,49 +289,6 @@ def _looks(name: str) -> str:
     """What a reader sees of a name: nothing of case, kind of blank, invisible characters, and script of a letter."""
     seen = unicodedata.normalize("NFKC", name).casefold().translate(LOOK_ALIKE)
     return re.sub(r"[\s_]+", " ", "".join(char for char in seen if unicodedata.category(char) != "Cf"))
-
-
-def merge(parts: dict[str, ClassFolders]) -> ClassFolders:
-    """Join the classes of several sources, each path with its source's name before it.
-
-    Raises:
-        DatasetError: two classes look alike.
-    """
-    whole = ClassFolders()
-    files: dict[str, list[str]] = defaultdict(list)
-    for name, part in parts.items():
-        for label, paths in part.files.items():
-            files[label] += [f"{name}/{path}" for path in paths]
-        whole.split_of.update({f"{name}/{path}": split for path, split in part.split_of.items()})
-        whole.group_of.update({f"{name}/{path}": f"{name}/{group}" for path, group in part.group_of.items()})
-        whole.rejected += [
-            Rejected(f"{name}/{item.path}", item.reason, item.detail) for item in part.rejected
-        ]
-        whole.classes |= part.classes
-        whole.left_out, whole.seen = whole.left_out + part.left_out, whole.seen + part.seen
-        whole.notes += [f"{name}: {note}" for note in part.notes]
-    whole.files = dict(sorted(files.items()))
-    _check_names(whole)
-    return whole
-
-
-def pick(folders: ClassFolders, wanted: Sequence[str]) -> ClassFolders:
-    """Leave out the classes that --classes does not name.
-
-    Raises:
-        DatasetError: a wanted class is not there, or fewer than two are left.
-    """
-    if missing := sorted(set(wanted) - set(folders.files)):
-        raise DatasetError(
-            f"no class folder {', '.join(missing)}; there are: {', '.join(folders.files) or 'none'}"
-        )
-    for name in set(folders.files) - set(wanted or folders.files):
-        folders.left_out += len(folders.files.pop(name))
-    if len(folders.files) < 2:
-        raise DatasetError(
-            f"a dataset needs two classes with images or more; found: {', '.join(folders.files) or 'none'}"
-        )
-    return folders
 
 
 def find_listed(folders: ClassFolders, names: Iterable[str]) -> dict[str, list[str]]:

@@ -29,13 +29,13 @@ def draw_figures(folder: Path, summary: Summary, read: Callable[[Row], bytes]) -
     """Write classes_bar.png, classes_pie.png, classes.jpg and examples/ in figures/; `read` gives the bytes of a row's image."""
     (folder / "figures").mkdir()
     names = [drawable(name).replace("$", r"\$") for name in summary.classes]
-    totals = [sum(summary.counts[split, label] for split in SPLITS) for label in range(len(names))]
+    totals = [summary.count(label=label) for label in range(len(names))]
 
     bar = Figure(figsize=(max(6, 0.7 * len(names) + 2), 4), layout="constrained")
     axes = bar.subplots()
     base = [0] * len(names)
     for split in SPLITS:
-        heights = [summary.counts[split, label] for label in range(len(names))]
+        heights = [summary.count(split, label) for label in range(len(names))]
         axes.bar(range(len(names)), heights, bottom=base, label=split, color=COLOURS[split])
         base = [a + b for a, b in zip(base, heights, strict=True)]
     for x, total in enumerate(totals):

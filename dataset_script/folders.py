@@ -6,10 +6,11 @@ below the class. What looks like a fold, a patient or a part is none of them unt
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 
 from dataset_script.labels import CLASSES
@@ -46,187 +47,124 @@ def some(names: Iterable[str], most: int = 4) -> str:
 
 
 class Folders:
-    """How the folders of pictures are read: for each picture its class, split and group; "" for none."""
+    """How the folders of pictures are read.
 
-    wanted: frozenset[str] = frozenset()
+    Attributes:
+        names: of the classes, also of those that `wanted` does not name; without `wanted`, of the uppermost folders that are
+            no wrapper, split or group.
+        split_of, group_of: for the pictures whose folders name one.
+    """
 
-    def __init__(self, pictures: Sequence[str], group_by: str | None = None):
+    def __init__(self, pictures: Sequence[str], wanted: Collection[str] = (), group_by: str | None = None):
         self.rest = {path: [class_name(part) for part in path.split("/")[:-1]] for path in pictures}
+        self.wanted, self.group_by = frozenset(wanted), group_by
         self.split_of: dict[str, str] = {}
         self.group_of: dict[str, str] = {}
-        self.group_by, self.split_folders = group_by, ()
-        self._skip_wrappers()
-        if self._read_splits():
-            self._skip_wrappers()
-        else:
-            self._read_splits_below()
+        self.split_folders: tuple[str, ...] = ()
+        self._read_splits()
+        self.names = self._read_names()
         if group_by:
             self._read_groups()
-
-    def tops(self) -> dict[str, list[list[str]]]:
-        """For each folder at the level of the classes, the folders below it on the way to each picture."""
-        tops = defaultdict(list)
-        for folders in self.rest.values():
-            if folders:
-                tops[folders[0]].append(folders[1:])
-        return tops
-
-    def names(self) -> set[str]:
-        return set(self.tops())
+            self.names = self._read_names()
 
     def label(self, path: str) -> str:
-        return self.rest[path][0] if self.rest[path] else ""
+        """The class of a picture, "" for none."""
+        return next((name for name in self.rest[path] if name in self.names), "")
+
+    def _at(self, level: int) -> set[str]:
+        return {folders[level] for folders in self.rest.values() if len(folders) > level}
+
+    def _read_splits(self) -> None:
+        """Take out wrappers (an archive often wraps its folders once more) and splits, above or right below the classes."""
+        self._skip_wrappers()
+        for level in () if self.split_folders else (0, 1):
+            splits = {name: split_named(name) for name in self._at(level)}
+            if len(set(splits.values())) > 1 and all(splits.values()) and not self.wanted & set(splits):
+                self.split_folders = tuple(sorted(splits))
+                for path, folders in self.rest.items():
+                    if len(folders) > level:
+                        self.split_of[path] = splits[folders.pop(level)]
+                        if folders[level:] and split_named(folders[level]) == self.split_of[path]:
+                            folders.pop(level)  # seg_train/seg_train/CLASS
+                self._skip_wrappers()
+                break
 
     def _skip_wrappers(self) -> None:
-        """Skip folders that stand alone above others: an archive often wraps its folders once more."""
-        while True:
-            tops = self.tops()
-            if (
-                len(tops) != 1
-                or set(tops) & self.wanted.union(CLASSES)
-                or not any(below for below in tops[next(iter(tops))])
-            ):
-                return
-            self._drop_first()
+        while len(self._at(0)) == 1 and self._at(1) and not self._at(0) & self.wanted.union(CLASSES):
+            for folders in self.rest.values():
+                del folders[:1]
 
-    def _drop_first(self) -> None:
-        for path, folders in self.rest.items():
-            self.rest[path] = folders[1:]
-
-    def _read_splits(self) -> bool:
-        tops = self.tops()
-        splits = {top: split_named(top) for top in tops}
-        if len(set(splits.values())) < 2 or not all(splits.values()) or self.wanted & set(tops):
-            return False
-        self.split_folders = tuple(sorted(tops))
-        for path, folders in self.rest.items():
-            if folders:
-                first = self.split_of[path] = splits[folders[0]]
-                again = len(folders) > 1 and split_named(folders[1]) == first  # seg_train/seg_train/CLASS
-                self.rest[path] = folders[2 if again else 1 :]
-        return True
-
-    def _read_splits_below(self) -> None:
-        """Read CLASS/train, CLASS/test: every class holds splits and nothing else."""
-        below = {folders[1] if len(folders) > 1 else "" for folders in self.rest.values()}
-        if len(set(map(split_named, below))) > 1 and all(map(split_named, below)) and not below & self.wanted:
-            self.split_folders = tuple(sorted(below))
-            for path, folders in self.rest.items():
-                self.split_of[path] = split_named(folders.pop(1))
+    def _read_names(self) -> set[str]:
+        if not self.wanted:
+            return self._at(0)
+        levels = {
+            i for folders in self.rest.values() for i, name in enumerate(folders) if name in self.wanted
+        }
+        others = [folders for folders in self.rest.values() if self.wanted.isdisjoint(folders)]
+        found = {folders[i] for folders in others for i in levels if len(folders) > i}
+        return found | self.wanted.intersection(itertools.chain(*self.rest.values()))
 
     def _read_groups(self) -> None:
-        begins = self.group_by.lower()
-        for path, folders in self.rest.items():
-            named = next((name for name in folders if name.lower().startswith(begins)), None)
-            if named:
-                self.group_of[path] = named
-                self.rest[path] = [name for name in folders if name != named]
+        begins, classes = self.group_by.lower(), self.names if self.wanted else set()
+        self._take_groups(lambda name: name.lower().startswith(begins) and name not in classes)
         if self.group_of:
-            self._skip_wrappers()
-            if not self.split_of and self._read_splits():
-                self._skip_wrappers()
-            return
-        above = self._doubtful() is not None  # patients hold the classes, or the classes hold patients
-        for path, folders in self.rest.items():
-            if len(folders) > 1:
-                self.group_of[path] = folders[0] if above else folders[1]
-                self.rest[path] = folders[1:] if above else folders
+            self._read_splits()
+        else:  # patients hold the classes, or the classes hold patients
+            above = not self.wanted and self._doubt()
+            classes = self._at(1) if above else self.names
+            self._take_groups(lambda name: name not in classes, out=bool(above))
         if not self.group_of:
-            there = ", ".join(sorted(self.names())[:8])
-            raise DatasetError(
-                f"--group_by {self.group_by}: no folder's name begins so (there are: {there or 'none'})"
-            )
+            there = some(self.names, 8) or "none"
+            raise DatasetError(f"--group_by {self.group_by}: no folder's name begins so (there are: {there})")
 
-    def _doubtful(self) -> tuple[str, list[str]] | None:
-        """Why the folders at the level of the classes may be none, and what they hold; None where they are."""
-        tops = self.tops()
-        below = {top: {rest[0] for rest in ways if rest} for top, ways in tops.items()}
-        inner = Counter(name for names in below.values() for name in names)
-        listed, inside = some(tops), sorted(inner)
-        if 2 * len(set(tops) & set(CLASSES)) > len(tops):
-            return None
-        if len({split_named(top) for top in tops} - {""}) > 1:
-            return f"some of the folders {listed} are splits and some are not", inside
-        if all(NOT_CLASSES.fullmatch(top) for top in tops):
-            return f"the folders {listed} look like folds, patients or parts, not like classes", inside
-        if set(inner) & set(CLASSES) and not set(tops) & set(CLASSES):
-            return f"the folders {listed} hold folders that look like the classes ({some(inner)})", inside
-        names = {name for name in inner if not re.search(r"\d", name) and not NOT_CLASSES.fullmatch(name)}
-        if len(inner) > 1 and any(inner[name] > 1 for name in names):
-            return f"the folders {listed} hold folders of the same names ({some(inner)})", inside
-        nested = all(all(ways) for ways in tops.values())
-        if nested and all(len(found & names) > 1 for found in below.values()):
-            return f"the folders {listed} hold several folders each ({some(inner)})", inside
-        return None
+    def _take_groups(self, is_group: Callable[[str], bool], out: bool = True) -> None:
+        for path, folders in self.rest.items():
+            if named := next(filter(is_group, folders), None):
+                self.group_of[path] = named
+                self.rest[path] = [name for name in folders if name != named or not out]
+
+    def _doubt(self) -> str:
+        """Why the folders at the level of the classes may be none; "" where they are."""
+        tops, below = self._at(0), defaultdict(set)
+        for folders in filter(None, self.rest.values()):
+            below[folders[0]].add(folders[1] if len(folders) > 1 else "")
+        inner = Counter(name for names in below.values() for name in names - {""})
+        telling = {name for name in inner if not re.search(r"\d", name) and not NOT_CLASSES.fullmatch(name)}
+        these, those = f"the folders {some(tops)}", some(inner)
+        if 2 * len(tops & set(CLASSES)) > len(tops):
+            return ""
+        if len(set(map(split_named, tops)) - {""}) > 1:
+            return f"some of {these} are splits and some are not"
+        if all(map(NOT_CLASSES.fullmatch, tops)):
+            return f"{these} look like folds, patients or parts, not like classes"
+        if set(inner) & set(CLASSES) and not tops & set(CLASSES):
+            return f"{these} hold folders that look like the classes ({those})"
+        if len(inner) > 1 and any(inner[name] > 1 for name in telling):
+            return f"{these} hold folders of the same names ({those})"
+        if all("" not in names and len(names & telling) > 1 for names in below.values()):
+            return f"{these} hold several folders each ({those})"
+        return ""
 
     def check(self) -> None:
         """Check that the folders can only be classes.
 
         Raises:
-            DatasetError: they are doubtful, or splits that hold no classes.
+            DatasetError: they are doubtful, splits that hold no classes, or none of the wanted ones.
         """
-        if self.split_folders and not any(self.rest.values()):
+        if self.wanted and not self.names:
+            there = some({*itertools.chain(*self.rest.values()), *self.group_of.values()}, 20) or "none"
+            raise DatasetError(f"no class folder {', '.join(sorted(self.wanted))}; there are: {there}")
+        if self.split_folders and not self.names:
             raise DatasetError(
                 f"the folders {', '.join(self.split_folders)} are splits and hold no folder a class: pass the labels with "
                 "--labels FILE"
             )
-        doubt = self._doubtful() if len(self.names()) > 1 else None
-        if doubt:
-            why, inside = doubt
-            ways = [f"--classes {','.join(sorted(self.names())[:4])} if they are the classes all the same"]
-            if inside:
-                ways.append(f"--classes {','.join(inside[:4])} if those are")
-            if re.search(r"\d", "".join(self.names())):
-                word = re.match(r"[^\W\d_]*", min(self.names()))[0].lower()
-                ways.append(f"--group_by {word or 'patient'} if each one's images have to stay in one split")
-            raise DatasetError(f"{why}: pass {', '.join(ways)}, or --labels FILE")
-
-
-class NamedFolders(Folders):
-    """The same where --classes says which folders are classes, wherever they are."""
-
-    def __init__(self, pictures: Sequence[str], wanted: Sequence[str], group_by: str | None = None):
-        self.wanted = frozenset(wanted)
-        super().__init__(pictures)
-        levels = {self._place(path) for path in pictures} - {None}
-        self.others = {  # the names of classes that are not wanted
-            folders[level]
-            for folders in self.rest.values()
-            for level in levels
-            if self._is_other(folders, level)
-        }
-        self.group_by = group_by
-        if group_by:
-            for path, folders in self.rest.items():
-                way = [name for name in folders if name not in self.wanted | self.others]
-                named = [name for name in way if name.lower().startswith(group_by.lower())] or way
-                if named:
-                    self.group_of[path] = named[0]
-            if not self.group_of:
-                raise DatasetError(
-                    f"--group_by {group_by}: the pictures of {', '.join(wanted)} are in no other folders"
-                )
-
-    def _place(self, path: str) -> int | None:
-        return next((i for i, name in enumerate(self.rest[path]) if name in self.wanted), None)
-
-    def _is_other(self, folders: list[str], level: int) -> bool:
-        return len(folders) > level and not set(folders) & self.wanted
-
-    def names(self) -> set[str]:
-        return {self.label(path) for path in self.rest} - {""}
-
-    def label(self, path: str) -> str:
-        return next((name for name in self.rest[path] if name in self.wanted | self.others), "")
-
-    def check(self) -> None:
-        """Check that every wanted class is there.
-
-        Raises:
-            DatasetError: one is not.
-        """
-        if missing := sorted(self.wanted - self.names()):
-            there = sorted({name for folders in self.rest.values() for name in folders})
-            raise DatasetError(
-                f"no class folder {', '.join(missing)}; there are: {', '.join(there[:20]) or 'none'}"
-            )
+        if self.wanted or len(self.names) < 2 or not (doubt := self._doubt()):
+            return
+        ways = [f"--classes {','.join(sorted(self.names)[:4])} if they are the classes all the same"]
+        if inside := sorted(self._at(1)):
+            ways.append(f"--classes {','.join(inside[:4])} if those are")
+        if re.search(r"\d", "".join(self.names)):
+            word = re.match(r"[^\W\d_]*", min(self.names))[0].lower()
+            ways.append(f"--group_by {word or 'patient'} if each one's images have to stay in one split")
+        raise DatasetError(f"{doubt}: pass {', '.join(ways)}, or --labels FILE")

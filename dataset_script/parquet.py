@@ -6,7 +6,7 @@ readers stream them; only one of them is in memory here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,41 +22,29 @@ ROW_GROUP_BYTES = 16 * 2**20
 
 def features(classes: list[str], sources: bool = False) -> Features:
     """Return the columns of the dataset, labels in the order of `classes`; with a column `source` where there are several."""
-    text = Value("string")
-    columns = {"image": ImageFeature(), "label": ClassLabel(names=classes)}
-    texts = ("file_name", "sha256", "group", "source")[: 4 if sources else 3]
-    return Features({**columns, **dict.fromkeys(texts, text)})
+    texts = ["file_name", "sha256", "group", *["source"] * sources]
+    return Features(
+        {"image": ImageFeature(), "label": ClassLabel(names=classes)} | dict.fromkeys(texts, Value("string"))
+    )
 
 
-def shards(rows: Sequence[Row], max_bytes: int) -> list[list[Row]]:
-    """Cut rows into shards of at most `max_bytes` of images each (a larger image has a shard of its own)."""
-    cut: list[list[Row]] = [[]]
+def chunks(rows: Iterable[Row], max_bytes: int, max_rows: int | None = None) -> Iterator[list[Row]]:
+    """Cut rows into chunks of at most `max_bytes` of images (a larger image has one of its own) and `max_rows` rows."""
+    chunk: list[Row] = []
     filled = 0
     for row in rows:
-        if cut[-1] and filled + row.length > max_bytes:
-            cut.append([])
-            filled = 0
-        cut[-1].append(row)
+        if chunk and (filled + row.length > max_bytes or len(chunk) == max_rows):
+            yield chunk
+            chunk, filled = [], 0
+        chunk.append(row)
         filled += row.length
-    return cut
-
-
-def _row_groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    group: list[Row] = []
-    filled = 0
-    for row in rows:
-        group.append(row)
-        filled += row.length
-        if len(group) == ROW_GROUP_ROWS or filled >= ROW_GROUP_BYTES:
-            yield group
-            group, filled = [], 0
-    if group:
-        yield group
+    if chunk:
+        yield chunk
 
 
 def write_shard(
     path: Path,
-    rows: Sequence[Row],
+    rows: Iterable[Row],
     schema: pa.Schema,
     read: Callable[[Row], bytes],
     written: Callable[[int], object],
@@ -65,16 +53,17 @@ def write_shard(
     with pq.ParquetWriter(
         path, schema, compression="snappy", use_dictionary=["label"], write_page_index=True
     ) as writer:
-        for group in _row_groups(rows):
-            images = [{"bytes": read(row), "path": row.file_name} for row in group]
-            columns = {
-                "image": pa.array(images, schema.field("image").type),
-                "label": pa.array([row.label for row in group], pa.int64()),
-                "file_name": [row.file_name for row in group],
-                "sha256": [row.sha256.hex() for row in group],
-                "group": [row.group for row in group],
-            }
-            if "source" in schema.names:
-                columns["source"] = [row.source for row in group]
-            writer.write_table(pa.table(columns, schema=schema), row_group_size=len(group))
+        for group in chunks(rows, ROW_GROUP_BYTES, ROW_GROUP_ROWS):
+            table = [
+                {
+                    "image": {"bytes": read(row), "path": row.file_name},
+                    "label": row.label,
+                    "file_name": row.file_name,
+                    "sha256": row.sha256.hex(),
+                    "group": row.group,
+                    "source": row.source,
+                }
+                for row in group
+            ]
+            writer.write_table(pa.Table.from_pylist(table, schema), row_group_size=len(group))
             written(len(group))

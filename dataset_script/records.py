@@ -37,11 +37,13 @@ class Row:
     """One image of the dataset."""
 
     path: str  # in the source
-    sha256: bytes
-    length: int
-    label: int
+    sha256: bytes  # of the file, 32 bytes
+    length: int  # bytes of the file
+    size: tuple[int, int] = (0, 0)  # width, height
+    format: str = ""
     synthetic: bool = False  # carries the comment of synthetic_cells
-    published: str = ""  # the published dataset whose files have this name and form
+    label: int = 0
+    node: int = 0  # which picture it shows: one number for all copies of its pixels
     file_name: str = ""
     group: str = ""
     split: str = ""
@@ -80,8 +82,17 @@ class Summary:
 
     @cached_property
     def counts(self) -> Counter:
-        """How many images each (split, label) has."""
-        return Counter((row.split, row.label) for row in self.rows)
+        """How many images each (split, label, source) has."""
+        return Counter((row.split, row.label, row.source) for row in self.rows)
+
+    def count(self, split: str | None = None, label: int | None = None, source: str | None = None) -> int:
+        """How many images a split, a label, a source or all that are given have."""
+        wanted = (split, label, source)
+        return sum(
+            n
+            for key, n in self.counts.items()
+            if all(a in (None, b) for a, b in zip(wanted, key, strict=True))
+        )
 
     @cached_property
     def shared_groups(self) -> list[int]:

@@ -16,34 +16,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dataset_script.records import READ_THROUGH_LINK
+from hub_model.inference.errors import first_line
 from hub_model.inference.images import MAX_BYTES
 
 BOMB_RATIO = 200  # compressed formats hardly shrink; a zip entry that grows more than this is a bomb
-UNCOMPRESSED = (
-    ".bmp",
-    ".dib",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-    ".csv",
-    ".tsv",
-    ".txt",
-)  # but these do shrink
+# but these do shrink
+UNCOMPRESSED = (".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".csv", ".tsv", ".txt")
 SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information"}
-ARCHIVES = (
-    ".tar",
-    ".tgz",
-    ".gz",
-    ".bz2",
-    ".xz",
-    ".zst",
-    ".rar",
-    ".7z",
-    ".zip",
-)  # of which zips beside images are read
+# of which zips beside images are read
+ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".rar", ".7z", ".zip")
 PACKED = "archive that is not read"
 OUT_OF_FOLDER = "symlink out of the folder"
 Listing = Iterator[tuple[str, str]]  # (path, reason why it is not read, "" for a plain file)
@@ -74,73 +55,64 @@ class FolderSource:
         self.root = self.place = Path(root).resolve()
         self.follow_links, self.zip_encoding = follow_links, zip_encoding
         self.zips: dict[str, ZipSource] = {}
-        self._targets: set[str] = set()  # what links in the folder point to: it is read through them
+        self._targets: set[Path] = set()  # what links in the folder point to: it is read through them
 
     def listing(self) -> Listing:
         """Yield everything below the folder, in sorted order."""
-        entries = list(self._walk("", self.root))
-        for path, reason, is_link in entries:
-            if not (reason or is_link) and self._targets and self._is_target(path):
-                reason = READ_THROUGH_LINK
+        for path, reason in list(self._walk("")):
+            place = self.root / path
+            if not reason and self._targets and place.resolve() == place:  # no link itself
+                reason = "" if self._targets.isdisjoint((place, *place.parents)) else READ_THROUGH_LINK
             yield path, reason
 
-    def _is_target(self, path: str) -> bool:
-        place = os.path.join(self.root, path)
-        while len(place) > len(str(self.root)):
-            if place in self._targets:
-                return True
-            place = os.path.dirname(place)
-        return False
-
-    def _walk(self, folder: str, real: Path, through_link: bool = False) -> Iterator[tuple[str, str, bool]]:
+    def _walk(self, folder: str) -> Listing:
         try:
             with os.scandir(self.root / folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
-            yield folder, f"cannot be read: {error.strerror}", through_link
+            yield folder, f"cannot be read: {error.strerror}"
             return
         for entry in entries:
-            path = f"{folder}/{entry.name}" if folder else entry.name
-            if is_hidden(entry.name):
-                yield path, "hidden or system file", through_link
+            path, name = f"{folder}/{entry.name}".lstrip("/"), entry.name.lower()
+            if is_hidden(name):
+                yield path, "hidden or system file"
             elif entry.is_symlink():
-                yield from self._follow(path, real)
-            elif entry.is_dir(follow_symlinks=False):
-                yield from self._walk(path, real / entry.name, through_link)
-            elif not entry.is_file(follow_symlinks=False):
-                yield path, "not a regular file", through_link
-            elif entry.name.lower().endswith(".zip"):
-                yield from self._open_zip(path, through_link)
-            elif entry.name.lower().endswith(ARCHIVES):
-                yield path, PACKED, through_link
+                yield from self._follow(path)
+            elif entry.is_dir():
+                yield from self._walk(path)
+            elif not entry.is_file():
+                yield path, "not a regular file"
+            elif name.endswith(".zip"):
+                yield from self._open_zip(path)
             else:
-                yield path, "", through_link
+                yield path, PACKED if name.endswith(ARCHIVES) else ""
 
-    def _follow(self, path: str, real: Path) -> Iterator[tuple[str, str, bool]]:
+    def _follow(self, path: str) -> Listing:
+        link = self.root / path
         try:
-            target = (self.root / path).resolve(strict=True)
+            target = link.resolve(strict=True)
         except (OSError, RuntimeError):  # RuntimeError: a loop of links
-            yield path, "broken symlink", True
+            yield path, "broken symlink"
             return
         if not (self.follow_links or target.is_relative_to(self.root)):
-            yield path, OUT_OF_FOLDER, True
-        elif not target.is_dir():
-            self._targets.add(str(target))
-            yield path, "" if target.is_file() else "not a regular file", True
-        elif real.is_relative_to(target) or str(target) in self._targets:
-            yield path, "symlink to a folder that is read already", True
+            yield path, OUT_OF_FOLDER
+        elif target.is_dir() and (target in self._targets or link.parent.resolve().is_relative_to(target)):
+            yield path, "symlink to a folder that is read already"
+        elif target.is_dir():
+            self._targets.add(target)
+            yield from self._walk(path)
         else:
-            self._targets.add(str(target))
-            yield from self._walk(path, target, True)
+            self._targets.add(target)
+            yield path, "" if target.is_file() else "not a regular file"
 
-    def _open_zip(self, path: str, through_link: bool) -> Iterator[tuple[str, str, bool]]:
+    def _open_zip(self, path: str) -> Listing:
         try:
             archive = self.zips[path] = ZipSource(self.root / path, self.zip_encoding)
         except (DatasetError, OSError) as error:
-            yield path, f"damaged zip: {error}", through_link
+            yield path, f"damaged zip: {error}"
             return
         for inner, reason in archive.listing():
-            yield f"{path}/{inner}", reason, through_link
+            yield f"{path}/{inner}", reason
 
     def read(self, path: str) -> bytes:
         """Return the bytes of a listed file, at most MAX_BYTES + 1 of them.
@@ -210,21 +182,19 @@ class ZipSource:
         return info.filename
 
     def _judge(self, path: str, info: zipfile.ZipInfo) -> str:
-        parts = path.split("/")
-        if path.startswith("/") or re.match(r"[A-Za-z]:", path) or ".." in parts:
-            return "path climbs out of the zip"
-        if any(is_hidden(part) for part in parts):
-            return "hidden or system file"
-        if stat.S_ISLNK(info.external_attr >> 16):
-            return "symlink in a zip: unpack the zip and give its folder"
-        if info.flag_bits & 0x1:
-            return "encrypted: unpack the zip and give its folder"
-        if path.lower().endswith(ARCHIVES):
-            return PACKED
-        shrinks = path.lower().endswith(UNCOMPRESSED) and info.file_size <= MAX_BYTES
-        if info.file_size > max(BOMB_RATIO * info.compress_size, 2**20) and not shrinks:
-            return "zip bomb"
-        return "same path twice in the zip" if path in self.entries else ""
+        """The reason why an entry is not read, "" for none."""
+        parts, name = path.split("/"), path.lower()
+        shrinks = name.endswith(UNCOMPRESSED) and info.file_size <= MAX_BYTES
+        reasons = {
+            "path climbs out of the zip": re.match(r"/|[A-Za-z]:", path) or ".." in parts,
+            "hidden or system file": any(map(is_hidden, parts)),
+            "symlink in a zip: unpack the zip and give its folder": stat.S_ISLNK(info.external_attr >> 16),
+            "encrypted: unpack the zip and give its folder": info.flag_bits & 0x1,
+            PACKED: name.endswith(ARCHIVES),
+            "zip bomb": info.file_size > max(BOMB_RATIO * info.compress_size, 2**20) and not shrinks,
+            "same path twice in the zip": path in self.entries,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), "")
 
     def read(self, path: str) -> bytes:
         """Return the bytes of a listed entry, at most MAX_BYTES + 1 of them.
@@ -243,8 +213,23 @@ class ZipSource:
 class Sources:
     """Several sources, read as one: each path begins with its source's name, of two of one name as `NAME-2`."""
 
-    def __init__(self, parts: dict[str, FolderSource | ZipSource]):
-        self.parts = parts
+    def __init__(self, raws: Sequence[str], follow_links: bool = False, zip_encoding: str | None = None):
+        """Open `NAME=RAW` arguments, or a lone RAW without a name.
+
+        Raises:
+            DatasetError: one is not there or cannot be read, or of several one has no name.
+        """
+        self.parts: dict[str, FolderSource | ZipSource] = {}
+        for raw in raws:
+            match = None if Path(raw).exists() else re.fullmatch(r"([A-Za-z]\w*)=(.*)", raw, re.DOTALL)
+            name, place = match.groups() if match else ("", raw)
+            if not name and len(raws) > 1:
+                raise DatasetError(
+                    f"several sources need a name each, as in bone_marrow=FOLDER: {shown(raw)} has none"
+                )
+            number = sum(part == name or part.startswith(f"{name}-") for part in self.parts)
+            opened = open_source(place, follow_links, zip_encoding)
+            self.parts[f"{name}-{number + 1}" if number else name] = opened
 
     def read(self, path: str) -> bytes:
         """Return the bytes of a listed file, as its source does."""
@@ -258,31 +243,6 @@ class Sources:
         return "" if "" in self.parts else re.sub(r"-\d+$", "", path.partition("/")[0])
 
 
-def fetch_from_kaggle(name: str) -> Path:
-    """Download `OWNER/DATASET` with kagglehub (which keeps a cache) and return its folder.
-
-    Raises:
-        DatasetError: the package is missing, or Kaggle cannot be reached or refuses.
-    """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+(/versions/\d+)?", name):
-        raise DatasetError(f"kaggle:{name} should look like kaggle:OWNER/DATASET")
-    try:
-        import kagglehub
-    except ImportError as error:
-        raise DatasetError(
-            'kaggle: needs the package kagglehub (pip install "bone-marrow-cells[kaggle]"); '
-            "or download the dataset by hand and give its folder or zip"
-        ) from error
-    try:
-        return Path(kagglehub.dataset_download(name))
-    except Exception as error:  # kagglehub lets through whatever its transports raise
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise DatasetError(
-            f"Kaggle dataset {name} could not be downloaded ({text}); check the network and the name, "
-            "or download it by hand and give its folder or zip"
-        ) from error
-
-
 def open_source(
     raw: str, follow_links: bool = False, zip_encoding: str | None = None
 ) -> FolderSource | ZipSource:
@@ -291,31 +251,31 @@ def open_source(
     Raises:
         DatasetError: there is no such thing, or it cannot be read.
     """
-    if not raw:
-        raise DatasetError("RAW is empty: give a folder (one folder a class), a zip, or kaggle:OWNER/DATASET")
-    if raw.startswith("kaggle:"):
-        return FolderSource(fetch_from_kaggle(raw.removeprefix("kaggle:")), follow_links, zip_encoding)
-    path = Path(raw)
-    if path.is_dir():
+    path = fetch_from_kaggle(raw.removeprefix("kaggle:")) if raw.startswith("kaggle:") else Path(raw)
+    if raw and path.is_dir():
         return FolderSource(path, follow_links, zip_encoding)
     if path.is_file():
         return ZipSource(path, zip_encoding)
-    raise DatasetError(
-        f"{shown(raw)} does not exist: give a folder (one folder a class), a zip, or kaggle:OWNER/DATASET"
-    )
+    state = f"{shown(raw)} does not exist" if raw else "RAW is empty"
+    raise DatasetError(f"{state}: give a folder (one folder a class), a zip, or kaggle:OWNER/DATASET")
 
 
-def name_sources(raws: Sequence[str]) -> list[tuple[str, str]]:
-    """Split `NAME=RAW` arguments into (name, RAW); the name of a lone RAW without one is "".
+def fetch_from_kaggle(name: str) -> Path:
+    """Download `OWNER/DATASET` with kagglehub (which keeps a cache) and return its folder.
 
     Raises:
-        DatasetError: of several sources one has no name.
+        DatasetError: the package is missing, or Kaggle cannot be reached or refuses.
     """
-    named = []
-    for raw in raws:
-        match = re.fullmatch(r"([A-Za-z]\w*)=(.*)", raw, re.DOTALL)
-        named.append((match[1], match[2]) if match and not Path(raw).exists() else ("", raw))
-    if len(named) > 1 and not all(name for name, _ in named):
-        bare = next(shown(raw) for name, raw in named if not name)
-        raise DatasetError(f"several sources need a name each, as in bone_marrow=FOLDER: {bare} has none")
-    return named
+    by_hand = "or download the dataset by hand and give its folder or zip"
+    try:
+        import kagglehub
+
+        return Path(kagglehub.dataset_download(name))
+    except ImportError as error:
+        package = 'the package kagglehub (pip install "bone-marrow-cells[kaggle]")'
+        raise DatasetError(f"kaggle: needs {package}; {by_hand}") from error
+    except Exception as error:  # kagglehub lets through whatever its transports raise
+        raise DatasetError(
+            f"Kaggle dataset {name} could not be downloaded ({first_line(error)}); check the network and the name "
+            f"(OWNER/DATASET), {by_hand}"
+        ) from error

@@ -23,10 +23,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from dataset_script.classes import ClassFolders, suffix
-from dataset_script.labels import published_as
 from dataset_script.near_duplicates import Spool, fingerprint
 from dataset_script.records import Rejected, Row
-from dataset_script.source import DatasetError, base_name, shown
+from dataset_script.source import DatasetError, shown
 from dataset_script.splits import rank
 from dataset_script.synthetic_cells import COMMENT
 from hub_model.inference.errors import ImageError
@@ -45,13 +44,8 @@ REASONS = {
 class Accepted:
     """A whole image."""
 
-    path: str
-    sha256: bytes  # of the file, 32 bytes
+    row: Row
     pixels: bytes  # digest of the decoded picture, 16 bytes: equal for a copy with other metadata
-    size: tuple[int, int]  # width, height
-    format: str
-    length: int  # bytes of the file
-    synthetic: bool
     points: np.ndarray  # see near_duplicates.POINT
 
 
@@ -72,25 +66,20 @@ def check(path: str, data: bytes) -> Accepted | Rejected:
         kind = "JPEG" if image.format == "MPO" else image.format
         if suffix(path) and SUFFIXES.get(suffix(path)) != kind:
             return Rejected(path, "wrong extension", f"content is {kind}")
-        comment = image.info.get("comment")
+        synthetic = image.info.get("comment") == COMMENT
         picture = decode(image)
     except ImageError as error:
         return Rejected(path, REASONS.get(error.reason, error.reason.replace("_", " ")), str(error))
-    return Accepted(
-        path, hashlib.sha256(data).digest(), digest(picture), picture.size, kind, len(data), comment == COMMENT,
-        fingerprint(luminance(picture)),
-    )  # fmt: skip
+    row = Row(path, hashlib.sha256(data).digest(), len(data), picture.size, kind, synthetic)
+    return Accepted(row, digest(picture), fingerprint(luminance(picture)))
 
 
 def digest(picture: Image.Image) -> bytes:
     """Return a digest of size and pixels, a million pixels at a time: Pillow hands out all of them twice over."""
-    hashed, rows = (
-        hashlib.blake2b(repr(picture.size).encode(), digest_size=16),
-        max(1, 2**20 // picture.width),
-    )
+    hashed = hashlib.blake2b(repr(picture.size).encode(), digest_size=16)
+    rows = max(1, 2**20 // picture.width)
     for top in range(0, picture.height, rows):
-        strip = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
-        hashed.update(strip.tobytes())
+        hashed.update(picture.crop((0, top, picture.width, min(top + rows, picture.height))).tobytes())
     return hashed.digest()
 
 
@@ -129,53 +118,41 @@ class Validated:
     """What the first pass found."""
 
     rows: list[Row] = field(default_factory=list)
-    nodes: list[int] = field(default_factory=list)  # for each row, which picture it shows
-    pictures: dict[bytes, int] = field(default_factory=dict)  # digest of the pixels -> node
     paths: list[str] = field(default_factory=list)  # for each node, a file that shows it
     rejected: list[Rejected] = field(default_factory=list)
-    contradicted: set[bytes] = field(default_factory=set)  # SHA-256 of files found under several labels
     spare: int = 0  # files that were not needed
+    _nodes: dict[bytes, int] = field(default_factory=dict)  # digest of the pixels -> node
+    _contradicted: set[bytes] = field(default_factory=set)  # SHA-256 of files found under several labels
 
-    def add(self, item: Accepted, label: int, name: str, listed: bool, store: Spool) -> None:
-        node = self.pictures.setdefault(item.pixels, len(self.pictures))
+    def add(self, item: Accepted, label: int, listed: bool, store: Spool) -> None:
+        item.row.label, item.row.listed = label, listed
+        node = item.row.node = self._nodes.setdefault(item.pixels, len(self.paths))
         if node == len(self.paths):
-            self.paths.append(item.path)
+            self.paths.append(item.row.path)
             item.points["node"] = node
             store.add(item.points)
-        published = published_as(name, base_name(item.path), item.size, item.format)
-        row = Row(item.path, item.sha256, item.length, label, item.synthetic, published, listed=listed)
-        self.rows.append(row)
-        self.nodes.append(node)
+        self.rows.append(item.row)
 
     def settle_copies(self) -> None:
         """Keep one of byte-identical files (one that the test list names, if any), and none where their labels differ."""
-        copies: dict[bytes, list[int]] = defaultdict(list)
-        for index, row in enumerate(self.rows):
-            copies[row.sha256].append(index)
-        dropped = set()
-        for sha256, indices in copies.items():
-            if len(indices) == 1 and sha256 not in self.contradicted:
-                continue
-            indices.sort(key=lambda index: (not self.rows[index].listed, self.rows[index].path))
-            paths = [self.rows[index].path for index in indices]
-            if len({self.rows[index].label for index in indices}) > 1 or sha256 in self.contradicted:
-                self.contradicted.add(sha256)
-                dropped.update(indices)
+        copies: dict[bytes, list[Row]] = defaultdict(list)
+        for row in self.rows:
+            copies[row.sha256].append(row)
+        dropped: set[str] = set()
+        for sha256, rows in copies.items():
+            paths = [row.path for row in sorted(rows, key=lambda row: (not row.listed, row.path))]
+            if len({row.label for row in rows}) > 1 or sha256 in self._contradicted:
+                self._contradicted.add(sha256)
+                dropped.update(paths)
                 for path in paths:
                     others = ", ".join(other for other in paths if other != path) or "an earlier file"
                     self.rejected.append(
                         Rejected(path, "same bytes under different labels", f"also {others}")
                     )
             else:
-                dropped.update(indices[1:])
+                dropped.update(paths[1:])
                 self.rejected += [Rejected(p, "duplicate", f"same bytes as {paths[0]}") for p in paths[1:]]
-        if dropped:
-            self.nodes = [node for index, node in enumerate(self.nodes) if index not in dropped]
-            self.rows = [row for index, row in enumerate(self.rows) if index not in dropped]
-
-    def forget_pictures(self) -> None:
-        """Free memory: once the rows have their groups, nothing asks for the pictures any more."""
-        self.nodes, self.pictures, self.paths = [], {}, []
+        self.rows = [row for row in self.rows if row.path not in dropped]
 
 
 def validate(
@@ -187,29 +164,27 @@ def validate(
         DatasetError: a worker process died.
     """
     found = Validated(rejected=list(folders.rejected))
-    label_of = {name: label for label, name in enumerate(folders.files)}
-    queues = {}
-    for name, paths in folders.files.items():
-        if per_class is not None:
-            paths = sorted(paths, key=lambda path: rank(shown(path), seed))
-        queues[name] = deque(paths)
-    total = sum(min(len(paths), per_class or len(paths)) for paths in folders.files.values())
+    queues = [deque(paths) for paths in folders.files.values()]
+    if per_class is not None:
+        queues = [deque(sorted(queue, key=lambda path: rank(shown(path), seed))) for queue in queues]
+    total = sum(min(len(queue), per_class or len(queue)) for queue in queues)
     with tqdm(total=total, desc="checking", unit="image", disable=None) as bar:
         while True:
-            wanted = []
             kept = Counter(row.label for row in found.rows)
-            for name, queue in queues.items():
-                need = len(queue) if per_class is None else per_class - kept[label_of[name]]
-                wanted += [(queue.popleft(), name) for _ in range(min(max(need, 0), len(queue)))]
+            wanted = [
+                (queue.popleft(), label)
+                for label, queue in enumerate(queues)
+                for _ in range(min(len(queue), (per_class or len(queue)) - kept[label]))
+            ]
             if not wanted:
-                found.spare = sum(map(len, queues.values()))
+                found.spare = sum(map(len, queues))
                 return found
             verdicts = _check_all(source, [path for path, _ in wanted], workers, bar)
-            for (path, name), verdict in zip(wanted, verdicts, strict=True):
+            for (path, label), verdict in zip(wanted, verdicts, strict=True):
                 if isinstance(verdict, Rejected):
                     found.rejected.append(verdict)
                 else:
-                    found.add(verdict, label_of[name], name, path in listed, store)
+                    found.add(verdict, label, path in listed, store)
             found.settle_copies()
 
 

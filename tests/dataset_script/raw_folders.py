@@ -1,16 +1,37 @@
-"""Raw folders to build from, and the tables of a built dataset."""
+"""Raw folders to build from, on disk or in name only, and what a built dataset holds."""
 
 from __future__ import annotations
 
 import csv
-import filecmp
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dataset_script.__main__ import main
-from tests.pictures import noise
+from dataset_script.classes import ClassFolders, arrange
+from tests.pictures import encoded, noise
+
+PICTURE = encoded(noise(np.random.default_rng(0), 32), "PNG")
+
+
+class Listed:
+    """Sources of paths in memory: pictures, and the bytes of other files by their path."""
+
+    def __init__(self, *pictures: str, **others: bytes):
+        self.files = dict.fromkeys(pictures, PICTURE) | others
+        self.parts = {"": self}
+
+    def listing(self) -> list[tuple[str, str]]:
+        return [(path, "") for path in sorted(self.files)]
+
+    def read(self, path: str) -> bytes:
+        return self.files[path]
+
+
+def arranged(*pictures: str, others: dict[str, bytes] | None = None, **options) -> ClassFolders:
+    """What becomes of pictures at these paths, beside others of these bytes; `options` as `arrange` has them."""
+    return arrange(Listed(*pictures, **others or {}), **options)
 
 
 def noise_folder(raw: Path, names: Sequence[str], per_class: int, seed: int = 0) -> Path:
@@ -23,9 +44,9 @@ def noise_folder(raw: Path, names: Sequence[str], per_class: int, seed: int = 0)
     return raw
 
 
-def build(raw: str | Path, out: Path, *more: object) -> int:
-    """Run the command; return its exit code."""
-    return main(["build", str(raw), str(out), *map(str, more)])
+def build(*words: object) -> int:
+    """Run `build` with these words; return its exit code."""
+    return main(["build", *map(str, words)])
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -33,11 +54,6 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def same_files(a: Path, b: Path) -> bool:
-    """Whether two folders hold the same files with the same bytes."""
-    compared = filecmp.dircmp(a, b)
-    equal = not (compared.left_only or compared.right_only or compared.funny_files)
-    _, different, errors = filecmp.cmpfiles(a, b, compared.common_files, shallow=False)
-    return (
-        equal and not different and not errors and all(same_files(a / d, b / d) for d in compared.common_dirs)
-    )
+def contents(folder: Path) -> dict[Path, bytes]:
+    """The bytes of each file below a folder, by its path there."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

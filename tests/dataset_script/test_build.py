@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import hashlib
 import shutil
 import stat
@@ -11,11 +10,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from datasets import Image as ImageFeature
 from datasets import load_dataset
 from PIL import Image
 
 from tests.dataset_script.odd_files import write_odd_folder
-from tests.dataset_script.raw_folders import build, noise_folder, rows_of, same_files
+from tests.dataset_script.raw_folders import build, contents, noise_folder, rows_of
 from tests.pictures import encoded
 
 SEVEN = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
@@ -41,8 +41,6 @@ def test_strict_turns_a_rejection_into_exit_1_and_documents_are_none(tmp_path: P
 
 
 def test_stored_bytes_are_the_files_bytes(drawn_folder: Path, drawn_dataset: Path) -> None:
-    from datasets import Image as ImageFeature
-
     data = load_dataset(str(drawn_dataset))
     assert data["train"].features["label"].names == SEVEN
     originals = {path.name: path.read_bytes() for path in drawn_folder.rglob("*.jpg")}
@@ -65,9 +63,9 @@ def test_same_input_and_seed_give_the_same_bytes(
     drawn_folder: Path, drawn_dataset: Path, tmp_path: Path
 ) -> None:
     assert build(drawn_folder, tmp_path / "again", "--workers", "1") == 0
-    assert same_files(drawn_dataset, tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(drawn_dataset)
     assert build(drawn_folder, tmp_path / "other", "--seed", "1") == 0
-    assert not same_files(drawn_dataset / "data", tmp_path / "other" / "data")
+    assert contents(tmp_path / "other" / "data") != contents(drawn_dataset / "data")
 
 
 def test_a_zip_gives_the_same_dataset_as_its_folder(
@@ -79,8 +77,8 @@ def test_a_zip_gives_the_same_dataset_as_its_folder(
             name = path.relative_to(drawn_folder)
             file.write(path, f"wrapped/once_more/{name.parent}/0001-1000/{name.name}")
     assert build(archive, tmp_path / "out") == 0
-    assert filecmp.cmp(tmp_path / "out" / "splits.csv", drawn_dataset / "splits.csv", shallow=False)
-    assert same_files(tmp_path / "out" / "data", drawn_dataset / "data")
+    assert (tmp_path / "out" / "splits.csv").read_bytes() == (drawn_dataset / "splits.csv").read_bytes()
+    assert contents(tmp_path / "out" / "data") == contents(drawn_dataset / "data")
 
 
 def test_zip_tricks_are_refused_and_the_rest_is_built(drawn_folder: Path, tmp_path: Path) -> None:
@@ -89,13 +87,11 @@ def test_zip_tricks_are_refused_and_the_rest_is_built(drawn_folder: Path, tmp_pa
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         for path in drawn_folder.rglob("*.jpg"):
             file.write(path, path.relative_to(drawn_folder))
-        file.writestr("BLA/../../climbed.jpg", picture)
-        file.writestr("/BLA/absolute.jpg", picture)
-        file.writestr("C:\\BLA\\drive.jpg", picture)
+        for name in ("BLA/../../climbed.jpg", "/BLA/absolute.jpg", "C:\\BLA\\drive.jpg"):
+            file.writestr(name, picture)
         file.writestr("BLA/bomb.jpg", bytes(50_000_000))
-        file.writestr(
-            "BLA/white.bmp", encoded(Image.new("RGB", (2000, 2000), "white"), "BMP")
-        )  # shrinks, and is no bomb
+        white = encoded(Image.new("RGB", (2000, 2000), "white"), "BMP")
+        file.writestr("BLA/white.bmp", white)  # shrinks, and is no bomb
         link = zipfile.ZipInfo("BLA/link.jpg")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         file.writestr(link, "/etc/passwd")
@@ -112,13 +108,13 @@ def test_zip_tricks_are_refused_and_the_rest_is_built(drawn_folder: Path, tmp_pa
 
 def test_published_names_are_the_test_split(drawn_folder: Path, tmp_path: Path, capsys) -> None:
     names = [f"{code}_synthetic_{i:05d}.jpg" for code in SEVEN for i in (1, 2, 3)]
-    (tmp_path / "names.csv").write_text(
-        "image,label\n" + "".join(f"/elsewhere/{n[:3]}/{n},{n[:3]}\n" for n in [*names, "BLA_99999.jpg"])
-    )
+    lines = [f"/elsewhere/{name[:3]}/{name},{name[:3]}\n" for name in [*names, "BLA_99999.jpg"]]
+    (tmp_path / "names.csv").write_text("image,label\n" + "".join(lines))
     arguments = drawn_folder, tmp_path / "out", "--test_names", tmp_path / "names.csv"
     assert build(*arguments) == 0
     rows = rows_of(tmp_path / "out" / "splits.csv")
-    assert sorted(row["file_name"] for row in rows if row["split"] == "test") == sorted(names)
+    for told in ({"split": "test"}, {"on_test_list": "1"}):
+        assert sorted(row["file_name"] for row in rows if told.items() <= row.items()) == sorted(names)
     assert Counter(row["split"] for row in rows) == {"test": 21, "validation": 21, "train": 126}
     assert "22 names, 21 of them here, 1 absent" in capsys.readouterr().out
     (tmp_path / "names.csv").write_text("nobody.jpg\n")
@@ -128,55 +124,78 @@ def test_published_names_are_the_test_split(drawn_folder: Path, tmp_path: Path, 
 
 
 def test_a_class_too_small_for_three_splits_is_named(tmp_path: Path, capsys) -> None:
-    raw = noise_folder(tmp_path / "raw", ["many", "few"], 8)
-    for path in sorted((raw / "few").iterdir())[2:]:
-        path.unlink()
+    raw = noise_folder(tmp_path / "raw", ["many"], 8)
+    noise_folder(raw, ["few"], 2, seed=1)
     assert build(raw, tmp_path / "out") == 1
     assert "few (2 images)" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists() and len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == [raw]
 
 
-def test_a_full_folder_is_never_replaced_unasked(drawn_folder: Path, tmp_path: Path, capsys) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.txt").write_text("years of work")
-    assert build(drawn_folder, tmp_path / "out") == 1
-    assert "--overwrite" in capsys.readouterr().err
-    assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
-    assert build(drawn_folder, tmp_path / "out", "--overwrite") == 1
-    assert "holds no dataset" in capsys.readouterr().err
-    assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
-    assert build(drawn_folder, drawn_folder.parent, "--overwrite") == 1, "it would delete the raw data"
-    assert drawn_folder.is_dir()
+def test_when_no_file_can_be_kept_the_reasons_are_named(tmp_path: Path, capsys) -> None:
+    for name in "ab":  # of one seed
+        noise_folder(tmp_path / "raw", [name], 1)
+    assert build(tmp_path / "raw", tmp_path / "out") == 1
+    assert "same bytes under different labels (2)" in capsys.readouterr().err
 
 
 def test_per_class_is_seeded_and_replaces_what_is_rejected(drawn_folder: Path, tmp_path: Path) -> None:
     raw = shutil.copytree(drawn_folder, tmp_path / "raw")
     for path in sorted((raw / "BLA").iterdir())[:12]:
         path.write_bytes(b"")
-    assert build(raw, tmp_path / "a", "--per_class", "10", "--classes", "BLA,PMO") == 0
-    assert build(raw, tmp_path / "b", "--per_class", "10", "--classes", "BLA,PMO") == 0
-    assert same_files(tmp_path / "a", tmp_path / "b")
+    for out in ("a", "b"):
+        assert build(raw, tmp_path / out, "--per_class", "10", "--classes", "BLA,PMO") == 0
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert Counter(row["label"] for row in rows_of(tmp_path / "a" / "splits.csv")) == {"BLA": 10, "PMO": 10}
 
 
-def test_an_own_set_gets_no_citation_and_names_cannot_act(tmp_path: Path) -> None:
-    names = ["=cmd()", "<img src=x onerror=alert(1)>", "a|b"]
-    raw = noise_folder(tmp_path / "raw", names, 6)
-    (raw / "=cmd()" / "=HYPERLINK(1).png").write_bytes(b"")
-    assert build(raw, tmp_path / "out") == 0
-    card = (tmp_path / "out" / "README.md").read_text()
-    front, body = card.split("---\n", 2)[1:]
-    assert "Matek" not in card and "cc-by" not in card and "license:" not in front
-    assert "<img" not in body and "a|b" not in body
-    for table in ("splits.csv", "rejected.csv"):
-        for row in rows_of(tmp_path / "out" / table):
-            assert not any(cell.startswith(("=", "+", "-", "@")) for cell in row.values())
-    assert load_dataset(str(tmp_path / "out"), split="train").features["label"].names == sorted(names)
+def test_sources_have_a_column_a_table_in_the_card_and_their_own_strata(tmp_path: Path, capsys) -> None:
+    marrow = noise_folder(tmp_path / "marrow", ["a", "b"], 20, seed=1)
+    more = noise_folder(tmp_path / "more", ["a", "b"], 4, seed=2)
+    blood = noise_folder(tmp_path / "blood", ["b"], 20, seed=3)  # lacks a class
+    (tmp_path / "names.txt").write_text("a/0.png\na/1.png\nb/0.png\n")
+    out = tmp_path / "out"
+    for folder in (marrow, blood):
+        for path in folder.rglob("*.png"):
+            path.rename(path.with_name(f"{folder.name}_{path.name}"))
+    sources = f"marrow={marrow}", f"marrow={more}", f"blood={blood}"
+    assert build(*sources, out, "--test_names", tmp_path / "names.txt", "--workers", 1) == 0
+    strata = Counter((r["split"], r["source"], r["label"]) for r in rows_of(out / "splits.csv"))
+    everywhere = {("marrow", "a"): 24, ("marrow", "b"): 24, ("blood", "b"): 20}
+    assert strata.total() == 68
+    assert all(
+        sum(strata[split, *key] for split in ("train", "validation", "test")) == n
+        for key, n in everywhere.items()
+    )
+    assert all(strata["validation", *key] >= 2 for key in everywhere)
+    in_test = [strata["test", *key] for key in everywhere]
+    assert in_test == [2, 1, 4], "20% where the list names nothing"
+    data = load_dataset(str(out), split="test")
+    assert Counter(data["source"]) == {"marrow": 3, "blood": 4}
+    card = (out / "README.md").read_text()
+    assert "| 1 | b |" in card and "| `blood` |" in card and 'source == "blood"' in card
+    assert build(marrow, blood, tmp_path / "other") == 1
+    assert "several sources need a name each" in capsys.readouterr().err
 
 
-def test_synthetic_images_say_so(drawn_dataset: Path) -> None:
-    card = (drawn_dataset / "README.md").read_text()
-    assert "images are synthetic" in card and "license: apache-2.0" in card and "Matek" not in card
+def test_a_patients_images_stay_in_one_split_and_the_users_splits_are_kept(tmp_path: Path) -> None:
+    names = [
+        f"{split}/{label}/patient_{split}{i}"
+        for split in ("train", "test")
+        for label in "ab"
+        for i in range(4)
+    ]
+    raw, out = noise_folder(tmp_path / "raw", names, 3), tmp_path / "out"
+    copy = Image.open(raw / names[0] / "0.png").convert("RGB").rotate(90)
+    copy.save(raw / names[-1] / "copy.png")  # of a training image, in the test split
+    assert build(raw, out, "--group_by", "patient", "--workers", "1") == 0
+    rows = rows_of(out / "splits.csv")
+    named = [row for row in rows if "/" in row["file_name"]]
+    assert named and all((row["split"] == "test") == row["file_name"].startswith("test/") for row in named)
+    split_of = {(row["group"], row["split"]) for row in rows}
+    assert len(split_of) == len({group for group, _ in split_of}), "a group never straddles two splits"
+    assert {row["split"] for row in rows} == {"train", "validation", "test"}
+    assert {row["reason"] for row in rows_of(out / "rejected.csv")} == {"near-duplicate of a test image"}
+    assert "The splits `train`, `test` came with the images" in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize("raw", ["/nowhere", "kaggle:nobody", "bad.zip"])
@@ -202,9 +221,8 @@ def test_few_real_crops_overlap_and_the_test_split_is_the_published_list(
     assert sum(row["on_test_list"] == "1" for row in rows) == 689
     assert all((row["split"] == "test") == (row["on_test_list"] == "1") for row in rows)
     sizes = Counter(row["group"] for row in rows)
-    assert 10 <= sum(n > 1 for n in sizes.values()) <= 25, (
-        "15 pairs of overlapping crops are left, confirmed by eye and correlation"
-    )
+    # 15 pairs of overlapping crops are left, confirmed by eye and correlation
+    assert 10 <= sum(n > 1 for n in sizes.values()) <= 25
     places = {row["group"]: row["split"] for row in rows}
     assert all(places[row["group"]] == row["split"] for row in rows)
     assert "doi.org/10.7937/TCIA.AXH3-T579" in (tmp_path / "out" / "README.md").read_text()

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
+from datasets import load_dataset
 from huggingface_hub import DatasetCard, constants
 from matplotlib.figure import Figure
 from PIL import Image
@@ -22,16 +24,18 @@ from tests.pictures import encoded
 PICTURE = encoded(Image.new("RGB", (64, 64)), "PNG")
 
 
+def summary(
+    out: Path, classes: list[str], rows: list[Row], kinds: dict[str, str], notes: tuple = ()
+) -> Summary:
+    return Summary(out, classes, len(rows), rows, [], 0, 0, len(rows), 0, 0, 0, kinds, list(notes))
+
+
 def test_every_class_has_its_own_bar_and_slice(tmp_path: Path, monkeypatch) -> None:
     figures = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
     classes = [f"plasma cells of the patient {number}" for number in range(3)]
-    rows = [Row("", b"", 1, label, split="train") for label in (0, 1, 1, 2)]
-    draw_figures(
-        tmp_path,
-        Summary(tmp_path, classes, 4, rows, [], 0, 0, 4, 0, 0, 0, {"": "own"}, []),
-        lambda row: PICTURE,
-    )
+    rows = [Row("", b"", 1, label=label, split="train") for label in (0, 1, 1, 2)]
+    draw_figures(tmp_path, summary(tmp_path, classes, rows, {"": "own"}), lambda row: PICTURE)
     bar, pie = (figure.axes[0] for figure in figures)
     assert [patch.get_height() for patch in bar.containers[0]] == [1, 2, 1]
     assert len({patch.get_x() for patch in bar.containers[0]}) == 3
@@ -54,6 +58,43 @@ def test_control_characters_of_a_class_reach_neither_terminal_nor_card(tmp_path:
     assert labels == {r"a\x1b[31m", r"b\x0ac", r"d\x9b2J"}
 
 
+ODD_NAMES = [
+    "1e3", "no", "0777", "2024-01-01", "~", "null", "+5", "0x1F", "blast, large", "🧬 cell", "e\u0301", "a: b", "'q'", "y",
+    "=cmd()", "<img src=x onerror=alert(1)>", "a|b",
+]  # fmt: skip
+
+
+def test_every_name_is_the_same_text_in_yaml_parquet_and_figures_and_cannot_act(
+    tmp_path: Path, recwarn
+) -> None:
+    raw, out = noise_folder(tmp_path / "raw", ODD_NAMES, 4), tmp_path / "out"
+    (raw / "=cmd()" / "=HYPERLINK(1).png").write_bytes(b"")
+    assert build(raw, out, "--workers", "1") == 0
+    wanted = sorted("\u00e9" if name == "e\u0301" else name for name in ODD_NAMES)
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+    front, body = (out / "README.md").read_text().split("---\n", 2)[1:]
+    names = yaml.safe_load(front)["dataset_info"]["features"][1]["dtype"]["class_label"]["names"]
+    assert list(names.values()) == wanted
+    values = [line.split(": ", 1)[1] for line in front.splitlines() if line.strip().startswith("'")]
+    # YAML 1.2, as the Hub reads it, takes these for numbers when they are not quoted
+    assert [value for value in values if value[0] in "0123456789.+-~"] == []
+    assert load_dataset(str(out), split="train").features["label"].names == wanted
+    assert "<img" not in body and "a|b" not in body
+    cells = [
+        cell
+        for table in ("splits", "rejected")
+        for row in rows_of(out / f"{table}.csv")
+        for cell in row.values()
+    ]
+    assert "'=cmd()" in cells and not any(cell.startswith(("=", "+", "-", "@")) for cell in cells)
+    assert "Matek" not in body and "license:" not in front, "of someone's own images nothing is claimed"
+
+
+def test_synthetic_images_say_so(drawn_dataset: Path) -> None:
+    card = (drawn_dataset / "README.md").read_text()
+    assert "images are synthetic" in card and "license: apache-2.0" in card and "Matek" not in card
+
+
 @pytest.mark.parametrize(
     "front_matter",
     ["license: [a", "- license", "dataset_info: [1]", "dataset_info: {splits: [1]}", "dataset_info: {splits: [{}]}"],
@@ -71,17 +112,14 @@ def test_front_matter_that_was_edited_badly_is_one_sentence(
 @pytest.fixture
 def two_laboratories(tmp_path: Path) -> str:
     """The card of a dataset of both published sources."""
+    splits = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
     rows = [
-        Row(
-            "", b"", 1, i % 2, split=split, source=source, file_name=f"{source}_{i}.jpg", group=f"{source}{i}"
-        )
+        Row("", b"", 1, label=i % 2, split=split, source=source)
         for source in ("marrow", "blood")
-        for i, split in enumerate(["train"] * 4 + ["validation"] * 2 + ["test"] * 2)
+        for i, split in enumerate(splits)
     ]
     kinds = {"marrow": "matek", "blood": "acevedo"}
-    return card_text(
-        tmp_path, Summary(tmp_path, ["EOS", "NIF"], 16, rows, [], 0, 0, 16, 0, 0, 0, kinds, ["a note"])
-    )
+    return card_text(tmp_path, summary(tmp_path, ["EOS", "NIF"], rows, kinds, ("a note",)))
 
 
 def test_the_card_has_what_a_reader_and_the_viewer_need(two_laboratories: str) -> None:
@@ -110,9 +148,14 @@ def test_the_card_has_what_a_reader_and_the_viewer_need(two_laboratories: str) -
     assert "streaming=True" in streamed and 'source == "marrow"' in one_source and "streaming" not in whole
 
 
-def test_a_pushed_card_names_its_repo_and_links_model_and_space(two_laboratories: str) -> None:
+def test_a_pushed_card_names_its_repo_and_links_model_and_space(
+    two_laboratories: str, drawn_repo: str
+) -> None:
     card = rendered_for(two_laboratories, "anna/cells", "anna/model", "anna/space")
     assert "OWNER/NAME" not in card and card.count('load_dataset("anna/cells"') == 3
     model, space = f"{constants.ENDPOINT}/anna/model", f"{constants.ENDPOINT}/spaces/anna/space"
     assert f"\n[Model: anna/model]({model}) · [Space: anna/space]({space})\n" in card
     assert "<!-- links" in rendered_for(two_laboratories, "anna/cells"), "a later push can still link them"
+    pushed = DatasetCard.load(drawn_repo).text
+    assert f'load_dataset("{drawn_repo}", split="train", streaming=True)' in pushed
+    assert "OWNER/NAME" not in pushed

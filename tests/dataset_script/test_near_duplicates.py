@@ -32,9 +32,9 @@ def grouped(images: list[np.ndarray]) -> list[int]:
         points = fingerprint(image)
         points["node"] = node
         store.add(points)
-    sets, _, _ = link(store, len(images), images.__getitem__)
+    sets, _, _ = link(store, images.__getitem__)
     store.close()
-    return [sets.find(node) for node in range(len(images))]
+    return [min(sets.subset(node)) if node in sets else node for node in range(len(images))]
 
 
 def recall(fields: list[np.ndarray], frame: int, damage: str, shifts=SHIFTS) -> dict[tuple[int, int], float]:

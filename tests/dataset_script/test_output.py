@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from dataset_script.__main__ import main
 from dataset_script.build import replaced_at_the_end
 from dataset_script.source import DatasetError
 from dataset_script.validate import check
-from tests.dataset_script.raw_folders import noise_folder
+from tests.dataset_script.raw_folders import build, noise_folder
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -52,11 +51,22 @@ def test_a_link_to_the_output_stays_a_link(there: bool, tmp_path: Path) -> None:
     with replaced_at_the_end(link, False) as folder:
         (folder / "splits.csv").write_text("")
     assert link.is_symlink() and (target / "splits.csv").is_file()
-    assert sorted(path.name for path in (*tmp_path.iterdir(), *target.parent.iterdir())) == [
+    assert {path.name for path in (*tmp_path.iterdir(), *target.parent.iterdir())} == {
         "disk",
         "link",
         "target",
-    ]
+    }
+
+
+def test_a_full_folder_is_never_replaced_unasked(drawn_folder: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    for more, said in (((), "--overwrite"), (("--overwrite",), "holds no dataset")):
+        assert build(drawn_folder, tmp_path / "out", *more) == 1
+        assert said in capsys.readouterr().err
+        assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
+    assert build(drawn_folder, drawn_folder.parent, "--overwrite") == 1, "it would delete the raw data"
+    assert drawn_folder.is_dir()
 
 
 @pytest.mark.parametrize(
@@ -69,7 +79,7 @@ def test_an_empty_path_and_the_current_folder_are_refused_at_once(
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert main(["build", raw and "/nowhere", out]) == 1
+    assert build(raw and "/nowhere", out) == 1
     assert sentence in capsys.readouterr().err
     assert [path.name for path in tmp_path.rglob("*")] == ["here"]
 

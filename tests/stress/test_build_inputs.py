@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
 import zipfile
@@ -18,41 +17,45 @@ from hypothesis import strategies as st
 
 from dataset_script.classes import arrange
 from dataset_script.records import Rejected
-from dataset_script.source import DatasetError, open_source, shown
+from dataset_script.source import DatasetError, Sources, shown
 from dataset_script.validate import check
 from tests.pictures import encoded, noise
 
 RNG = np.random.default_rng(0)
 PICTURES = [encoded(noise(RNG, 32), kind) for kind in ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP")]
-WORDS = st.sampled_from(
-    ["BLA", "EOS", "bla", "train", "Test", "val_data", "fold_1", "patient 2", "images", "0001-1000", "a", "b", "é", "e\u0301",
-     "no", "1e3", "a,b", "🧬", " a", "__MACOSX", ".hidden", "x.zip", "Größe", "seg_train"]
-)  # fmt: skip
-NAMES = st.one_of(
-    WORDS,
-    st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12),
+WORDS = [
+    "BLA", "EOS", "bla", "train", "Test", "val_data", "fold_1", "patient 2", "images", "0001-1000", "a", "b", "é", "e\u0301",
+    "no", "1e3", "a,b", "🧬", " a", "__MACOSX", ".hidden", "x.zip", "Größe", "seg_train",
+]  # fmt: skip
+TEXT = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12)
+NAMES = st.one_of(st.sampled_from(WORDS), TEXT).filter(
+    lambda name: name not in (".", "..") and len(name.encode()) < 100
 )
-NAMES = NAMES.filter(lambda name: name not in (".", "..") and len(name.encode()) < 100)
 ENDINGS = st.sampled_from(["", ".png", ".jpg", ".JPG", ".tif", ".svs", ".heic", ".txt", ".zip", ".csv"])
-TABLE_NAMES = st.sampled_from(["labels.csv", "metadata.csv", "labels.tsv", "metadata.parquet"])
+TABLE_NAMES = st.sampled_from(
+    ["labels.csv", "metadata.csv", "labels.tsv", "metadata.parquet", "metadata.jsonl"]
+)
 PICTURE = st.sampled_from(PICTURES)
 CUT = PICTURE.flatmap(lambda data: st.integers(0, len(data)).map(lambda length: data[:length]))
 BYTES = st.one_of(PICTURE, st.binary(max_size=80), CUT)
-TABLE_CELLS = ("file_name", "label", "split", "a", "b", "1.png", "BLA/1.png", "train", "C:\\x\\1.png", "")
+CELLS = st.sampled_from(
+    ["file_name", "label", "split", "a", "b", "1.png", "BLA/1.png", "train", "C:\\x\\1.png", ""]
+)
+ABOVE = [[""], [""], ["w/"], ["train/", "Test/"], ["fold_1/", "fold_2/"], ["patient 1/", "patient 2/"]]
+Tree = dict[str, bytes]  # paths and bytes
 
 
 @st.composite
 def tables(draw) -> bytes:
-    cells = st.one_of(st.sampled_from(TABLE_CELLS), NAMES)
-    rows = draw(st.lists(st.lists(cells, min_size=1, max_size=4), max_size=6))
+    rows = draw(st.lists(st.lists(st.one_of(CELLS, NAMES), min_size=1, max_size=4), max_size=6))
     separator, end = draw(st.sampled_from(",;\t")), draw(st.sampled_from(["\n", "\r\n"]))
     text = end.join(separator.join(row) for row in rows)
     return text.encode(draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])), "replace")
 
 
 @st.composite
-def trees(draw) -> dict[str, bytes]:
-    """Paths and bytes: folders share names, so that classes, splits and patients come about."""
+def trees(draw) -> Tree:
+    """Folders share names, so that classes, splits and patients come about."""
     folders = draw(st.lists(st.lists(NAMES, max_size=3), min_size=1, max_size=5))
     files = {}
     for number in range(draw(st.integers(0, 10))):
@@ -64,26 +67,19 @@ def trees(draw) -> dict[str, bytes]:
 
 
 @st.composite
-def class_trees(draw) -> dict[str, bytes]:
+def class_trees(draw) -> Tree:
     """What people mean to bring, with a stray file now and then: classes below splits, folds, patients or nothing."""
     classes = draw(st.lists(NAMES, min_size=2, max_size=4, unique=True))
-    above = draw(
-        st.sampled_from(
-            [[""], [""], ["w/"], ["train/", "Test/"], ["fold_1/", "fold_2/"], ["patient 1/", "patient 2/"]]
-        )
-    )
     below, ending = (
-        draw(st.sampled_from(["", "", "0001/", "images/"])),
-        draw(st.sampled_from([".png", ".JPG", ""])),
+        draw(st.sampled_from(some)) for some in (["", "", "0001/", "images/"], [".png", ".JPG", ""])
     )
-    files = {
-        f"{top}{name}/{below}{i}{ending}": draw(BYTES) for top in above for name in classes for i in range(2)
-    }
+    folders = [f"{top}{name}/{below}" for top in draw(st.sampled_from(ABOVE)) for name in classes]
+    files = {f"{folder}{i}{ending}": draw(BYTES) for folder in folders for i in range(2)}
     return files | draw(st.one_of(st.just({}), st.just({}), trees()))
 
 
 @st.composite
-def inputs(draw) -> tuple[dict[str, bytes], bytes | None]:
+def inputs(draw) -> tuple[Tree, bytes | None]:
     """A tree, and a table of labels that fits some of its files, or none of them, or no table."""
     files = draw(st.one_of(trees(), class_trees(), class_trees()))
     if draw(st.integers(0, 3)):
@@ -93,12 +89,11 @@ def inputs(draw) -> tuple[dict[str, bytes], bytes | None]:
     return files, draw(st.one_of(tables(), st.just("\n".join(["file_name,label", *rows]).encode())))
 
 
-def written(root: Path, files: dict[str, bytes], as_zip: bool) -> Path:
+def written(root: Path, files: Tree, as_zip: bool) -> Path:
     if as_zip:
-        with zipfile.ZipFile(buffer := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(root / "raw.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for path, data in files.items():
                 archive.writestr(path, data)
-        (root / "raw.zip").write_bytes(buffer.getvalue())
         return root / "raw.zip"
     (root / "raw").mkdir()
     for path, data in files.items():
@@ -110,31 +105,29 @@ def written(root: Path, files: dict[str, bytes], as_zip: bool) -> Path:
     return root / "raw"
 
 
-def try_input(tree: tuple, as_zip: bool, group_by: str | None, wanted: tuple[str, ...]) -> None:
+def try_input(
+    tree: tuple[Tree, bytes | None], as_zip: bool, group_by: str | None, wanted: tuple[str, ...]
+) -> None:
     files, table = tree
     with tempfile.TemporaryDirectory() as place:
-        raw = written(Path(place), files, as_zip)
         try:
-            source = open_source(str(raw))
-            listed = [path for path, _ in source.listing()]
+            sources = Sources([str(written(Path(place), files, as_zip))])
+            listed = list(sources.parts[""].listing())
             labels = None if table is None else ("labels.csv", table)
-            found = arrange(source, wanted, group_by, labels)
+            found = arrange(sources, wanted, group_by, labels)
         except DatasetError as error:
             event("refused")
             assert str(error) and "\n" not in shown(str(error)) and len(str(error)) < 3000
             return
         event("read")
         kept = [path for paths in found.files.values() for path in paths]
-        assert len(kept) + len(found.rejected) + found.left_out == len(listed) == found.seen, (
-            "a file went in silence"
-        )
-        assert (
-            len(found.files) >= 2 and all(found.files.values()) and all(name.strip() for name in found.files)
-        )
+        counted = len(kept) + len(found.rejected) + found.left_out
+        assert counted == len(listed) == found.seen, "a file went in silence"
+        assert len(found.files) >= 2 and all(found.files.values()) and all(map(str.strip, found.files))
         assert len({name.casefold().strip() for name in found.files}) == len(found.files)
         assert all(item.reason for item in found.rejected)
         for path in kept[:5]:
-            verdict = check(path, source.read(path))
+            verdict = check(path, sources.read(path))
             assert not isinstance(verdict, Rejected) or (verdict.reason and "\n" not in verdict.detail)
 
 
@@ -142,18 +135,13 @@ INPUTS = given(
     tree=inputs(), as_zip=st.booleans(), group_by=st.sampled_from([None, None, None, "patient", "fold"]),
     wanted=st.sampled_from([(), (), (), (), ("a", "b"), ("BLA", "EOS")]),
 )  # fmt: skip
-COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True, "database": None}
+MANY = int(os.environ.get("BONE_MARROW_EXAMPLES", 2_000))
 
 
-@INPUTS
-@settings(max_examples=25, **COMMON)
-def test_25_inputs_are_read_or_refused_in_a_sentence(tree, as_zip, group_by, wanted) -> None:
-    try_input(tree, as_zip, group_by, wanted)
-
-
-@pytest.mark.stress
-@pytest.mark.timeout(3600)
-@INPUTS
-@settings(max_examples=int(os.environ.get("BONE_MARROW_EXAMPLES", 2_000)), **COMMON)
-def test_2_000_inputs_are_read_or_refused_in_a_sentence(tree, as_zip, group_by, wanted) -> None:
-    try_input(tree, as_zip, group_by, wanted)
+@pytest.mark.parametrize(
+    "examples", [25, pytest.param(MANY, marks=[pytest.mark.stress, pytest.mark.timeout(3600)])]
+)
+def test_inputs_are_read_or_refused_in_a_sentence(examples: int) -> None:
+    checks = list(HealthCheck)
+    common = {"deadline": None, "suppress_health_check": checks, "derandomize": True, "database": None}
+    settings(max_examples=examples, **common)(INPUTS(try_input))()
