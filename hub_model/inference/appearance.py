@@ -20,6 +20,7 @@ STATISTICS = (
 CLASS_FREE = 14  # the first so many say little of which cells are shown
 SMALLEST_BATCH = 20
 PART = 4  # images at a time: more do not fit a core's cache
+EXACT_WIDTH = 256  # of rows whose sum of squared levels a float32 holds
 SHIFT = (
     1.0  # standard deviations of the training images that a batch's mean may lie off: slides differ by less
 )
@@ -62,16 +63,10 @@ def _blocks(values: np.ndarray) -> np.ndarray:
     return rows[..., ::2] + rows[..., 1::2]
 
 
-def _detail_product(
-    one: np.ndarray, other: np.ndarray, one_blocks: np.ndarray, other_blocks: np.ndarray
-) -> np.ndarray:
-    """Mean product [N] of what two pictures [N, H, W] lose by halving, which is a pixel less the mean of its 2 × 2 block.
-
-    Summed over a block, that is the products of its pixels less a quarter of the product of its sums.
-    """
-    height, width = (2 * side for side in one_blocks.shape[1:])
-    whole = np.einsum("nij,nij->n", one[:, :height, :width], other[:, :height, :width])
-    return (whole - np.einsum("nij,nij->n", one_blocks, other_blocks) / 4) / (height * width)
+def _products(channels: np.ndarray) -> np.ndarray:
+    """Sums of the products of every two of K channels [N, K, H, W]: [N, K, K]."""
+    # row by row: a longer product wakes OpenBLAS's threads, which then wait on the cores that the network needs
+    return np.vecdot(channels[:, :, None], channels[:, None]).sum(axis=-1, dtype=np.float64)
 
 
 @lru_cache(maxsize=8)
@@ -87,7 +82,7 @@ def appearance(pixels: np.ndarray) -> np.ndarray:
 
     Background: the median of the brightest tenth; `sharpness_k`: log root mean square of octave k of detail, 0 the finest
     (Burt & Adelson's pyramid with a box filter); `grain`: correlation of red and blue in it; `centre`, `border`: optical
-    density of green in the middle and at the edge.
+    density of green in the middle and at the edge. An odd last row or column is left out.
     """
     found = [_appearance(pixels[i : i + PART]) for i in range(0, len(pixels), PART)]
     return np.concatenate(found) if found else np.empty((0, len(STATISTICS)))
@@ -95,11 +90,10 @@ def appearance(pixels: np.ndarray) -> np.ndarray:
 
 def _appearance(pixels: np.ndarray) -> np.ndarray:
     """`appearance` of few images: in levels of 0…255, of which all sums are exact, whatever the precision of the pixels."""
-    levels = np.rint(np.ascontiguousarray(pixels) * 255).astype(np.float64)
-    size = levels.shape[2] * levels.shape[3]
-    mean = levels.sum(axis=(2, 3)) / size
-    variance = np.einsum("ncij,ncij->nc", levels, levels) / size - mean**2
-    blocks = _blocks(levels)
+    height, width = (side // 2 * 2 for side in pixels.shape[2:])
+    levels = pixels[:, :, :height, :width] * np.float32(255)
+    np.rint(levels, out=levels)
+    size, blocks = height * width, _blocks(levels)
     coarse = blocks.reshape(*blocks.shape[:2], -1)
     grey = coarse.sum(axis=1)
     kept = max(grey.shape[1] // 10, 1)
@@ -109,24 +103,32 @@ def _appearance(pixels: np.ndarray) -> np.ndarray:
         ordered = np.sort(values[:, np.flatnonzero(bright)], axis=1)
         last = ordered.shape[1] - 1
         median[:] = (ordered[:, last // 2] + ordered[:, (last + 1) // 2]) / 2
-    sharpness, picture, scale = [], levels.sum(axis=1), 3 * 255  # of the picture's values, 1 after division
-    for _ in range(4):
+    exact = levels if width <= EXACT_WIDTH else levels.astype(np.float64)
+    mean, whole = coarse.sum(axis=2, dtype=np.float64) / size, _products(exact)
+    variance = np.diagonal(whole, axis1=1, axis2=2) / size - mean**2
+    # what halving loses of a pixel is its difference from the mean of its 2 × 2 block: summed over a block, the product of two
+    # such is the products of its pixels less a quarter of the product of its sums
+    lost = (whole - _products(blocks.astype(np.float64)) / 4) / size
+    powers = [lost.sum(axis=(1, 2))]
+    picture = grey.reshape(len(grey), 1, height // 2, width // 2).astype(np.float64)
+    for _ in range(3):
         smaller = _blocks(picture)
-        power = _detail_product(picture, picture, smaller, smaller)
-        sharpness.append(np.log(np.sqrt(power) / scale + 1e-4))
-        picture, scale = smaller, scale * 4
-    products = [
-        _detail_product(levels[:, i], levels[:, j], blocks[:, i], blocks[:, j]) / 255**2
-        for i, j in ((0, 2), (0, 0), (2, 2))
-    ]
-    grain = products[0] / (np.sqrt(products[1] * products[2]) + 1e-9)
-    middle, edge = _middle_and_edge(*blocks.shape[2:])
-    empty = np.log(np.maximum(background[:, 1:2], 4))
-    centre, border = (empty - np.log(np.maximum(coarse[:, 1, where], 4)) for where in (middle, edge))
+        rows, columns = (2 * side for side in smaller.shape[2:])
+        total = _products(picture[..., :rows, :columns]) - _products(smaller) / 4
+        powers.append(total[:, 0, 0] / (rows * columns))
+        picture = smaller
+    scales = 3 * 255 * 4.0 ** np.arange(4)  # of the octaves' values, 1 after division
+    sharpness = np.log(np.sqrt(np.stack(powers, axis=1)) / scales + 1e-4)
+    grain = lost[:, 0, 2] / (np.sqrt(lost[:, 0, 0] * lost[:, 2, 2]) + 1e-9 * 255**2)
+    empty, green = np.log(np.maximum(background[:, 1:2], 4)), coarse[:, 1].astype(np.float64)
+    centre, border = (
+        empty - np.log(np.maximum(green[:, where], 4)) for where in _middle_and_edge(*blocks.shape[2:])
+    )
     rest = (grain, centre.mean(axis=1), np.log(centre.std(axis=1) + 1e-3), border.mean(axis=1))
     spread = np.log(np.sqrt(variance) / 255 + 1e-3)
-    parts = background / (4 * 255), mean / 255, spread, np.stack([*sharpness, *rest], axis=1)
-    return np.concatenate(parts, axis=1)
+    return np.concatenate(
+        [background / (4 * 255), mean / 255, spread, sharpness, np.stack(rest, axis=1)], axis=1
+    )
 
 
 @dataclass(frozen=True)

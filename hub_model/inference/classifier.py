@@ -8,13 +8,14 @@ transform of the repo's `config.json` in both, so the answers are the same.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -26,8 +27,9 @@ from hub_model.inference.model_repo import ModelRepo, open_model_repo
 from hub_model.inference.preprocessing import Preprocessing, cores
 
 BATCH_SIZE = 32
-SMALLEST_PART = 4  # images that ONNX Runtime gets at once: their activations stay in the processor's cache
+PART = 4  # images that ONNX Runtime gets at once: their activations stay in the processor's cache
 Backend = Literal["auto", "onnx", "timm"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ class Predictions:
 class Classifier:
     """A model repo, ready to answer. Safe to share between threads.
 
-    `network`: logits [N, C] and pooled features [N, D], float32, of normalised pixels [N, 3, H, W]. `measures_appearance`:
-    whether `forward` adds how the images look; True where `calibration.json` has a reference, and set by who fits one.
+    `measures_appearance`: whether `forward` adds how the images look; True where `calibration.json` has a reference, and set by
+    who fits one.
     """
 
     def __init__(self, repo: ModelRepo, backend: Backend = "auto", threads: int | None = None) -> None:
@@ -87,7 +89,9 @@ class Classifier:
         self.threads = threads or cores()
         self.preprocess = Preprocessing(repo.config.pretrained_cfg, self.threads)
         self.backend = _choose_backend(repo, backend)
-        self.network = self._onnx_network() if self.backend == "onnx" else self._timm_network
+        if self.backend == "onnx":
+            self._session = self._onnx_session(self.threads)
+        self._network = self._onnx_network if self.backend == "onnx" else self._timm_network
 
     @classmethod
     def from_pretrained(
@@ -136,7 +140,7 @@ class Classifier:
             images = [images]
         images, answers = iter(images), []
         while batch := list(islice(images, batch_size)):
-            answers.append(self.forward(self.preprocess(batch)))
+            answers += self._in_parts(self._answer, batch)
         if not answers:
             answers = [
                 (
@@ -145,13 +149,40 @@ class Classifier:
                     np.zeros((0, 0)),
                 )
             ]
-        return self.interpret(*(np.concatenate(parts) for parts in zip(*answers, strict=True)))
+        return self.interpret(*_joined(answers))
+
+    def network(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Logits [N, C] and pooled features [N, D], float32, of normalised pixels [N, 3, H, W]."""
+        return _joined(self._in_parts(self._network, pixels))
 
     def forward(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Logits [N, C], pooled features [N, D] and appearance ([N, 0] where not measured) of normalised pixels [N, 3, H, W]."""
-        if self.measures_appearance:
-            return *self.network(pixels), appearance(self.preprocess.unnormalised(pixels))
-        return *self.network(pixels), np.empty((len(pixels), 0))
+        return _joined(self._in_parts(self._forward, pixels))
+
+    def _forward(self, pixels: np.ndarray, threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        statistics = np.empty((len(pixels), 0))
+        if self.measures_appearance:  # first, while the pixels are in the processor's cache
+            statistics = appearance(self.preprocess.unnormalised(pixels))
+        return *self._network(pixels, threads), statistics
+
+    def _answer(self, images: Sequence[ImageLike], threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._forward(self.preprocess(images, threads), threads)
+
+    def _in_parts(self, work: Callable[[Any, int], T], images: Sequence[Any] | np.ndarray) -> list[T]:
+        """`work(images, threads)`: of all at once with timm; with ONNX Runtime of a few at a time, by one thread each.
+
+        Threads that share out images wait for each other less often than threads that share out every layer.
+        """
+        if self.backend == "timm" or len(images) < 2:
+            return [work(images, self.threads)]
+        few = min(PART, -(-len(images) // self.threads))
+        parts = (images[start : start + few] for start in range(0, len(images), few))
+        return list((self._pool.map if self.threads > 1 else map)(partial(work, threads=1), parts))
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        self._single_threaded = self._onnx_session(1)
+        return ThreadPoolExecutor(self.threads, "inference")
 
     def interpret(self, logits: np.ndarray, features: np.ndarray, statistics: np.ndarray) -> Predictions:
         """Predictions from what `forward` computed before: logits [N, C], features [N, D], appearance [N, K]."""
@@ -175,8 +206,8 @@ class Classifier:
         """The timm model in evaluation mode: what `timm.create_model("hf-hub:…", pretrained=True)` gives."""
         return load_timm_model(self.repo)
 
-    def _timm_network(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        import torch
+    def _timm_network(self, pixels: np.ndarray, threads: int) -> tuple[np.ndarray, np.ndarray]:
+        import torch  # its number of threads is the process's
 
         with torch.inference_mode():
             device = next(self.model.parameters()).device  # who moves the model to a GPU computes there
@@ -184,11 +215,16 @@ class Classifier:
             features = self.model.forward_head(spatial, pre_logits=True)
             return self.model.forward_head(spatial).cpu().numpy(), features.cpu().numpy()
 
-    def _onnx_network(self) -> Any:
+    def _onnx_network(self, pixels: np.ndarray, threads: int) -> tuple[np.ndarray, np.ndarray]:
+        session = self._session if threads == self.threads else self._single_threaded
+        logits, features = session.run(["logits", "features"], {"pixel_values": pixels})
+        return logits, features
+
+    def _onnx_session(self, threads: int) -> Any:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
+        options.intra_op_num_threads = threads
         # threads that wait for the next batch leave the cores to its decoding
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3
@@ -199,17 +235,12 @@ class Classifier:
         outputs = {output.name for output in session.get_outputs()}
         if not {"logits", "features"} <= outputs:
             raise RepoError(f"{self.repo.name}: onnx/model.onnx has no outputs 'logits' and 'features'")
-        few = max(SMALLEST_PART, 2 * self.threads)
+        return session
 
-        def network(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            parts = [
-                session.run(["logits", "features"], {"pixel_values": pixels[start : start + few]})
-                for start in range(0, max(len(pixels), 1), few)
-            ]
-            logits, features = (np.concatenate(outputs) for outputs in zip(*parts, strict=True))
-            return logits, features
 
-        return network
+def _joined(parts: Iterable[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    """One array of every output of the parts."""
+    return tuple(np.concatenate(outputs) for outputs in zip(*parts, strict=True))
 
 
 def _choose_backend(repo: ModelRepo, backend: Backend) -> Literal["onnx", "timm"]:

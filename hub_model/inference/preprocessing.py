@@ -57,10 +57,10 @@ class Preprocessing:
             raise RepoError(f"config.json: pretrained_cfg cannot be used ({error!r})") from None
         self.threads = threads or cores()
 
-    def __call__(self, images: Sequence[ImageLike]) -> np.ndarray:
-        """float32 [N, 3, H, W], normalised. Raises ImageError for what cannot be decoded."""
+    def __call__(self, images: Sequence[ImageLike], threads: int | None = None) -> np.ndarray:
+        """float32 [N, 3, H, W], normalised, by as many threads (default: all). Raises ImageError for what cannot be decoded."""
         out = np.empty((len(images), 3, *self.size), dtype=np.float32)
-        if min(self.threads, len(images)) < 2:
+        if min(threads or self.threads, len(images)) < 2:
             for image, pixels in zip(images, out, strict=True):
                 self._write(image, pixels)
         else:  # Pillow decodes and resizes, NumPy computes, without the interpreter's lock

@@ -81,6 +81,31 @@ def test_an_answer_does_not_depend_on_the_batch_nor_on_the_form_of_the_image(
     assert classifier.predict(paths[0]).labels == classifier.predict(paths[:1]).labels
 
 
+def test_threads_that_share_out_a_batch_change_no_bit_of_an_answer(small_model: Path, cells: list) -> None:
+    one, two = (Classifier.from_pretrained(small_model, threads=number) for number in (1, 2))
+    one.measures_appearance = two.measures_appearance = True
+    expected, found = one.predict(cells + cells[:1]), two.predict(cells + cells[:1])
+    for name in ("logits", "features", "ood_score", "appearance"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+    pixels = two.preprocess(cells)
+    assert np.array_equal(two.network(pixels)[0], found.logits[:7])
+    assert np.array_equal(two.forward(pixels)[2], found.appearance[:7])
+
+
+def test_an_ood_score_does_not_depend_on_the_batch() -> None:
+    rng = np.random.default_rng(0)
+    directions = np.linalg.qr(rng.normal(size=(1920, 128)))[0]
+    rule = OodRule(rng.normal(size=(7, 1920)), directions, rng.uniform(1, 9, 128), 0.5, threshold=1.0)
+    features = rng.normal(size=(9, 1920)).astype(np.float32)
+    across = np.eye(1920) - directions @ directions.T
+    covariance = (directions * rule.variances) @ directions.T + 0.5 * across
+    away = features.astype(float)[:, None] - rule.class_means
+    expected = np.einsum("ncd,ncd->nc", away, away @ np.linalg.inv(covariance)).min(axis=1)
+    np.testing.assert_allclose(rule.score(features), expected, rtol=1e-9)
+    np.testing.assert_allclose([rule.score(one[None])[0] for one in features], expected, rtol=1e-9)
+    assert rule.score(features[:0]).shape == (0,)
+
+
 def test_appearance_is_measured_only_for_a_reference(small_model: Path, cells: list) -> None:
     classifier = Classifier.from_pretrained(f"local-dir:{small_model}")
     assert classifier.predict(cells).appearance.shape == (len(cells), 0)
