@@ -93,4 +93,4 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [N, C, H, W], each channel times its gate."""
-        return x * self.gate(x.mean((2, 3), keepdim=True))
+        return x * self.gate(nn.functional.adaptive_avg_pool2d(x, 1))  # a mean would leave the blocked layout
