@@ -2,70 +2,80 @@
 
 const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 
-function deviation(values) {
-  const middle = mean(values);
-  return Math.sqrt(mean(values.map((value) => (value - middle) ** 2)));
-}
-
-function median(values) {
-  const sorted = [...values].sort((a, b) => a - b);
-  const half = sorted.length >> 1;
-  return sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
-}
-
-// Means of 2 × 2 pixels of one channel, and what is lost by them at every pixel.
-function halve({ values, width, height }) {
+// Sums of 2 × 2 values; an odd last row or column is left out.
+function blocks({ values, width, height }) {
   const [w, h] = [width >> 1, height >> 1];
-  const halved = new Float64Array(w * h);
-  for (let y = 0; y < 2 * h; y++) for (let x = 0; x < 2 * w; x++) halved[(y >> 1) * w + (x >> 1)] += values[y * width + x] / 4;
-  const detail = new Float64Array(4 * w * h);
-  for (let y = 0; y < 2 * h; y++) {
-    for (let x = 0; x < 2 * w; x++) detail[y * 2 * w + x] = values[y * width + x] - halved[(y >> 1) * w + (x >> 1)];
+  const sums = new Float64Array(w * h);
+  for (let y = 0; y < h; y++) {
+    for (let x = 0; x < w; x++) {
+      const at = 2 * (y * width + x);
+      sums[y * w + x] = values[at] + values[at + 1] + values[at + width] + values[at + width + 1];
+    }
   }
-  return { values: halved, width: w, height: h, detail };
+  return { values: sums, width: w, height: h };
 }
 
-const power = (values) => Math.sqrt(mean(values.map((value) => value * value)));
+// Sum of the products of two pictures within the first `height` rows and `width` columns.
+function product(one, other, width, height) {
+  const [a, b] = [one.values, other.values];
+  let sum = 0;
+  for (let y = 0; y < height; y++) {
+    for (let at = y * one.width, end = at + width; at < end; at++) sum += a[at] * b[at];
+  }
+  return sum;
+}
+
+// Mean product of what two pictures lose by halving; their blocks are given.
+function lost(one, other, oneBlocks, otherBlocks) {
+  const { width, height } = oneBlocks;
+  const whole = product(one, other, 2 * width, 2 * height);
+  return (whole - product(oneBlocks, otherBlocks, width, height) / 4) / (4 * width * height);
+}
 
 // STATISTICS of one image: normalised input [3, H, W] and the mean and std that it was normalised by.
 export function appearance(input, [, height, width], channelMean, channelStd) {
   const size = width * height;
-  const channels = [0, 1, 2].map((c) => ({
-    values: Float64Array.from(
-      input.subarray(c * size, (c + 1) * size),
-      (value) => Math.round((value * channelStd[c] + channelMean[c]) * 255) / 255, // as they were before float32
-    ),
-    width,
-    height,
-  }));
-  const coarse = channels.map(halve);
-  const pixels = coarse[0].values.length;
-  const grey = coarse[0].values.map((red, i) => Math.round(((red + coarse[1].values[i] + coarse[2].values[i]) / 3) * 1e4));
-  const limit = [...grey].sort((a, b) => b - a)[Math.max(Math.floor(pixels / 10), 1) - 1];
-  const brightest = Array.from(grey.keys()).filter((i) => grey[i] >= limit);
-  const background = coarse.map(({ values }) => median(brightest.map((i) => values[i])));
-  const octaves = [];
-  let level = { values: channels[0].values.map((red, i) => (red + channels[1].values[i] + channels[2].values[i]) / 3), width, height };
-  for (let octave = 0; octave < 4; octave++) {
-    const smaller = halve(level);
-    octaves.push(Math.log(power(smaller.detail) + 1e-4));
-    level = smaller;
-  }
-  const [red, , blue] = coarse.map(({ detail }) => detail);
-  const grain = mean(red.map((value, i) => value * blue[i])) / (power(red) * power(blue) + 1e-9);
+  const channels = [0, 1, 2].map((c) => {
+    const values = new Float64Array(size); // levels of 0…255, as they were before float32
+    for (let i = 0; i < size; i++) values[i] = Math.round((input[c * size + i] * channelStd[c] + channelMean[c]) * 255);
+    return { values, width, height };
+  });
+  const coarse = channels.map(blocks);
   const { width: w, height: h } = coarse[0];
+  const pixels = w * h;
+  const [red, green, blue] = coarse.map(({ values }) => values);
+  const grey = red.map((value, i) => value + green[i] + blue[i]);
+  const limit = grey.slice().sort()[pixels - Math.max(Math.floor(pixels / 10), 1)];
+  const background = [red, green, blue].map((values) => {
+    const bright = values.filter((_, i) => grey[i] >= limit).sort();
+    return (bright[(bright.length - 1) >> 1] + bright[bright.length >> 1]) / 2;
+  });
+  const means = coarse.map(({ values }) => mean(values) / 4);
+  const spread = channels.map((channel, c) => {
+    const variance = product(channel, channel, 2 * w, 2 * h) / (4 * pixels) - means[c] ** 2;
+    return Math.log(Math.sqrt(variance) / 255 + 1e-3);
+  });
+  const octaves = [];
+  let picture = { values: channels[0].values.map((value, i) => value + channels[1].values[i] + channels[2].values[i]), width, height };
+  for (let octave = 0; octave < 4; octave++) {
+    const smaller = blocks(picture);
+    octaves.push(Math.log(Math.sqrt(lost(picture, picture, smaller, smaller)) / (3 * 255 * 4 ** octave) + 1e-4));
+    picture = smaller;
+  }
+  const [redBlue, reds, blues] = [[0, 2], [0, 0], [2, 2]].map(([i, j]) => lost(channels[i], channels[j], coarse[i], coarse[j]) / 255 ** 2);
+  const grain = redBlue / (Math.sqrt(reds * blues) + 1e-9);
   const [centre, border] = [[], []];
   for (let y = 0; y < h; y++) {
     for (let x = 0; x < w; x++) {
       const radius = Math.hypot((2 * y) / (h - 1) - 1, (2 * x) / (w - 1) - 1);
-      const density = -Math.log(Math.max(coarse[1].values[y * w + x], 1 / 255) / Math.max(background[1], 1 / 255));
-      if (radius < 0.35) centre.push(density);
-      if (radius > 0.85) border.push(density);
+      const place = radius < 0.35 ? centre : border;
+      if (radius < 0.35 || radius > 0.85) place.push(-Math.log(Math.max(green[y * w + x], 4) / Math.max(background[1], 4)));
     }
   }
-  const spread = channels.map(({ values }) => Math.log(deviation(values) + 1e-3));
-  const means = channels.map(({ values }) => mean(values));
-  return [...background, ...means, ...spread, ...octaves, grain, mean(centre), Math.log(deviation(centre) + 1e-3), mean(border)];
+  const middle = mean(centre);
+  const centreSpread = Math.sqrt(mean(centre.map((density) => (density - middle) ** 2)));
+  const parts = [background.map((value) => value / (4 * 255)), means.map((value) => value / 255), spread, octaves];
+  return [...parts.flat(), grain, middle, Math.log(centreSpread + 1e-3), mean(border)];
 }
 
 // Inverse of a symmetric positive definite matrix (Gauss-Jordan).

@@ -73,7 +73,8 @@ function oodRule(rule, { class_means, directions, variances }) {
   const project = (vector, at) => {
     const out = new Float64Array(kept);
     for (let d = 0; d < size; d++) {
-      for (let k = 0; k < kept; k++) out[k] += vector[at + d] * directions.values[d * kept + k];
+      const value = vector[at + d];
+      for (let k = 0; k < kept; k++) out[k] += value * directions.values[d * kept + k];
     }
     return out;
   };

@@ -181,6 +181,8 @@ function page(model) {
     if (working) return;
     answers.length = 0;
     $("cells").replaceChildren();
+    $("summary").textContent = ""; // or the next pictures would begin below the count of these
+    $("counts").hidden = true;
     $("result").hidden = true;
   });
   $("state").textContent = ready;
