@@ -58,6 +58,8 @@ def asked_of_the_page(folder: Path, images: list[Path] | Path) -> tuple[dict, li
                 "fetch('https://example.org/').then(() => 'sent', (error) => error.name)"
             ),
         }
+        page.click("#clear")
+        found["left"] = page.text_content("#summary") + page.text_content("#cells")
     return found, requests
 
 
@@ -110,6 +112,7 @@ def test_200_cells_are_answered_as_in_python_offline_and_nothing_is_sent(
     assert set(before) <= {f"GET {path}" for path in served_files}
     assert [request for request in after if "blob:" not in request and "example.org" not in request] == []
     assert found["refused"] == "TypeError", "the page's own policy forbids connections elsewhere"
+    assert found["left"] == "", "the next pictures do not begin below the count of these"
 
 
 @pytest.mark.browser
