@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +18,10 @@ import timm
 import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
-from timm.models import save_for_hf
 
 from hub_model.inference.calibration import softmax
 from hub_model.inference.classifier import Classifier
-from hub_model.onnx.export import export_onnx
 
-LABELS = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
 EAGER, COMPILED, PIPELINE = "timm, eager", "timm, torch.compile", "transformers.pipeline"
 PLAIN, OPENVINO, OURS = "ONNX Runtime, as exported", "OpenVINO", "Classifier (ours)"
 
@@ -42,36 +38,21 @@ class Predictor:
 class Subject:
     """A model repo folder, its timm model and evaluation transform."""
 
-    name: str
     folder: Path
     model: torch.nn.Module
     size: int
     transform: Callable[[Image.Image], torch.Tensor]
 
     @classmethod
-    def of(cls, name: str, folder: Path) -> Subject:
+    def of(cls, folder: Path) -> Subject:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         config = resolve_model_data_config(model)
         transform = create_transform(**config, is_training=False)
-        return cls(name, folder, model, config["input_size"][-1], transform)
+        return cls(folder, model, config["input_size"][-1], transform)
 
     def pixels(self, images: list[bytes]) -> np.ndarray:
         """float32 [N, 3, H, W], by timm's transform, one image at a time."""
         return torch.stack([self.transform(rgb(image)) for image in images]).numpy()
-
-
-def untrained(folder: Path, architecture: str = "rexnet_150", size: int = 224) -> Path:
-    """A model repo folder with random weights, for timing."""
-    torch.manual_seed(0)
-    model = timm.create_model(architecture, num_classes=len(LABELS)).eval()
-    pretrained_cfg = {"input_size": (3, size, size), "num_classes": len(LABELS), "crop_pct": 1.0}
-    config = {"label_names": LABELS, "pretrained_cfg": pretrained_cfg}
-    save_for_hf(model, folder, model_config=config, safe_serialization=True)
-    written = json.loads((folder / "config.json").read_text())
-    written.get("model_args", {}).pop("num_classes", None)  # transformers passes it a second time
-    (folder / "config.json").write_text(json.dumps(written))
-    export_onnx(model, (3, size, size), folder / "onnx" / "model.onnx")
-    return folder
 
 
 def rgb(image: bytes) -> Image.Image:
@@ -95,7 +76,7 @@ def pipeline(subject: Subject) -> Predictor:
     from transformers import pipeline as make
 
     classify = make("image-classification", model=str(subject.folder), device="cpu")
-    names = [classify.model.config.id2label[i] for i in range(len(LABELS))]
+    names = list(classify.model.config.id2label.values())
 
     def answer(images: list[bytes]) -> np.ndarray:
         found = classify([rgb(image) for image in images], batch_size=len(images), top_k=len(names))

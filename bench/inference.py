@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.baselines import EAGER, OURS, Predictor, Subject, predictors_of, rgb, untrained
+from bench.baselines import EAGER, OURS, Predictor, Subject, predictors_of, rgb
 from bench.compare import RELEASE, Row, evenly, interleave, rows, run, seconds
 from hub_model.contract import multiply_adds
 from hub_model.inference.classifier import Classifier
@@ -139,7 +139,7 @@ def overhead(subject: Subject, images: list[bytes], repeats: int) -> list[Row]:
     values = interleave(dict(zip(PARTS, map(each, acts), strict=True)), repeats)
     shares = [whole / (decode + network) - 1 for whole, decode, network in zip(*values.values(), strict=True)]
     notes = {PARTS[0]: f"{median(shares):.0%} over its parts ({min(shares):.0%}–{max(shares):.0%})"}
-    title = f"From a JPEG to a calibrated answer, {subject.name}, {subject.size} px, one image at a time"
+    title = f"From a JPEG to a calibrated answer, released model, {subject.size} px, one image at a time"
     return rows(title, values, "ms", PARTS[0], notes)
 
 
@@ -149,33 +149,24 @@ def first_answer(subject: Subject, image: Path, repeats: int) -> list[Row]:
         name: lambda code=code: seconds(lambda: run([sys.executable, "-c", code, subject.folder, image]))
         for name, code in FIRST_ANSWERS.items()
     }
-    title = f"JPEG to probabilities: {subject.name}, {subject.size} px, in a new process"
+    title = f"JPEG to probabilities: released model, {subject.size} px, in a new process"
     return rows(title, interleave(measures, repeats), "s", EAGER)
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
-    """All comparisons, for the released model at its own size and for an untrained ReXNet-150 at 224 px.
-
-    torch.compile takes half a minute a batch size, so it runs for one image only; at 224 px, so does the network alone.
-    """
+    """All comparisons, for the released model at its own size; torch.compile takes half a minute a batch size, so it gets one."""
     if not find_spec("openvino"):
         print("OpenVINO is not measured: install it with pip install -e '.[bench]'", file=sys.stderr)
-    repeats, paths = options.repeats, evenly(options.data, max(BATCHES))
+    repeats, paths, subject = options.repeats, evenly(options.data, max(BATCHES)), Subject.of(RELEASE)
     images = [path.read_bytes() for path in paths]
     table = rows("Float32 matrix product, 1024 × 1024", peaks(repeats), "GFLOP/s", "torch")
-    with tempfile.TemporaryDirectory() as folder:
-        released = Subject.of("released model", RELEASE)
-        random = Subject.of("ReXNet-150, random weights", untrained(Path(folder) / "repo"))
-        table += decode_and_resize(released, images, repeats)
-        table += overhead(released, images, repeats)
-        for subject in (released, random):
-            for size in BATCHES:
-                predictors = predictors_of(subject, size, Path(folder), with_compile=size == 1)
-                name = f"{subject.name}, {subject.size} px, batch {size}"
-                table += end_to_end(f"JPEG to probabilities: {name}", predictors, images[:size], repeats)
-                if size == 1 or subject is released:
-                    pixels = subject.pixels(images[:size])
-                    operations = multiply_adds(subject.model, pixels.shape[1:])
-                    table += network_alone(f"Network alone: {name}", predictors, pixels, operations, repeats)
-                torch.compiler.reset()
-        return table + first_answer(released, paths[0], repeats)
+    table += decode_and_resize(subject, images, repeats) + overhead(subject, images, repeats)
+    for size in BATCHES:
+        with tempfile.TemporaryDirectory() as folder:
+            predictors = predictors_of(subject, size, Path(folder), with_compile=size == 1)
+        name, pixels = f"released model, {subject.size} px, batch {size}", subject.pixels(images[:size])
+        table += end_to_end(f"JPEG to probabilities: {name}", predictors, images[:size], repeats)
+        operations = multiply_adds(subject.model, pixels.shape[1:])
+        table += network_alone(f"Network alone: {name}", predictors, pixels, operations, repeats)
+        torch.compiler.reset()
+    return table + first_answer(subject, paths[0], repeats)
