@@ -65,7 +65,7 @@ def _blocks(values: np.ndarray) -> np.ndarray:
 
 def _products(channels: np.ndarray) -> np.ndarray:
     """Sums of the products of every two of K channels [N, K, H, W]: [N, K, K]."""
-    # row by row: a longer product wakes OpenBLAS's threads, which then wait on the cores that the network needs
+    # row by row: a longer product would wake OpenBLAS's threads (see SMALL_PRODUCT in ood.py)
     return np.vecdot(channels[:, :, None], channels[:, None]).sum(axis=-1, dtype=np.float64)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 OOD_ARRAYS = "out_of_distribution.safetensors"
-# Multiply-adds of a matrix product that OpenBLAS leaves to one thread. Others that it wakes wait for 50 ms on a core afterwards,
-# which the network needs.
+# Multiply-adds of a matrix product that OpenBLAS leaves to one thread. Its others, once woken, spin for 50 ms on the cores that
+# the network needs.
 SMALL_PRODUCT = 2**19 - 1
 
 
