@@ -12,10 +12,14 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # both are read at import
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # all three are read early
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")  # a summary of them is written at every call
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+from gradio import state_holder
 
 from hub_model.inference.errors import RepoError
 from space.desk import open_field
@@ -31,16 +35,36 @@ RETRY = (
 )  # seconds between tries to reach what was missing at start: doubled from the first to the last
 
 
+class _Session(state_holder.SessionState):
+    """A session without a copy of the whole page, which Gradio 6.31 makes for deep links: 20 ms and 0.2 MB a call of the API.
+
+    A patch: it can go when only pages with a DeepLinkButton pay for them.
+    """
+
+    def __init__(self, blocks: Any) -> None:
+        super().__init__(SimpleNamespace(default_config=blocks.default_config, blocks=()))
+
+
+def forget_finished(page: Any) -> None:
+    """Drop what Gradio 6.31 keeps of every call for good: names of uploads, and the events of sessions that are over."""
+    for names in page.temp_file_sets:
+        names.clear()  # they serve `delete_cache`, which this page leaves to its visits
+    known = page._queue.pending_messages_per_session  # of the latest 2,000
+    for session in [one for one in list(page._queue.pending_event_ids_session) if one not in known]:
+        page._queue.pending_event_ids_session.pop(session, None)
+
+
 class App:
     """The app over two repos: started with what is there, and again with the rest as soon as that can be had."""
 
     def __init__(self, model_id: str, dataset_id: str, revision: str | None = None, **launch: Any) -> None:
         self.repos, self.launch = (model_id, dataset_id, revision), launch
         self.folder = own_folder()
-        self.visits = Visits(self.folder, on_end=open_field.cache_clear)  # the picture it holds, too
-        self.visits.sweep_from_now_on()
         self.page: Any = None
+        self.visits = Visits(self.folder, on_end=open_field.cache_clear)  # the picture it holds, too
+        self.visits.sweep_from_now_on(lambda: self.page and forget_finished(self.page))
         separate_uploads()
+        state_holder.SessionState = _Session
         self.show(self._load())
 
     @property

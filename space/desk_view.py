@@ -29,7 +29,7 @@ SCRIPT = (Path(__file__).parent / "review.js").read_text("utf-8")
 DESK_WORDS = (
     "label", "kind", "sample", "all", "unknown", "between", "uncalibrated", "unidentifiable", "sure", "corrected", "undecided",
     "excluded", "undo", "other", "keys", "number", "cells", "sort_doubt", "sort_label", "sort_p", "sort_file", "zoom_in",
-    "zoom_out", "add", "field_alt",
+    "zoom_out", "add", "field_alt", "spot", "keys_add",
 )  # fmt: skip
 PRIVATE = {"api_visibility": "private"}
 QUIET = {**PRIVATE, "show_progress": "hidden"}

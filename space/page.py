@@ -19,7 +19,7 @@ from space.resources import Resources
 from space.texts import LANGUAGES, NAMES, NOTES, Words, language_of, say
 from space.visits import Visit, Visits
 
-SESSIONS = 256  # sessions that Gradio remembers, the oldest go first: each call of the API is one, of a fifth of a megabyte
+SESSIONS = 256  # that Gradio remembers, the oldest go first: each call of the API is one
 TABS = {
     "cell": tab_cell, "cells": tab_cells, "field": tab_field,
     "learn": tab_learn, "model": tab_model, "data": tab_data, "api": api,

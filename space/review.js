@@ -4,7 +4,8 @@ const COMPARE = {
   doubt: (a, b) => DOUBT[a.kind] - DOUBT[b.kind] || a.p - b.p, file: (a, b) => a.file.localeCompare(b.file, undefined, { numeric: true }),
   label: (a, b) => shown(a).localeCompare(shown(b)) || a.p - b.p, p: (a, b) => a.p - b.p,
 };
-let data = null, corrections = {}, history = [], selected = null, order = "doubt", up = false, zoom = 1, adding = false, timer = 0, turn = 0;
+let data = null, corrections = {}, history = [], selected = null, order = "doubt", up = false, zoom = 1, timer = 0, turn = 0;
+let spot = null;  // while a missed cell is being added: where, in shares of the picture
 let filter = { label: "", kind: "", sample: "" };
 
 function make(tag, attributes, ...children) {
@@ -47,7 +48,7 @@ function toolbar() {
   const zooms = !data.field ? [] : [["−", 1 / 1.4, "zoom_out"], ["+", 1.4, "zoom_in"]].map(([text, factor, word]) => make("button", {
     type: "button", class: "sort", "aria-label": data.words[word], onclick: () => { zoom = Math.min(8, Math.max(1, zoom * factor)); find(".canvas").style.width = `${100 * zoom}%`; },
   }, text));
-  if (data.field) zooms.push(make("button", { type: "button", class: "sort add", "aria-pressed": String(adding), onclick: () => { adding = !adding; draw(); } }, data.words.add));
+  if (data.field) zooms.push(make("button", { type: "button", class: "sort add", "aria-pressed": String(Boolean(spot)), onclick: toggle }, data.words.add));
   return make("div", { class: "tools" }, choice("label", codes), choice("kind", kinds), data.field ? null : choice("sample", places),
     make("span", { class: "sorts" }, ...sorts, ...zooms), make("span", { class: "number", role: "status" }));
 }
@@ -72,16 +73,51 @@ function draw() {
   if (!root) return;
   if (!data || !data.cells) { root.replaceChildren(); return; }
   const scroll = find(".stage")?.scrollTop || 0, cells = visible();
-  const board = !data.field ? make("div", { class: "board" }, ...cells.map(tile)) : make("div", { class: `canvas${adding ? " adding" : ""}`, style: `width:${100 * zoom}%`,
-    onclick: event => { if (!adding) return; const area = event.currentTarget.getBoundingClientRect(); adding = false;
-      trigger("missed", { x: (event.clientX - area.left) / area.width, y: (event.clientY - area.top) / area.height }); } },
-    make("img", { src: address(data.field.url), alt: data.words.field_alt }), ...cells.map(tile));
+  const board = !data.field ? make("div", { class: "board" }, ...cells.map(tile)) : make("div", { class: `canvas${spot ? " adding" : ""}`, style: `width:${100 * zoom}%`,
+    onpointermove: event => spot && place(event.clientX, event.clientY), onclick: event => { if (!spot) return; place(event.clientX, event.clientY); add(); } },
+    make("img", { src: address(data.field.url), alt: data.words.field_alt }), ...cells.map(tile),
+    spot && make("button", { type: "button", class: "spot", "aria-label": data.words.spot, style: outline(), onkeydown: aim }));
   root.replaceChildren(toolbar(), make("div", { class: "work" }, make("div", { class: "stage", role: "group", "aria-label": data.words.cells, onkeydown: press }, board), make("aside", { class: "large" })),
-    make("p", { class: "help keys" }, data.words.keys));
+    make("p", { class: "help keys" }, data.words.keys, data.field ? ` ${data.words.keys_add}` : ""));
   find(".stage").scrollTop = scroll;
   find(".number").textContent = data.words.number.replace("{n}", cells.length).replace("{all}", data.cells.length);
   if (!cells.some(cell => cell.n === selected)) selected = cells[0]?.n ?? null;
   select(selected, false);
+}
+
+// ---- a missed cell: a frame that follows the pointer or the arrow keys
+function toggle() {
+  const stage = find(".stage").getBoundingClientRect(), adding = !spot;
+  spot = adding ? { x: 0, y: 0 } : null;
+  if (adding) place(stage.left + stage.width / 2, stage.top + stage.height / 2);
+  draw();
+  (find(".spot") || find(".tile[aria-current]"))?.focus();
+}
+
+function place(x, y) {
+  const area = find(".canvas").getBoundingClientRect(), within = share => Math.min(1, Math.max(0, share));
+  spot = { x: within((x - area.left) / area.width), y: within((y - area.top) / area.height) };
+  if (find(".spot")) find(".spot").style.cssText = outline();
+}
+
+function outline() {
+  const width = data.field.side / data.field.width, height = data.field.side / data.field.height;
+  return `left:${100 * (spot.x - width / 2)}%;top:${100 * (spot.y - height / 2)}%;width:${100 * width}%;height:${100 * height}%`;
+}
+
+function aim(event) {
+  const area = find(".canvas").getBoundingClientRect(), step = (event.shiftKey ? 1 : 0.1) * data.field.side * area.width / data.field.width;
+  const [right, down] = { ArrowRight: [step, 0], ArrowLeft: [-step, 0], ArrowDown: [0, step], ArrowUp: [0, -step] }[event.key] || [];
+  if (right !== undefined) { place(area.left + spot.x * area.width + right, area.top + spot.y * area.height + down); event.target.scrollIntoView({ block: "nearest", inline: "nearest" }); }
+  else if (event.key === "Enter" || event.key === " ") add();
+  else if (event.key === "Escape") toggle();
+  else return;
+  event.preventDefault(); event.stopPropagation();
+}
+
+function add() {
+  trigger("missed", spot);
+  toggle();
 }
 
 function select(n, focus = true) {
@@ -142,6 +178,7 @@ function press(event) {
   else if (key === "u") correct(selected, UNDECIDED);
   else if (key === "x") correct(selected, EXCLUDED);
   else if (key === "z") undo();
+  else if (key === "a" && data.field) toggle();
   else return;
   event.preventDefault();
 }
@@ -153,6 +190,7 @@ function receive() {
   if (fresh && fresh.select != null) selected = fresh.select;
   data = fresh;
   draw();
+  if (fresh?.select != null) select(selected);
 }
 watch("value", receive);
 receive();

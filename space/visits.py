@@ -153,11 +153,12 @@ class Visits:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         delete_left_behind(self.folder.parent)
 
-    def sweep_from_now_on(self) -> None:
+    def sweep_from_now_on(self, also: Callable[[], Any]) -> None:
         def work() -> None:
             while True:
                 time.sleep(SWEEP)
                 self.sweep()
+                also()
 
         threading.Thread(target=work, name="visits", daemon=True).start()
 

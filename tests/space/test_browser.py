@@ -177,27 +177,38 @@ def test_the_desk_filters_by_verdict_and_sorts_by_file(
     assert shown and set(shown) == {"EOS"} and len(shown) < 42
 
 
-def test_a_missed_cell_of_a_field_is_added_by_a_click(
+def test_a_missed_cell_of_a_field_is_added_by_a_click_and_by_keys_alone(
     space: RunningSpace, watched: tuple, inputs: dict[str, Path]
 ) -> None:
     page = watched[0].new_page()
     visit(page, space.address, "en")
     fill_tab(page, "field", inputs)
-    tiles = page.locator("#field-desk .tile")
+    tiles, picture = page.locator("#field-desk .tile"), page.locator("#field-desk .canvas > img")
     before = tiles.count()
     page.locator("#field-desk .add").click()
-    page.wait_for_function(
-        "document.querySelector('#field-desk .canvas > img').naturalWidth > 0"
-    )  # drawn anew
-    page.locator("#field-desk .canvas > img").click(position={"x": 30, "y": 30}, force=True)
+    picture.click(position={"x": 30, "y": 30}, force=True)
     expect(tiles).to_have_count(before + 1)
-    size = page.locator("#field-desk .tile b").first.evaluate(
-        "one => parseFloat(getComputedStyle(one).fontSize)"
-    )
+    size = tiles.first.locator("b").evaluate("one => parseFloat(getComputedStyle(one).fontSize)")
     assert size >= 12
+    tiles.first.focus()
+    page.keyboard.press("a")
+    frame = page.locator("#field-desk .spot")
+    expect(frame).to_be_focused()
+    start = frame.bounding_box()
+    for key in ("ArrowRight", "Shift+ArrowDown"):
+        page.keyboard.press(key)
+    moved = frame.bounding_box()
+    assert moved["x"] > start["x"] and moved["y"] - start["y"] == pytest.approx(start["height"], rel=0.05)
+    page.keyboard.press("Enter")
+    expect(tiles).to_have_count(before + 2)
+    expect(tiles.last).to_be_focused()
+    added, ground = tiles.last.bounding_box(), picture.bounding_box()
+    assert added["x"] + added["width"] / 2 == pytest.approx(moved["x"] + moved["width"] / 2, abs=3), ground
+    page.keyboard.press("3")
+    expect(tiles.last.locator("b")).to_have_text("LYT ✓")
     page.locator("#field-merge").click()
     open_tab(page, "cells")
-    expect(page.locator("#cells-desk .tile")).to_have_count(before + 1)
+    expect(page.locator("#cells-desk .tile")).to_have_count(before + 2)
 
 
 @pytest.mark.parametrize("watched", ["phone"], indirect=True)

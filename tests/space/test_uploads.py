@@ -19,7 +19,8 @@ from space.fields import CROP_SIDE
 from space.tab_cell import Look, checked_frame
 from space.texts import say_error
 from space.visits import Visit
-from tests.space.bad_uploads import PICTURES, jpeg, picture, png_header, zipped
+from tests.pictures import png_bomb
+from tests.space.bad_uploads import PICTURES, even, jpeg, zipped
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -39,9 +40,9 @@ def test_every_byte_flip_and_cut_ends_in_a_picture_or_a_sentence() -> None:
     rng = np.random.default_rng(0)
     good = [
         jpeg(),
-        picture("RGB", (64, 64), "PNG"),
-        picture("RGB", (64, 64), "TIFF"),
-        picture("L", (64, 64), "BMP"),
+        even("RGB", (64, 64), "PNG"),
+        even("RGB", (64, 64), "TIFF"),
+        even("L", (64, 64), "BMP"),
     ]
     outcomes = {"picture": 0, "sentence": 0}
     for number in range(400):
@@ -68,9 +69,9 @@ def test_a_photograph_of_a_phone_is_reduced_while_it_is_decoded(tmp_path: Path) 
 
 
 def test_a_slide_may_be_long_and_large_but_not_beyond_memory() -> None:
-    assert read_slide(picture("L", (30_000, 1_000))).size == (30_000, 1_000)
+    assert read_slide(even("L", (30_000, 1_000))).size == (30_000, 1_000)
     with pytest.raises(ImageError, match="more than 144 million pixels: cut it into several"):
-        read_slide(png_header(13_000, 12_000))
+        read_slide(png_bomb(13_000, 12_000))
 
 
 def test_a_part_is_cut_out_of_the_picture_as_it_was_sent(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_a_zip_gives_its_pictures_and_names_the_bad_ones(tmp_path: Path) -> None
             "good/desktop.ini": b"litter",
             "notes.txt": b"text",
             "cut.jpg": jpeg(3)[:2000],
-            "bomb.png": png_header(40_000, 40_000),
+            "bomb.png": png_bomb(40_000, 40_000),
             "inner.zip": zipped({"x.jpg": jpeg(4)}),
             "../climb.jpg": jpeg(5),
             "/absolute.jpg": jpeg(6),
@@ -141,7 +142,7 @@ def test_a_zip_bomb_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_picture_that_shrinks_well_is_no_bomb(tmp_path: Path) -> None:
-    assert entries(tmp_path, zipped({"white.bmp": picture("RGB", (3000, 3000), "BMP")})) == {"white.bmp": ""}
+    assert entries(tmp_path, zipped({"white.bmp": even("RGB", (3000, 3000), "BMP")})) == {"white.bmp": ""}
 
 
 def test_names_are_shown_as_they_were_meant(tmp_path: Path) -> None:
@@ -221,13 +222,13 @@ def test_a_damaged_zip_leaves_the_picture_beside_it_alone(
 
 def test_the_pixels_that_are_claimed_are_those_of_the_sentence_and_of_the_readme() -> None:
     with pytest.raises(ImageError, match="more than 12 million"):
-        read_picture(picture("RGB", (4_000, 3_500), "WEBP"))
+        read_picture(even("RGB", (4_000, 3_500), "WEBP"))
     assert f"{MAX_PIXELS // 10**6} megapixels" in (Path(space.__file__).parent / "README.md").read_text()
 
 
 def test_past_the_limit_nothing_is_left_out_in_silence(tmp_path: Path) -> None:
     names = [f"{label}/{i}.jpg" for label in ("BLA", "EOS") for i in range(4)]
-    (tmp_path / "a.zip").write_bytes(zipped(dict.fromkeys(names, picture("RGB", (16, 16), "JPEG"))))
+    (tmp_path / "a.zip").write_bytes(zipped(dict.fromkeys(names, even("RGB", (16, 16), "JPEG"))))
     found = list(read_uploads([str(tmp_path / "a.zip")], limit=5))
     assert [entry.name for entry in found] == [f"a.zip/{name}" for name in names]
     assert [entry.error.reason for entry in found if entry.error] == ["too_many"] * 3
