@@ -20,15 +20,18 @@ from gradio.components.api_component import Api
 from gradio_client.utils import python_type_to_json_schema
 from PIL import Image
 
+from hub_model.inference.calibration import names_in
 from hub_model.inference.classifier import Predictions
 from hub_model.inference.errors import ImageError
-from space.archives import read_cell, read_slide
+from hub_model.inference.images import MAX_BYTES
+from space.archives import MAX_PICTURES, read_cell, read_slide
 from space.bulk import BulkAnswer, answer_uploads, count_known
+from space.fields import MAX_CELLS
 from space.inputs import FileInput
 from space.resources import Resources
 from space.tab_cells import BULK_JOBS
 from space.tab_field import FIELDS, answer_field, nucleus_share
-from space.texts import Words, say, say_html
+from space.texts import Words, number, say, say_html
 from space.visits import Visit, Visits, forget
 
 AGENT_PICTURES = 200
@@ -134,34 +137,27 @@ ARGUMENTS = {  # of the examples: the file, then the arguments in Python and in 
 }
 
 
-def python_example(name: str, address: str) -> str:
-    """Lines of Python that call an endpoint of the Space at `address`."""
-    return PYTHON.format(address=address, python=ARGUMENTS[name][1], name=name)
-
-
-def curl_example(name: str, address: str) -> str:
-    """Lines of shell that do the same."""
-    file, _, data = ARGUMENTS[name]
+def examples(name: str, address: str) -> dict[str, str]:
+    """Lines of Python and of shell that call an endpoint of the Space at `address`."""
+    file, python, data = ARGUMENTS[name]
     upload = UPLOAD.format(file=file, address=address) if file else ""
-    return CURL.format(upload=upload, address=address, data=data, name=name)
+    return {
+        "Python": PYTHON.format(address=address, python=python, name=name),
+        "curl": CURL.format(upload=upload, address=address, data=data, name=name),
+    }
 
 
-def as_cell_answer(predictions: Predictions, row: int, descriptions: dict[str, str]) -> CellAnswer:
-    """One row of predictions as plain values."""
-    label = predictions.labels[row]
-    names = predictions.label_names
+def answer_cell(resources: Resources, picture: Image.Image) -> CellAnswer:
+    """The answer for one cell as plain values."""
+    predictions = resources.batcher.predict([picture])
+    label, names = predictions.labels[0], predictions.label_names
     return {
         "label": label,
-        "description": descriptions[label],
-        "verdict": str(predictions.verdicts[row]),
-        "probabilities": {
-            name: float(p) for name, p in zip(names, predictions.probabilities[row], strict=True)
-        },
-        "sets": {
-            level: [name for name, inside in zip(names, members[row], strict=True) if inside]
-            for level, members in predictions.sets.items()
-        },
-        "ood_score": None if predictions.ood_score is None else float(predictions.ood_score[row]),
+        "description": resources.classifier.label_descriptions[label],
+        "verdict": str(predictions.verdicts[0]),
+        "probabilities": dict(zip(names, map(float, predictions.probabilities[0]), strict=True)),
+        "sets": {level: names_in(members, names)[0] for level, members in predictions.sets.items()},
+        "ood_score": None if predictions.ood_score is None else float(predictions.ood_score[0]),
     }
 
 
@@ -178,8 +174,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
 
     def predict(image: str | None) -> CellAnswer:
         """Classify the picture of one cell."""
-        predictions = resources.batcher.predict([_read_and_forget(image, read_cell)])
-        return as_cell_answer(predictions, 0, classifier.label_descriptions)
+        return answer_cell(resources, _read_and_forget(image, read_cell))
 
     def predict_many(files: list[str] | None) -> list[NamedAnswer]:
         """Classify up to 5,000 pictures, or zips of them: a row a picture, bad ones and those beyond the limit with an error."""
@@ -221,8 +216,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         Args:
             image_base64: a JPEG, PNG, TIFF, BMP or WebP with one cell in its centre, base64-encoded (a data URI works too).
         """
-        predictions = resources.batcher.predict([_read(_decoded(image_base64), read_cell)])
-        return as_cell_answer(predictions, 0, classifier.label_descriptions)
+        return answer_cell(resources, _read(_decoded(image_base64), read_cell))
 
     def count_cells(images_base64: list[str]) -> list[CountRow]:
         """Count the classes among pictures of single cells, with 95% intervals, as counted and corrected for the prevalence.
@@ -288,7 +282,7 @@ def warning_of(predictions: Predictions) -> str:
 def beyond(answer: BulkAnswer) -> list[tuple[str, str]]:
     """One row a folder for what the limit left out."""
     return [
-        (folder or "/", say("en", "count_left_out", total=n, folders=folder or "/"))
+        (folder or "/", say("en", "count_left_out", total=n, limit=MAX_PICTURES, folders=folder or "/"))
         for folder, n in sorted(answer.left_out.items())
     ]
 
@@ -344,16 +338,11 @@ def address_of(request: gr.Request) -> str:
     headers = request.headers
     scheme = headers.get("x-forwarded-proto", "http").split(",")[0].strip()
     host = headers.get("x-forwarded-host") or headers.get("host", "127.0.0.1:7860")
-    path = (
-        headers.get("x-forwarded-prefix") or request.request.scope.get("root_path", "") or own_path(headers)
-    )
+    referrer = urlsplit(
+        headers.get("referer", "")
+    ).path  # of the page that asks, where a proxy names no prefix
+    path = headers.get("x-forwarded-prefix") or request.request.scope.get("root_path", "") or referrer
     return f"{scheme}://{host.split(',')[0].strip()}/{path.strip('/')}".rstrip("/")
-
-
-def own_path(headers: Any) -> str:
-    """The path of the page that asks, which a proxy that names no prefix shows in the referrer."""
-    path = urlsplit(headers.get("referer", "")).path
-    return path.rstrip("/") if path.endswith("/") else path
 
 
 def fields_of(returned: Any) -> str:
@@ -367,21 +356,19 @@ def fields_of(returned: Any) -> str:
 
 def explain(language: str, address: str) -> str:
     """The tab's text, with this Space's own address in the examples."""
-    parts = []
+    most, megabytes = (number(language, limit) for limit in (MAX_PICTURES, MAX_BYTES / 2**20))
+    parts = [f"<p>{escape(say(language, 'api_intro', most=most, megabytes=megabytes))}</p>"]
     for name, returned in ENDPOINTS.items():
-        code = [
-            f"<details{opened}><summary>{title}</summary>"
-            f"<pre tabindex='0'><code>{escape(example(name, address))}</code></pre></details>"
-            for title, example, opened in (("Python", python_example, " open"), ("curl", curl_example, ""))
+        parts += [
+            f"<h3><code>/{name}</code></h3><p>{escape(say(language, f'api_{name}', limit=MAX_CELLS))}</p>",
+            f"<p>{escape(say(language, 'api_returns'))} <code>{escape(fields_of(returned))}</code></p>",
         ]
-        returns = f"{escape(say(language, 'api_returns'))} <code>{escape(fields_of(returned))}</code>"
-        parts.append(
-            f"<h3><code>/{name}</code></h3><p>{escape(say(language, f'api_{name}'))}</p><p>{returns}</p>{''.join(code)}"
-        )
+        for title, code in examples(name, address).items():
+            parts.append(
+                f"<details{' open' * (title == 'Python')}><summary>{title}</summary>"
+                f"<pre tabindex='0'><code>{escape(code)}</code></pre></details>"
+            )
     tools = ", ".join(f"<code>{name}</code>" for name in TOOLS)
     mcp = f"<code>{escape(address)}/gradio_api/mcp/</code>"
     agents = say_html(language, "api_agents", address=mcp, tools=tools)
-    return (
-        f'<section class="api"><p>{escape(say(language, "api_intro"))}</p>{"".join(parts)}'
-        f"<h3>MCP</h3><p>{agents}</p></section>"
-    )
+    return f'<section class="api">{"".join(parts)}<h3>MCP</h3><p>{agents}</p></section>'

@@ -90,5 +90,5 @@ def count_known(resources: Resources, predictions: Predictions) -> list[Count]:
 
 def prior_note(language: str, resources: Resources) -> str:
     """What the corrected shares are corrected for."""
-    prior = say(language, "prior_flat" if resources.prior is None else "prior_known")
+    prior = say(language, "prior_flat" if resources.classifier.calibration.prior is None else "prior_known")
     return say(language, "count_note", prior=prior)

@@ -45,20 +45,35 @@ def is_no_cell_type(classifier: Classifier, label: str) -> bool:
 
 
 def answer_card(
-    classifier: Classifier, predictions: Predictions, row: int, language: str, warning: str = ""
+    resources: Resources, predictions: Predictions, language: str, truth: str = "", warning: str = ""
 ) -> str:
-    """Verdict, what it means, a warning, the three likeliest classes and the note on the first."""
-    verdict = predictions.verdicts[row]
-    top = predictions.top(row)
-    note = note_on(language, top[0][0], classifier.label_descriptions[top[0][0]])
-    about = f'<p class="note"><b>{escape(note.name)}</b> {escape(note.text)}</p>' if note.text else ""
-    if verdict.kind == "unknown":
-        about = ""
+    """Verdict, what it means, the expert's label if there is one, a warning, the likeliest classes, notes on those left open."""
+    classifier, verdict = resources.classifier, predictions.verdicts[0]
+    told = escape(explanation(resources, language, verdict.kind))
+    if truth:
+        label = f"{name_of(classifier, language, truth)} ({truth})"
+        told += f" <b>{escape(say(language, 'truth', label=label))}</b>"
+    left_open = verdict.labels if verdict.kind != "unknown" else ()
     return (
         f'<section class="answer {verdict.kind}" aria-live="polite">'
-        f"<h2>{escape(verdict_text(classifier, language, verdict))}</h2>"
-        f"<p>{escape(say(language, f'explain_{verdict.kind}'))}</p>"
-        f"{warning and message(warning, 'warn')}{probability_bars(classifier, top, language)}{about}</section>"
+        f"<h2>{escape(verdict_text(classifier, language, verdict))}</h2><p>{told}</p>"
+        f"{warning and message(warning, 'warn')}{probability_bars(classifier, predictions.top(0), language)}"
+        f"{notes(classifier, language, left_open)}</section>"
+    )
+
+
+def explanation(resources: Resources, language: str, kind: str) -> str:
+    """What a kind of verdict means; how often a sure answer may be wrong is the model repo's own rule."""
+    if kind == "sure" and resources.sure_error is not None:
+        return say(language, "explain_sure_rule", percent=number(language, 100 * resources.sure_error))
+    return say(language, f"explain_{kind}")
+
+
+def notes(classifier: Classifier, language: str, labels: Iterable[str]) -> str:
+    """What to look for under the microscope in each of these classes."""
+    found = [note_on(language, label, classifier.label_descriptions.get(label, label)) for label in labels]
+    return "".join(
+        f'<p class="note"><b>{escape(note.name)}</b> {escape(note.text)}</p>' for note in found if note.text
     )
 
 

@@ -54,7 +54,7 @@ def _figure(
         font={"color": TEXT, "family": "system-ui, sans-serif", "size": 13},
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
         xaxis={"title": {"text": x, "font": {"size": 13}}, "tickangle": 0, **axis},
-        yaxis={"title": {"text": y, "font": {"size": 13}}, **axis},
+        yaxis={"title": {"text": y, "font": {"size": 13}, "standoff": 14}, **axis},
         hoverlabel={"font": {"family": "system-ui, sans-serif"}},
     )
     return figure.update_layout(**layout)

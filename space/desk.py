@@ -7,6 +7,7 @@ you"; and the desk as the values that `review.js` shows.
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -20,9 +21,9 @@ import numpy as np
 from PIL import Image
 
 from hub_model.inference.appearance import Shift
-from hub_model.inference.calibration import Verdict
+from hub_model.inference.calibration import Calibration, Verdict, names_in
 from hub_model.inference.classifier import Predictions
-from hub_model.inference.counts import differential_count, wilson_interval
+from hub_model.inference.counts import wilson_interval
 from hub_model.inference.errors import ImageError
 from space.archives import read_slide
 from space.fields import Box, cut
@@ -126,10 +127,7 @@ class Desk:
     ) -> Cell:
         """Put one answered cell on the desk."""
         names = predictions.label_names
-        sets = {
-            level: [name for name, inside in zip(names, members[row], strict=True) if inside]
-            for level, members in predictions.sets.items()
-        }
+        sets = {level: names_in(members[[row]], names)[0] for level, members in predictions.sets.items()}
         score = None if predictions.ood_score is None else float(predictions.ood_score[row])
         cell = Cell(len(self.cells), sample, file, picture, source, predictions.labels[row],
                     predictions.verdicts[row], predictions.probabilities[row], sets, score)  # fmt: skip
@@ -159,44 +157,46 @@ class Desk:
     def of_sample(self, sample: str = "") -> list[Cell]:
         return [cell for cell in self.cells if not sample or sample in (cell.sample, cell.folder)]
 
-    def count(self, prior: np.ndarray | None, sample: str = "") -> list[Row]:
-        """The differential count of a sample, or of all of them with what was counted by hand."""
-        model, you, rows = Counter(), Counter(), []
-        answers = []  # [N, C]: the model's probabilities, or certainty where the visitor has said it
+    def count(self, calibration: Calibration, sample: str = "") -> list[Row]:
+        """The differential count of a sample, or of all of them with what was counted by hand.
+
+        What the visitor said is certain, what the model said is corrected as `calibration` does: the corrected shares are the
+        mean of both by their numbers of cells, and the deviations of their intervals add up in quadrature.
+        """
+        model, you, answers = Counter(), Counter(), []
         for cell in self.of_sample(sample):
             label = self.label_of(cell)
-            if label is None:
-                continue
-            (you if cell.number in self.corrections else model)[label] += 1
-            if label in self.label_names:
-                certain = np.eye(len(self.label_names))[self.label_names.index(label)]
-                answers.append(certain if cell.number in self.corrections else cell.probabilities)
+            if label is not None and cell.number in self.corrections:
+                you[label] += 1
+            elif label is not None:
+                model[label] += 1
+                answers.append(cell.probabilities)
         if not sample:
             you.update({label: n for label, n in self.by_hand.items() if n > 0})
-        total = sum(n for label, n in (model + you).items() if label not in self.without)
-        found = differential_count(self.label_names, np.array(answers), prior) if answers else []
-        corrected = {c.label: c for c in found if c.label not in self.without}
-        left = sum(c.corrected for c in corrected.values())
-        known = sum((model + you)[label] for label in corrected)
-        scale = known / total / left if total and left else 0.0
-        for label in [*self.label_names, *sorted({*model, *you} - set(self.label_names))]:
-            if label in self.without:
-                continue
-            n, c = model[label] + you[label], corrected.get(label)
-            share, interval = n / total if total else 0.0, wilson_interval(n, total)
-            corrected_interval = c and tuple(min(1.0, scale * end) for end in c.corrected_interval)
+        labels = [*self.label_names, *sorted({*model, *you} - set(self.label_names))]
+        labels = [label for label in labels if label not in self.without]
+        total = sum(model[label] + you[label] for label in labels)
+        if not total:
+            return []
+        counts = {c.label: c for c in calibration.count(np.array(answers))} if answers else {}
+        by_you, by_model = sum(you.values()), len(answers)
+        estimates = {}  # of all cells, those of classes that are left out among them: share, low, high
+        for label in labels:
+            parts = [(by_you, you[label] / max(1, by_you), wilson_interval(you[label], by_you))]
+            if label in counts:
+                parts.append((by_model, counts[label].corrected, counts[label].corrected_interval))
+            share = sum(n * part for n, part, _ in parts)
+            low, high = (math.hypot(*(n * (part - ends[i]) for n, part, ends in parts)) for i in (0, 1))
+            estimates[label] = share, max(0.0, share - low), share + high
+        known = sum(share for share, *_ in estimates.values()) or 1.0
+        rows = []
+        for label in labels:
+            n, corrected = model[label] + you[label], [min(1.0, end / known) for end in estimates[label]]
+            share, *ends = corrected if label in self.label_names else (None, None)
             rows.append(
-                Row(
-                    label,
-                    model[label],
-                    you[label],
-                    share,
-                    interval,
-                    c and c.corrected * scale,
-                    corrected_interval,
-                )
+                Row(label, model[label], you[label], n / total, wilson_interval(n, total), share, tuple(ends))
             )
-        return rows if total else []
+        return rows
 
     def samples(self) -> list[str]:
         return sorted({cell.sample for cell in self.cells})
@@ -248,5 +248,5 @@ def save_small(picture: Image.Image, path: Path) -> Path:
 
 def rejected_list(title: str, sentences: Sequence[tuple[str, str]]) -> str:
     """Files that could not be used, each with its reason; empty when all were fine."""
-    items = "".join(f"<li><b>{escape(name)}</b> {escape(reason)}</li>" for name, reason in sentences)
+    items = "".join(f"<li><b>{escape(name)}</b>: {escape(reason)}</li>" for name, reason in sentences)
     return f'<section class="bad-files"><h3>{escape(title)}</h3><ul>{items}</ul></section>' if items else ""

@@ -109,7 +109,7 @@ class DeskView:
     def draw_count(self, visit: Visit, sample: str = "") -> list[Any]:
         """Head, chart and table of the count as it stands."""
         language, desk = visit.language, self.of(visit)
-        rows = desk.count(self.resources.prior, sample)
+        rows = desk.count(self.resources.classifier.calibration, sample)
         if rows:
             table = cards.count_table(self.resources.classifier, language, rows)
             table += f'<p class="help">{escape(prior_note(language, self.resources))}</p>'
@@ -206,7 +206,11 @@ def export_files(resources: Resources, visit: Visit, desk: Desk, name: str) -> l
     """Write every export of a desk into the visit's folder and return the paths."""
     if not desk.cells:
         return []
-    language, origin, rows = visit.language, origin_of(resources), desk.count(resources.prior)
+    language, origin, rows = (
+        visit.language,
+        origin_of(resources),
+        desk.count(resources.classifier.calibration),
+    )
     table = cards.count_table(resources.classifier, language, rows)
     notes = [prior_note(language, resources), *([say_shift(language, desk.shift)] if desk.shift else [])]
     page = export.report(desk, rows, language, origin, summary(language, desk, rows), notes, table)

@@ -124,7 +124,7 @@ def launch_arguments(i18n: gr.I18n, head: str = "") -> dict[str, Any]:
     """Everything that `launch` needs to know; fonts are the system's, so that the page asks nobody else."""
     theme = gr.themes.Base(
         primary_hue=gr.themes.colors.violet,
-        neutral_hue=gr.themes.colors.slate,
+        neutral_hue=gr.themes.colors.zinc,
         radius_size=gr.themes.sizes.radius_md,
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],

@@ -10,12 +10,13 @@ import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
+from hub_model.inference.calibration import CALIBRATION
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import ImageError, RepoError
 from hub_model.inference.images import CELL_SIDE, read_picture
@@ -50,10 +51,11 @@ class Resources:
         """The held-out samples of classes that the model has."""
         return [s for s in self.held_out if s.label in self.classifier.label_names]
 
-    @property
-    def prior(self) -> np.ndarray | None:
-        """The class mix that the model's probabilities hold under; None where the repo does not say."""
-        return self.classifier.calibration.prior
+    @cached_property
+    def sure_error(self) -> float | None:
+        """The share of sure answers that may be wrong by the model repo's rule; None where it does not say."""
+        sure = (self.classifier.repo.read_json(CALIBRATION) or {}).get("sure", {})
+        return sure["error"] if isinstance(sure.get("error"), int | float) else None
 
 
 def front_matter() -> dict[str, Any]:

@@ -78,7 +78,7 @@ function draw() {
     make("img", { src: address(data.field.url), alt: data.words.field_alt }), ...cells.map(tile),
     spot && make("button", { type: "button", class: "spot", "aria-label": data.words.spot, style: outline(), onkeydown: aim }));
   root.replaceChildren(toolbar(), make("div", { class: "work" }, make("div", { class: "stage", role: "group", "aria-label": data.words.cells, onkeydown: press }, board), make("aside", { class: "large" })),
-    make("p", { class: "help keys" }, data.words.keys, data.field ? ` ${data.words.keys_add}` : ""));
+    make("p", { class: "help keys" }, data.words.keys.replace("{last}", Math.min(9, data.labels.length)), data.field ? ` ${data.words.keys_add}` : ""));
   find(".stage").scrollTop = scroll;
   find(".number").textContent = data.words.number.replace("{n}", cells.length).replace("{all}", data.cells.length);
   if (!cells.some(cell => cell.n === selected)) selected = cells[0]?.n ?? null;

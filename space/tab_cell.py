@@ -77,6 +77,7 @@ class Look:
 def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tuple:
     """Lay the tab out and wire it."""
     examples = example_files(resources, visits.folder / "examples")
+    truths = {path: label for path, _, label in examples}
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=5, min_width=300):
             picture = words.put(
@@ -89,7 +90,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
             if examples:
                 words.html('<h3 class="small">{}</h3>', "cell_examples")
                 shown = [
-                    (say("en", "cell_example", number=i + 1), uri) for i, (_, uri) in enumerate(examples)
+                    (say("en", "cell_example", number=i + 1), uri) for i, (_, uri, _) in enumerate(examples)
                 ]
                 gallery = cards.picks(shown, "cell-examples")
         with gr.Column(scale=6, min_width=300):
@@ -109,7 +110,8 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
             return [cards.message(say_error(language, error), "bad"), look.tool(language), ""]
         predictions = resources.batcher.predict([image])
         warning = say(language, "cell_large") if look.is_large and not look.frame else ""
-        card = cards.answer_card(resources.classifier, predictions, 0, language, warning)
+        truth = truths.get(look.path, "") if not look.frame else ""
+        card = cards.answer_card(resources, predictions, language, truth, warning)
         return [card, look.tool(language), similar_cells(resources, image, predictions, language)]
 
     def respond(path: str | None, request: gr.Request) -> list[Any]:
@@ -154,8 +156,8 @@ def checked_frame(sent: Any) -> dict[str, float] | None:
     return {"left": left, "top": top, "side": side} if side > 0 else None
 
 
-def example_files(resources: Resources, folder: Path) -> list[tuple[str, str]]:
-    """Held-out samples as files and as small pictures for the page, evenly over the classes."""
+def example_files(resources: Resources, folder: Path) -> list[tuple[str, str, str]]:
+    """Held-out samples, evenly over the classes: file, small picture for the page, class."""
     folder.mkdir(parents=True, exist_ok=True)
     by_class: dict[str, list] = {}
     for sample in resources.held_out:
@@ -168,7 +170,7 @@ def example_files(resources: Resources, folder: Path) -> list[tuple[str, str]]:
             image = read_picture(sample.image, CELL_SIDE)
             image.save(path)
             image.thumbnail((112, 112))
-            files.append((str(path), cards.data_uri(image)))
+            files.append((str(path), cards.data_uri(image), label))
     return files
 
 

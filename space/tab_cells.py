@@ -14,8 +14,9 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from hub_model.inference.images import CELL_SIDE, read_picture
+from hub_model.inference.images import CELL_SIDE, MAX_BYTES, read_picture
 from space import cards
+from space.archives import MAX_PICTURES
 from space.bulk import answer_uploads
 from space.desk import EXTRA, Desk, Row, Source, rejected_list, save_small
 from space.desk_view import IN_TURN, PRIVATE, QUIET, DeskView, push_export, summary
@@ -39,7 +40,9 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
             files = words.put(
                 FileInput, "cells_files", file_count="multiple", height=190, elem_id="cells-files"
             )
-            words.html('<p class="help">{}</p>', "cells_help")
+            words.html(
+                '<p class="help">{}</p>', "cells_help", limit=MAX_PICTURES, megabytes=MAX_BYTES / 2**20
+            )
             with gr.Row():
                 run = words.put(gr.Button, "cells_run", "value", variant="primary", elem_id="cells-run")
                 stop = words.put(gr.Button, "cells_cancel", "value", elem_id="cells-cancel")
@@ -215,8 +218,9 @@ def head(language: str, desk: Desk, rows: list[Row], sample: str) -> str:
     notes = ""
     if desk.left_out:
         folders = ", ".join(f"{folder or '/'} {n}" for folder, n in sorted(desk.left_out.items()))
-        total = number(language, sum(desk.left_out.values()))
-        notes = cards.message(say(language, "count_left_out", total=total, folders=folders), "warn")
+        total, limit = (number(language, n) for n in (sum(desk.left_out.values()), MAX_PICTURES))
+        text = say(language, "count_left_out", total=total, limit=limit, folders=folders)
+        notes = cards.message(text, "warn")
     if desk.stopped:
         notes += cards.message(say(language, "cells_stopped"), "warn")
     where = f" · {sample}" if sample else ""

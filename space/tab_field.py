@@ -79,7 +79,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
                 precision=0,
                 elem_id="field-side",
             )
-            words.computed(gr.HTML(help_text("en")), lambda language: {"value": help_text(language)})
+            words.html('<p class="help">{}</p>', "field_help", limit=LARGEST / 1e6)
             words.html('<p class="help warn">{}</p>', "field_fails")
         with gr.Column(scale=7, min_width=300):
             view.lay_out_count()
@@ -136,11 +136,6 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     view.desk.missed(add, None, view.outputs, **QUIET)
     merge.click(merge_cells, None, None, **QUIET)
     return view.outputs, view.redraw
-
-
-def help_text(language: str) -> str:
-    text = say(language, "field_help", limit=number(language, LARGEST / 1e6))
-    return f'<p class="help">{escape(text)}</p>'
 
 
 def example_field(resources: Resources, folder: Path) -> str | None:

@@ -13,7 +13,7 @@ import gradio as gr
 from hub_model.inference.images import read_picture
 from space import cards
 from space.resources import Resources
-from space.texts import Words, note_on, say
+from space.texts import Words, say
 from space.visits import Visit, Visits
 
 
@@ -122,19 +122,18 @@ def choices(resources: Resources, language: str) -> list[tuple[str, str]]:
 
 
 def judgement(resources: Resources, truth: str, chosen: str, predictions: Any, language: str) -> str:
-    """Right or not, the truth, the model's answer and the note."""
+    """Right or not, the truth, the model's answer, and what to look for in the class and in the one that was chosen."""
     classifier = resources.classifier
     label, probability = predictions.top(0, 1)[0]
     right = chosen == truth
     name = cards.name_of(classifier, language, truth)
     percent = f"{100 * probability:.0f}"
     model = say(language, "learn_model", label=cards.name_of(classifier, language, label), percent=percent)
-    note = note_on(language, truth, classifier.label_descriptions.get(truth, truth))
     return (
         f'<section class="answer {"sure" if right else "between"}" aria-live="polite">'
         f"<h2>{escape(say(language, 'learn_right' if right else 'learn_wrong'))}</h2>"
-        f"<p>{escape(say(language, 'learn_truth', label=f'{name} ({truth})'))} {escape(model)}</p>"
-        f'<p class="note">{escape(note.text)}</p></section>'
+        f"<p>{escape(say(language, 'truth', label=f'{name} ({truth})'))} {escape(model)}</p>"
+        f"{cards.notes(classifier, language, dict.fromkeys((truth, chosen)))}</section>"
     )
 
 

@@ -44,7 +44,8 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
             return [nothing, *drawn, None, None, None, None, ""]
         labels = resources.metrics.get("label_names", resources.classifier.label_names)
         return [
-            part(headline, resources, split, language) or nothing,
+            (part(headline, resources, split, language) or nothing)
+            + (part(source_table, split, language) or ""),
             *drawn,
             part(charts.confusion_chart, split.get("confusion_matrix"), labels, language),
             part(charts.per_class_chart, split.get("per_class"), language),
@@ -97,21 +98,36 @@ def headline(resources: Resources, split: dict[str, Any], language: str) -> str:
 
 def tile(language: str, key: str, split: dict[str, Any]) -> str:
     """One figure with its interval, if it has one."""
-    low_high = split.get("intervals", {}).get(key)
-    interval = (
-        say(
-            language,
-            "model_interval",
-            low=number(language, low_high[0], 3),
-            high=number(language, low_high[1], 3),
+    figure, small = number(language, split[key], 3), escape(interval(language, split, key))
+    return f"<li><span>{escape(say(language, key))}</span><b>{figure}</b><small>{small}</small></li>"
+
+
+def interval(language: str, figures: dict[str, Any], key: str) -> str:
+    """The 95% interval of a figure; empty where none was measured."""
+    low_high = figures.get("intervals", {}).get(key)
+    if not low_high:
+        return ""
+    low, high = (number(language, end, 3) for end in low_high)
+    return say(language, "model_interval", low=low, high=high)
+
+
+def source_table(split: dict[str, Any], language: str) -> str:
+    """The main figures with their intervals by where the images come from, where there are several such places."""
+    sources = split["by_source"]
+    if len(sources) < 2:
+        return ""
+    keys = [key for key in FIGURES if all(key in figures for figures in sources.values())]
+    head = [say(language, key) for key in ("model_source", "model_support", *keys)]
+    rows = [
+        (
+            ("", source.replace("_", " ")),
+            number(language, figures["images"]),
+            *((number(language, figures[key], 3), interval(language, figures, key)) for key in keys),
         )
-        if low_high
-        else ""
-    )
-    figure = number(language, split[key], 3)
-    return (
-        f"<li><span>{escape(say(language, key))}</span><b>{figure}</b><small>{escape(interval)}</small></li>"
-    )
+        for source, figures in sources.items()
+    ]
+    title = say(language, "model_by_source", split=say(language, f"model_{split['split']}"))
+    return f"<h3>{escape(title)}</h3>{cards.table(head, rows)}"
 
 
 def per_class_table(resources: Resources, split: dict[str, Any], language: str) -> str:

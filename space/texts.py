@@ -58,10 +58,14 @@ class Words:
         self._written.append((made, lambda language: {attribute: say(language, key)}))
         return made
 
-    def html(self, template: str, key: str, **options: Any) -> gr.HTML:
-        """The text `key` in a template with one `{}`."""
-        made = gr.HTML(template.format(self.i18n(key)), **options)
-        self._written.append((made, lambda language: {"value": template.format(escape(say(language, key)))}))
+    def html(self, template: str, key: str, **limits: float) -> gr.HTML:
+        """The text `key`, with its {placeholders} filled by whole numbers, in a template with one `{}`."""
+
+        def text(language: str) -> str:
+            return escape(say(language, key, **{name: number(language, n) for name, n in limits.items()}))
+
+        made = gr.HTML(template.format(text("en") if limits else self.i18n(key)))
+        self._written.append((made, lambda language: {"value": template.format(text(language))}))
         return made
 
     def computed(self, component: Any, update: Callable[[str], dict[str, Any]]) -> Any:

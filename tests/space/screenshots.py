@@ -70,13 +70,13 @@ def fill_tab(page: Page, name: str, inputs: dict[str, Path]) -> None:
         page.set_input_files("#cells-files input[type=file]", inputs["cells"])
         page.locator("#cells-files .file-preview").wait_for()
         page.locator("#cells-run").click()
-        page.locator("#cells-desk .tile").first.wait_for()
+        page.locator("#cells-similar figure").first.wait_for()
         page.locator("#cells-chart .js-plotly-plot").wait_for()
     elif name == "field":
         page.set_input_files("#field-picture input[type=file]", inputs["field"])
         page.locator("#field-picture img").wait_for()
         page.locator("#field-run").click()
-        page.locator("#field-desk .tile").first.wait_for()
+        page.locator("#field-similar figure").first.wait_for()
     elif name == "learn":
         page.locator("#learn-cell img").wait_for()
         page.locator("#learn-guess label").nth(2).click()

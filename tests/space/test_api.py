@@ -14,7 +14,7 @@ from gradio_client.exceptions import AppError
 
 from dataset_script.synthetic_cells import draw_cell, draw_field
 from hub_model.inference.classifier import Classifier
-from space.api import ENDPOINTS, TOOLS, address_of, curl_example, python_example
+from space.api import ENDPOINTS, TOOLS, address_of, examples
 from tests.small_model_repo import LABELS
 from tests.space.bad_uploads import PICTURES, jpeg, zipped
 from tests.space.conftest import RunningSpace
@@ -45,12 +45,12 @@ SHOWS = {
 
 
 @pytest.mark.parametrize("name", ENDPOINTS)
-@pytest.mark.parametrize("kind", ["python", "curl"])
+@pytest.mark.parametrize("kind", ["Python", "curl"])
 def test_every_example_of_the_page_runs(
     space: RunningSpace, example_folder: Path, name: str, kind: str
 ) -> None:
-    example = {"python": python_example, "curl": curl_example}[kind](name, space.address)
-    command = [sys.executable, "-c"] if kind == "python" else ["bash", "-c"]
+    example = examples(name, space.address)[kind]
+    command = [sys.executable, "-c"] if kind == "Python" else ["bash", "-c"]
     done = subprocess.run(
         [*command, example], cwd=example_folder, capture_output=True, text=True, timeout=120, check=True
     )

@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance
 
 from dataset_script.synthetic_cells import draw_cell
 from hub_model.inference.appearance import appearance
-from hub_model.inference.calibration import Verdict
+from hub_model.inference.calibration import Calibration, Verdict
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import ImageError
 from hub_model.studies.ood import fit_appearance
@@ -42,6 +42,8 @@ from tests.small_model_repo import LABELS
 from tests.space.bad_uploads import jpeg, zipped
 from tests.space.small_desk import ORIGIN, filled
 
+FLAT = Calibration(LABELS)
+
 
 @pytest.fixture(scope="module")
 def classifier(small_model: Path) -> Classifier:
@@ -58,7 +60,7 @@ def dark(image: Image.Image) -> Image.Image:
 
 
 def counts(desk: Desk, sample: str = "") -> dict[str, tuple[int, int]]:
-    return {row.label: (row.by_model, row.by_you) for row in desk.count(None, sample)}
+    return {row.label: (row.by_model, row.by_you) for row in desk.count(FLAT, sample)}
 
 
 def test_corrections_move_cells_from_the_models_column_to_yours(
@@ -95,7 +97,7 @@ def test_a_class_can_be_left_out_of_the_denominator(classifier: Classifier, tmp_
     desk = filled(classifier, tmp_path)
     desk.correct({str(i): "NIF" for i in range(7)}, LABELS)
     desk.without = {"NIF"}
-    rows = desk.count(None)
+    rows = desk.count(FLAT)
     assert "NIF" not in {row.label for row in rows}
     assert sum(row.share for row in rows) == pytest.approx(1)
     assert sum(row.corrected for row in rows) == pytest.approx(1, abs=1e-6)
@@ -104,11 +106,25 @@ def test_a_class_can_be_left_out_of_the_denominator(classifier: Classifier, tmp_
 def test_cells_counted_by_hand_are_part_of_the_whole(classifier: Classifier, tmp_path: Path) -> None:
     desk = filled(classifier, tmp_path)
     desk.by_hand = {"erythroblast": 14, "basophil": 0}
-    rows = {row.label: row for row in desk.count(None)}
+    rows = {row.label: row for row in desk.count(FLAT)}
     assert rows["erythroblast"].by_you == 14 and rows["erythroblast"].share == pytest.approx(0.5)
     assert rows["erythroblast"].corrected is None and "basophil" not in rows
     assert sum(row.corrected or 0 for row in rows.values()) == pytest.approx(0.5, abs=1e-6)
-    assert "erythroblast" not in {row.label for row in desk.count(None, "slide 0")}, "it belongs to no slide"
+    assert "erythroblast" not in {row.label for row in desk.count(FLAT, "slide 0")}, "it belongs to no slide"
+
+
+def test_shares_are_corrected_as_the_api_does_and_what_you_said_is_certain(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    desk = filled(classifier, tmp_path)
+    expected = classifier.calibration.count(np.array([cell.probabilities for cell in desk.cells]))
+    for row, count in zip(desk.count(classifier.calibration), expected, strict=True):
+        assert row.corrected == pytest.approx(count.corrected)
+        assert row.corrected_interval == pytest.approx(count.corrected_interval)
+    desk.correct({str(i): "EOS" if i < 7 else "BLA" for i in range(14)}, LABELS)
+    rows = {row.label: row for row in desk.count(classifier.calibration)}
+    assert rows["EOS"].corrected == rows["EOS"].share == 0.5
+    assert rows["EOS"].corrected_interval == pytest.approx(rows["EOS"].interval)
 
 
 def test_samples_are_counted_apart_and_together(classifier: Classifier, tmp_path: Path) -> None:
@@ -127,10 +143,10 @@ def test_what_the_model_does_not_know_is_not_counted_until_you_say_so(
     unknown = classifier.predict(draw_cell("BLA", 1))
     unknown.verdicts[:] = [Verdict("unknown", ("BLA",))]
     cell = desk.add("s", "x.png", tmp_path / "0.jpg", Source("x"), unknown, 0)
-    assert sum(row.cells for row in desk.count(None)) == 7
-    assert "1 unknown to the model, not counted" in summary("en", desk, desk.count(None))
+    assert sum(row.cells for row in desk.count(FLAT)) == 7
+    assert "1 unknown to the model, not counted" in summary("en", desk, desk.count(FLAT))
     desk.correct({str(cell.number): "BLA"}, LABELS)
-    assert sum(row.cells for row in desk.count(None)) == 8
+    assert sum(row.cells for row in desk.count(FLAT)) == 8
 
 
 def test_a_job_stops_when_it_is_told_to(classifier: Classifier, tmp_path: Path) -> None:
@@ -195,7 +211,7 @@ def test_the_table_has_every_probability_and_where_it_comes_from(
     assert sum(float(rows[0][f"p_{label}"]) for label in LABELS) == pytest.approx(1, abs=1e-4)
     assert rows[0]["model"] == ORIGIN.model and rows[0]["revision"] == ORIGIN.revision and rows[0]["date"]
     assert rows[-1]["file"] == "broken.jpg" and rows[-1]["error"].endswith(".")
-    found = json.loads(cells_json(desk, desk.count(None), ORIGIN))
+    found = json.loads(cells_json(desk, desk.count(FLAT), ORIGIN))
     assert len(found["cells"]) == 8 and {row["label"] for row in found["count"]} == set(LABELS)
 
 
@@ -237,6 +253,6 @@ def test_names_in_a_report_are_no_markup(classifier: Classifier, tmp_path: Path)
     desk = filled(classifier, tmp_path, 1)
     desk.bad.append(("<img src=x onerror=alert(1)>.jpg", ImageError("damaged")))
     origin = Origin("<script>m</script>", "", "today")
-    page = report(desk, desk.count(None), "en", origin, "<b>s", ["<i>n"], "")
+    page = report(desk, desk.count(FLAT), "en", origin, "<b>s", ["<i>n"], "")
     assert "<script>m" not in page and "<img src=x" not in page and "<b>s" not in page and "<i>n" not in page
     assert page.count('class="range"') == 7 and np.all([label in page for label in LABELS])

@@ -80,7 +80,7 @@ def test_markup_from_names_and_repos_is_escaped(classifier: Classifier) -> None:
     )
     odd.label_descriptions = {f"<i>{label}": "<b>x</b>" for label in LABELS}
     relabelled.verdicts[0] = relabelled.verdicts[0].__class__("sure", ("<i>BLA",))
-    card = answer_card(odd, relabelled, 0, "en")
+    card = answer_card(Resources(odd, None, None, []), relabelled, "en", "<i>BLA")
     assert "<i>BLA" not in card and "<b>x</b>" not in card
 
 
