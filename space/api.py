@@ -25,7 +25,7 @@ from hub_model.inference.classifier import Predictions
 from hub_model.inference.errors import ImageError
 from hub_model.inference.images import MAX_BYTES
 from space.archives import MAX_PICTURES, read_cell, read_slide
-from space.bulk import BulkAnswer, answer_uploads, count_known
+from space.bulk import BulkAnswer, answer_uploads
 from space.fields import MAX_CELLS
 from space.inputs import FileInput
 from space.resources import Resources
@@ -189,7 +189,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
 
     def count(files: list[str] | None) -> list[CountRow]:
         """Differential count of up to 5,000 pictures: as counted and corrected for the prevalence."""
-        return count_rows(_answer_and_forget(resources, files))
+        return count_rows(resources, _answer_and_forget(resources, files))
 
     def field(image: str | None) -> list[FieldCell]:
         """Find and classify the nucleated cells of a whole microscope picture: of more than 400, that many, evenly spread."""
@@ -234,8 +234,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
             except ImageError as error:
                 bad.append((str(i), error))
         predictions = resources.batcher.predict(pictures) if pictures else None
-        counts = count_known(resources, predictions) if predictions else []
-        return count_rows(BulkAnswer([], predictions, bad, Counter(), counts))
+        return count_rows(resources, BulkAnswer([], predictions, bad, Counter()))
 
     one, many = FileInput(visible=False), FileInput(visible=False, file_count="multiple")
     _register(predict, one, None, 16)
@@ -259,19 +258,19 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     return [page], again
 
 
-def count_rows(answer: BulkAnswer) -> list[CountRow]:
+def count_rows(resources: Resources, answer: BulkAnswer) -> list[CountRow]:
     """The count of a request as plain rows; an error when nothing is left to count."""
-    if not answer.counts:
-        raise gr.Error(
-            say("en", "count_nothing" if answer.predictions else "cells_none"), print_exception=False
-        )
+    found = answer.predictions
+    counts = found and resources.classifier.calibration.count(found.probabilities, found.ood_score)
+    if not counts:
+        raise gr.Error(say("en", "count_nothing" if found else "cells_none"), print_exception=False)
     left_out = {
         "unknown": answer.unknown,
         "unusable": len(answer.bad),
         "beyond_limit": sum(answer.left_out.values()),
-        "warning": warning_of(answer.predictions),
+        "warning": warning_of(found),
     }
-    return [{**asdict(count), **left_out} for count in answer.counts]
+    return [{**asdict(count), **left_out} for count in counts]
 
 
 def warning_of(predictions: Predictions) -> str:

@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from hub_model.inference.classifier import Predictions
-from hub_model.inference.counts import Count
 from hub_model.inference.errors import ImageError
 from space.archives import Entry, count_uploads, read_uploads
 from space.batching import MAX_BATCH
@@ -29,7 +28,6 @@ class BulkAnswer:
     predictions: Predictions | None
     bad: list[tuple[str, ImageError]]
     left_out: Counter
-    counts: list[Count]
 
     @property
     def unknown(self) -> int:
@@ -75,17 +73,11 @@ def answer_uploads(
                     break
     flush()
     if not answers:
-        return BulkAnswer([], None, bad, left_out, [])
+        return BulkAnswer([], None, bad, left_out)
     logits = np.concatenate([answer.logits for answer in answers])
     features = np.concatenate([answer.features for answer in answers])
     statistics = np.concatenate([answer.appearance for answer in answers])
-    predictions = resources.classifier.interpret(logits, features, statistics)
-    return BulkAnswer(entries, predictions, bad, left_out, count_known(resources, predictions))
-
-
-def count_known(resources: Resources, predictions: Predictions) -> list[Count]:
-    """The differential count of the cells that the model knows."""
-    return resources.classifier.calibration.count(predictions.probabilities, predictions.ood_score)
+    return BulkAnswer(entries, resources.classifier.interpret(logits, features, statistics), bad, left_out)
 
 
 def prior_note(language: str, resources: Resources) -> str:

@@ -34,9 +34,9 @@ def name_of(classifier: Classifier, language: str, label: str) -> str:
 
 def verdict_text(classifier: Classifier, language: str, verdict: Verdict) -> str:
     """The plain verdict in words, with full names."""
-    names = [name_of(classifier, language, label) for label in verdict.labels]
-    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {say(language, 'and')} {names[-1]}"
-    return say(language, f"verdict_{verdict.kind}", first=names[0], names=listed)
+    first, *others = (name_of(classifier, language, label) for label in verdict.labels)
+    listed = f" {say(language, 'or')} ".join([", ".join(others[:-1])] * (len(others) > 1) + others[-1:])
+    return say(language, f"verdict_{verdict.kind}", first=first, others=listed)
 
 
 def is_no_cell_type(classifier: Classifier, label: str) -> bool:

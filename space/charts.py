@@ -13,7 +13,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from space.desk import Row
-from space.texts import say
+from space.texts import number, say
 
 COLOURS = ("#7b5bd6", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8a8a8a", "#d55e00", "#0072b2")
 TEXT, NUMBER = "#767189", "#5d5572"  # 4.5:1 on white and on a pale cell; style.css lightens both in the dark
@@ -177,7 +177,7 @@ def per_class_chart(per_class: dict[str, dict[str, float]], language: str) -> go
         _bars(
             per_class,
             [row[key] for row in per_class.values()],
-            say(language, f"model_{key}"),
+            say(language, key),
             COLOURS[i],
             "%{y:.3f}",
         )
@@ -210,7 +210,7 @@ def reliability_chart(bins: Sequence[dict[str, float]], language: str) -> go.Fig
         ideal,
         given,
         x=say(language, "model_confidence"),
-        y=say(language, "model_accuracy"),
+        y=say(language, "accuracy"),
         xaxis_range=[0, 1.02],
         yaxis_range=[0, 1.02],
     )
@@ -229,17 +229,18 @@ def coverage_chart(points: Sequence[dict[str, float]], language: str) -> go.Figu
         language,
         curve,
         x=say(language, "model_covered"),
-        y=say(language, "model_accuracy"),
+        y=say(language, "accuracy"),
         xaxis_range=[0, 1.02],
     )
 
 
 def class_bars(counts: dict[str, list[int]], labels: Sequence[str], language: str) -> go.Figure:
-    """Images of each class, stacked by split."""
-    bars = [
-        _bars(labels, values, say(language, f"model_{split}"), SPLITS[split], "%{y}")
-        for split, values in counts.items()
-    ]
+    """Images of each class, stacked by split; the legend tells how many there are in each split."""
+    names = {
+        split: f"{say(language, f'model_{split}')} ({number(language, sum(n))})"
+        for split, n in counts.items()
+    }
+    bars = [_bars(labels, counts[split], name, SPLITS[split], "%{y}") for split, name in names.items()]
     return _figure(language, *bars, barmode="stack", y=say(language, "data_images"), yaxis_rangemode="tozero")
 
 
@@ -257,25 +258,3 @@ def share_pie(shares: dict[str, int], language: str) -> go.Figure:
         hovertemplate="%{label}: %{value} (%{percent})<extra></extra>",
     )
     return _figure(language, pie, showlegend=False)
-
-
-def split_bars(counts: dict[str, list[int]], language: str) -> go.Figure:
-    """Sizes of the splits."""
-    bar = go.Bar(
-        y=[say(language, f"model_{split}") for split in counts],
-        x=[sum(values) for values in counts.values()],
-        orientation="h",
-        marker_color=[SPLITS[split] for split in counts],
-        text=[str(sum(values)) for values in counts.values()],
-        textposition="outside",
-        cliponaxis=False,
-        hoverinfo="skip",
-    )
-    return _figure(
-        language,
-        bar,
-        x=say(language, "data_images"),
-        height=220,
-        yaxis_autorange="reversed",
-        showlegend=False,
-    )

@@ -79,7 +79,9 @@ class DeskView:
         return self.actions
 
     def lay_out_exports(self) -> None:
-        self.prepare = self.words.put(gr.Button, "export_run", "value", elem_id=f"{self.name}-export")
+        with gr.Column(min_width=240):
+            self.prepare = self.words.put(gr.Button, "export_run", "value", elem_id=f"{self.name}-export")
+            self.words.html('<p class="help">{}</p>', "export_help")
         self.exported = self.words.put(
             gr.File,
             "export_files",
@@ -174,7 +176,7 @@ def desk_values(
         {"code": label, "name": cards.name_of(classifier, language, label), "colour": charts.colour(i)}
         for i, label in enumerate(classifier.label_names)
     ]
-    extra = [(name, EXTRA[name] if language == "id" else name) for name in EXTRA]
+    extra = [(name, cards.name_of(classifier, language, name)) for name in EXTRA]
 
     def verdict(cell: Cell) -> str:
         return cards.verdict_text(classifier, language, cell.verdict)

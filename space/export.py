@@ -22,7 +22,8 @@ from typing import Any
 
 import yaml
 
-from space.desk import Cell, Desk, Row
+from hub_model.inference.calibration import VERDICT_LEVEL
+from space.desk import EXCLUDED, UNDECIDED, Cell, Desk, Row
 from space.texts import number, say
 
 SPLITS = ("train", "train", "train", "validation", "test")  # of every five cells of a class
@@ -61,42 +62,22 @@ def as_csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def records(desk: Desk, origin: Origin) -> list[dict[str, Any]]:
-    """One record a cell, then one a file that could not be used; the same keys in all, in English."""
-    found = []
+    """One record a cell, with keys in English, then one a file that could not be used, with its `error` alone."""
+    made_by = {"model": origin.model, "revision": origin.revision, "date": origin.date}
+    found: list[dict[str, Any]] = []
     for cell in desk.cells:
-        box = cell.source.box
-        found.append(
-            {
-                "sample": cell.sample,
-                "file": cell.file,
-                "label": desk.label_of(cell) or "",
-                "correction": {"?": "undecided", "-": "excluded"}.get(
-                    desk.corrections.get(cell.number, ""), desk.corrections.get(cell.number, "")
-                ),
-                "model_label": cell.label,
-                "probability": round(float(cell.probabilities.max()), 6),
-                "verdict": str(cell.verdict),
-                "conformal_set": " ".join(cell.sets.get("0.95", [])),
-                "ood_score": None if cell.ood_score is None else round(cell.ood_score, 6),
-                "left": box and box.left,
-                "top": box and box.top,
-                "side": box and box.side,
-                "error": "",
-                **{
-                    f"p_{name}": round(float(p), 6)
-                    for name, p in zip(desk.label_names, cell.probabilities, strict=True)
-                },
-            }
-        )
-    columns = {
-        name: ""
-        for name in ("sample", "file", "label", "correction", "model_label", "verdict", "conformal_set")
-    }
-    found += [{**columns, "file": name, "error": str(error)} for name, error in desk.bad]
-    return [
-        {**record, "model": origin.model, "revision": origin.revision, "date": origin.date}
-        for record in found
-    ]
+        box, said = cell.source.box, desk.corrections.get(cell.number, "")
+        shares = zip(desk.label_names, cell.probabilities, strict=True)
+        found.append({
+            "sample": cell.sample, "file": cell.file, "label": desk.label_of(cell) or "",
+            "correction": {UNDECIDED: "undecided", EXCLUDED: "excluded"}.get(said, said),
+            "model_label": cell.label, "probability": round(float(cell.probabilities.max()), 6),
+            "verdict": str(cell.verdict), "conformal_set": " ".join(cell.sets.get(VERDICT_LEVEL, [])),
+            "ood_score": None if cell.ood_score is None else round(cell.ood_score, 6),
+            "left": box and box.left, "top": box and box.top, "side": box and box.side, "error": "",
+            **{f"p_{name}": round(float(p), 6) for name, p in shares},
+        } | made_by)  # fmt: skip
+    return found + [{"file": name, "error": str(error), **made_by} for name, error in desk.bad]
 
 
 def cells_csv(desk: Desk, origin: Origin) -> str:

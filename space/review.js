@@ -74,9 +74,9 @@ function draw() {
   if (!data || !data.cells) { root.replaceChildren(); return; }
   const scroll = find(".stage")?.scrollTop || 0, cells = visible();
   const board = !data.field ? make("div", { class: "board" }, ...cells.map(tile)) : make("div", { class: `canvas${spot ? " adding" : ""}`, style: `width:${100 * zoom}%`,
-    onpointermove: event => spot && place(event.clientX, event.clientY), onclick: event => { if (!spot) return; place(event.clientX, event.clientY); add(); } },
+    onpointermove: event => spot && (event.movementX || event.movementY) && place(event.clientX, event.clientY), onclick: event => { if (!spot) return; place(event.clientX, event.clientY); add(); } },
     make("img", { src: address(data.field.url), alt: data.words.field_alt }), ...cells.map(tile),
-    spot && make("button", { type: "button", class: "spot", "aria-label": data.words.spot, style: outline(), onkeydown: aim }));
+    spot && frame());
   root.replaceChildren(toolbar(), make("div", { class: "work" }, make("div", { class: "stage", role: "group", "aria-label": data.words.cells, onkeydown: press }, board), make("aside", { class: "large" })),
     make("p", { class: "help keys" }, data.words.keys.replace("{last}", Math.min(9, data.labels.length)), data.field ? ` ${data.words.keys_add}` : ""));
   find(".stage").scrollTop = scroll;
@@ -87,12 +87,18 @@ function draw() {
 
 // ---- a missed cell: a frame that follows the pointer or the arrow keys
 function toggle() {
-  const stage = find(".stage").getBoundingClientRect(), adding = !spot;
-  spot = adding ? { x: 0, y: 0 } : null;
-  if (adding) place(stage.left + stage.width / 2, stage.top + stage.height / 2);
-  draw();
+  if (spot) { spot = null; find(".spot")?.remove(); }
+  else {
+    const stage = find(".stage").getBoundingClientRect();
+    place(stage.left + stage.width / 2, stage.top + stage.height / 2);
+    find(".canvas").append(frame());
+  }
+  find(".canvas").classList.toggle("adding", Boolean(spot));
+  find(".add").setAttribute("aria-pressed", String(Boolean(spot)));
   (find(".spot") || find(".tile[aria-current]"))?.focus();
 }
+
+const frame = () => make("button", { type: "button", class: "spot", "aria-label": data.words.spot, style: outline(), onkeydown: aim });
 
 function place(x, y) {
   const area = find(".canvas").getBoundingClientRect(), within = share => Math.min(1, Math.max(0, share));
@@ -185,7 +191,7 @@ function press(event) {
 
 function receive() {
   const fresh = props.value || null;
-  if (fresh && (!data || fresh.id !== data.id)) { history = []; filter = { label: "", kind: "", sample: "" }; selected = null; zoom = 1; }
+  if (fresh && (!data || fresh.id !== data.id)) { history = []; filter = { label: "", kind: "", sample: "" }; selected = null; zoom = 1; spot = null; }
   if (fresh) corrections = { ...fresh.corrections };
   if (fresh && fresh.select != null) selected = fresh.select;
   data = fresh;

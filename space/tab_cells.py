@@ -14,6 +14,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from hub_model.inference.classifier import Classifier
 from hub_model.inference.images import CELL_SIDE, MAX_BYTES, read_picture
 from space import cards
 from space.archives import MAX_PICTURES
@@ -63,7 +64,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
                     by_hand = [
                         words.computed(
                             gr.Number(0, label=name, precision=0, minimum=0, maximum=10_000, min_width=120),
-                            partial(extra_label, name),
+                            partial(hand_label, resources.classifier, name),
                         )
                         for name in EXTRA
                     ]
@@ -190,8 +191,8 @@ def keep_uploads(visits: Visits) -> Callable[..., None]:
     return keep
 
 
-def extra_label(name: str, language: str) -> dict[str, str]:
-    return {"label": EXTRA[name] if language == "id" else name}
+def hand_label(classifier: Classifier, name: str, language: str) -> dict[str, str]:
+    return {"label": cards.name_of(classifier, language, name)}
 
 
 def example_zip(resources: Resources, folder: Path) -> str | None:

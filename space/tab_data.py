@@ -32,9 +32,9 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         )
     with gr.Row():
         bars = cards.plot_panel(words, "data_bar")
-        by_source = len(dataset.sources) > 1
+        sources = {name.replace("_", " "): images for name, images in dataset.sources.items()}
+        by_source = len(sources) > 1
         pie = cards.plot_panel(words, "data_sources" if by_source else "data_pie")
-    splits = cards.plot_panel(words, "data_splits")
     words.html("<h3>{}</h3>", "data_browse")
     with gr.Row(elem_classes="choose"):
         choice = words.put(
@@ -51,8 +51,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         return [
             headline(resources, language),
             charts.class_bars(dataset.counts, dataset.label_names, language),
-            charts.share_pie(dataset.sources if by_source else class_totals(dataset), language),
-            charts.split_bars(dataset.counts, language),
+            charts.share_pie(sources if by_source else class_totals(dataset), language),
             gr.update(choices=named(resources, language)),
         ]
 
@@ -61,7 +60,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         return cards.sample_grid(random.sample(samples, min(SHOWN, len(samples))))
 
     gr.on([choice.input, more.click, tab.select], show, choice, examples, api_visibility="private")
-    return visits.drawn_when_opened("data", tab, [head, bars, pie, splits, choice], draw)
+    return visits.drawn_when_opened("data", tab, [head, bars, pie, choice], draw)
 
 
 def class_totals(dataset: DatasetRepo) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import secrets
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 from html import escape
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from hub_model.inference.classifier import Predictions
@@ -20,7 +22,7 @@ from space import cards, charts
 from space.archives import LARGEST
 from space.desk import Desk, Row, Source, open_field, reduced, save_small
 from space.desk_view import PRIVATE, QUIET, DeskView
-from space.fields import Box, background_of, cut, evenly, find_cells, typical_diameter
+from space.fields import CROP_SIDE, Box, background_of, cut, evenly, find_cells, typical_diameter
 from space.inputs import PictureInput
 from space.resources import Resources
 from space.tab_cells import keep_uploads
@@ -29,6 +31,7 @@ from space.visits import Visit, Visits
 
 SHOWN_SIDE = 3000  # pixels of the picture on the page, which can be enlarged
 ANNOTATED_SIDE = 6000  # pixels of the picture with boxes to download
+EXAMPLES = 100  # held-out cells of which an example is made
 FIELDS = 1  # at a time, of the page and of the API together
 
 
@@ -139,20 +142,33 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
 
 
 def example_field(resources: Resources, folder: Path) -> str | None:
-    """Held-out cells laid side by side with room between them, for one click; None without a dataset."""
-    labels = [
-        label
-        for label in resources.classifier.label_names
-        if not cards.is_no_cell_type(resources.classifier, label)
+    """Held-out cells side by side, for one click; None without a dataset.
+
+    They fade into an even ground, which only looks like one where theirs are alike: those nearest to the median, three a class.
+    """
+    samples = [
+        sample
+        for sample in resources.held_out[:EXAMPLES]
+        if sample.label in resources.classifier.label_names
+        and not cards.is_no_cell_type(resources.classifier, sample.label)
     ]
-    samples = [sample for sample in resources.held_out if sample.label in labels][:12]
     if not samples:
         return None
+    crops = [read_picture(sample.image, CROP_SIDE).resize((CROP_SIDE, CROP_SIDE)) for sample in samples]
+    grounds = np.array([background_of(crop) for crop in crops])
+    median = np.median(grounds, axis=0)
+    chosen, taken = [], Counter()
+    for n in np.argsort(np.abs(grounds - median).max(axis=1), kind="stable"):
+        if taken[samples[n].label] < 3 and len(chosen) < 12:
+            taken[samples[n].label] += 1
+            chosen.append(n)
+    away = np.hypot(*np.mgrid[-1 : 1 : CROP_SIDE * 1j, -1 : 1 : CROP_SIDE * 1j])  # from the middle
+    mask = Image.fromarray(np.uint8(255 * np.clip((1 - away) / 0.28, 0, 1)))
+    pitch = CROP_SIDE + 50
+    field = Image.new("RGB", (4 * pitch, pitch * -(-len(chosen) // 4)), tuple(map(int, median)))
+    for i, n in enumerate(chosen):
+        field.paste(crops[n], (pitch * (i % 4) + 25, pitch * (i // 4) + 25), mask)
     folder.mkdir(parents=True, exist_ok=True)
-    crops = [read_picture(sample.image, 250).resize((250, 250)) for sample in samples]
-    field = Image.new("RGB", (4 * 340, 340 * -(-len(crops) // 4)), background_of(crops[0]))
-    for i, crop in enumerate(crops):
-        field.paste(crop, (340 * (i % 4) + 45, 340 * (i // 4) + 45))
     field.save(folder / "field.jpg", quality=92)
     return str(folder / "field.jpg")
 

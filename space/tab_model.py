@@ -22,7 +22,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     head = gr.HTML(elem_id="model-head")
     split = held_out_figures(resources)
     with gr.Row(visible=bool(resources.history)):
-        curves = [cards.plot_panel(words, f"model_{measure}", 260) for measure in MEASURES]
+        curves = [cards.plot_panel(words, measure, 260) for measure in MEASURES]
     if resources.history:
         words.html('<p class="help">{}</p>', "model_curves_note")
     with gr.Row(visible=split is not None and not {"confusion_matrix", "per_class"}.isdisjoint(split)):
@@ -117,7 +117,7 @@ def source_table(split: dict[str, Any], language: str) -> str:
     if len(sources) < 2:
         return ""
     keys = [key for key in FIGURES if all(key in figures for figures in sources.values())]
-    head = [say(language, key) for key in ("model_source", "model_support", *keys)]
+    head = [say(language, key) for key in ("model_source", "support", *keys)]
     rows = [
         (
             ("", source.replace("_", " ")),
@@ -133,7 +133,7 @@ def source_table(split: dict[str, Any], language: str) -> str:
 def per_class_table(resources: Resources, split: dict[str, Any], language: str) -> str:
     """Precision, recall, F1, AUC and support of each class: what the bars show, for reading."""
     keys = ("precision", "recall", "f1", "auc")
-    head = [say(language, "table_label"), *(say(language, f"model_{key}") for key in (*keys, "support"))]
+    head = [say(language, "table_label"), *(say(language, key) for key in (*keys, "support"))]
     rows = [
         (
             (label, cards.name_of(resources.classifier, language, label)),

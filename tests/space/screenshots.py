@@ -17,10 +17,12 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from dataset_script.synthetic_cells import LOOKS, draw_cell, draw_field
+from hub_model.inference.classifier import Classifier
 from tests.space.browser import PATIENCE, chromium
 from tests.space.running import RunningSpace, running
 
 ROOT = Path(__file__).resolve().parents[2]
+RELEASE = str(ROOT / "hub_model" / "release")
 SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
 TABS = ("cell", "cells", "field", "learn", "model", "data", "api")
 LOCALES = {"en": "en-US", "id": "id-ID"}
@@ -43,6 +45,13 @@ def draw_inputs(folder: Path) -> dict[str, Path]:
         name: folder / file
         for name, file in (("cell", "cell.jpg"), ("cells", "cells.zip"), ("field", "field.jpg"))
     }
+
+
+def known_cell(model: str) -> Image.Image:
+    """The first drawn cell that the model is sure of: most drawn cells are nothing that it knows, as they should be."""
+    classifier = Classifier.from_pretrained(model)
+    cells = (draw_cell(label, seed) for seed in range(100) for label in LOOKS)
+    return next(cell for cell in cells if classifier.predict(cell).verdicts[0].kind == "sure")
 
 
 def visit(page: Page, address: str, language: str) -> None:
@@ -136,6 +145,7 @@ def main(arguments: list[str]) -> int:
         space = RunningSpace(["-m", "space", *_repos(folder)], folder / "space", cwd=ROOT)
         with running(space), chromium() as browser:
             inputs = draw_inputs(folder)
+            known_cell(os.environ.get("MODEL_ID") or RELEASE).save(inputs["cell"], quality=90)
             for path in take(browser, space.address, inputs, out, tuple(arguments[1:]) or TABS):
                 print(path, flush=True)
     if (shown := out / "cell-desktop-light-en.png").is_file():
@@ -157,9 +167,8 @@ def _repos(folder: Path) -> list[str]:
         return []
     from tests.space import small_dataset_repo
 
-    model = "hub_model/release"
     dataset = small_dataset_repo.build(folder / "dataset", {"train": 12, "validation": 3, "test": 12})
-    return ["--model", str(model), "--dataset", str(dataset)]
+    return ["--model", RELEASE, "--dataset", str(dataset)]
 
 
 if __name__ == "__main__":

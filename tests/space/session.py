@@ -20,7 +20,7 @@ from dataset_script.synthetic_cells import LOOKS, draw_cell
 from tests.space import small_dataset_repo
 from tests.space.browser import chromium
 from tests.space.running import of_repos, running
-from tests.space.screenshots import ROOT, fill_tab, open_tab, shoot, visit
+from tests.space.screenshots import RELEASE, ROOT, fill_tab, open_tab, shoot, visit
 
 KINDS = ("jpg", "png", "tif", "bmp", "webp")
 
@@ -120,7 +120,7 @@ def main(arguments: list[str]) -> int:
         return 2
     out, cells = Path(arguments[0]), int((arguments[1:] or ["200"])[0])
     out.mkdir(parents=True, exist_ok=True)
-    model = os.environ.get("MODEL_ID") or str(ROOT / "hub_model" / "release")
+    model = os.environ.get("MODEL_ID") or RELEASE
     with tempfile.TemporaryDirectory() as scratch, chromium() as browser:
         folder = Path(scratch)
         dataset = small_dataset_repo.build(folder / "data", {"train": 12, "validation": 2, "test": 6})

@@ -38,6 +38,7 @@ from space.export import zipped as zipped_files
 from space.resources import Resources
 from space.tab_cells import head
 from space.tab_field import head as field_head
+from tests.pictures import encoded
 from tests.small_model_repo import LABELS
 from tests.space.bad_uploads import jpeg, zipped
 from tests.space.small_desk import ORIGIN, filled
@@ -48,11 +49,6 @@ FLAT = Calibration(LABELS)
 @pytest.fixture(scope="module")
 def classifier(small_model: Path) -> Classifier:
     return Classifier.from_pretrained(small_model)
-
-
-def png(image: Image.Image) -> bytes:
-    image.save(buffer := io.BytesIO(), "PNG")
-    return buffer.getvalue()
 
 
 def dark(image: Image.Image) -> Image.Image:
@@ -179,9 +175,9 @@ def test_a_batch_unlike_the_training_images_comes_with_a_warning_everywhere(
     resources = Resources(careful, Batcher(careful), None, [])
     for cells, warned in ((known[::3], False), ([dark(cell) for cell in known[:20]], True)):
         path = tmp_path / f"{warned}.zip"
-        path.write_bytes(zipped({f"{i}.png": png(cell) for i, cell in enumerate(cells)}))
+        path.write_bytes(zipped({f"{i}.png": encoded(cell, "PNG") for i, cell in enumerate(cells)}))
         answer = answer_uploads(resources, [str(path)])
-        assert all(("darker" in row["warning"]) == warned for row in count_rows(answer))
+        assert all(("darker" in row["warning"]) == warned for row in count_rows(resources, answer))
         desk = filled(classifier, tmp_path, 1)
         desk.shift = answer.predictions.shift
         desk.field = {"found": 7, "side": 250}

@@ -4,12 +4,14 @@ is none."""
 import random
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from dataset_script.synthetic_cells import LOOKS, draw_cell, draw_field
+from space.dataset_repo import Sample
 from space.fields import (
     CROP_SIDE,
     FINEST,
@@ -22,6 +24,8 @@ from space.fields import (
     find_cells,
     typical_diameter,
 )
+from space.tab_field import example_field
+from tests.pictures import encoded
 
 KINDS = [label for label in LOOKS if label != "NIF"]
 
@@ -104,6 +108,19 @@ def test_a_crop_over_the_edge_is_filled_with_background() -> None:
     crop = cut(field, Box(-100, -100, 240))
     assert crop.size == (CROP_SIDE, CROP_SIDE)
     assert np.asarray(crop)[:40, :40].min() > 120
+
+
+def test_all_cells_of_the_example_are_found_whatever_the_light_of_some_crops(tmp_path: Path) -> None:
+    samples = []
+    for seed in range(4):
+        for label in KINDS:
+            light = ImageEnhance.Brightness(draw_cell(label, seed)).enhance(1 if seed else 0.6)
+            samples.append(Sample(encoded(light, "PNG"), label, ""))
+    classifier = SimpleNamespace(label_names=KINDS, label_descriptions={})
+    path = example_field(SimpleNamespace(held_out=samples, classifier=classifier), tmp_path)
+    boxes = find_cells(Image.open(path).convert("RGB"))
+    middles = [(150 + 300 * row, 150 + 300 * column) for row in range(3) for column in range(4)]
+    assert matched(boxes, middles, 60) == len(boxes) == 12
 
 
 @pytest.mark.real_data

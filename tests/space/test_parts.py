@@ -1,4 +1,4 @@
-"""Texts, report, batches, neighbours, heat map, dataset repo: one rule a test."""
+"""Texts, colours, batches, neighbours, the address, and what stays in memory: one rule a test."""
 
 import json
 import re
@@ -6,30 +6,26 @@ import shutil
 import socket
 import string
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
-import datasets
-import gradio as gr
+import httpx2
 import numpy as np
 import pytest
-from huggingface_hub import HfApi
+from gradio_client import Client
 
 import space
 from dataset_script.synthetic_cells import draw_cell
 from hub_model.inference.appearance import CLASS_FREE, STATISTICS, Shift
 from hub_model.inference.classifier import Classifier
-from hub_model.inference.errors import RepoError
-from space import charts, tab_model
-from space.app import main, start
+from space import charts
+from space.app import forget_finished, main, start
 from space.batching import Batcher
-from space.cards import answer_card, footer, percent
+from space.cards import answer_card, explanation, percent
 from space.dataset_repo import Sample, open_dataset_repo
 from space.page import SESSIONS
-from space.resources import Resources, load_resources
+from space.resources import Resources
 from space.similar import SimilarCells
-from space.texts import EN, ID, NOTES, Words, language_of, note_on, number, say_shift
-from space.visits import Visits
+from space.texts import EN, ID, NOTES, language_of, note_on, number, say_shift
 from tests.small_model_repo import LABELS
 
 FOLDER = Path(space.__file__).parent
@@ -84,6 +80,19 @@ def test_markup_from_names_and_repos_is_escaped(classifier: Classifier) -> None:
     assert "<i>BLA" not in card and "<b>x</b>" not in card
 
 
+def test_how_often_a_sure_answer_may_be_wrong_is_the_model_repos_rule(
+    small_model: Path, classifier: Classifier, tmp_path: Path
+) -> None:
+    repo = shutil.copytree(small_model, tmp_path / "model")
+    path = repo / "calibration.json"
+    for error, said in ((0.03, "at most 3%"), (0.055, "at most 6%"), (None, "One class fits")):
+        calibration = json.loads(path.read_text())
+        calibration["sure"]["error"] = error
+        path.write_text(json.dumps(calibration))
+        resources = Resources(Classifier.from_pretrained(repo), Batcher(classifier), None, [])
+        assert explanation(resources, "en", "sure").count(said) == 1
+
+
 def test_a_percentage_never_claims_certainty() -> None:
     assert [percent(p) for p in (1.0, 0.997, 0.5, 0.001)] == ["&gt;99%", "&gt;99%", "50%", "&lt;1%"]
 
@@ -93,19 +102,6 @@ def test_a_shift_is_told_without_a_word_of_english() -> None:
     for statistic in STATISTICS[:CLASS_FREE]:
         for off in (2.5, -2.5):
             assert not english & set(re.findall(r"\w+", say_shift("id", Shift(statistic, off))))
-
-
-def test_whose_pictures_they_are_follows_the_dataset(classifier: Classifier, tmp_path: Path) -> None:
-    kinds = {"label": datasets.ClassLabel(names=list(LABELS)), "source": datasets.Value("string")}
-    rows = {"label": [0, 1, 2], "source": ["bone_marrow", "blood", "blood"]}
-    datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).to_parquet(tmp_path / "train.parquet")
-    (tmp_path / "README.md").write_text(
-        "---\nlicense: cc-by-4.0\n---\ndoi:10.7937/TCIA.AXH3-T579, doi:10.17632/snkd93bnjr.1"
-    )
-    dataset = open_dataset_repo(tmp_path)
-    assert dataset.sources == {"bone_marrow": 1, "blood": 2}
-    page = footer(Resources(classifier, Batcher(classifier), None, [], dataset), "en")
-    assert "Matek" in page and "Acevedo" in page and "cc-by-4.0" in page
 
 
 def contrast(one: str, other: str) -> float:
@@ -184,114 +180,6 @@ def test_the_most_similar_cell_to_a_known_cell_is_itself(classifier: Classifier,
     assert first == samples[5] and similarity == pytest.approx(1, abs=1e-4) and len(rest) == 2
 
 
-def without_arrays(repo: Path) -> None:
-    rule = {"score": "mahalanobis", "threshold": 1.0, "residual_variance": 1.0}
-    (repo / "calibration.json").write_text(json.dumps({"out_of_distribution": rule}))
-    (repo / "out_of_distribution.safetensors").unlink()
-
-
-def of_garbage(repo: Path) -> None:
-    without_arrays(repo)
-    (repo / "out_of_distribution.safetensors").write_bytes(b"garbage")
-
-
-def cut_off(repo: Path) -> None:
-    shutil.rmtree(repo / "onnx")  # with it, the weights are not needed
-    (repo / "model.safetensors").write_bytes((repo / "model.safetensors").read_bytes()[:1000])
-
-
-def of_no_architecture(repo: Path) -> None:
-    shutil.rmtree(repo / "onnx")
-    says(architecture="nonsense")(repo)
-
-
-def says(**changes: object) -> Callable[[Path], None]:
-    """The change to config.json, those to its pretrained_cfg among them."""
-
-    def change(repo: Path) -> None:
-        config = json.loads((repo / "config.json").read_text())
-        cfg = config["pretrained_cfg"]
-        for key, value in changes.items():
-            (cfg if key in cfg and key not in config else config)[key] = value
-        (repo / "config.json").write_text(json.dumps(config))
-
-    return change
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        without_arrays,
-        of_garbage,
-        cut_off,
-        of_no_architecture,
-        says(input_size=[3, 0, 0]),
-        says(input_size="144"),
-        says(interpolation="nonsense"),
-        says(label_names=list(LABELS[:6]), num_classes=6),
-        says(label_names=[*LABELS, "XYZ"], num_classes=8),
-    ],
-)
-def test_a_model_repo_that_cannot_answer_is_refused_in_one_sentence(
-    damage: Callable[[Path], None], small_model: Path, tmp_path: Path
-) -> None:
-    repo = shutil.copytree(small_model, tmp_path / "repo")
-    (repo / "calibration.json").unlink()
-    damage(repo)
-    with pytest.raises(RepoError, match=r"breaks the contract|config\.json") as refusal:
-        load_resources(str(repo), "")
-    assert "\n" not in str(refusal.value)
-
-
-def test_figures_that_are_missing_or_garbled_are_left_out(small_model: Path, tmp_path: Path) -> None:
-    repo = shutil.copytree(small_model, tmp_path / "repo")
-    metrics = json.loads((repo / "metrics.json").read_text())
-    (repo / "history.jsonl").write_text('[1]\n2\n{"train_loss": 1}\n')
-    for split, drawn in ((None, 0), ({}, 0), ({"per_class": 3}, 0), (metrics["splits"]["test"], 4)):
-        splits = {"test": dict(split, confusion_matrix=None)} if split is not None else {"test": None}
-        (repo / "metrics.json").write_text(json.dumps({"splits": splits}))
-        resources = load_resources(str(repo), "")
-        with gr.Blocks() as page:
-            tab_model.build(resources, Words(), Visits(tmp_path), gr.Tab())
-        (draw,) = page.fns.values()
-        head, *parts = draw.fn(None)
-        assert resources.history == [] and head and sum(bool(part) for part in parts) == drawn
-
-
-def test_the_data_set_repo_reads_alike_from_folder_and_hub(small_dataset: Path, owner: str) -> None:
-    repo = f"{owner}/small-cells"
-    HfApi().create_repo(repo, repo_type="dataset", exist_ok=True)
-    HfApi().upload_folder(repo_id=repo, repo_type="dataset", folder_path=small_dataset)
-    folder, hub = open_dataset_repo(small_dataset), open_dataset_repo(repo)
-    assert folder.label_names == hub.label_names == LABELS
-    assert folder.counts == hub.counts == {"train": [6] * 7, "validation": [2] * 7, "test": [4] * 7}
-    assert list(folder.samples("train", 4)) == list(hub.samples("train", 4))
-
-
-def test_samples_are_balanced_seeded_and_read_where_they_are(small_dataset: Path) -> None:
-    dataset = open_dataset_repo(small_dataset)
-    samples = list(dataset.samples("train", 4, seed=1))
-    assert sorted(s.label for s in samples) == sorted(LABELS * 4)
-    assert all(s.file_name.startswith(s.label) and s.image[:2] == b"\xff\xd8" for s in samples)
-    assert samples == list(dataset.samples("train", 4, seed=1)) != list(dataset.samples("train", 4, seed=2))
-
-
-@pytest.mark.parametrize("name", ["", "nobody/no-data", "not an id"])
-def test_a_missing_data_set_is_one_sentence(name: str) -> None:
-    with pytest.raises(RepoError) as refusal:
-        open_dataset_repo(name)
-    assert "\n" not in str(refusal.value)
-
-
-def test_a_folder_without_class_names_is_one_sentence(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.table({"image": [1], "target": [2]}), tmp_path / "train.parquet")
-    with pytest.raises(RepoError, match=r"class names|label"):
-        open_dataset_repo(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("name", "port", "reason"),
     [
@@ -311,16 +199,25 @@ def test_an_address_that_cannot_be_had_is_one_sentence(
             main()
 
 
-def test_of_ever_more_visits_only_the_latest_are_remembered(
-    small_model: Path, small_dataset: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_what_gradio_remembers_of_calls_stays_small(
+    small_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """Sessions without a copy of the page, the latest of them; no events and no names of files that are gone."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    page = start(str(small_model), str(small_dataset), server_name="127.0.0.1")
+    page = start(str(small_model), "", server_name="127.0.0.1")
     try:
-        visits = page.app.state_holder
+        sessions = page.app.state_holder
         for number in range(SESSIONS + 10):
-            visits[f"visit {number}"]
-        assert len(visits.session_data) == len(visits.time_last_used) == SESSIONS
-        assert "visit 9" not in visits and f"visit {SESSIONS + 9}" in visits
+            assert sessions[f"visit {number}"].config_values == {}
+        assert len(sessions.session_data) == len(sessions.time_last_used) == SESSIONS
+        assert "visit 9" not in sessions and f"visit {SESSIONS + 9}" in sessions
+        client = Client(page.local_url, verbose=False)
+        for _ in range(3):
+            client.predict(api_name="/model")
+        sent = httpx2.post(f"{page.local_api_url}upload", files={"files": ("cell.jpg", b"x")})
+        assert len(page._queue.event_analytics) == 1 and page.upload_file_set == set(sent.json())
+        page._queue.pending_messages_per_session.clear()
+        forget_finished(page)
+        assert not page._queue.pending_event_ids_session and not any(page.temp_file_sets)
     finally:
         page.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import http.server
-import io
 import json
 import re
 import shutil
@@ -24,9 +23,10 @@ from dataset_script.synthetic_cells import draw_cell
 from space.charts import class_bars, share_pie
 from space.dataset_repo import Sample, open_dataset_repo
 from space.resources import is_readable
-from tests.small_model_repo import LABELS
+from tests.space.bad_uploads import jpeg
 from tests.space.running import RunningSpace, running
 from tests.space.screenshots import TABS, open_tab, visit
+from tests.space.small_dataset_repo import build
 
 FOLDER = Path(space.__file__).parent
 EVIL = {
@@ -173,8 +173,7 @@ def test_names_in_charts_are_no_markup() -> None:
 
 def test_a_data_set_with_gaps_gives_no_wrong_label(tmp_path: Path) -> None:
     """Rows without an image or a label, as foreign datasets have them (-1 stands for an unknown label)."""
-    draw_cell("EOS", 1).save(buffer := io.BytesIO(), "JPEG")
-    picture = {"bytes": buffer.getvalue(), "path": None}
+    picture = {"bytes": jpeg(), "path": None}
     kinds = {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=["a", "b"])}
     rows = {"image": [picture, None, picture, picture], "label": [1, 0, -1, None]}
     datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).to_parquet(tmp_path / "train.parquet")
@@ -198,22 +197,9 @@ def hostile_space(
             text = text.replace(json.dumps(label), json.dumps(evil))
         text = text.replace('"promyelocyte"', json.dumps("<img src=x onerror=window.hacked=2>"))
         (model / name).write_text(text)
-    kinds = {
-        "image": datasets.Image(),
-        "label": datasets.ClassLabel(names=list(EVIL.values())),
-        "file_name": datasets.Value("string"),
-    }
-    rows = {"image": [], "label": [], "file_name": []}
-    for i, label in enumerate(list(LABELS) * 2):
-        draw_cell(label, i).save(buffer := io.BytesIO(), "JPEG")
-        rows["image"].append({"bytes": buffer.getvalue(), "path": None})
-        rows["label"].append(i % len(LABELS))
-        rows["file_name"].append("../../<svg onload=window.hacked=3>.sh")
-    (top / "data").mkdir()
-    table = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
-    for split in ("train", "test"):
-        table.to_parquet(top / "data" / f"{split}.parquet")
-    arguments = ["-m", "space", "--model", str(model), "--dataset", str(top / "data")]
+    names, file_name = list(EVIL.values()), "../../<svg onload=window.hacked=3>.sh"
+    data = build(top / "data", {"train": 2, "test": 2}, names, file_name)
+    arguments = ["-m", "space", "--model", str(model), "--dataset", str(data)]
     with running(RunningSpace(arguments, top / "space", environment={"TMPDIR": str(top)})) as started:
         yield started, top
 

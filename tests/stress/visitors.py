@@ -205,7 +205,7 @@ def latency_line(name: str, replies: Sequence[Reply], seconds: float) -> str:
 
 
 def memory_line(samples: Sequence[float]) -> str:
-    """The course of memory: after warming up, in the middle, at the end, and the most."""
-    places = [samples[round(share * (len(samples) - 1))] for share in (0.25, 0.5, 0.75, 1)]
+    """The course of memory: at first, after warming up, in the middle, at the end, and the most."""
+    places = [samples[round(share * (len(samples) - 1))] for share in (0, 0.25, 0.5, 0.75, 1)]
     course = " → ".join(f"{value:.0f}" for value in places)
-    return f"memory at 1/4, 1/2, 3/4 and the end: {course} MB (most {max(samples):.0f} MB)"
+    return f"memory at first, at 1/4, 1/2, 3/4 and the end: {course} MB (most {max(samples):.0f} MB)"
