@@ -13,70 +13,51 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from sklearn.metrics import (
-    accuracy_score,
-    confusion_matrix,
-    f1_score,
-    log_loss,
-    precision_recall_fscore_support,
-)
 from timm.data import create_transform
 from timm.models import save_for_hf
 
+from dataset_script.labels import CLASSES
 from dataset_script.synthetic_cells import LOOKS, draw_cell
+from hub_model.evaluation import evaluate_split
+from hub_model.inference.calibration import softmax
+from hub_model.onnx.export import LogitsAndFeatures, export_onnx
+from hub_model.studies.calibration_report import calibration_figures
 from hub_model.studies.ood import fit_rule, write_rule
 
 ARCHITECTURE = "test_efficientnet"  # timm's own miniature: 100,000 parameters
 LABELS = tuple(LOOKS)
-DESCRIPTIONS = {
-    "BLA": "blast",
-    "EOS": "eosinophil",
-    "LYT": "lymphocyte",
-    "MON": "monocyte",
-    "NGS": "segmented neutrophil",
-    "NIF": "not identifiable",
-    "PMO": "promyelocyte",
-}
-DATA = {
-    "input_size": (3, 96, 96),
-    "interpolation": "bicubic",
-    "crop_pct": 0.95,
-    "crop_mode": "center",
-    "mean": (0.5, 0.45, 0.6),
-    "std": (0.2, 0.25, 0.2),
-}
+DESCRIPTIONS = {label: CLASSES[label] for label in LABELS}
+SIZE = (3, 96, 96)
+DATA = {"input_size": SIZE, "interpolation": "bicubic", "crop_pct": 0.95, "crop_mode": "center"}
+DATA |= {"mean": (0.5, 0.45, 0.6), "std": (0.2, 0.25, 0.2)}
 
 
-def drawn(per_class: int, first_seed: int) -> tuple[list, np.ndarray]:
-    """Drawn cells of every class and their labels."""
-    images = [draw_cell(label, first_seed + i) for label in LABELS for i in range(per_class)]
-    return images, np.repeat(np.arange(len(LABELS)), per_class)
+def drawn(per_class: int, first_seed: int) -> tuple[torch.Tensor, np.ndarray]:
+    """Drawn cells of every class as the network takes them, and their labels."""
+    transform = create_transform(**DATA, is_training=False)
+    images = [transform(draw_cell(label, first_seed + i)) for label in LABELS for i in range(per_class)]
+    return torch.stack(images), np.repeat(np.arange(len(LABELS)), per_class)
 
 
-def build(folder: Path, per_class: int = 12, steps: int = 48, onnx: bool = True) -> Path:
-    """Train for `steps` steps on drawn cells, write the model repo into `folder`, and return it."""
+def build(folder: Path) -> Path:
+    """Train for a moment on drawn cells, write the model repo into `folder`, and return it."""
     torch.manual_seed(0)
     model = timm.create_model(ARCHITECTURE, num_classes=len(LABELS))
-    transform = create_transform(**DATA, is_training=False)
-    images, labels = drawn(per_class, 0)
-    _train(model, torch.stack([transform(image) for image in images]), torch.from_numpy(labels), steps)
-    save_for_hf(
-        model,
-        folder,
-        model_config={
-            "label_names": list(LABELS),
-            "label_descriptions": DESCRIPTIONS,
-            "pretrained_cfg": {**DATA, "num_classes": len(LABELS), "license": "apache-2.0"},
-        },
-        safe_serialization=True,
-    )
-    held_out, truth = drawn(max(4, per_class // 2), 10_000)
+    pixels, labels = drawn(12, 0)
+    _train(model, pixels, torch.from_numpy(labels), steps=48)
+    config = {"label_names": list(LABELS), "label_descriptions": DESCRIPTIONS}
+    config["pretrained_cfg"] = {**DATA, "num_classes": len(LABELS), "license": "apache-2.0"}
+    save_for_hf(model, folder, model_config=config, safe_serialization=True)
+    held_out, truth = drawn(6, 10_000)
     with torch.inference_mode():
-        logits = model(torch.stack([transform(image) for image in held_out])).double().numpy()
-    _write_reports(folder, logits, truth)
-    _write_ood_rule(folder, model, torch.stack([transform(image) for image in [*images, *held_out]]))
-    if onnx:
-        export_onnx(model, folder)
+        logits, features = (
+            output.numpy() for output in LogitsAndFeatures(model)(torch.cat([held_out, pixels]))
+        )
+    _write_reports(folder, logits[: len(truth)], truth)
+    # few enough directions not to fit these cells alone, and a threshold that keeps them and others like them
+    rule = fit_rule(features, logits.argmax(axis=1), directions=8)
+    write_rule(folder, replace(rule, threshold=2 * float(rule.score(features).max())))
+    export_onnx(model, SIZE, folder / "onnx" / "model.onnx")
     return folder
 
 
@@ -96,134 +77,44 @@ def _train(model: torch.nn.Module, pixels: torch.Tensor, labels: torch.Tensor, s
     model.eval()
 
 
-class _Outputs(torch.nn.Module):
-    """Logits and features from one pass: the graph that the contract describes."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        spatial = self.model.forward_features(pixel_values)
-        return self.model.forward_head(spatial), self.model.forward_head(spatial, pre_logits=True)
-
-
-def export_onnx(model: torch.nn.Module, folder: Path) -> None:
-    """Write `onnx/model.onnx` with a free batch axis."""
-    (folder / "onnx").mkdir(exist_ok=True)
-    torch.onnx.export(
-        _Outputs(model).eval(),
-        (torch.zeros(2, *DATA["input_size"]),),
-        folder / "onnx" / "model.onnx",
-        input_names=["pixel_values"],
-        output_names=["logits", "features"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
-
-
-def _write_ood_rule(folder: Path, model: torch.nn.Module, pixels: torch.Tensor) -> None:
-    """An out-of-distribution rule that keeps these cells and others like them."""
-    with torch.inference_mode():
-        logits, features = (output.numpy() for output in _Outputs(model)(pixels))
-    rule = fit_rule(features, logits.argmax(axis=1), directions=8)  # few enough not to fit these cells alone
-    write_rule(folder, replace(rule, threshold=2 * float(rule.score(features).max())))
-
-
 def _write_reports(folder: Path, logits: np.ndarray, truth: np.ndarray) -> None:
     """`metrics.json`, `history.jsonl` and `calibration.json` from logits on cells that were not fitted on."""
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    p = exponentials / exponentials.sum(axis=1, keepdims=True)
-    guess = p.argmax(axis=1)
-    precision, recall, f1, support = precision_recall_fscore_support(truth, guess, zero_division=0)
-    confidence, right = p.max(axis=1), guess == truth
-    order = np.argsort(-confidence)
-    coverage = [
-        {
-            "coverage": float(part),
-            "accuracy": float(right[order[: max(1, round(part * len(order)))]].mean()),
-            "threshold": float(confidence[order[max(1, round(part * len(order))) - 1]]),
+    score = 1 - softmax(logits, 1.0)[np.arange(len(truth)), truth]
+    conformal = {
+        level: {
+            name: float(np.quantile(score[truth == i], float(level), method="higher"))
+            for i, name in enumerate(LABELS)
         }
-        for part in np.linspace(0.1, 1, 10)
-    ]
-    bins = np.digitize(confidence, np.linspace(0, 1, 6)[1:-1])
-    split = {
-        "images": len(truth),
-        "accuracy": float(accuracy_score(truth, guess)),
-        "balanced_accuracy": float(recall.mean()),
-        "macro_f1": float(f1_score(truth, guess, average="macro")),
-        "auc": 0.99,
-        "log_loss": float(log_loss(truth, p)),
-        "ece": 0.05,
-        "per_class": {
-            label: {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
-                "auc": 0.99,
-                "support": int(support[i]),
-            }
-            for i, label in enumerate(LABELS)
-        },
-        "confusion_matrix": confusion_matrix(truth, guess).tolist(),
-        "intervals": {"accuracy": [float(right.mean() - 0.05), float(min(1, right.mean() + 0.05))]},
-        "reliability": [
-            {
-                "confidence": float(confidence[bins == b].mean()),
-                "accuracy": float(right[bins == b].mean()),
-                "images": int((bins == b).sum()),
-            }
-            for b in range(5)
-            if (bins == b).any()
-        ],
-        "accuracy_against_coverage": coverage,
+        for level in ("0.90", "0.95")
     }
-    metrics = {
-        "schema": 1,
-        "label_names": list(LABELS),
-        "label_descriptions": DESCRIPTIONS,
-        "model": {
-            "architecture": ARCHITECTURE,
-            "parameters": 3_500_000,
-            "gmacs": 0.08,
-            "input_size": [3, 96, 96],
-        },
-        "dataset": {"id": "localdev/drawn", "revision": "0" * 40, "splits": {"train": 112}},
-        "splits": {"validation": split, "test": split},
-    }
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
-    history = [
-        {
-            "epoch": epoch,
-            "train_loss": 1.9 * 0.8**epoch,
-            "train_accuracy": 1 - 0.8 * 0.8**epoch,
-            "train_macro_f1": 1 - 0.82 * 0.8**epoch,
-            "validation_loss": 1.95 * 0.84**epoch,
-            "validation_accuracy": 1 - 0.8 * 0.84**epoch,
-            "validation_macro_f1": 1 - 0.83 * 0.84**epoch,
-            "learning_rate": 1e-3 * (1 - epoch / 12),
-            "image_size": 96,
-        }
-        for epoch in range(12)
-    ]
-    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
-    score = 1 - p[np.arange(len(truth)), truth]
     calibration = {
         "schema": 1,
         "temperature": {"value": 1.0, "fitted_on": "validation"},
         "sure": {"thresholds": dict.fromkeys(LABELS, 0.8)},
         "conformal": {
-            level: {
-                "thresholds": {
-                    label: float(np.quantile(score[truth == i], float(level), method="higher"))
-                    for i, label in enumerate(LABELS)
-                },
-                "fitted_on": "validation",
-            }
-            for level in ("0.90", "0.95")
+            level: {"thresholds": limits, "fitted_on": "validation"} for level, limits in conformal.items()
         },
     }
+    split = evaluate_split(logits, truth, LABELS, resamples=20)
+    split |= calibration_figures(logits, truth, LABELS, calibration, resamples=20)
+    metrics = {
+        "schema": 1,
+        "label_names": list(LABELS),
+        "label_descriptions": DESCRIPTIONS,
+        "model": {"architecture": ARCHITECTURE, "parameters": 3_500_000, "gmacs": 0.08, "input_size": SIZE},
+        "dataset": {"id": "localdev/drawn", "revision": "0" * 40, "splits": {"train": 112}},
+        "splits": {"validation": split, "test": split},
+    }
+    history = [
+        {"epoch": epoch, "learning_rate": 1e-3 * (1 - epoch / 12), "image_size": 96}
+        | {
+            f"{split}_{name}": 1.9 * pace**epoch if name == "loss" else 1 - 0.8 * pace**epoch
+            for split, pace in (("train", 0.8), ("validation", 0.84))
+            for name in ("loss", "accuracy", "macro_f1")
+        }
+        for epoch in range(12)
+    ]
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
     (folder / "calibration.json").write_text(json.dumps(calibration, indent=2))
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
     (folder / "README.md").write_text("---\nlibrary_name: timm\n---\nDrawn cells, for tests.\n")

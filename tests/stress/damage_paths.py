@@ -11,12 +11,11 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from dataset_script.parquet import features, write_shard
+from dataset_script.records import Row
 from tests.stress.mutations import LABELS
+from tests.training.small import CONFIG, data_options
 
 Outcome = tuple[str, str, bool]  # file name, "kept" or a sentence, whether it came back as what it is
 
@@ -30,32 +29,17 @@ def resident(key: str) -> float:
 
 
 def write_parquet(raw: Path, out: Path) -> None:
-    """The files of a raw folder as a dataset repo of one shard a split, streamed to disk; as others might publish it."""
-    import datasets
-
-    features = datasets.Features(
-        {
-            "image": datasets.Image(),
-            "label": datasets.ClassLabel(names=list(LABELS)),
-            "file_name": datasets.Value("string"),
-        }
-    )
-    schema = features.arrow_schema
+    """The files of a raw folder as a dataset repo of one shard a split, whatever they are; as others might publish it."""
     out.mkdir(parents=True)
-    paths = sorted(path for path in raw.rglob("*") if path.is_file())
-    for split, chosen in (("train", paths), ("validation", paths[:1])):
-        with pq.ParquetWriter(out / f"{split}-00000-of-00001.parquet", schema) as writer:
-            for start in range(0, len(chosen), 50):
-                part = chosen[start : start + 50]
-                columns = {
-                    "image": pa.array(
-                        [{"bytes": path.read_bytes(), "path": path.name} for path in part],
-                        schema.field("image").type,
-                    ),
-                    "label": pa.array([LABELS.index(path.parent.name) for path in part], pa.int64()),
-                    "file_name": [path.name for path in part],
-                }
-                writer.write_table(pa.table(columns, schema=schema))
+    rows = [
+        Row(str(path), b"", path.stat().st_size, label=LABELS.index(path.parent.name), file_name=path.name)
+        for path in sorted(raw.rglob("*"))
+        if path.is_file()
+    ]
+    schema = features(list(LABELS)).arrow_schema
+    for split, chosen in (("train", rows), ("validation", rows[:1])):
+        shard = out / f"{split}-00000-of-00001.parquet"
+        write_shard(shard, chosen, schema, lambda row: Path(row.path).read_bytes(), lambda written: None)
 
 
 def through_trainer(folder: Path) -> Iterator[Outcome]:
@@ -65,16 +49,8 @@ def through_trainer(folder: Path) -> Iterator[Outcome]:
     from training.source import open_source
 
     labels = {path.name: path.parent.name for path in folder.rglob("*") if path.parent.name in LABELS}
-    transform = geometry(
-        {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "crop_pct": 1.0}, 64
-    )
-    source = open_source(
-        SimpleNamespace(
-            dataset=str(folder / "parquet"), dataset_config=None, dataset_revision=None, image_column="image",
-            label_column="label", train_split="train", validation_split="validation", test_split="test",
-        ),
-        streaming=True,
-    )  # fmt: skip
+    transform = geometry(CONFIG, 64)
+    source = open_source(data_options(folder / "parquet"), streaming=True)
     for row in source.rows("train"):
         right = source.label_names[row.label] == labels[row.name]
         try:

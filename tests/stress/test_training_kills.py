@@ -33,17 +33,8 @@ TIMEOUT = ["--process_group_timeout", "1"]  # how long one waits for another tha
 
 @pytest.fixture(scope="module")
 def arguments(drawn_dataset) -> list:
-    return [
-        "--dataset",
-        drawn_dataset,
-        *TINY,
-        "--epochs",
-        EPOCHS,
-        *CHECKPOINTS,
-        *TIMEOUT,
-        "--resume",
-        "--output_dir",
-    ]
+    end = ["--epochs", EPOCHS, *CHECKPOINTS, *TIMEOUT, "--resume", "--output_dir"]
+    return ["--dataset", drawn_dataset, *TINY, *end]
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one-process", "two-processes"])
