@@ -12,7 +12,6 @@ from pathlib import Path
 
 from dataset_script.arguments import seed, whole_number
 from dataset_script.build import build
-from dataset_script.labels import SHEETS
 from dataset_script.records import Summary
 from dataset_script.source import DatasetError, shown
 from dataset_script.splits import SPLITS
@@ -24,93 +23,60 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m dataset_script", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
 
-    draw = commands.add_parser(
-        "synthetic",
-        help="write synthetic cells of the seven classes as OUT/CLASS/CLASS_synthetic_NNNNN.jpg",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    draw.add_argument("out", type=Path, metavar="OUT", help="the raw folder")
-    draw.add_argument(
+    drawn = "write synthetic cells of the seven classes as OUT/CLASS/CLASS_synthetic_NNNNN.jpg"
+    add = commands.add_parser("synthetic", help=drawn, description=drawn).add_argument
+    add("out", type=Path, metavar="OUT", help="the raw folder")
+    add(
         "--per_class",
         type=whole_number(1),
         default=40,
         metavar="N",
-        help="images of each class",
+        help="of each class (default: 40)",
     )
-    draw.add_argument("--seed", type=seed, default=0, help="decides every image")
+    add("--seed", type=seed, default=0, help="decides every image (default: 0)")
 
-    make = commands.add_parser(
+    add = commands.add_parser(
         "build",
         help="make a dataset folder of raw images",
         description="RAW is a folder (one folder a class, at any depth; the splits of train/, test/ and the like are kept), a "
         "zip, or kaggle:OWNER/DATASET. Of several, each needs its source's name: bone_marrow=FOLDER peripheral_blood=FOLDER.",
-    )
-    make.add_argument("raw", nargs="+", metavar="RAW", help="where the images are")
-    make.add_argument("out", type=Path, metavar="OUT", help="the dataset folder")
-    make.add_argument(
-        "--classes", type=class_list, default=(), metavar="A,B",
-        help="folders that are the classes, wherever they are (default: all; a name with a comma in double quotes)",
-    )  # fmt: skip
-    make.add_argument(
-        "--labels", type=Path, metavar="FILE",
-        help="table of file names and labels, with a split and a group column if you like: CSV, TSV, JSON lines or Parquet "
-        "(default: metadata.csv or labels.csv in RAW, where the folders are no classes)",
-    )  # fmt: skip
-    make.add_argument(
-        "--group_by", metavar="NAME",
-        help="keep together, in one split, the images of a folder whose name begins with NAME, such as patient (default: "
-        "near-duplicates only)",
-    )  # fmt: skip
-    make.add_argument(
-        "--per_class",
-        type=whole_number(1),
-        metavar="N",
-        help="at most N images a class, sampled by seed (default: all)",
-    )
-    make.add_argument("--seed", type=seed, default=0, help="of the splits and of --per_class (default: 0)")
-    make.add_argument(
-        "--test_names", type=Path, metavar="FILE",
-        help="published test list: text or CSV of file names, with folders where names repeat (default: 15%% of each class)",
-    )  # fmt: skip
-    make.add_argument(
-        "--follow_links",
-        action="store_true",
-        help="read links that lead out of RAW (default: list them as rejected)",
-    )
-    make.add_argument(
-        "--zip_encoding",
-        metavar="NAME",
-        help="code page of names in zips, such as cp866 or gbk (default: UTF-8, else DOS)",
-    )
-    make.add_argument(
-        "--strict", action="store_true", help="exit 1 when any file was rejected (default: list it)"
-    )
-    make.add_argument("--overwrite", action="store_true", help="replace the dataset in OUT (default: refuse)")
-    make.add_argument(
-        "--card", choices=("auto", *SHEETS, "synthetic", "own"), default="auto",
-        help="what the card says about origin (default: auto, which knows synthetic images by their JPEG comment and published "
-        "ones by their names and form)",
-    )  # fmt: skip
-    make.add_argument(
-        "--shard_mb",
-        type=whole_number(1),
-        default=250,
-        help="images in one Parquet file, at most (default: 250)",
-    )
+    ).add_argument
+    add("raw", nargs="+", metavar="RAW", help="where the images are")
+    add("out", type=Path, metavar="OUT", help="the dataset folder")
+    add("--classes", type=class_list, default=(), metavar="A,B",
+        help="folders that are the classes, wherever they are (default: all; a name with a comma in quotes)")  # fmt: skip
+    add("--labels", type=Path, metavar="FILE",
+        help="table of file names and labels, with a split and a group column if you like: CSV, TSV, JSON lines or "
+        "Parquet (default: metadata.csv or labels.csv in RAW, where the folders are no classes)")  # fmt: skip
+    add("--group_by", metavar="NAME",
+        help="keep together, in one split, the images of a folder whose name begins with NAME, such as patient "
+        "(default: near-duplicates only)")  # fmt: skip
+    capped = "at most N images a class, sampled by seed (default: all)"
+    add("--per_class", type=whole_number(1), metavar="N", help=capped)
+    add("--seed", type=seed, default=0, help="of the splits and of --per_class (default: 0)")
+    add("--test_names", type=Path, metavar="FILE",
+        help="published test list: text or CSV of file names, with folders where names repeat (default: 15%% of each "
+        "class)")  # fmt: skip
+    links = "read links that lead out of RAW (default: list them as rejected)"
+    add("--follow_links", action="store_true", help=links)
+    code_page = "code page of names in zips, such as cp866 or gbk (default: UTF-8, else DOS)"
+    add("--zip_encoding", metavar="NAME", help=code_page)
+    add("--strict", action="store_true", help="exit 1 when any file was rejected (default: list it)")
+    add("--overwrite", action="store_true", help="replace the dataset in OUT (default: refuse)")
+    size = "images in one Parquet file, at most (default: 250)"
+    add("--shard_mb", type=whole_number(1), default=250, help=size)
     cores = len(os.sched_getaffinity(0))
-    make.add_argument(
-        "--workers", type=whole_number(1), default=cores, help="processes that decode (default: one a core)"
-    )
+    add("--workers", type=whole_number(1), default=cores, help="processes that decode (default: one a core)")
 
-    send = commands.add_parser("push", help="publish a built folder as a dataset repo, in one commit")
-    send.add_argument("out", type=Path, metavar="OUT", help="the dataset folder")
-    send.add_argument("repo_id", metavar="OWNER/NAME", help="the dataset repo, made where it is missing")
-    send.add_argument("--private", action="store_true", help="make the repo private (default: public)")
-    send.add_argument("--revision", help="branch, made where it is missing (default: main)")
-    for kind, what in (("model", "model repo"), ("space", "Space")):
-        send.add_argument(
-            f"--{kind}", metavar="OWNER/NAME", help=f"{what} that the card links (default: none)"
-        )
+    add = commands.add_parser(
+        "push", help="publish a built folder as a dataset repo, in one commit"
+    ).add_argument
+    add("out", type=Path, metavar="OUT", help="the dataset folder")
+    add("repo_id", metavar="OWNER/NAME", help="the dataset repo, made where it is missing")
+    add("--private", action="store_true", help="make the repo private (default: public)")
+    add("--revision", help="branch, made where it is missing (default: main)")
+    add("--model", metavar="OWNER/NAME", help="model repo that the card links (default: none)")
+    add("--space", metavar="OWNER/NAME", help="Space that the card links (default: none)")
     return top
 
 

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import shutil
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from dataset_script.near_duplicates import POINT, Spool, link
 from dataset_script.records import NEAR, Rejected, Row, Summary
 from dataset_script.source import DatasetError, Sources, base_name, shown
 from dataset_script.splits import FRACTION, FRACTION_BESIDE_LIST, SPLITS, assign_splits
-from dataset_script.tables import read_test_names, write_csv
+from dataset_script.tables import read_option, read_test_names, write_csv
 from dataset_script.validate import Validated, read_luminance, validate
 
 
@@ -50,12 +50,7 @@ def build(raws: Sequence[str], out: Path, options: argparse.Namespace) -> Summar
             )
     names = None if options.test_names is None else read_test_names(options.test_names)
     with replaced_at_the_end(out, options.overwrite) as folder:
-        table = None
-        if options.labels is not None:
-            try:
-                table = (options.labels.name, options.labels.read_bytes())
-            except OSError as error:
-                raise DatasetError(f"--labels {options.labels} cannot be read: {error.strerror}") from error
+        table = options.labels and (options.labels.name, read_option("--labels", options.labels))
         wanted = [class_name(name) for name in options.classes]
         folders = arrange(sources, wanted, options.group_by, table)
         listed = find_listed(folders, names or ())
@@ -82,7 +77,7 @@ def build(raws: Sequence[str], out: Path, options: argparse.Namespace) -> Summar
         kept = {row.path for row in rows}
         summary = Summary(
             out, classes, folders.seen, rows, sorted(found.rejected, key=lambda item: item.path), folders.left_out,
-            found.spare, len(found.paths), compared, confirmed, options.seed, decide_kinds(rows, classes, options.card),
+            found.spare, len(found.paths), compared, confirmed, options.seed, decide_kinds(rows, classes),
             folders.notes, None if names is None else len(names),
             sum(not kept.isdisjoint(paths) for paths in listed.values()),
         )  # fmt: skip
@@ -214,18 +209,19 @@ def split_rows(rows: Sequence[Row], classes: Sequence[str], names: int | None, s
     ]
 
 
-def decide_kinds(rows: Sequence[Row], classes: Sequence[str], wanted: str) -> dict[str, str]:
+def decide_kinds(rows: Sequence[Row], classes: Sequence[str]) -> dict[str, str]:
     """Return, for each source, matek, acevedo, synthetic or own: what the card may say about its images' origin."""
+    looks: dict[str, Counter] = defaultdict(Counter)
+    for row in rows:
+        looks[row.source][
+            "synthetic" if row.synthetic else published_as(row, classes[row.label]) or "own"
+        ] += 1
     kinds = {}
-    for source in sorted({row.source for row in rows}):
-        own = [row for row in rows if row.source == source]
-        looks = Counter(
-            "synthetic" if row.synthetic else published_as(row, classes[row.label]) for row in own
-        )
-        kind, number = looks.most_common(1)[0]
-        sure = number == len(own) or (not looks["synthetic"] and number >= 0.9 * len(own))
-        kinds[source] = (kind or "own") if sure else "own"
-    return dict.fromkeys(kinds, wanted) if wanted != "auto" else kinds
+    for source, found in sorted(looks.items()):
+        kind, number = found.most_common(1)[0]
+        sure = number == found.total() or (number >= 0.9 * found.total() and not found["synthetic"])
+        kinds[source] = kind if sure else "own"
+    return kinds
 
 
 def write_files(folder: Path, summary: Summary, source, max_bytes: int) -> None:

@@ -8,7 +8,6 @@ every file says so in its JPEG comment (`COMMENT`), by which `build` knows them,
 
 from __future__ import annotations
 
-import io
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,13 +204,6 @@ def draw_field(height: int, width: int, cells: list[tuple[str, int, int]], seed:
     return Image.fromarray(_stain(canvas, rng))
 
 
-def jpeg_bytes(image: Image.Image, quality: int = 92) -> bytes:
-    """Return `image` as a JPEG whose comment says that it is synthetic."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, comment=COMMENT)
-    return buffer.getvalue()
-
-
 def draw_folder(out: Path, per_class: int, seed: int = 0) -> None:
     """Write `per_class` synthetic cells of each class as `out/CLASS/CLASS_synthetic_NNNNN.jpg`.
 
@@ -226,4 +218,4 @@ def draw_folder(out: Path, per_class: int, seed: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         image = draw_cell(label, (seed, list(LOOKS).index(label), number))
         with (folder / f"{label}_synthetic_{number:05d}.jpg").open("xb") as file:
-            file.write(jpeg_bytes(image))
+            image.save(file, "JPEG", quality=92, comment=COMMENT)

@@ -88,6 +88,14 @@ def forward(name: str) -> str:
     return "/".join(part for part in re.split(r"[/\\]", name) if part not in ("", "."))
 
 
+def read_option(option: str, path: Path) -> bytes:
+    """Return the bytes of a file that an option names; DatasetError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{option} {path} cannot be read: {error.strerror}") from error
+
+
 def read_test_names(path: Path) -> set[str]:
     """Return the names of a published test list: text with a name a line, or CSV with a column of names or paths.
 
@@ -96,10 +104,7 @@ def read_test_names(path: Path) -> set[str]:
     Raises:
         DatasetError: the file cannot be read or names no file.
     """
-    try:
-        rows = parse_cells(f"--test_names {path}", path.read_bytes())
-    except OSError as error:
-        raise DatasetError(f"--test_names {path} cannot be read: {error.strerror}") from error
+    rows = parse_cells(f"--test_names {path}", read_option("--test_names", path))
     names = {forward(cell) for row in rows for cell in row if ENDING.search(cell)}
     if not names:
         raise DatasetError(

@@ -118,19 +118,18 @@ def test_the_space_refuses_it_by_name(hostile, hostile_repo, marker) -> None:
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("argument", ["checkpoint_path", "pretrained", "pretrained_cfg_overlay"])
-def test_a_config_cannot_have_timm_load_something_else(tmp_path: Path, argument: str) -> None:
-    folder = write_model(tmp_path / "model", model_args={argument: "/tmp/evil.pth"})
-    with pytest.raises(RepoError, match=argument):
-        open_model_repo(folder)
-    with pytest.raises(TrainingError):
-        Teacher([str(folder)], ["a", "b"], 1.0)
+PLACES = ["hf-hub:evil/model", "local-dir:/tmp", "../../x", "", 7, None]
+EVIL = [({"architecture": place}, "architecture") for place in PLACES]
+EVIL += [
+    ({"model_args": {name: "/tmp/evil.pth"}}, name)
+    for name in ("checkpoint_path", "pretrained", "pretrained_cfg_overlay")
+]
 
 
-@pytest.mark.parametrize("architecture", ["hf-hub:evil/model", "local-dir:/tmp", "../../x", "", 7, None])
-def test_a_config_cannot_name_a_place_for_an_architecture(tmp_path: Path, architecture: object) -> None:
-    folder = write_model(tmp_path / "model", architecture=architecture)
-    with pytest.raises(RepoError, match="architecture"):
+@pytest.mark.parametrize(("config", "said"), EVIL)
+def test_a_config_cannot_have_timm_load_something_else(tmp_path: Path, config: dict, said: str) -> None:
+    folder = write_model(tmp_path / "model", **config)
+    with pytest.raises(RepoError, match=said):
         open_model_repo(folder)
     with pytest.raises(TrainingError):
         Teacher([str(folder)], ["a", "b"], 1.0)
