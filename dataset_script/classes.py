@@ -46,9 +46,7 @@ class ClassFolders:
     classes: set[str] = field(default_factory=set)  # also those that --classes does not name
     left_out: int = 0  # files of classes that --classes does not name
     seen: int = 0  # all entries
-    notes: list[str] = field(
-        default_factory=list
-    )  # what was read from folder names or tables, for the screen
+    notes: list[str] = field(default_factory=list)  # on what was read of splits, groups and tables
 
     def add(self, other: ClassFolders, name: str) -> None:
         """Add what is in one of several sources, the source's name before each path; "" for a lone one."""

@@ -68,9 +68,7 @@ class Summary:
     compared: int  # pairs of pictures
     confirmed: int  # of them, near-duplicates
     seed: int
-    kinds: dict[
-        str, str
-    ]  # of each source ("" for a lone one without a name): matek, acevedo, synthetic or own
+    kinds: dict[str, str]  # source ("" for a lone one without a name) -> matek, acevedo, synthetic or own
     notes: list[str]
     listed: int | None = None  # names on the published test list, None without one
     here: int = 0  # of them that are the name of a kept image

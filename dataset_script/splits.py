@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 SPLITS = ("train", "validation", "test")
 FRACTION = 0.15  # of a class's images, for `validation`, and for `test` where nothing names it
 FRACTION_BESIDE_LIST = (
-    0.20  # for `test`, of a source that a test list names nothing of while it names images of another
+    0.20  # for `test`, of a source that a list names nothing of while it names images of another
 )
 
 
@@ -28,8 +28,8 @@ def assign_splits(
     groups: Sequence[str],
     strata: Sequence[Hashable],
     seed: int,
-    fixed: Mapping[str, str] | None = None,
-    fractions: Callable[[Hashable], tuple[float, float]] = lambda stratum: (FRACTION, FRACTION),
+    fixed: Mapping[str, str],
+    fractions: Callable[[Hashable], tuple[float, float]],
 ) -> dict[str, str]:
     """Return {group: split} for images given by their group ids and strata.
 
@@ -40,7 +40,6 @@ def assign_splits(
         fixed: the splits of groups that have one already.
         fractions: gives the share of a stratum's other images that goes to `test`, and to `validation`.
     """
-    fixed = fixed or {}
     sizes = Counter(groups)
     votes: dict[str, Counter] = defaultdict(Counter)  # of the groups that have several images: they are few
     by_stratum: dict[Hashable, list[str]] = defaultdict(list)

@@ -19,12 +19,10 @@ REFUSED = [
     f"{TRAINER} --learning_rate fast",
     "hub_model.__main__ robustness model data --images -3",
     "hub_model.__main__ ood model data --each 0",
-    "hub_model.__main__ label-issues data out --backbone b --top 0",
-    "hub_model.__main__ new-slide run data --backbone b --clusters 1",
     "hub_model.score images --model m --out o --threads 0",
     "space.__main__ --port 99999",
 ]
-STUDIES = "calibrate ood shift robustness input-size prevalence new-slide label-issues"
+STUDIES = "calibrate ood shift robustness input-size prevalence label-issues"
 COMMANDS = {
     "dataset_script.__main__": "synthetic build push",
     "hub_model.__main__": f"build check push verify {STUDIES}",

@@ -13,14 +13,7 @@ import psutil
 import pytest
 
 import train_accelerate
-from tests.stress.processes import (
-    PATIENCE,
-    Training,
-    assert_same_run,
-    one_sentence,
-    start_server,
-    wait_for,
-)
+from tests.stress.processes import PATIENCE, Training, assert_same_run, one_sentence, start_server, wait_for
 from tests.training.small import LAUNCH_TWO, TINY
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(3 * 3600)]
