@@ -4,7 +4,7 @@ const COMPARE = {
   doubt: (a, b) => DOUBT[a.kind] - DOUBT[b.kind] || a.p - b.p, file: (a, b) => a.file.localeCompare(b.file, undefined, { numeric: true }),
   label: (a, b) => shown(a).localeCompare(shown(b)) || a.p - b.p, p: (a, b) => a.p - b.p,
 };
-let data = null, corrections = {}, history = [], selected = null, order = "doubt", up = false, zoom = 1, timer = 0, turn = 0;
+let data = null, corrections = {}, history = [], selected = null, order = "doubt", up = false, zoom = 1, timer = 0, sending = 0, turn = 0;
 let spot = null;  // while a missed cell is being added: where, in shares of the picture
 let filter = { label: "", kind: "", sample: "" };
 
@@ -172,7 +172,10 @@ function changed(cell) {
   send();
 }
 
-const send = () => trigger("correct", { corrections: { ...corrections }, sample: filter.sample, turn: Date.now() + turn++ / 1000 });
+function send() {  // once for keys that follow one another quickly: each recount draws a chart
+  clearTimeout(sending);
+  sending = setTimeout(() => { sending = 0; trigger("correct", { corrections: { ...corrections }, sample: filter.sample, turn: Date.now() + turn++ / 1000 }); }, 200);
+}
 
 function press(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -192,7 +195,7 @@ function press(event) {
 function receive() {
   const fresh = props.value || null;
   if (fresh && (!data || fresh.id !== data.id)) { history = []; filter = { label: "", kind: "", sample: "" }; selected = null; zoom = 1; spot = null; }
-  if (fresh) corrections = { ...fresh.corrections };
+  if (fresh && !(sending && data && fresh.id === data.id)) corrections = { ...fresh.corrections };
   if (fresh && fresh.select != null) selected = fresh.select;
   data = fresh;
   draw();
