@@ -9,27 +9,11 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from hub_model.contract import (
-    CALIBRATION,
-    CONFIG,
-    MEASUREMENTS,
-    OOD_ARRAYS,
-    WEIGHTS,
-    check_config,
-    check_weights,
-)
+from hub_model.contract import CONFIG, WEIGHTS, check_config, check_weights
 from hub_model.inference.errors import RepoError
-from hub_model.run_folder import AVERAGED, public_name, read_averaged
+from hub_model.run_folder import AVERAGED, read_averaged, without_path
 
-OF_THE_OLD_WEIGHTS = (
-    "logits_*",
-    CALIBRATION,
-    OOD_ARRAYS,
-    MEASUREMENTS,
-    "environment.json",
-    "teacher_cache",
-    "trackio",
-)
+KEPT = (CONFIG, "args.json", "history.jsonl", "timing.jsonl", "checkpoints")  # all else is of the old weights
 
 
 def average(out: Path, runs: list[str]) -> None:
@@ -56,11 +40,13 @@ def average(out: Path, runs: list[str]) -> None:
             mean[name] = mean.get(name, 0) + weight * tensor.double()
     weights = {name: mean[name].to(tensor.dtype) for name, tensor in load_file(first / WEIGHTS).items()}
     before = [part | {"weight": part["weight"] * share} for part in read_averaged(first)]
-    now = [{"name": public_name(str(folder)), "weight": weight} for folder, weight in others]
+    now = [{"name": without_path(str(folder)), "weight": weight} for folder, weight in others]
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as unfinished:
         made = Path(unfinished) / "run"
-        shutil.copytree(first, made, ignore=shutil.ignore_patterns(*OF_THE_OLD_WEIGHTS))
+        shutil.copytree(
+            first, made, ignore=lambda folder, names: set(names) - set(KEPT) if Path(folder) == first else ()
+        )
         save_file(weights, made / WEIGHTS, metadata={"format": "pt"})
         (made / AVERAGED).write_text(json.dumps({"averaged_with": before + now}, indent=2) + "\n", "utf-8")
         made.rename(out)

@@ -35,33 +35,28 @@ def card_text(metrics: dict) -> str:
     `metrics["published"]` holds the ids that `push` renders it for (see `hub_model.push`); without it, the snippets
     are for the folder that the card is in.
     """
-    model, training = metrics["model"], metrics["training"]
-    names, described, splits = metrics["label_names"], metrics["label_descriptions"], metrics["splits"]
-    published, data = metrics.get("published") or {}, metrics["dataset"]
-    hub = published.get("endpoint", HUB)
+    model, names, splits = metrics["model"], metrics["label_names"], metrics["splits"]
+    published, matek = metrics.get("published") or {}, metrics["dataset"].get("licence") == "cc-by-4.0"
     split = "test" if "test" in splits else "validation"
+    name = published.get("model", "").partition("/")[2]
     _, height, width = model["input_size"]
-    measured = " and ".join(f"{part['images']:,} {name} images" for name, part in splits.items())
     text = ModelCard.from_template(
         metadata(metrics),
         template_path=str(TEMPLATE),
-        title=published.get("model", "").partition("/")[2]
-        or f"{model['architecture']} for {len(names)} classes of cells",
+        title=name or f"{model['architecture']} for {len(names)} classes of cells",
         architecture=model["architecture"],
         parameters=f"{model['parameters'] / 1e6:.1f}",
         gmacs=f"{model['gmacs']:.2f}",
         width=width,
         height=height,
-        classes=[(name, escape(described.get(name, name))) for name in names],
+        training=metrics["training"],
+        published=published,
+        classes=[(name, escape(metrics["label_descriptions"].get(name, name))) for name in names],
         ood=bool(metrics.get("out_of_distribution")),
-        examples=published.get("examples"),
-        of_matek=data.get("licence") == "cc-by-4.0",
-        measured_here=published.get("measured_on_dataset"),
-        links=links(hub, dataset=published.get("dataset"), space=published.get("space")),
-        baseline=BASELINES[0] if data.get("licence") == "cc-by-4.0" and len(names) == 7 else None,
-        repo=published.get("model"),
-        dataset=published.get("dataset"),
-        measured=measured,
+        of_matek=matek,
+        links=links(published.get("endpoint", HUB), **{k: published.get(k) for k in ("dataset", "space")}),
+        baseline=BASELINES[0] if matek and len(names) == 7 else None,
+        measured=" and ".join(f"{part['images']:,} {name} images" for name, part in splits.items()),
         split=split,
         figures=figures_table(splits),
         per_class=per_class_table(splits[split], names),
@@ -69,8 +64,7 @@ def card_text(metrics: dict) -> str:
         by_source=by_source_table(splits[split]),
         studies=chapters(metrics),
         recipe=recipe(metrics),
-        curves=training["epochs_trained"],
-        dinov2=any("dino" in teacher["architecture"] for teacher in training["teachers"]),
+        dinov2=any("dino" in teacher["architecture"] for teacher in metrics["training"]["teachers"]),
     )
     return str(text)
 
@@ -154,16 +148,8 @@ def by_source_table(part: dict) -> str:
             f"{promised['ece']:.3f}", f"{promised['coverage'][least]:.3f} ({escape(least)})",
             f"{sure / of['images']:.0%}", f"{right / sure:.3f}" if sure else "–",
         ])  # fmt: skip
-    head = [
-        "source",
-        "images",
-        "accuracy",
-        "macro-F1",
-        "ECE",
-        "least coverage of a class (95% sets)",
-        "sure",
-        "of these right",
-    ]
+    figures = ("images", "accuracy", "macro-F1", "ECE", "least coverage of a class (95% sets)")
+    head = ["source", *figures, "sure", "of these right"]
     return markdown_table(head, rows) if len(rows) > 1 else ""
 
 

@@ -20,13 +20,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch.utils.flop_counter import FlopCounterMode
 
+from hub_model.inference.calibration import CALIBRATION
 from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import ModelConfig, read_config, read_json, read_jsonl, unsafe_files
+from hub_model.inference.ood import OOD_ARRAYS
 
 CONFIG, WEIGHTS, CARD, METRICS = "config.json", "model.safetensors", "README.md", "metrics.json"
-HISTORY, ONNX, CALIBRATION = "history.jsonl", "onnx/model.onnx", "calibration.json"
+HISTORY, ONNX = "history.jsonl", "onnx/model.onnx"
 MEASUREMENTS = "measurements"  # of a run folder: NAME.json is what a study found
-OOD_ARRAYS = "out_of_distribution.safetensors"
 REQUIRED = (CONFIG, WEIGHTS, CARD, METRICS, HISTORY, ONNX, CALIBRATION, "logits_validation.parquet")
 SPLITS = ("validation", "test")
 HISTORY_KEYS = (

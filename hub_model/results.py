@@ -80,28 +80,24 @@ def measure_model(config: ModelConfig) -> dict:
     }
 
 
-def differences(found: object, expected: object, where: str = "") -> list[str]:
+def differences(found: object, expected: object) -> list[str]:
     """Where two JSON values differ (numbers by more than 1e-9, relatively or absolutely), a text each."""
-    if isinstance(found, dict) and isinstance(expected, dict):
-        return [
-            text
-            for key in sorted(found.keys() | expected.keys())
-            for text in (
-                differences(found[key], expected[key], f"{where}.{key}" if where else key)
-                if key in found and key in expected
-                else [f"{where}.{key} is in {'the file' if key in found else 'the recomputation'} only"]
-            )
-        ]
-    if isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
-        pairs = enumerate(zip(found, expected, strict=True))
-        return [text for index, pair in pairs for text in differences(*pair, f"{where}[{index}]")]
-    numbers = all(
-        isinstance(value, (int, float)) and not isinstance(value, bool) for value in (found, expected)
-    )
-    if numbers and math.isclose(found, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-        return []
-    return (
-        []
-        if found == expected
-        else [f"{where} is {reprlib.repr(found)}, recomputed {reprlib.repr(expected)}"]
-    )
+    here, there = leaves(found), leaves(expected)
+    texts = []
+    for where in sorted(here.keys() | there.keys()):
+        values = [side.get(where, "missing") for side in (here, there)]
+        numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+        if not (
+            math.isclose(*values, rel_tol=TOLERANCE, abs_tol=TOLERANCE) if numbers else values[0] == values[1]
+        ):
+            texts.append(f"{where} is {reprlib.repr(values[0])}, recomputed {reprlib.repr(values[1])}")
+    return texts
+
+
+def leaves(value: object, where: str = "") -> dict[str, object]:
+    """What a JSON value holds by its place, as `splits.test.accuracy`."""
+    if not isinstance(value, (dict, list)):
+        return {where: value}
+    inside = value.items() if isinstance(value, dict) else enumerate(value)
+    parts = [leaves(part, f"{where}.{key}" if where else str(key)) for key, part in inside]
+    return {place: leaf for part in parts for place, leaf in part.items()}

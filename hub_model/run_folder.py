@@ -56,9 +56,9 @@ class Run:
             "epochs_trained": len(self.contents.history),
             "minutes": origin.get("minutes"),
             "pretrained": origin.get("pretrained"),
-            "init_from": public_name(origin.get("init_from") or self.args.get("init_from")),
+            "init_from": without_path(origin.get("init_from") or self.args.get("init_from")),
             "teachers": [
-                {"name": public_name(teacher["source"]), "architecture": teacher["architecture"]}
+                {"name": without_path(teacher["source"]), "architecture": teacher["architecture"]}
                 for teacher in origin.get("teachers", [])
             ],
             "averaged_with": read_averaged(self.folder),
@@ -76,7 +76,7 @@ def public_id(name: str) -> str | None:
     )
 
 
-def public_name(name: str | None) -> str | None:
+def without_path(name: str | None) -> str | None:
     """A Hub id as it is; of a path only its last part, so that no card tells where someone keeps things."""
     return None if name is None else public_id(name) or os.path.basename(str(name).rstrip("/"))
 

@@ -231,13 +231,3 @@ def run(arguments: argparse.Namespace) -> int:
         message = "stopped; finished parts are kept: rerun to resume"
     print(f"error: {message}", file=sys.stderr, flush=True)
     return 1
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m hub_model.score", description=__doc__.partition(":")[0])
-    add_arguments(parser)
-    return run(parser.parse_args(argv))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

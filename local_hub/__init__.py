@@ -9,8 +9,9 @@ In: a folder. Out: an endpoint for `HF_ENDPOINT` at which `huggingface_hub`, `da
 
 Nothing here imports a Hugging Face library: they read `HF_ENDPOINT` at import, so the Hub comes first. Not
 implemented: Xet storage (clients need `HF_HUB_DISABLE_XET=1`), the git protocol, `.gitignore`, last commits of files
-(`expand`), discussions, gated repos, protected Spaces, `move_repo`, `super_squash_history`, variables and secrets of
-Spaces, `list_user_repos` (`hf repos ls`); `list_collections` and changes of a collection other than new items.
+(`expand`), pull requests and discussions, `auth_check`, gated repos, protected Spaces, `move_repo`,
+`super_squash_history`, variables and secrets of Spaces, `list_user_repos` (`hf repos ls`); `list_collections` and
+changes of a collection other than new items.
 """
 
 from local_hub.server import LocalHub

@@ -15,7 +15,7 @@ from local_hub import cards
 from local_hub.request import HubRequest
 from local_hub.storage import HubError, Repository, object_id
 
-REF_GROUPS = {"heads": "branches", "tags": "tags", "convert": "converts", "pr": "pullRequests"}
+REF_GROUPS = {"heads": "branches", "tags": "tags"}
 
 
 def whoami(request: HubRequest) -> Response:
@@ -91,11 +91,6 @@ def settings(request: HubRequest) -> Response:
     return JSONResponse({"private": repo.settings()["private"]})
 
 
-def auth_check(request: HubRequest) -> Response:
-    request.repository()
-    return JSONResponse({})
-
-
 def info(request: HubRequest) -> Response:
     repo, revision = request.repository(), request.params.get("revision", "main")
     answer = repo_info(repo, revision, request.flag("blobs"))
@@ -153,7 +148,7 @@ def commits(request: HubRequest) -> Response:
 
 
 def refs(request: HubRequest) -> Response:
-    answer: dict[str, list[dict[str, str]]] = {title: [] for title in REF_GROUPS.values()}
+    answer: dict[str, list[dict[str, str]]] = {"branches": [], "tags": [], "converts": []}
     for ref, sha in request.repository().refs().items():
         group, name = ref.split("/", 1)
         answer[REF_GROUPS[group]].append({"name": name, "ref": f"refs/{ref}", "targetCommit": sha})

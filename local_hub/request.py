@@ -1,7 +1,7 @@
 """One request as the endpoints see it: who asks, for which repo, with which body; and how errors are answered.
 
 In: a Starlette request whose route matched the raw path (revisions and paths arrive percent-quoted, like
-`refs%2Fpr%2F1`). Out: its unquoted parts, and a response for every way in which answering can fail.
+`try%2Fthis`). Out: its unquoted parts, and a response for every way in which answering can fail.
 """
 
 from __future__ import annotations
@@ -52,10 +52,9 @@ class HubRequest:
         return self.user
 
     def revision_and_path(self) -> tuple[str, str]:
-        """From the end of an address: `main/a/b`, `refs%2Fpr%2F1/a/b` or (as people write it) `refs/pr/1/a/b`."""
-        parts = self.http.path_params["rest"].split("/")
-        cut = 3 if parts[0] == "refs" else 1
-        return unquote("/".join(parts[:cut])), unquote("/".join(parts[cut:]))
+        """From the end of an address: `main/a/b` or `refs%2Fheads%2Fmain/a/b`."""
+        revision, _, path = self.http.path_params["rest"].partition("/")
+        return unquote(revision), unquote(path)
 
     def json(self) -> dict[str, Any]:
         data = json.load(self.body)

@@ -45,7 +45,6 @@ def routes(kind: str) -> list[Route]:
         ("POST DELETE", repo + "/branch/{branch}", repos.branch),
         ("POST DELETE", repo + "/tag/{revision}", repos.tag),
         ("PUT", repo + "/settings", repos.settings),
-        ("GET", repo + "/auth-check", repos.auth_check),
         ("POST", repo + "/preupload/{revision}", uploads.preupload),
         ("POST", repo + "/commit/{revision}", uploads.commit),
         ("POST", page + ".git/info/lfs/objects/batch", uploads.lfs_batch),
@@ -84,7 +83,7 @@ def make_app(storage: Storage, tokens: dict[str, str]) -> ASGIApp:
     app.state.hub = Hub(storage, tokens)
 
     async def on_raw_path(scope: Scope, receive: Receive, send: Send) -> None:
-        """Match routes on the path as it was sent: in `tree/refs%2Fpr%2F1` the revision is one part."""
+        """Match routes on the path as it was sent: in `tree/try%2Fthis` the revision is one part."""
         await app({**scope, "path": scope["raw_path"].decode("ascii", "replace")}, receive, send)
 
     return on_raw_path

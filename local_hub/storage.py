@@ -2,13 +2,13 @@
 
     ROOT/{models,datasets,spaces}/OWNER/NAME/
         repo.json            {"private", "sdk", "createdAt"}
-        refs.json            {"heads/main": commit, "tags/v1": commit, "pr/1": commit}
+        refs.json            {"heads/main": commit, "tags/v1": commit}
         commits/SHA1.json    {"parent", "date", "author", "title", "message", "files": {path: {"oid", "size", "sha256"}}}
         blobs/GIT_SHA1       contents of regular files
         lfs/SHA256           contents of large files
     ROOT/.incoming/          half-written files, emptied at start
 
-A commit writes contents, then `commits/SHA1.json`, then replaces `refs.json`, each by renaming a synced file:
+A commit writes contents, then `commits/SHA1.json`, then replaces `refs.json`, each by renaming a file:
 whenever the process dies, a reader finds the commit before or the commit after. A path inside a repo is a key in
 a JSON file, never a path on this disk; it is validated all the same, for those who download it.
 """
@@ -100,17 +100,8 @@ def checked_path(path: str) -> str:
     return path
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 class Incoming:
-    """A temporary file, synced and renamed to its target when complete; deleted otherwise."""
+    """A temporary file, renamed to its target when complete; deleted otherwise."""
 
     def __init__(self, folder: Path):
         descriptor, name = tempfile.mkstemp(dir=folder)
@@ -126,10 +117,8 @@ class Incoming:
     def move_to(self, target: Path) -> None:
         """FileNotFoundError when the repo around `target` was deleted meanwhile."""
         self.file.flush()
-        os.fsync(self.file.fileno())
         target.parent.mkdir(exist_ok=True)
         os.replace(self.path, target)
-        sync_folder(target.parent)
 
 
 class Storage:
@@ -169,7 +158,6 @@ class Storage:
             draft.write_refs({"heads/main": first})
             repo.folder.parent.mkdir(parents=True, exist_ok=True)
             os.rename(draft.folder, repo.folder)
-            sync_folder(repo.folder.parent)
 
     def delete(self, repo: Repository) -> None:
         """Take a repo away with one rename, or HubError 404."""
@@ -178,7 +166,6 @@ class Storage:
                 raise HubError(404, "Repository not found", "RepoNotFound")
             grave = Path(tempfile.mkdtemp(dir=self.incoming))
             os.rename(repo.folder, grave / "repo")
-            sync_folder(repo.folder.parent)
         shutil.rmtree(grave)
 
 
@@ -213,12 +200,12 @@ class Repository:
         self.storage.write(self.folder / "refs.json", json.dumps(refs, sort_keys=True).encode())
 
     def find_ref(self, refs: dict[str, str], revision: str, groups: tuple[str, ...]) -> str | None:
-        """The key of `refs` that `revision` means: `main`, `v1`, `refs/pr/1` or `refs/heads/main`."""
+        """The key of `refs` that `revision` means: `main`, `v1` or `refs/heads/main`."""
         full = [revision.removeprefix("refs/")] if revision.startswith("refs/") else []
         return next((ref for ref in full + [f"{group}/{revision}" for group in groups] if ref in refs), None)
 
     def resolve(self, revision: str) -> str:
-        """The commit of a branch, tag, pull request or (abbreviated) commit id, or HubError 404."""
+        """The commit of a branch, tag or (abbreviated) commit id, or HubError 404."""
         refs = self.refs()
         if ref := self.find_ref(refs, revision, ("heads", "tags")):
             return refs[ref]

@@ -105,8 +105,10 @@ def lfs_put(kind: str) -> Callable[[Request], object]:
 # ---- commits
 def commit(request: HubRequest) -> Response:
     """One commit from lines of JSON: a header, then files, LFS files and deletions."""
-    create_pr, author = request.flag("create_pr"), request.require_user()
-    repo, header, changes = request.repository(write=not create_pr), {}, []
+    author = request.require_user()
+    if request.flag("create_pr"):
+        raise HubError(501, "this local hub has no pull requests: push without create_pr")
+    repo, header, changes = request.repository(write=True), {}, []
     for line in request.body:
         operation = json.loads(line)
         if operation["key"] == "header":
@@ -121,7 +123,7 @@ def commit(request: HubRequest) -> Response:
         refs = repo.refs()
         ref = repo.find_ref(refs, revision := request.params["revision"], ("heads",))
         if ref is None or ref.startswith("tags/"):
-            raise HubError(404, f"no branch or pull request {revision!r} to commit to", "RevisionNotFound")
+            raise HubError(404, f"no branch {revision!r} to commit to", "RevisionNotFound")
         parent = refs[ref]
         if not parent.startswith(header.get("parentCommit") or ""):
             raise HubError(412, "A commit has happened since. Please refresh and try again.")
@@ -130,11 +132,10 @@ def commit(request: HubRequest) -> Response:
             change(files)
         refuse_files_in_files(files)
         sha = repo.add_commit(Commit(parent, timestamp(), author, title, message, files))
-        number = 1 + sum(name.startswith("pr/") for name in refs)
-        repo.write_refs({**refs, (f"pr/{number}" if create_pr else ref): sha})
+        repo.write_refs({**refs, ref: sha})
     url = f"{request.base_url}/{repo.url_path}"
     answer = {"success": True, "commitOid": sha, "commitUrl": f"{url}/commit/{sha}", "hookOutput": ""}
-    return JSONResponse(answer | ({"pullRequestUrl": f"{url}/discussions/{number}"} if create_pr else {}))
+    return JSONResponse(answer)
 
 
 def stage(repo: Repository, key: str, value: dict[str, str]) -> Change:

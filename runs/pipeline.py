@@ -34,18 +34,6 @@ from runs.folders import (
     run,
 )
 
-PREDICT = """
-import sys, timm
-from PIL import Image
-model = timm.create_model("hf-hub:{repo}", pretrained=True).eval()  # <- the one line
-transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
-names = model.pretrained_cfg["label_names"]
-for file in sys.argv[1:]:
-    probabilities = model(transform(Image.open(file).convert("RGB"))[None]).softmax(1)[0]
-    best = probabilities.topk(min(3, len(names)))
-    print(file.split("/")[-1].ljust(20), "  ".join(f"{{names[i]}} {{p:.2f}}" for p, i in zip(best[0], best[1])))
-"""
-
 
 def main(argv: list[str] | None = None) -> int:
     """Run every stage; stop at the first that fails, with its exit code."""
@@ -107,14 +95,15 @@ def run_stages(raw: Path | None, out: Path, minutes: float, per_class: int) -> N
     stage("3. Trained model to a model repo")
     build_model(out / "train", out / "model")
     python("hub_model", "push", out / "model", model_repo, "--dataset", data_repo)
-    python("hub_model", "verify", model_repo)
 
-    stage("4. One line loads it")
-    folders = [sorted(folder.rglob("*.jpg")) for folder in sorted(raw.iterdir())]
-    program = PREDICT.format(repo=model_repo)
+    stage("4. One line loads it: the first snippet of its card")
+    from huggingface_hub import ModelCard  # reads HF_ENDPOINT when it is imported
+
+    from hub_model.card import snippets
+
+    program = snippets(ModelCard.load(model_repo).content)[0]
     print(program.strip(), flush=True)
-    images = [str(files[0]) for files in folders if files]
-    subprocess.run([sys.executable, "-c", program, *images], check=True)
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def start_options(raw: Path) -> list:

@@ -2,11 +2,11 @@
 
 import argparse
 import importlib
-from collections.abc import Iterator
 
 import pytest
 
 from dataset_script.arguments import not_negative, positive, share, whole_number
+from tests.parsers import actions, parser_of
 
 TRAINER = "train_accelerate --dataset d --output_dir o"
 REFUSED = [
@@ -19,14 +19,13 @@ REFUSED = [
     f"{TRAINER} --learning_rate fast",
     "hub_model.__main__ robustness model data --images -3",
     "hub_model.__main__ ood model data --each 0",
-    "hub_model.score images --model m --out o --threads 0",
+    "hub_model.__main__ score images --model m --out o --threads 0",
     "space.__main__ --port 99999",
 ]
 STUDIES = "calibrate ood shift robustness input-size prevalence label-issues"
 COMMANDS = {
     "dataset_script.__main__": "synthetic build push",
-    "hub_model.__main__": f"build check push verify {STUDIES}",
-    "hub_model.score": "",
+    "hub_model.__main__": f"build average check push score {STUDIES}",
     "local_hub.__main__": "",
     "space.__main__": "",
     "train_accelerate": "",
@@ -47,28 +46,9 @@ def test_every_command_has_a_help_page(module, command, capsys):
         assert all(name in page for name in COMMANDS[module].split())
 
 
-class Caught(Exception):
-    """The parser that a command would have used."""
-
-
-def actions(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.ArgumentParser, argparse.Action]]:
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for command in action.choices.values():
-                yield from actions(command)
-        else:
-            yield parser, action
-
-
 @pytest.mark.parametrize("module", COMMANDS)
-def test_every_option_has_help_that_names_its_default(module, monkeypatch):
-    def caught(parser, *_):
-        raise Caught(parser)
-
-    with monkeypatch.context() as patched, pytest.raises(Caught) as found:
-        patched.setattr(argparse.ArgumentParser, "parse_args", caught)
-        importlib.import_module(module).main([])
-    for parser, action in actions(found.value.args[0]):
+def test_every_option_has_help_that_names_its_default(module):
+    for parser, action in actions(parser_of(module)):
         automatic = issubclass(parser.formatter_class, argparse.ArgumentDefaultsHelpFormatter)
         assert action.help, f"{parser.prog} {action.dest} has no help"
         if action.option_strings and action.default not in (None, False, argparse.SUPPRESS) and not automatic:

@@ -1,7 +1,7 @@
 """Differential counts at the prevalence of a sample, and how far off they are on simulated samples.
 
 The counting itself is `hub_model.inference.counts`, the same for the Space. In: what `python -m hub_model score` wrote about the
-cells of one sample (or any Parquet file with a `logits` column), and the model's folder for its calibration. Out: CSV.
+cells of one sample, and the model's folder for its calibration. Out: CSV.
 """
 
 from __future__ import annotations
@@ -29,36 +29,22 @@ SIZES, SAMPLES = (50, 200, 500), 100  # cells in a simulated sample, samples of 
 METHODS = ("plain", "known", "em")
 # Cells of each class in the whole archive (171,373 of 945 patients, 21 classes; Matek et al. 2021): the mixture of
 # these seven that a laboratory sees.
-ARCHIVE_COUNTS = {
-    "BLA": 11973,
-    "EOS": 5883,
-    "LYT": 26242,
-    "MON": 4040,
-    "NGS": 29424,
-    "NIF": 3538,
-    "PMO": 11994,
-}
+ARCHIVE_COUNTS = dict(BLA=11973, EOS=5883, LYT=26242, MON=4040, NGS=29424, NIF=3538, PMO=11994)
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
-        "prevalence", help="differential count of one sample, corrected for its prevalence"
-    )
+    purpose = "differential count of one sample, corrected for its prevalence"
+    command = commands.add_parser("prevalence", help=purpose)
     command.add_argument("folder", type=Path, help="run folder or model repo folder")
-    command.add_argument(
-        "predictions",
-        type=Path,
-        nargs="?",
-        help="Parquet, a row a cell: what `python -m hub_model score` wrote, or a column `logits`",
-    )
+    predictions = "what `python -m hub_model score` wrote about the sample's cells"
+    command.add_argument("predictions", type=Path, nargs="?", help=predictions)
     command.add_argument(
         "--prevalence",
         help="the sample's prevalence where it is known, BLA=0.12,EOS=0.06,… (default: estimated by EM; for --simulate that "
         "of the full archive)",
     )
-    command.add_argument(
-        "--simulate", action="store_true", help="measure the error on samples drawn from test logits"
-    )
+    simulate = "measure the error on samples drawn from test logits"
+    command.add_argument("--simulate", action="store_true", help=simulate)
     command.set_defaults(run=run)
 
 
@@ -94,27 +80,20 @@ def read_cells(path: Path, calibration: Calibration) -> tuple[np.ndarray, np.nda
 
     Rows without a prediction, images that could not be read, are left out. Raises RepoError for what is no probability.
     """
-    names = calibration.label_names
-    scored, ood_score = [f"probability_{name}" for name in names], None
+    names = [f"probability_{name}" for name in calibration.label_names]
     try:
         found = set(pq.read_schema(path).names)
-        if set(scored) <= found:
-            more = ["ood_score"] if "ood_score" in found and calibration.ood else []
-            table = pq.read_table(path, columns=[*scored, *more]).drop_null()
-            cells = np.stack([table[name].to_numpy().astype(np.float64) for name in scored], axis=1)
-            ood_score = table["ood_score"].to_numpy() if more else None
-        else:
-            logits = pq.read_table(path, columns=["logits"])["logits"].to_pylist()
-            logits = np.array(logits, np.float64).reshape(len(logits), len(names))
-            cells = calibration.probabilities(np.where(np.isfinite(logits), logits, np.nan))
-    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
-        raise RepoError(
-            f"{path} has neither the columns {scored[0]}, … nor a column of {len(names)} logits a cell: {first_line(error)}"
-        ) from None
+        if missing := [name for name in names if name not in found]:
+            raise RepoError(f"{path} has no column {missing[0]}: name what `python -m hub_model score` wrote")
+        more = ["ood_score"] if calibration.ood and "ood_score" in found else []
+        table = pq.read_table(path, columns=[*names, *more]).drop_null()
+        cells = np.stack([table[name].cast(pa.float64()).to_numpy() for name in names], axis=1)
+    except (OSError, pa.ArrowException) as error:
+        raise RepoError(f"{path} cannot be read: {first_line(error)}") from None
     valid = (cells >= 0).all(axis=1) & (np.abs(cells.sum(axis=1) - 1) < 1e-3)
     if not valid.all():
         raise RepoError(f"{path}: cell {valid.argmin() + 1} has no probabilities that sum to 1")
-    return cells, ood_score
+    return cells, table["ood_score"].to_numpy() if more else None
 
 
 def parse_prevalence(text: str, label_names: Sequence[str]) -> np.ndarray:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hub_model.score import main
+from hub_model.__main__ import main
 from tests.hub_model.small_classifier import SIDE
 from tests.training.small import LAUNCH_TWO
 
@@ -36,7 +36,7 @@ def paths_below(folder: Path) -> list[str]:
 
 
 def score(source, model, out, *more) -> int:
-    return main([str(source), "--model", str(model), "--out", str(out), *map(str, more)])
+    return main(["score", str(source), "--model", str(model), "--out", str(out), *map(str, more)])
 
 
 def refusal(capsys, *arguments) -> str:

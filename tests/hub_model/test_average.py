@@ -24,7 +24,7 @@ def other(run_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_averaged_weights_are_measured_by_resuming_and_the_card_says_so(run_folder, other, tmp_path: Path):
+def test_averaged_weights_are_measured_by_resuming_and_the_card_says_so(run_folder, other, tmp_path):
     assert main(["average", str(tmp_path / "soup"), f"{run_folder}=3", f"{other}=1"]) == 0
     before, now = (load_file(f / "model.safetensors") for f in (run_folder, tmp_path / "soup"))
     for name, value in before.items():

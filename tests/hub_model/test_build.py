@@ -54,7 +54,7 @@ def copy(folder: Path, to: Path) -> Path:
     return Path(shutil.copytree(folder, to))
 
 
-def test_every_number_of_the_card_is_that_of_the_logits(model_folder: Path) -> None:
+def test_every_number_of_the_card_is_that_of_the_logits(model_folder):
     assert check(model_folder) == []
     metrics = json.loads((model_folder / "metrics.json").read_text())
     logits = read_logits(model_folder / "logits_test.parquet", 7)
@@ -69,14 +69,14 @@ def test_every_number_of_the_card_is_that_of_the_logits(model_folder: Path) -> N
         assert f"(figures/{name}.png)" in card.text  # and `check` has seen that each is a picture
 
 
-def test_calibration_is_fitted_on_validation_alone(model_folder: Path) -> None:
+def test_calibration_is_fitted_on_validation_alone(model_folder):
     names = json.loads((model_folder / "config.json").read_text())["pretrained_cfg"]["label_names"]
     logits = read_logits(model_folder / "logits_validation.parquet", len(names))
     written = json.loads((model_folder / "calibration.json").read_text())
     assert written == fit_calibration(logits.values, logits.labels, names)
 
 
-def test_building_again_gives_the_same_bytes(run_folder: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_building_again_gives_the_same_bytes(run_folder, model_folder, tmp_path):
     assert main(["build", str(run_folder), str(tmp_path / "again")]) == 0
     again = {path.relative_to(tmp_path / "again"): path for path in (tmp_path / "again").rglob("*.*")}
     for name, path in again.items():
@@ -152,18 +152,14 @@ def removes(name: str):
         (lambda folder: (folder / "README.md").open("a").write("The best."), "README.md disagrees"),
     ],
 )  # fmt: skip
-def test_a_file_that_does_not_work_is_no_part_of_a_repo(
-    measured_folder: Path, tmp_path: Path, damage, named: str
-) -> None:
+def test_a_file_that_does_not_work_is_no_part_of_a_repo(measured_folder, tmp_path, damage, named):
     folder = copy(measured_folder, tmp_path / "damaged")
     damage(folder)
     found = check(folder)
     assert found and named in found[0], found
 
 
-def test_a_folder_that_breaks_the_contract_is_not_published(
-    model_folder: Path, tmp_path: Path, owner: str, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_folder_that_breaks_the_contract_is_not_published(model_folder, tmp_path, owner, capsys):
     folder = copy(model_folder, tmp_path / "damaged")
     (folder / "onnx" / "model.onnx").unlink()
     for command in (["push", str(folder), f"{owner}/never-published"], ["check", str(folder)]):
@@ -174,7 +170,7 @@ def test_a_folder_that_breaks_the_contract_is_not_published(
     assert not HfApi().repo_exists(f"{owner}/never-published")
 
 
-def test_what_follows_from_other_files_is_compared_with_them(measured_folder: Path, tmp_path: Path) -> None:
+def test_what_follows_from_other_files_is_compared_with_them(measured_folder, tmp_path):
     folder = copy(measured_folder, tmp_path / "edited")
     for change in (
         edits("config.json", "label_descriptions", value={"BLA": "x"}),
@@ -194,7 +190,7 @@ def test_what_follows_from_other_files_is_compared_with_them(measured_folder: Pa
         assert named in found, found
 
 
-def test_the_onnx_graph_reveals_weights_of_another_network(model_folder: Path, tmp_path: Path) -> None:
+def test_the_onnx_graph_reveals_weights_of_another_network(model_folder, tmp_path):
     folder = copy(model_folder, tmp_path / "blank")
     blank_weights(folder)
     assert "onnx/model.onnx gives other answers" in check(folder)[0]
@@ -215,8 +211,8 @@ def test_the_onnx_graph_reveals_weights_of_another_network(model_folder: Path, t
     ],
 )  # fmt: skip
 def test_a_run_folder_with_a_file_of_the_wrong_shape_is_one_sentence(
-    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, damage, named: str
-) -> None:
+    run_folder, tmp_path, capsys, damage, named
+):
     run = copy(run_folder, tmp_path / "run")
     damage(run)
     assert main(["build", str(run), str(tmp_path / "out")]) == 1
@@ -225,9 +221,7 @@ def test_a_run_folder_with_a_file_of_the_wrong_shape_is_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_measurements_go_to_the_card_unless_they_are_of_other_weights(
-    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_measurements_go_to_the_card_unless_they_are_of_other_weights(run_folder, tmp_path, capsys):
     run = copy(run_folder, tmp_path / "run")
     rows = [{"size": 64, "accuracy": 0.4321, "balanced_accuracy": 0.4, "gmacs": 0.125, "milliseconds": 1.5}]
     write_measurement(run, "input_size", rows)
@@ -242,9 +236,7 @@ def test_measurements_go_to_the_card_unless_they_are_of_other_weights(
     assert not (tmp_path / "stale").exists()
 
 
-def test_a_run_that_is_not_there_or_a_place_that_is_taken_is_one_sentence(
-    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_run_that_is_not_there_or_a_place_that_is_taken_is_one_sentence(run_folder, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for arguments, sentence in (
         ((tmp_path / "none", tmp_path / "out"), "there is no run folder"),
@@ -258,9 +250,7 @@ def test_a_run_that_is_not_there_or_a_place_that_is_taken_is_one_sentence(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_model_is_fine_tuned_on_other_classes_to_a_repo_that_loads(
-    run_folder: Path, drawn_folder: Path, tmp_path: Path
-) -> None:
+def test_a_model_is_fine_tuned_on_other_classes_to_a_repo_that_loads(run_folder, drawn_folder, tmp_path):
     for old, new in (("BLA", "alpha"), ("EOS", "beta"), ("NGS", "gamma")):
         shutil.copytree(drawn_folder / old, tmp_path / "raw" / new)
     commands = (

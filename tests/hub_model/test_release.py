@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 RELEASE = REPOSITORY / "hub_model" / "release"
 
 
-def test_every_figure_of_card_and_readme_follows_from_the_logits() -> None:
+def test_every_figure_of_card_and_readme_follows_from_the_logits():
     assert check(RELEASE) == []
     command = [sys.executable, "-m", "runs.readme", "--check"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
@@ -30,7 +30,7 @@ def test_every_figure_of_card_and_readme_follows_from_the_logits() -> None:
 
 
 @pytest.mark.real_data
-def test_from_the_hub_it_says_of_real_crops_what_was_measured(real_images: Path, owner: str) -> None:
+def test_from_the_hub_it_says_of_real_crops_what_was_measured(real_images, owner):
     repo = f"{owner}/released"
     push(RELEASE, repo)
     model = timm.create_model(f"hf-hub:{repo}", pretrained=True).eval()

@@ -20,8 +20,8 @@ import pytest
 from huggingface_hub import HfApi
 
 from hub_model import score_output
+from hub_model.__main__ import main
 from hub_model.inference.classifier import Classifier
-from hub_model.score import main
 from tests.hub_model.scoring import (
     MODULE,
     TWO,
@@ -301,7 +301,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_one_left_alone(
     left = kill_in_the_middle(MODULE, arguments, tmp_path / "predictions.parquet.parts")
     assert 1 <= left < 6 and not out.exists()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/part-*")}
-    assert main(arguments) == 0
+    assert main(["score", *arguments]) == 0
     assert f"resuming: {len(kept)} of 6 parts are there" in capsys.readouterr().out
     assert out.read_bytes() == of_many.read_bytes()
 

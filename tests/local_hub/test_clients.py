@@ -226,20 +226,6 @@ def test_branches_and_tags(name):
     assert [branch.name for branch in api.list_repo_refs(name).branches] == ["early", "main"]
 
 
-def test_a_pull_request_leaves_main_alone(folder, name):
-    first = api.upload_folder(folder_path=folder, repo_id=name, create_pr=True)
-    assert (first.pr_revision, first.pr_num) == ("refs/pr/1", 1)
-    api.upload_file(path_or_fileobj=b"x", path_in_repo="more.txt", repo_id=name, revision="refs/pr/1")
-    second = api.upload_file(path_or_fileobj=b"x", path_in_repo="x.txt", repo_id=name, create_pr=True)
-    assert second.pr_num == 2
-    assert api.list_repo_files(name) == [".gitattributes"]
-    assert {"more.txt", "model.safetensors"} <= set(api.list_repo_files(name, revision="refs/pr/1"))
-    back = Path(hf_hub_download(name, "model.safetensors", revision="refs/pr/1")).read_bytes()
-    assert back == (folder / "model.safetensors").read_bytes()
-    references = api.list_repo_refs(name, include_pull_requests=True)
-    assert [request.ref for request in references.pull_requests] == ["refs/pr/1", "refs/pr/2"]
-
-
 # ---- ranges and the cache
 def test_hf_file_system_reads_ranges_and_writes(folder, new):
     create(new, "dataset")
@@ -255,17 +241,6 @@ def test_hf_file_system_reads_ranges_and_writes(folder, new):
         file.write("written")
     assert files.read_text(f"datasets/{new}/written.txt") == "written"
     assert files.info(f"datasets/{new}/model.safetensors")["size"] == 300_000
-
-
-def test_a_cached_file_is_not_downloaded_again(folder, name, tmp_path):
-    api.upload_folder(folder_path=folder, repo_id=name)
-    path = Path(hf_hub_download(name, "model.safetensors", cache_dir=tmp_path))
-    before = path.resolve().stat().st_mtime_ns
-    api.upload_file(path_or_fileobj=b"x", path_in_repo="x.txt", repo_id=name)
-    again = Path(hf_hub_download(name, "model.safetensors", cache_dir=tmp_path))
-    assert again != path  # a folder for each commit …
-    assert again.resolve() == path.resolve()  # … over one file
-    assert again.resolve().stat().st_mtime_ns == before
 
 
 # ---- the libraries on top

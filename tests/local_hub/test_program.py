@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from local_hub import LocalHub
+from tests.local_hub.by_hand import hub_process
 
 
 def run_hub(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -41,19 +42,12 @@ def test_an_unusable_root_port_or_token_is_named_in_one_sentence(hub, tmp_path):
 
 def test_a_chosen_token_is_neither_printed_nor_stored(tmp_path):
     root = tmp_path / "hub"
-    options = ["--root", str(root), "--port", "0", "--token", "hf_marked:anna"]
-    command = [sys.executable, "-m", "local_hub", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    lines = []
-    while "# Ctrl-C" not in (lines[-1] if lines else ""):
-        lines.append(process.stdout.readline())
-        assert lines[-1]
-    endpoint = next(line for line in lines if "HF_ENDPOINT" in line).strip().split("=")[1]
-    client = HfApi(endpoint, token="hf_marked")
-    client.create_repo("anna/x")
-    client.upload_file(path_or_fileobj=b"x", path_in_repo="a.txt", repo_id="anna/x")
-    process.send_signal(signal.SIGTERM)
-    output = "".join(lines) + process.communicate(timeout=20)[0]
+    with hub_process(root, "--token", "hf_marked:anna") as (process, endpoint, output):
+        client = HfApi(endpoint, token="hf_marked")
+        client.create_repo("anna/x")
+        client.upload_file(path_or_fileobj=b"x", path_in_repo="a.txt", repo_id="anna/x")
+        process.send_signal(signal.SIGTERM)
+        output += process.communicate(timeout=20)[0]
     assert process.returncode == 0
     stored = b"".join(path.read_bytes() for path in root.rglob("*") if path.is_file())
     assert "hf_marked" not in output

@@ -24,7 +24,7 @@ def program(path: Path, exit_code: int) -> Path:
     return path
 
 
-def test_a_browser_of_the_system_is_used_if_it_starts(tmp_path: Path) -> None:
+def test_a_browser_of_the_system_is_used_if_it_starts(tmp_path):
     program(tmp_path / "chromium", 127)  # as where shared libraries are missing
     found = program(tmp_path / "chromium-browser", 0)
     program(tmp_path / "npm", 0)
@@ -33,9 +33,7 @@ def test_a_browser_of_the_system_is_used_if_it_starts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["chromium", "npm"])
-def test_what_is_missing_and_cannot_be_installed_is_named_in_one_sentence(
-    missing: str, tmp_path: Path
-) -> None:
+def test_what_is_missing_and_cannot_be_installed_is_named_in_one_sentence(missing, tmp_path):
     program(tmp_path / ("npm" if missing == "chromium" else "chromium"), 0)
     done = run(tmp_path)
     assert done.returncode == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,7 @@ COMMANDS = [runs.pipeline.main, runs.space.main, lambda argv: runs.publish.main(
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=["run", "space", "publish"])
-def test_an_unusable_folder_is_one_sentence(
-    command: Callable[[list[str]], int], tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_an_unusable_folder_is_one_sentence(command, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert command(["--out", str(tmp_path / "file")]) == 1
     assert capsys.readouterr().err == f"error: {tmp_path / 'file'} cannot be a folder (File exists)\n"
@@ -38,7 +35,7 @@ def make(folder: Path, *arguments: str, path: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_make_says_which_python_it_needs(tmp_path: Path) -> None:
+def test_make_says_which_python_it_needs(tmp_path):
     old = tmp_path / "bin" / "python3"
     old.parent.mkdir()
     old.write_text("#!/bin/sh\nexit 1\n")  # what it answers to a version that is too low
@@ -48,7 +45,7 @@ def test_make_says_which_python_it_needs(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
-def test_make_publish_asks_for_the_owner(tmp_path: Path) -> None:
+def test_make_publish_asks_for_the_owner(tmp_path):
     (tmp_path / ".venv").mkdir()
     said = make(tmp_path, "publish", "--old-file=.venv/installed", path="/usr/bin:/bin")
     assert "make publish OWNER=name" in said and "Python" not in said

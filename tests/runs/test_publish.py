@@ -5,73 +5,85 @@ from __future__ import annotations
 import re
 import subprocess
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
 import pytest
 from huggingface_hub import HfApi, constants
-from huggingface_hub.utils import hf_raise_for_status
 
 import runs.publish
 from hub_model.card import snippets
+from hub_model.inference.errors import RepoError
 from local_hub import LocalHub
 
+KINDS = ("dataset", "model", "space")
 api = HfApi()
 
 
+@dataclass
+class Publication:
+    """The command with names that nobody else uses."""
+
+    owner: str
+    folder: Path
+    data: Path
+    capfd: pytest.CaptureFixture
+    suffix: str
+
+    @property
+    def repos(self) -> dict[str, str]:
+        return {kind: f"{self.owner}/{kind}-{self.suffix}" for kind in KINDS}
+
+    def run(self, *more: object, owner: str | None = None) -> int:
+        words = [f"--{kind}_name={kind}-{self.suffix}" for kind in KINDS]
+        words += [f"--collection=Cells {self.suffix}", "--data", self.data, "--out", self.folder, *more]
+        owner = self.owner if owner is None else owner
+        return runs.publish.main([*map(str, words), "--", owner])
+
+    def state(self) -> dict[str, str]:
+        """The commits of the repos that exist."""
+        there = {k: name for k, name in self.repos.items() if api.repo_exists(name, repo_type=k)}
+        return {kind: api.repo_info(name, repo_type=kind).sha for kind, name in there.items()}
+
+    def refusal(self, *more: object, owner: str | None = None) -> str:
+        """The one sentence of a publication that fails."""
+        assert self.run(*more, owner=owner) == 1
+        said = self.capfd.readouterr().err  # the bars of uploads come before it
+        assert "Traceback" not in said and said.count("error: ") == 1, said
+        last = said.splitlines()[-1]
+        assert last.startswith("error: "), said
+        return last
+
+
 @pytest.fixture
-def names() -> list[str]:
-    """Options that choose names nobody else uses."""
-    suffix = uuid.uuid4().hex[:8]
-    kinds = [f"--{kind}_name={kind}-{suffix}" for kind in ("dataset", "model", "space")]
-    return [*kinds, f"--collection=Cells {suffix}"]
-
-
-def state(owner: str, names: list[str]) -> dict[str, str]:
-    """The commits of the repos that exist."""
-    kinds = {
-        kind: option.split("=")[1] for kind, option in zip(("dataset", "model", "space"), names, strict=False)
-    }
-    found = {kind: f"{owner}/{name}" for kind, name in kinds.items()}
-    return {
-        kind: api.repo_info(name, repo_type=kind).sha
-        for kind, name in found.items()
-        if api.repo_exists(name, repo_type=kind)
-    }
+def whole(owner: str, drawn_dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> Publication:
+    return Publication(owner, tmp_path / "out", drawn_dataset, capfd, uuid.uuid4().hex[:8])
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The release is whole: its own tests recompute its figures."""
+def publication(whole: Publication, monkeypatch: pytest.MonkeyPatch) -> Publication:
+    """Without a check of the release, whose own tests recompute its figures."""
     monkeypatch.setattr("hub_model.push.check", lambda _: [])
+    return whole
 
 
 @pytest.mark.timeout(900)
-def test_three_linked_repos_and_a_collection_and_nothing_on_a_rerun(
-    owner: str,
-    names: list[str],
-    drawn_dataset: Path,
-    tmp_path: Path,
-    quick: None,
-    capfd: pytest.CaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    command = [owner, "--data", str(drawn_dataset), "--out", str(tmp_path), *names]
-    assert runs.publish.main([*command, "--dry-run"]) == 0
-    assert state(owner, names) == {}
-    plan = capfd.readouterr().out
+def test_three_linked_repos_and_a_collection_and_nothing_on_a_rerun(publication, monkeypatch):
+    assert publication.run("--dry-run") == 0
+    assert publication.state() == {}
+    plan = publication.capfd.readouterr().out
     assert "model.safetensors" in plan and "apache-2.0" in plan
 
-    assert runs.publish.main(command) == 0, capfd.readouterr().err
-    published, said = state(owner, names), capfd.readouterr().out
-    assert set(published) == {"dataset", "model", "space"}
+    assert publication.run() == 0, publication.capfd.readouterr().err
+    published, said = publication.state(), publication.capfd.readouterr().out
+    assert set(published) == set(KINDS)
     cards = {}
-    for kind in published:
-        repo = f"{owner}/{kind}-{names[0][-8:]}"
+    for kind, repo in publication.repos.items():
         assert len(api.list_repo_commits(repo, repo_type=kind)) == 2  # the initial commit and ours
         assert f"{repo}\n" in said
         cards[repo] = Path(api.hf_hub_download(repo, "README.md", repo_type=kind)).read_text()
-    collection = api.create_collection(names[3].split("=")[1], exists_ok=True)
+    collection = api.create_collection(f"Cells {publication.suffix}", exists_ok=True)
     assert [item.item_type for item in collection.items] == list(published)
 
     for repo, card in cards.items():
@@ -81,104 +93,58 @@ def test_three_linked_repos_and_a_collection_and_nothing_on_a_rerun(
         assert snippets(card)[0].rstrip() in said, "what is printed at the end is the card's"
 
     monkeypatch.setattr(runs.publish, "run_snippets", lambda *_: [])  # they ran at these commits
-    assert runs.publish.main(command) == 0
-    assert state(owner, names) == published
-    assert capfd.readouterr().out.count("unchanged") == 3
+    assert publication.run() == 0
+    assert publication.state() == published
+    assert publication.capfd.readouterr().out.count("unchanged") == 3
+
+
+def test_a_fresh_process_has_the_token_an_image_and_no_cache(monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", "/elsewhere")
+    monkeypatch.setattr("runs.publish.get_token", lambda: "hf_of_this_login")
+    look = "import os; from huggingface_hub import constants, get_token"
+    said = runs.publish.run_fresh(
+        f"{look}; print(get_token(), os.listdir(), constants.HF_HUB_CACHE == os.getcwd() + '/hub')"
+    )
+    assert said == "hf_of_this_login ['cell.jpg'] True\n"
+    with pytest.raises(RepoError, match=r"^ValueError: no such cell$"):
+        runs.publish.run_fresh("raise ValueError('no such cell')")
 
 
 # ---- faults
-def refusal(capfd: pytest.CaptureFixture, *arguments: object) -> str:
-    """The one sentence of a publication that fails."""
-    assert runs.publish.main([str(word) for word in arguments]) == 1
-    said = capfd.readouterr().err  # the bars of uploads come before it
-    assert "Traceback" not in said and said.count("error: ") == 1, said
-    last = said.splitlines()[-1]
-    assert last.startswith("error: "), said
-    return last
-
-
-def test_what_can_be_known_is_said_before_anything_is_pushed(
-    owner: str,
-    names: list[str],
-    drawn_dataset: Path,
-    tmp_path: Path,
-    quick: None,
-    capfd: pytest.CaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    rest = ["--data", drawn_dataset, "--out", tmp_path / "out", *names]
+def test_what_can_be_known_is_said_before_anything_is_pushed(publication, tmp_path, monkeypatch):
     for name in ("two words", "anna/b", "köln", "", "-x", "a" * 97):
-        assert "is not a repo id" in refusal(capfd, f"--model_name={names[1]}", *rest, "--", name)
-    assert "belongs to anna, the token to" in refusal(capfd, "anna", *rest)
-    assert "--model" in refusal(capfd, owner, *rest, "--model", tmp_path / "none")
-    half = make(tmp_path / "d" / "splits.csv")
-    assert "README.md" in refusal(capfd, owner, *rest, "--data", half)
-    monkeypatch.setenv("HF_TOKEN", "")
-    assert "hf auth login" in refusal(capfd, owner, *rest)
-    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    assert "takes no such token" in refusal(capfd, owner, *rest)
-    monkeypatch.undo()
-    assert state(owner, names) == {}
+        assert "is not a repo id" in publication.refusal(owner=name)
+    assert "belongs to anna, the token to" in publication.refusal(owner="anna")
+    assert "--model" in publication.refusal("--model", tmp_path / "none")
+    assert "README.md" in publication.refusal("--data", make(tmp_path / "d" / "splits.csv"))
+    for token, said in (("", "hf auth login"), ("hf_wrong", "takes no such token")):
+        with monkeypatch.context() as patched:
+            patched.setenv("HF_TOKEN", token)
+            assert said in publication.refusal()
+    assert publication.state() == {}
 
 
-def test_a_model_that_breaks_the_contract_is_refused_before_the_dataset_is_pushed(
-    owner: str, names: list[str], drawn_dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture
-) -> None:
-    model = make(tmp_path / "m" / "metrics.json")
-    command = [owner, "--data", drawn_dataset, "--out", tmp_path, *names, "--model", model]
-    assert "is not published: " in refusal(capfd, *command)
-    assert state(owner, names) == {}
+def test_a_model_that_breaks_the_contract_is_refused_before_the_dataset_is_pushed(whole, tmp_path):
+    assert "is not published: " in whole.refusal("--model", make(tmp_path / "m" / "metrics.json"))
+    assert whole.state() == {}
 
 
 def make(file: Path) -> Path:
     """The folder of an empty file."""
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir()
     file.touch()
     return file.parent
 
 
-def test_an_empty_data_folder_is_told_by_the_build(
-    owner: str, tmp_path: Path, capfd: pytest.CaptureFixture
-) -> None:
+def test_an_empty_data_folder_is_told_by_the_build(publication, tmp_path):
     (tmp_path / "empty").mkdir()
-    command = [owner, "--data", str(tmp_path / "empty"), "--out", str(tmp_path / "out")]
-    assert runs.publish.main(command) == 1
-    error = capfd.readouterr().err
+    assert publication.run("--data", tmp_path / "empty") == 1
+    error = publication.capfd.readouterr().err
     assert error.startswith("dataset_script build: ") and error.count("\n") == 1, error
-    assert not (tmp_path / "out" / "dataset").exists()
+    assert not (publication.folder / "dataset").exists()
 
 
-@pytest.mark.parametrize(
-    ("status", "headers", "said"),
-    [
-        (403, {"X-Error-Code": "GatedRepo"}, "is gated"),
-        (429, {"Retry-After": "30"}, "wait 30 seconds"),
-        (503, {}, "run the command again later"),
-    ],
-)
-def test_a_refusal_of_the_hub_is_passed_on_and_nothing_is_pushed(
-    owner: str, names: list[str], drawn_dataset: Path, tmp_path: Path, quick: None,
-    capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, status: int, headers: dict, said: str,
-) -> None:  # fmt: skip
-    def refuse(*_: object, **__: object) -> None:
-        request = httpx2.Request("GET", f"{constants.ENDPOINT}/api/datasets/a/b")
-        hf_raise_for_status(httpx2.Response(status, headers=headers, request=request))
-
-    with monkeypatch.context() as patched:
-        patched.setattr(HfApi, "repo_info", refuse)
-        assert said in refusal(capfd, owner, "--data", drawn_dataset, "--out", tmp_path, *names)
-    assert state(owner, names) == {}
-
-
-def test_an_outage_midway_leaves_whole_repos_and_the_same_command_continues(
-    owner: str,
-    names: list[str],
-    drawn_dataset: Path,
-    tmp_path: Path,
-    quick: None,
-    capfd: pytest.CaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_outage_midway_leaves_whole_repos_and_the_same_command_continues(publication, monkeypatch):
     own = HfApi.create_commit
 
     def outage(api: HfApi, *, repo_type: str, **options: object) -> object:
@@ -186,36 +152,26 @@ def test_an_outage_midway_leaves_whole_repos_and_the_same_command_continues(
             raise httpx2.ConnectError("the network is down")
         return own(api, repo_type=repo_type, **options)
 
-    command = [owner, "--data", drawn_dataset, "--out", tmp_path, *names]
     with monkeypatch.context() as patched:
         patched.setattr(HfApi, "create_commit", outage)
-        error = refusal(capfd, *command)
+        error = publication.refusal()
     assert "cannot be reached" in error and "(published before: dataset)" in error
-    before = state(owner, names)
+    before = publication.state()
     assert list(before) == ["dataset"]
     monkeypatch.setattr(runs.publish, "run_snippets", lambda *_: [])
-    assert runs.publish.main([str(word) for word in command]) == 0
-    assert "unchanged" in capfd.readouterr().out
-    assert state(owner, names)["dataset"] == before["dataset"] and len(state(owner, names)) == 3
+    assert publication.run() == 0
+    assert "unchanged" in publication.capfd.readouterr().out
+    assert set(publication.state()) == set(KINDS) and publication.state()["dataset"] == before["dataset"]
 
 
-def test_repos_with_other_content_or_public_ones_are_left_alone(
-    owner: str,
-    names: list[str],
-    drawn_dataset: Path,
-    tmp_path: Path,
-    quick: None,
-    capfd: pytest.CaptureFixture,
-) -> None:
-    repo = api.create_repo(f"{owner}/{names[1].split('=')[1]}").repo_id
-    command = [owner, "--data", drawn_dataset, "--out", tmp_path, *names]
-    before = state(owner, names)
-    assert f"{repo} is public" in refusal(capfd, *command, "--private")
+def test_repos_with_other_content_or_public_ones_are_left_alone(publication):
+    repo = api.create_repo(publication.repos["model"]).repo_id
+    assert f"{repo} is public" in publication.refusal("--private")
     api.upload_file(path_or_fileobj=b"theirs", path_in_repo="thesis.txt", repo_id=repo)
-    before = state(owner, names)
-    error = refusal(capfd, *command)
+    before = publication.state()
+    error = publication.refusal()
     assert "the name is taken" in error and "--model_name" in error
-    assert state(owner, names) == before
+    assert publication.state() == before and list(before) == ["model"]
 
 
 # ---- the embedded Hub
@@ -225,14 +181,11 @@ def logged_out(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def test_without_login_the_embedded_hub_serves_the_owner(
-    logged_out: None, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_login_the_embedded_hub_serves_the_owner(logged_out, tmp_path, capsys, monkeypatch):
     users = []
 
     def child(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess:
-        hub = HfApi(env["HF_ENDPOINT"], token=env["HF_TOKEN"])
-        users.append(hub.whoami()["name"])
+        users.append(HfApi(env["HF_ENDPOINT"], token=env["HF_TOKEN"]).whoami()["name"])
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", child)
@@ -240,8 +193,6 @@ def test_without_login_the_embedded_hub_serves_the_owner(
     assert users == ["anna"] and f"--root {tmp_path / 'hub'} --token" in capsys.readouterr().out
 
 
-def test_two_publications_do_not_work_in_one_folder(
-    logged_out: None, tmp_path: Path, capfd: pytest.CaptureFixture
-) -> None:
-    with LocalHub(tmp_path / "hub"):
-        assert "another local hub already serves" in refusal(capfd, "anna", "--out", tmp_path)
+def test_two_publications_do_not_work_in_one_folder(logged_out, publication):
+    with LocalHub(publication.folder / "hub"):
+        assert "another local hub already serves" in publication.refusal()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import functools
-import importlib
 import re
 import shlex
 import subprocess
@@ -17,6 +14,7 @@ from PIL import Image
 
 from hub_model.card import snippets
 from runs.readme import BENCH, README, ROOT, filled
+from tests.parsers import actions, parser_of
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), BENCH, ROOT / "tests" / "FAULTS.md"]
 PROGRAMS = {  # and the modules of their `main`
@@ -45,13 +43,13 @@ RUN_BY = {
 
 
 @pytest.mark.parametrize(("page", "lines"), [(README, 180), (BENCH, 120)], ids=["README", "bench"])
-def test_figures_are_those_of_their_files_and_the_page_stays_short(page: Path, lines: int) -> None:
+def test_figures_are_those_of_their_files_and_the_page_stays_short(page, lines):
     text = page.read_text()
     assert filled(text) == text, "run python -m runs.readme"
     assert len(text.splitlines()) <= lines
 
 
-def test_every_relative_link_leads_to_a_file() -> None:
+def test_every_relative_link_leads_to_a_file():
     links = [
         (page, link) for page in PAGES for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
     ]
@@ -59,11 +57,11 @@ def test_every_relative_link_leads_to_a_file() -> None:
     assert [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()] == []
 
 
-def test_the_screenshot_is_small() -> None:
+def test_the_screenshot_is_small():
     assert 10_000 < (ROOT / "docs" / "screenshot.png").stat().st_size <= 200_000
 
 
-def test_the_snippets_run_in_a_clone(tmp_path: Path) -> None:
+def test_the_snippets_run_in_a_clone(tmp_path):
     (tmp_path / "hub_model").symlink_to(ROOT / "hub_model")
     Image.new("RGB", (250, 250), "white").save(tmp_path / "cell.jpg")
     program = "\n".join(snippets(README.read_text()))
@@ -85,29 +83,9 @@ def code_lines(text: str) -> Iterator[str]:
                 yield code
 
 
-@functools.cache
-def parser_of(program: str) -> argparse.ArgumentParser:
-    """The parser that a program makes, caught before it parses."""
-
-    class Caught(Exception):
-        pass
-
-    def caught(parser: argparse.ArgumentParser, *_: object) -> None:
-        raise Caught(parser)
-
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(Caught) as found:
-        patched.setattr(argparse.ArgumentParser, "parse_args", caught)
-        importlib.import_module(PROGRAMS[program]).main([])
-    return found.value.args[0]
-
-
-def options_of(parser: argparse.ArgumentParser) -> set[str]:
-    """Every option of a parser and of its commands."""
-    found = set(parser._option_string_actions)
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            found |= {option for command in action.choices.values() for option in options_of(command)}
-    return found
+def options_of(module: str) -> set[str]:
+    """Every option of a program and of its commands."""
+    return {option for _, action in actions(parser_of(module)) for option in action.option_strings}
 
 
 def our_commands(text: str) -> Iterator[tuple[str, list[str]]]:
@@ -118,7 +96,7 @@ def our_commands(text: str) -> Iterator[tuple[str, list[str]]]:
                 yield found[1], shlex.split(re.split(r"&&|\||'(?:\s|$)", line[found.end() :])[0])
 
 
-def test_every_command_of_the_readme_is_run_by_a_test_or_said_to_be_not() -> None:
+def test_every_command_of_the_readme_is_run_by_a_test_or_said_to_be_not():
     commands = list(code_lines(README.read_text()))
     starts = {command: [start for start in RUN_BY if command.startswith(start)] for command in commands}
     assert [command for command, found in starts.items() if len(found) != 1] == []
@@ -128,23 +106,23 @@ def test_every_command_of_the_readme_is_run_by_a_test_or_said_to_be_not() -> Non
         assert f"def {name}" in (ROOT / path).read_text(), test
 
 
-def test_every_command_of_a_page_is_one_that_its_program_takes() -> None:
+def test_every_command_of_a_page_is_one_that_its_program_takes():
     commands = [command for page in PAGES for command in our_commands(page.read_text())]
     assert len(commands) > 15
     for program, arguments in commands:
-        parser_of(program).parse_args(arguments)
+        parser_of(PROGRAMS[program]).parse_args(arguments)
 
 
 @pytest.mark.parametrize("page", [README, *(ROOT / "docs").glob("*.md")], ids=lambda page: page.stem)
-def test_every_option_and_target_that_a_page_names_exists(page: Path) -> None:
+def test_every_option_and_target_that_a_page_names_exists(page):
     text, makefile = page.read_text(), (ROOT / "Makefile").read_text()
-    known = OTHERS.union(*(options_of(parser_of(program)) for program in PROGRAMS))
+    known = OTHERS.union(*(options_of(module) for module in PROGRAMS.values()))
     assert set(re.findall(r"`(--[a-z_-]+)", text)) - known == set()
     targets = re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)
     assert [target for target in targets if f"\n{target}:" not in makefile] == []
 
 
-def test_the_options_of_hf_jobs_are_those_of_the_client() -> None:
+def test_the_options_of_hf_jobs_are_those_of_the_client():
     lines = code_lines((ROOT / "docs" / "scaling.md").read_text())
     command = next(line for line in lines if line.startswith("hf jobs run")).partition(" bash -c ")[0]
     named = set(re.findall(r" (--?[a-z-]+)", command))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -27,9 +26,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return commands
 
 
-def test_the_second_time_nothing_is_built_or_pushed(
-    started: list[list[str]], drawn_dataset: Path, tmp_path: Path
-) -> None:
+def test_the_second_time_nothing_is_built_or_pushed(started, drawn_dataset, tmp_path):
     space = ["-m", "space", "--model", "localdev/rexnet-150-bone-marrow"]
     space += ["--dataset", "localdev/bone-marrow-cells"]
     pushes = ["dataset_script", "hub_model"]
@@ -41,9 +38,7 @@ def test_the_second_time_nothing_is_built_or_pushed(
     assert started == [space]
 
 
-def test_a_dataset_is_built_again_where_its_images_have_changed(
-    started: list[list[str]], tmp_path: Path
-) -> None:
+def test_a_dataset_is_built_again_where_its_images_have_changed(started, tmp_path):
     (tmp_path / "raw" / "A").mkdir(parents=True)
     (tmp_path / "raw" / "A" / "1.jpg").write_bytes(b"one")
 
@@ -59,9 +54,7 @@ def test_a_dataset_is_built_again_where_its_images_have_changed(
     assert [builds(), builds()] == [1, 0]
 
 
-def test_two_commands_do_not_work_in_one_folder(
-    started: list[list[str]], drawn_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_two_commands_do_not_work_in_one_folder(started, drawn_dataset, tmp_path, capsys):
     with LocalHub(tmp_path / "hub"):
         assert runs.space.main(["--data", str(drawn_dataset), "--out", str(tmp_path)]) == 1
     error = capsys.readouterr().err
@@ -69,7 +62,7 @@ def test_two_commands_do_not_work_in_one_folder(
     assert started == []
 
 
-def test_a_taken_port_of_the_hub_is_not_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_taken_port_of_the_hub_is_not_in_the_way(tmp_path, monkeypatch):
     with LocalHub(tmp_path / "one") as other:
         monkeypatch.setattr(runs.folders, "DEFAULT_PORT", other.port)
         with runs.folders.embedded_hub(tmp_path / "two") as hub:

@@ -66,7 +66,9 @@ def test_two_processes_refuse_in_one_sentence_and_both_end(model, tmp_path):
 @pytest.mark.timeout(3000)
 def test_memory_does_not_grow_with_the_images(model, tmp_path):
     """Ten times as many images need at most a tenth more memory."""
-    report = "import resource, sys; from hub_model.score import main; code = main(sys.argv[1:]); "
+    report = (
+        "import resource, sys; from hub_model.__main__ import main; code = main(['score', *sys.argv[1:]]); "
+    )
     report += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
     peaks = []
     for count in (800, 8000):
