@@ -94,7 +94,7 @@ def train(options: Namespace) -> None:
     mix = mixing(options.mixup, options.cutmix, len(source.label_names))
     objective = Objective(options, loader.class_weights().to(accelerator.device))
     save = accelerator.on_main_process(
-        partial(save_model, best_model, data_config, source, options.output_dir)
+        partial(save_model, best_model, data_config, source, options.output_dir, options.save_dtype)
     )
 
     # Where the run stands: at its start, or where the last checkpoint left it

@@ -189,7 +189,6 @@ def recipe(metrics: dict) -> str:
             f"{training['epochs_trained']} epochs; the weights are those of epoch {best}, best by validation macro-F1"
         )
     if others := training.get("averaged_with"):
-        others = [others] if isinstance(others, dict) else others  # as the fourth release has it
         rest = 1 - sum(other["weight"] for other in others)
         named = " and ".join(f"of {where(other['name'])} ({other['weight']:g})" for other in others)
         lines.append(f"The weights are the average of those ({rest:g}) and {named}")
