@@ -86,9 +86,15 @@ def test_a_run_folder_holds_what_the_contract_names(run, drawn_dataset):
 
 
 def test_the_stored_logits_are_those_of_the_stored_weights(run, drawn_dataset, tmp_path):
-    again = tmp_path / "again"
+    again, rounded, after = (tmp_path / name for name in ("again", "rounded", "after"))
     assert train(drawn_dataset, again, "--init_from", run, epochs=0) == 0
     assert logits(again) == logits(run)
+    more = "--save_dtype float16 --reestimate_batch_norm"
+    assert train(drawn_dataset, rounded, more, "--init_from", run, epochs=0) == 0
+    size, full = ((folder / "model.safetensors").stat().st_size for folder in (rounded, run))
+    assert size < 0.6 * full
+    assert train(drawn_dataset, after, "--init_from", rounded, epochs=0) == 0
+    assert logits(after) == logits(rounded) != logits(run)
 
 
 def test_a_stream_and_a_dataset_from_the_hub_train_too(drawn_repo, tmp_path):
