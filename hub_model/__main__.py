@@ -1,4 +1,4 @@
-"""`python -m hub_model`: build, check and push a model repo, and measure its calibration and robustness."""
+"""`python -m hub_model`: build, check, push and verify a model repo, and measure its calibration and robustness."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hub_model.check import check
 from hub_model.inference.errors import RepoError
 from hub_model.push import push
 from hub_model.studies import add_commands
+from hub_model.verify import verify
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -44,6 +45,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         "images from (default: the one trained on, where it is on a Hub)")  # fmt: skip
     pushed.add_argument("--space", metavar="OWNER/NAME", help="Space that the card links (default: none)")
     pushed.set_defaults(run=run_push)
+    verified = commands.add_parser(
+        "verify",
+        help="load a published repo in a fresh process, compare its logits and run its card's snippets",
+    )
+    verified.add_argument("repo", metavar="OWNER/NAME", help="published model repo")
+    verified.add_argument(
+        "--against", type=Path, help="folder to compare with (default: the repo's own files)"
+    )
+    verified.set_defaults(run=run_verify)
     add_commands(commands)
     score.add_arguments(commands.add_parser("score", help="score the images of a folder or dataset"))
     return parser.parse_args(argv)
@@ -82,6 +92,15 @@ def run_push(arguments: argparse.Namespace) -> int:
     done = push(arguments.folder, arguments.repo, arguments.private, arguments.dataset, arguments.space)
     print(
         f"{done}: {'published in one commit' if done.changed else 'has exactly this already, nothing to do'}"
+    )
+    return 0
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    found = verify(arguments.repo, arguments.against)
+    print(
+        f"{arguments.repo} loads in timm and transformers with the classes {', '.join(found['label_names'])}; its logits are "
+        f"bit-identical to the folder's, and the {found['snippets']} snippets of its card run"
     )
     return 0
 

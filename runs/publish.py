@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,6 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, RepoCard, constants, get_token, hf_hub_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from PIL import Image
 
 from dataset_script.push import check_contract
 from dataset_script.push import push as push_dataset
@@ -31,7 +29,6 @@ from runs.folders import MARKERS, RELEASE, check_folders, dataset_folder, embedd
 from space.build import build_space, push_space
 
 TITLE, DESCRIPTION = "Bone-marrow cell classifier", "Dataset, calibrated model and Space"
-CACHES = "HF_[A-Z]+_CACHE|HUGGINGFACE_HUB_CACHE|HF_TOKEN_PATH"
 PRINTED = {"dataset": 1, "model": 2, "space": 1}  # how many of a card's snippets are shown at the end
 
 
@@ -213,6 +210,7 @@ def run_snippets(repos: Repos, published: dict[str, Published]) -> list[str]:
         RepoError: one fails.
     """
     from hub_model.card import snippets
+    from hub_model.verify import run_fresh, verify
 
     shown = []
     for kind, name in asdict(repos).items():
@@ -223,30 +221,14 @@ def run_snippets(repos: Repos, published: dict[str, Published]) -> list[str]:
             print("snippet of the space card: not run, the Space is not up", flush=True)
             continue
         try:
-            run_fresh("\n".join(found))
+            if kind == "model":
+                verify(name)
+            else:
+                run_fresh("-c", "\n".join(found))
         except RepoError as error:
             raise RepoError(f"published, but a snippet of the {kind} card fails: {error}") from error
         print(f"snippets of the {kind} card: {len(found)} run", flush=True)
     return shown
-
-
-def run_fresh(program: str) -> str:
-    """Run Python as on another machine: a new process, an empty Hub cache, an empty folder with cell.jpg; return its output.
-
-    Raises:
-        RepoError: it fails; the last line of what it says.
-    """
-    with tempfile.TemporaryDirectory() as home:
-        environment = {name: value for name, value in os.environ.items() if not re.fullmatch(CACHES, name)}
-        # the token may be a file in the old HF_HOME
-        environment |= {"HF_HOME": home, "HF_TOKEN": get_token() or ""}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-        Image.new("RGB", (250, 250), "white").save(Path(home) / "cell.jpg")
-        command = [sys.executable, "-c", program]
-        done = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True)
-    if done.returncode:
-        raise RepoError((done.stderr.strip().splitlines() or ["it ended without a word"])[-1])
-    return done.stdout
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from hub_model.contract import read_logits
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
 from hub_model.push import TASKS, push
+from hub_model.verify import verify
 
 CLASSES = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
 
@@ -138,6 +139,34 @@ def test_the_same_push_again_makes_no_commit(repo, model_folder, drawn_repo, own
     before = [commit.commit_id for commit in HfApi().list_repo_commits(repo)]
     assert not push(model_folder, repo, dataset=drawn_repo, space=f"{owner}/cells").changed
     assert [commit.commit_id for commit in HfApi().list_repo_commits(repo)] == before
+
+
+def test_verify_runs_the_cards_snippets_in_a_fresh_process_and_compares_logits(repo, model_folder, tmp_path):
+    assert verify(repo, model_folder) == {
+        "label_names": list(Classifier.from_pretrained(repo).label_names),
+        "snippets": 3,
+    }
+    other = Path(shutil.copytree(model_folder, tmp_path / "other"))
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-3] ^= 0x41
+    (other / "model.safetensors").write_bytes(weights)
+    with pytest.raises(RepoError, match="other logits"):
+        verify(repo, other)
+
+
+def test_verify_runs_no_snippet_that_this_project_did_not_render(repo, owner, tmp_path):
+    folder = Path(HfApi().snapshot_download(repo, local_dir=tmp_path / "copy"))
+    marker, name = tmp_path / "somebody-ran-code", f"{owner}/changed-card"
+    for file in ("README.md", "metrics.json"):
+        text = (folder / file).read_text().replace(repo, name)
+        (folder / file).write_text(text)
+    card = (folder / "README.md").read_text()
+    (folder / "README.md").write_text(card.replace("import timm", f"open({str(marker)!r}, 'w')\nimport timm"))
+    HfApi().create_repo(name)
+    HfApi().upload_folder(repo_id=name, folder_path=folder, ignore_patterns=[".cache/*"])
+    with pytest.raises(RepoError, match="was not rendered for it"):
+        verify(name)
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize("names", [["alpha", "beta"], list("ABCDEFG")])

@@ -15,6 +15,7 @@ from huggingface_hub import HfApi, constants
 import runs.publish
 from hub_model.card import snippets
 from hub_model.inference.errors import RepoError
+from hub_model.verify import run_fresh
 from local_hub import LocalHub
 
 KINDS = ("dataset", "model", "space")
@@ -100,14 +101,14 @@ def test_three_linked_repos_and_a_collection_and_nothing_on_a_rerun(publication,
 
 def test_a_fresh_process_has_the_token_an_image_and_no_cache(monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", "/elsewhere")
-    monkeypatch.setattr("runs.publish.get_token", lambda: "hf_of_this_login")
+    monkeypatch.setattr("hub_model.verify.get_token", lambda: "hf_of_this_login")
     look = "import os; from huggingface_hub import constants, get_token"
-    said = runs.publish.run_fresh(
-        f"{look}; print(get_token(), os.listdir(), constants.HF_HUB_CACHE == os.getcwd() + '/hub')"
+    said = run_fresh(
+        "-c", f"{look}; print(get_token(), os.listdir(), constants.HF_HUB_CACHE == os.getcwd() + '/hub')"
     )
     assert said == "hf_of_this_login ['cell.jpg'] True\n"
     with pytest.raises(RepoError, match=r"^ValueError: no such cell$"):
-        runs.publish.run_fresh("raise ValueError('no such cell')")
+        run_fresh("-c", "raise ValueError('no such cell')")
 
 
 # ---- faults
