@@ -209,6 +209,7 @@ codes = [
     dataset_script(["build", data + "/nothing", out + "/built"]),
     hub_model(["build", data, out + "/model"]),
     hub_model(["push", release, other + "/model"]),
+    hub_model(["verify", other + "/model"]),
     space(["push", "anna/space", "--model", "anna/model", "--dataset", "anna/cells"]),
     space(["push", other + "/space", "--model", "anna/model"]),
 ]
