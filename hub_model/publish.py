@@ -48,7 +48,8 @@ def push_folder(
 ) -> Published:
     """Make a repo equal to a folder in one commit, creating it if need be; the same content makes no commit.
 
-    Readers see the old repo or the new one.
+    Readers see the old repo or the new one. A repo or branch that was created for a push that then fails is
+    deleted again.
 
     Args:
         private: create it private; refused for a repo that is public.
@@ -67,43 +68,62 @@ def push_folder(
     if unsafe := unsafe_files(files):
         raise RepoError(f"{folder / unsafe[0]} can hold a pickle: only safetensors are published")
     api, where = HfApi(token=token), {"repo_id": repo_id, "repo_type": repo_type}
-    try:
-        create(api, where, folder, private)
-        if revision and not any(ref.name == revision for ref in api.list_repo_refs(**where).branches):
-            api.create_branch(**where, branch=revision)
-        parent = api.repo_info(**where, revision=revision).sha
-        there = set(api.list_repo_files(**where, revision=parent)) - set(files) - {".gitattributes"}
-        gone = sorted(name for name in there if any(fnmatch.fnmatchcase(name, p) for p in stale))
-        done = api.create_commit(  # `upload_folder` would cut a large folder into several commits
-            **where,
-            operations=[CommitOperationDelete(name, is_folder=False) for name in gone]
-            + [CommitOperationAdd(name, path) for name, path in files.items()],
-            commit_message=message,
-            revision=revision,
-            parent_commit=parent,  # someone else's commit in between is refused, not overwritten
-        )
-    except PUSH_ERRORS as error:
-        raise RepoError(hub_refusal(error, repo_id, repo_type, revision, writing=True)) from error
+    with contextlib.ExitStack() as undo:
+        try:
+            if _create(api, where, folder, private):
+                start = api.repo_info(**where).sha
+                undo.callback(_delete, api, where, start)
+            if revision and not any(ref.name == revision for ref in api.list_repo_refs(**where).branches):
+                api.create_branch(**where, branch=revision)
+                undo.callback(_delete, api, where, api.repo_info(**where, revision=revision).sha, revision)
+            parent = api.repo_info(**where, revision=revision).sha
+            there = set(api.list_repo_files(**where, revision=parent)) - set(files) - {".gitattributes"}
+            gone = sorted(name for name in there if any(fnmatch.fnmatchcase(name, p) for p in stale))
+            done = api.create_commit(  # `upload_folder` would cut a large folder into several commits
+                **where,
+                operations=[CommitOperationDelete(name, is_folder=False) for name in gone]
+                + [CommitOperationAdd(name, path) for name, path in files.items()],
+                commit_message=message,
+                revision=revision,
+                parent_commit=parent,  # someone else's commit in between is refused, not overwritten
+            )
+        except PUSH_ERRORS as error:
+            raise RepoError(hub_refusal(error, repo_id, repo_type, revision, writing=True)) from error
+        undo.pop_all()
     prefix = constants.REPO_TYPES_URL_PREFIXES.get(repo_type, "")
     published = Published(f"{api.endpoint}/{prefix}{repo_id}")
     published.commit, published.changed = done.oid, done.oid != parent
     return published
 
 
-def create(api: HfApi, where: dict[str, str], folder: Path, private: bool) -> None:
-    """Create the repo if there is none; RepoError where a public one should be private."""
+def _create(api: HfApi, where: dict[str, str], folder: Path, private: bool) -> bool:
+    """Create the repo if there is none, and say so; RepoError where a public one should be private."""
     try:
-        refuse_public(api.repo_info(**where), private)
+        info = api.repo_info(**where)
     except RepositoryNotFoundError:
         card = folder / "README.md"
         sdk = (metadata_load(card) or {}).get("sdk") if where["repo_type"] == "space" else None
         api.create_repo(**where, private=private or None, space_sdk=sdk)
+        return True
+    refuse_public(info, private)
+    return False
 
 
 def refuse_public(info: ModelInfo | DatasetInfo | SpaceInfo, private: bool) -> None:
     """Raise RepoError for a public repo where a private one is wanted: a push does not change that."""
     if private and not info.private:
         raise RepoError(f"{info.id} is public: make it private in its settings, or push without --private")
+
+
+def _delete(api: HfApi, where: dict[str, str], commit: str, branch: str | None = None) -> None:
+    """Delete a repo or branch that this push created, unless someone has committed to it since."""
+    with contextlib.suppress(*PUSH_ERRORS):
+        if api.repo_info(**where, revision=branch).sha != commit:
+            return
+        if branch:
+            api.delete_branch(**where, branch=branch)
+        else:
+            api.delete_repo(**where)
 
 
 def check_access(repo_id: str) -> None:
