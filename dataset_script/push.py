@@ -5,6 +5,7 @@ Speaks to whatever `HF_ENDPOINT` names, through `huggingface_hub` alone.
 
 from __future__ import annotations
 
+import csv
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -17,7 +18,7 @@ from huggingface_hub import DatasetCard
 from dataset_script.card import rendered_for
 from dataset_script.source import DatasetError
 from dataset_script.splits import SPLITS
-from hub_model.inference.errors import RepoError, first_line
+from hub_model.inference.errors import RepoError
 from hub_model.inference.hub import is_repo_id
 from hub_model.publish import Published, push_folder
 
@@ -40,22 +41,29 @@ def check_contract(folder: Path) -> None:
     missing = [name for name in PARTS if not (folder / name).is_file()]
     if missing:
         raise DatasetError(f"{folder} breaks the contract of a dataset repo: {', '.join(missing)} is missing")
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or (path.is_file() and _is_foreign(path.relative_to(folder))):
-            raise DatasetError(
-                f"{path} does not belong in a dataset repo: remove it, or build the folder again"
-            )
-    counts = Counter()
-    for path in sorted((folder / "data").glob("*.parquet")):
-        try:
-            found = pq.read_metadata(path)
-        except (pa.ArrowException, OSError) as error:
-            raise DatasetError(f"{path} cannot be read as Parquet: {first_line(error)}") from error
-        if absent := set(COLUMNS) - set(found.schema.to_arrow_schema().names):
-            raise DatasetError(f"{path} breaks the contract: it has no column {', '.join(sorted(absent))}")
-        counts[path.name.partition("-")[0]] += found.num_rows
-    if empty := [split for split in SPLITS if not counts[split]]:
+    odd = [
+        p
+        for p in sorted(folder.rglob("*"))
+        if p.is_symlink() or (p.is_file() and _is_foreign(p.relative_to(folder)))
+    ]
+    if odd:
+        raise DatasetError(
+            f"{odd[0]} does not belong in a dataset repo: remove it, or build the folder again"
+        )
+    groups, counts = {}, Counter()
+    for split in SPLITS:
+        for path in sorted((folder / "data").glob(f"{split}-*-of-*.parquet")):
+            for group in _groups_of(path):
+                counts[split] += 1
+                if groups.setdefault(group, split) != split:
+                    raise DatasetError(
+                        f"{path}: group {group} is in {groups[group]} and in {split}; build the folder again"
+                    )
+    empty = [split for split in SPLITS if not counts[split]]
+    if empty:
         raise DatasetError(f"{folder}/data has no images for the split {', '.join(empty)}")
+    with (folder / "splits.csv").open(newline="", encoding="utf-8") as file:
+        told = Counter(row.get("split") for row in csv.DictReader(file))
     try:
         infos = DatasetCard.load(folder / "README.md").data.get("dataset_info") or {}
         written = {item["name"]: item["num_examples"] for item in infos.get("splits", ())}
@@ -63,16 +71,28 @@ def check_contract(folder: Path) -> None:
         raise DatasetError(
             f"{folder}/README.md has front matter that is not what `build` wrote: mend it, or build the folder again"
         ) from error
-    if written != counts:
-        raise DatasetError(
-            f"{folder}/README.md counts {written}, the Parquet files hold {dict(counts)}: build the folder again"
-        )
+    for name, numbers in (("splits.csv", dict(told)), ("README.md", written)):
+        if numbers != dict(counts):
+            raise DatasetError(
+                f"{folder}/{name} counts {numbers}, the Parquet files hold {dict(counts)}: build the folder again"
+            )
 
 
 def _is_foreign(path: Path) -> bool:
     if path.parts[0] in ("data", "figures"):
         return path.suffix not in (".parquet", ".png", ".jpg")
     return path.as_posix() not in (*PARTS, "label_issues.csv")
+
+
+def _groups_of(path: Path) -> list[str]:
+    try:
+        with pq.ParquetFile(path) as file:
+            absent = [name for name in COLUMNS if name not in file.schema_arrow.names]
+            if absent:
+                raise DatasetError(f"{path} breaks the contract: it has no column {', '.join(absent)}")
+            return file.read(columns=["group"])["group"].to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
 
 
 def push(

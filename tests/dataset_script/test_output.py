@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from dataset_script.build import replaced_at_the_end
+from dataset_script.push import check_contract
 from dataset_script.source import DatasetError
 from dataset_script.validate import check
 from tests.dataset_script.raw_folders import build, noise_folder
@@ -101,3 +104,20 @@ def test_a_build_that_is_stopped_leaves_nothing(number: signal.Signals, tmp_path
 def test_the_same_damage_is_told_in_the_same_words(data: bytes) -> None:
     verdicts = [check("a/x.jpg", data) for _ in range(2)]
     assert verdicts[0] == verdicts[1] and "0x" not in verdicts[0].detail
+
+
+def test_a_group_in_two_splits_or_a_table_that_counts_otherwise_is_not_pushed(drawn_dataset, tmp_path):
+    folder = Path(shutil.copytree(drawn_dataset, tmp_path / "data"))
+    check_contract(folder)
+    table = (folder / "splits.csv").read_text()
+    (folder / "splits.csv").write_text("".join(table.splitlines(keepends=True)[:-1]))
+    with pytest.raises(DatasetError, match=r"splits\.csv counts"):
+        check_contract(folder)
+    (folder / "splits.csv").write_text(table)
+    (train,), (test,) = ((folder / "data").glob(f"{split}-*") for split in ("train", "test"))
+    rows = pq.read_table(test)
+    column = rows.schema.get_field_index("group")
+    group = pq.read_table(train)["group"][0].as_py()
+    pq.write_table(rows.set_column(column, "group", [[group] * len(rows)]), test)
+    with pytest.raises(DatasetError, match=f"group {group} is in train and in test"):
+        check_contract(folder)
