@@ -19,6 +19,7 @@ from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
 RELEASE = ROOT / "hub_model" / "release"
+PAUSE = 0.2  # seconds, after which the threads of the entry before no longer spin
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,11 @@ class Row:
 
 
 def seconds(act: Callable[[], object], at_least: float = 0.2) -> float:
-    """Seconds of one call of `act`, the mean of as many calls as take `at_least` seconds together."""
+    """Seconds of one call of `act`, the mean of as many calls as take `at_least` seconds together.
+
+    The call before them is not timed: it meets the caches that the entry before has left.
+    """
+    act()
     calls, started = 0, time.perf_counter()
     while True:
         act()
@@ -54,6 +59,7 @@ def interleave(measures: Mapping[str, Callable[[], float]], repeats: int) -> dic
     values: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(repeats):
         for name, measure in measures.items():
+            time.sleep(PAUSE)
             values[name].append(measure())
     return values
 

@@ -19,6 +19,7 @@ from bench.training_loops import BATCH, LOOPS, SIZE
 
 PER_CLASS = 48
 MOST_TURNS = 3  # one takes more than a minute
+VIT, VIT_SIZE, ALONE = "vit_small_patch14_dinov2", 126, "no teacher"
 OURS, CEILING = "train_accelerate.py", "one constant batch (ceiling)"
 NAMES = {
     "ceiling": CEILING,
@@ -38,13 +39,29 @@ def train(*command: object) -> str:
     return run([sys.executable, *command], threads)
 
 
-def ours(folder: Path) -> float:
+def ours(folder: Path, *more: object) -> float:
     """Images/s of the second epoch of two."""
     options = f"--model rexnet_150 --no-pretrained --image_size {SIZE} --batch_size {BATCH} --epochs 2 --data memory"
     places = ("--dataset", folder / "dataset", "--output_dir", folder / "run", "--overwrite")
-    train(ROOT / "train_accelerate.py", *places, "--mixed_precision", "no", *options.split())
+    train(ROOT / "train_accelerate.py", *places, "--mixed_precision", "no", *options.split(), *more)
     lines = (folder / "run" / "timing.jsonl").read_text().splitlines()
     return json.loads(lines[-1])["images_per_second"]
+
+
+def with_teacher(folder: Path, repeats: int) -> dict[str, list[float]]:
+    """Images/s of the second epoch without a teacher, with one that answers in it, and with one that did so in the first."""
+    vit = f"--model {VIT} --no-pretrained --image_size {VIT_SIZE} --epochs 0 --overwrite"
+    teacher = folder / "teacher"  # answers as fast as one that has learned something
+    train(
+        ROOT / "train_accelerate.py", "--dataset", folder / "dataset", "--output_dir", teacher, *vit.split()
+    )
+    taught = ("--teacher", teacher)
+    measures = {
+        ALONE: partial(ours, folder),
+        "the teacher answers": partial(ours, folder, *taught),
+        "its logits from --teacher_cache": partial(ours, folder, *taught, "--teacher_cache", 1),
+    }
+    return interleave(measures, repeats)
 
 
 def baseline(loop: str, folder: Path) -> float:
@@ -60,5 +77,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
         measures = {NAMES[loop]: partial(baseline, loop, folder) for loop in LOOPS}
         measures[OURS] = partial(ours, folder)
         values = interleave(measures, min(options.repeats, MOST_TURNS))
-    title = f"Training step, ReXNet-150, {SIZE} px, batch {BATCH}, float32"
-    return rows(title, values, "images/s", CEILING, NOTES)
+        taught = with_teacher(folder, min(options.repeats, MOST_TURNS))
+    what = f"ReXNet-150, {SIZE} px, batch {BATCH}, float32"
+    table = rows(f"Training step, {what}", values, "images/s", CEILING, NOTES)
+    return table + rows(f"Step with a ViT-S/14 teacher, {what}", taught, "images/s", ALONE)

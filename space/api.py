@@ -1,4 +1,4 @@
-"""The API: named endpoints with typed results, and the tab that explains them.
+"""The API: named endpoints with typed results.
 
 In: files, sent as Gradio clients send them. Out: plain typed values (below). Uploads are deleted as soon as
 they were read. A bad upload is an error of one sentence for `/predict` and `/field`, a row with `error` for
@@ -11,9 +11,7 @@ import base64
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
-from html import escape
-from typing import Any, TypedDict, get_args, get_origin, get_type_hints
-from urllib.parse import urlsplit
+from typing import Any, TypedDict
 
 import gradio as gr
 from gradio.components.api_component import Api
@@ -23,16 +21,14 @@ from PIL import Image
 from hub_model.inference.calibration import names_in
 from hub_model.inference.classifier import Predictions
 from hub_model.inference.errors import ImageError
-from hub_model.inference.images import MAX_BYTES
 from space.archives import MAX_PICTURES, read_cell, read_slide
 from space.bulk import BulkAnswer, answer_uploads
-from space.fields import MAX_CELLS
 from space.inputs import FileInput
 from space.resources import Resources
 from space.tab_cells import BULK_JOBS
 from space.tab_field import FIELDS, answer_field, nucleus_share
-from space.texts import Words, number, say, say_html
-from space.visits import Visit, Visits, forget
+from space.texts import say
+from space.visits import forget
 
 AGENT_PICTURES = 200
 
@@ -116,36 +112,6 @@ ENDPOINTS = {  # name -> what it returns
 }
 TOOLS = ("classify_cell", "count_cells")
 
-PYTHON = """from gradio_client import Client, handle_file
-
-client = Client("{address}")
-answer = client.predict({python}api_name="/{name}")
-print(answer)"""
-
-UPLOAD = """FILE=$(curl -s -F "files=@{file}" {address}/gradio_api/upload | tr -d '[]"')
-"""
-CURL = """{upload}DATA='{{"data": [{data}]}}'
-EVENT=$(curl -s -H "Content-Type: application/json" -d "$DATA" {address}/gradio_api/call/{name} | cut -d'"' -f4)
-curl -sN {address}/gradio_api/call/{name}/$EVENT"""
-FILE_DATA = """{"path": "'$FILE'", "meta": {"_type": "gradio.FileData"}}"""
-ARGUMENTS = {  # of the examples: the file, then the arguments in Python and in JSON
-    "predict": ("cell.jpg", 'handle_file("cell.jpg"), ', FILE_DATA),
-    "predict_many": ("cells.zip", '[handle_file("cells.zip")], ', f"[{FILE_DATA}]"),
-    "count": ("cells.zip", '[handle_file("cells.zip")], ', f"[{FILE_DATA}]"),
-    "field": ("field.jpg", 'handle_file("field.jpg"), ', FILE_DATA),
-    "model": ("", "", ""),
-}
-
-
-def examples(name: str, address: str) -> dict[str, str]:
-    """Lines of Python and of shell that call an endpoint of the Space at `address`."""
-    file, python, data = ARGUMENTS[name]
-    upload = UPLOAD.format(file=file, address=address) if file else ""
-    return {
-        "Python": PYTHON.format(address=address, python=python, name=name),
-        "curl": CURL.format(upload=upload, address=address, data=data, name=name),
-    }
-
 
 def answer_cell(resources: Resources, picture: Image.Image) -> CellAnswer:
     """The answer for one cell as plain values."""
@@ -168,8 +134,8 @@ def answer_row(predictions: Predictions, row: int) -> dict[str, Any]:
     return {"label": label, "confidence": confidence, "verdict": verdict, "warning": warning}
 
 
-def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tuple:
-    """Register the endpoints and the tools for agents, and lay out their tab."""
+def register(resources: Resources) -> None:
+    """Register the endpoints and the tools for agents with the page that is being built."""
     classifier = resources.classifier
 
     def predict(image: str | None) -> CellAnswer:
@@ -244,18 +210,6 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     _register(model, None, None, None)
     gr.api(classify_cell, api_name="classify_cell", concurrency_limit=16)
     gr.api(count_cells, api_name="count_cells", concurrency_id="bulk", concurrency_limit=BULK_JOBS)
-    page = gr.HTML(elem_id="api-page")
-
-    def opened(request: gr.Request) -> str:
-        visit = visits.of(request)
-        visit.results["api"] = address_of(request)
-        return explain(visit.language, visit.results["api"])
-
-    def again(visit: Visit) -> list[Any]:
-        return [explain(visit.language, visit.results["api"]) if "api" in visit.results else gr.skip()]
-
-    tab.select(opened, None, page, api_visibility="private", show_progress="hidden")
-    return [page], again
 
 
 def count_rows(resources: Resources, answer: BulkAnswer) -> list[CountRow]:
@@ -330,44 +284,3 @@ def _answer_and_forget(resources: Resources, paths: list[str] | None) -> Any:
         return answer_uploads(resources, paths)
     finally:
         forget(paths)
-
-
-def address_of(request: gr.Request) -> str:
-    """The address under which the visitor sees this Space, a proxy's sub-path included."""
-    headers = request.headers
-    scheme = headers.get("x-forwarded-proto", "http").split(",")[0].strip()
-    host = headers.get("x-forwarded-host") or headers.get("host", "127.0.0.1:7860")
-    referrer = urlsplit(
-        headers.get("referer", "")
-    ).path  # of the page that asks, where a proxy names no prefix
-    path = headers.get("x-forwarded-prefix") or request.request.scope.get("root_path", "") or referrer
-    return f"{scheme}://{host.split(',')[0].strip()}/{path.strip('/')}".rstrip("/")
-
-
-def fields_of(returned: Any) -> str:
-    """A result as its fields and their types: `{label: str, …}`, in brackets for a list."""
-    if get_origin(returned) is list:
-        return f"[{fields_of(get_args(returned)[0])}, …]"
-    kinds = {name: kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
-             for name, kind in get_type_hints(returned).items()}  # fmt: skip
-    return "{" + ", ".join(f"{name}: {kind}" for name, kind in kinds.items()) + "}"
-
-
-def explain(language: str, address: str) -> str:
-    """The tab's text, with this Space's own address in the examples."""
-    most, megabytes = (number(language, limit) for limit in (MAX_PICTURES, MAX_BYTES / 2**20))
-    parts = [f"<p>{escape(say(language, 'api_intro', most=most, megabytes=megabytes))}</p>"]
-    for name, returned in ENDPOINTS.items():
-        parts += [
-            f"<h3><code>/{name}</code></h3><p>{escape(say(language, f'api_{name}', limit=MAX_CELLS))}</p>",
-            f"<p>{escape(say(language, 'api_returns'))} <code>{escape(fields_of(returned))}</code></p>",
-        ]
-        for title, code in examples(name, address).items():
-            parts.append(
-                f"<details{' open' * (title == 'Python')}><summary>{title}</summary>"
-                f"<pre tabindex='0'><code>{escape(code)}</code></pre></details>"
-            )
-    tools = ", ".join(f"<code>{name}</code>" for name in TOOLS)
-    mcp = f"<code>{escape(address)}/gradio_api/mcp/</code>"
-    agents = say_html(language, "api_agents", address=mcp, tools=tools)
-    return f'<section class="api">{"".join(parts)}<h3>MCP</h3><p>{agents}</p></section>'

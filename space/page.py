@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from hub_model.inference.images import MAX_BYTES
-from space import api, cards, tab_cell, tab_cells, tab_data, tab_field, tab_learn, tab_model
+from space import cards, tab_api, tab_cell, tab_cells, tab_data, tab_field, tab_learn, tab_model
 from space.resources import Resources
 from space.texts import LANGUAGES, NAMES, NOTES, Words, language_of, say
 from space.visits import Visit, Visits
@@ -22,7 +22,7 @@ from space.visits import Visit, Visits
 SESSIONS = 256  # that Gradio remembers, the oldest go first: each call of the API is one
 TABS = {
     "cell": tab_cell, "cells": tab_cells, "field": tab_field,
-    "learn": tab_learn, "model": tab_model, "data": tab_data, "api": api,
+    "learn": tab_learn, "model": tab_model, "data": tab_data, "api": tab_api,
 }  # fmt: skip
 SET_LANGUAGE = "language => { document.documentElement.lang = language; return language; }"
 

@@ -25,6 +25,7 @@ from hub_model.__main__ import main as hub_model
 from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import open_model_repo
 from hub_model.push import push
+from hub_model.verify import verify
 from local_hub import LocalHub
 from local_hub.cards import read_metadata
 from tests.training.small import data_options as options
@@ -95,14 +96,17 @@ def test_the_trainer_refuses_it_by_name_as_start_and_as_teacher(hostile, hostile
     assert not marker.exists()
 
 
-def test_the_model_repo_is_neither_built_nor_pushed_with_it(
-    hostile, marker, owner: str, tmp_path: Path, capsys
+def test_the_model_repo_is_neither_built_nor_pushed_nor_verified_with_it(
+    hostile, hostile_repo, marker, owner: str, tmp_path: Path, capsys
 ) -> None:
     folder, reason = hostile
     assert hub_model(["build", str(folder), str(tmp_path / "out")]) == 1
     assert reason in capsys.readouterr().err
     with pytest.raises(RepoError, match=f"{folder} is not published"):
         push(folder, f"{owner}/{uuid.uuid4().hex}")
+    with pytest.raises(RepoError, match="is refused") as caught:
+        verify(hostile_repo)
+    assert reason in str(caught.value) and hostile_repo in str(caught.value)
     assert not marker.exists() and not (tmp_path / "out").exists()
 
 

@@ -35,7 +35,7 @@ def open_tables(options, streaming: bool) -> tuple[dict, dict, dict, list[str] |
     """Return the splits' tables, those of the label column alone, its values, and the class names of a ClassLabel.
 
     Raises:
-        TrainingError: this is no folder of train-*.parquet and validation-*.parquet, or lacks a column.
+        TrainingError: this is not a folder of train-*.parquet and validation-*.parquet, or lacks a column.
     """
     if streaming or not Path(options.dataset).is_dir():
         raise TrainingError(

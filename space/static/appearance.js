@@ -32,31 +32,58 @@ function lost(one, other, oneBlocks, otherBlocks) {
   return (whole - product(oneBlocks, otherBlocks, width, height) / 4) / (4 * width * height);
 }
 
+// The value at a rank of whole numbers, of which `counts` says how many there are of each.
+function atRank(counts, rank) {
+  let value = 0;
+  for (let seen = counts[0]; seen <= rank; seen += counts[value]) value++;
+  return value;
+}
+
+const OPTICAL = Float64Array.from({ length: 4 * 255 + 1 }, (_, sum) => Math.log(Math.max(sum, 4))); // of the sum of a block
+let rings; // which blocks lie in the middle and which at the edge, for the size seen last
+
+function ringsOf(width, height) {
+  if (rings?.width !== width || rings.height !== height) {
+    const radius = (i) => Math.hypot((2 * Math.trunc(i / width)) / (height - 1) - 1, (2 * (i % width)) / (width - 1) - 1);
+    const all = Array.from({ length: width * height }, (_, i) => i);
+    rings = { width, height, centre: all.filter((i) => radius(i) < 0.35), border: all.filter((i) => radius(i) > 0.85) };
+  }
+  return rings;
+}
+
 // STATISTICS of one image: normalised input [3, H, W] and the mean and std that it was normalised by.
 export function appearance(input, [, height, width], channelMean, channelStd) {
   const size = width * height;
   const channels = [0, 1, 2].map((c) => {
     const values = new Float64Array(size); // levels of 0…255, as they were before float32
-    for (let i = 0; i < size; i++) values[i] = Math.round((input[c * size + i] * channelStd[c] + channelMean[c]) * 255);
+    const [scale, shift] = [channelStd[c] * 255, channelMean[c] * 255 + 0.5];
+    for (let i = 0; i < size; i++) values[i] = Math.floor(input[c * size + i] * scale + shift);
     return { values, width, height };
   });
   const coarse = channels.map(blocks);
   const { width: w, height: h } = coarse[0];
   const pixels = w * h;
   const [red, green, blue] = coarse.map(({ values }) => values);
-  const grey = red.map((value, i) => value + green[i] + blue[i]);
-  const limit = grey.slice().sort()[pixels - Math.max(Math.floor(pixels / 10), 1)];
-  const background = [red, green, blue].map((values) => {
-    const bright = values.filter((_, i) => grey[i] >= limit).sort();
-    return (bright[(bright.length - 1) >> 1] + bright[bright.length >> 1]) / 2;
-  });
+  const grey = new Float64Array(pixels);
+  const [greys, brights] = [new Uint32Array(12 * 255 + 1), coarse.map(() => new Uint32Array(4 * 255 + 1))];
+  for (let i = 0; i < pixels; i++) greys[(grey[i] = red[i] + green[i] + blue[i])]++;
+  const limit = atRank(greys, pixels - Math.max(Math.floor(pixels / 10), 1));
+  let bright = 0;
+  for (let i = 0; i < pixels; i++) {
+    if (grey[i] < limit) continue;
+    bright++;
+    coarse.forEach(({ values }, c) => brights[c][values[i]]++);
+  }
+  const background = brights.map((counts) => (atRank(counts, (bright - 1) >> 1) + atRank(counts, bright >> 1)) / 2);
   const means = coarse.map(({ values }) => mean(values) / 4);
   const spread = channels.map((channel, c) => {
     const variance = product(channel, channel, 2 * w, 2 * h) / (4 * pixels) - means[c] ** 2;
     return Math.log(Math.sqrt(variance) / 255 + 1e-3);
   });
   const octaves = [];
-  let picture = { values: channels[0].values.map((value, i) => value + channels[1].values[i] + channels[2].values[i]), width, height };
+  const sums = new Float64Array(size);
+  for (const { values } of channels) for (let i = 0; i < size; i++) sums[i] += values[i];
+  let picture = { values: sums, width, height };
   for (let octave = 0; octave < 4; octave++) {
     const smaller = blocks(picture);
     octaves.push(Math.log(Math.sqrt(lost(picture, picture, smaller, smaller)) / (3 * 255 * 4 ** octave) + 1e-4));
@@ -64,18 +91,14 @@ export function appearance(input, [, height, width], channelMean, channelStd) {
   }
   const [redBlue, reds, blues] = [[0, 2], [0, 0], [2, 2]].map(([i, j]) => lost(channels[i], channels[j], coarse[i], coarse[j]) / 255 ** 2);
   const grain = redBlue / (Math.sqrt(reds * blues) + 1e-9);
-  const [centre, border] = [[], []];
-  for (let y = 0; y < h; y++) {
-    for (let x = 0; x < w; x++) {
-      const radius = Math.hypot((2 * y) / (h - 1) - 1, (2 * x) / (w - 1) - 1);
-      const place = radius < 0.35 ? centre : border;
-      if (radius < 0.35 || radius > 0.85) place.push(-Math.log(Math.max(green[y * w + x], 4) / Math.max(background[1], 4)));
-    }
-  }
-  const middle = mean(centre);
-  const centreSpread = Math.sqrt(mean(centre.map((density) => (density - middle) ** 2)));
+  const { centre, border } = ringsOf(w, h);
+  const empty = Math.log(Math.max(background[1], 4));
+  const densities = centre.map((i) => empty - OPTICAL[green[i]]);
+  const middle = mean(densities);
+  const centreSpread = Math.sqrt(mean(densities.map((density) => (density - middle) ** 2)));
+  const edge = border.reduce((sum, i) => sum + empty - OPTICAL[green[i]], 0) / border.length;
   const parts = [background.map((value) => value / (4 * 255)), means.map((value) => value / 255), spread, octaves];
-  return [...parts.flat(), grain, middle, Math.log(centreSpread + 1e-3), mean(border)];
+  return [...parts.flat(), grain, middle, Math.log(centreSpread + 1e-3), edge];
 }
 
 // Inverse of a symmetric positive definite matrix (Gauss-Jordan).

@@ -33,15 +33,18 @@ async function tensors(name) {
   return found;
 }
 
-// RGB bytes of an encoded image as they were stored: upright, no colour management, transparency on white.
-async function decode(file) {
+// An encoded image as it was stored: upright, no colour management. Other threads decode it.
+async function open(file) {
   const options = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };
-  let bitmap;
   try {
-    bitmap = await createImageBitmap(file, options);
+    return await createImageBitmap(file, options);
   } catch {
     throw new Error(file.size ? "This is not an image that this browser can read (JPEG, PNG, WebP and BMP are)." : "The file is empty.");
   }
+}
+
+// RGB bytes of an opened image, transparency on white.
+function pixelsOf(bitmap) {
   const { width, height } = bitmap;
   if (Math.min(width, height) < SMALLEST) throw new Error(`The picture has only ${width}×${height} pixels.`);
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
@@ -55,7 +58,7 @@ async function decode(file) {
     pixels[o++] = rgba[i + 1];
     pixels[o++] = rgba[i + 2];
   }
-  return { bitmap, pixels, width, height };
+  return { pixels, width, height };
 }
 
 function softmax(logits, temperature) {
@@ -111,7 +114,7 @@ function verdictOf(labels, probabilities, sets, isOod, sure, descriptions) {
   return { kind: "between", open: open.length > 1 ? open : names.slice(0, 2) };
 }
 
-// The model repo beside this page. `classify(file)` answers for one image, `count(answers)` for many.
+// The model repo beside this page. `classify(open(file))` answers for one image, `count(answers)` for many.
 export async function load() {
   const settings = await (await read("settings.json")).json();
   const calibrated = await fetch(new URL("calibration.json", MODEL));
@@ -129,9 +132,10 @@ export async function load() {
   const confusion = calibration.confusion && labels.map((label) => calibration.confusion.answers[label]);
   const prior = labels.map((label) => calibration.prior?.shares[label] ?? 1 / labels.length);
 
-  async function classify(file) {
+  async function classify(opening) {
     const started = performance.now();
-    const { bitmap, pixels, width, height } = await decode(file);
+    const bitmap = await opening;
+    const { pixels, width, height } = pixelsOf(bitmap);
     const input = preprocess(pixels, width, height, cfg);
     const prepared = performance.now();
     const tensor = new ort.Tensor("float32", input, [1, ...cfg.input_size]);
@@ -161,5 +165,5 @@ export async function load() {
     return differentialCount(labels, kept.map((answer) => answer.probabilities), prior.map((share) => share / sum), confusion);
   }
 
-  return { labels, descriptions, classify, count };
+  return { labels, descriptions, open, classify, count };
 }

@@ -129,11 +129,14 @@ function page(model) {
     working = true;
     $("result").hidden = false;
     $("progress").hidden = false;
-    for (let done = 0; done < queue.length; done++) {
+    for (let done = 0, next; done < queue.length; done++) {
       const { file, name } = queue[done];
+      const opening = next ?? model.open(file);
+      next = queue[done + 1] && model.open(queue[done + 1].file); // is decoded while the network works
+      next?.catch(() => {}); // its error is told in its turn
       let answer;
       try {
-        answer = { name, ...(await model.classify(file)) };
+        answer = { name, ...(await model.classify(opening)) };
       } catch (error) {
         answer = { name, error: error.message };
       }

@@ -9,6 +9,7 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from datasets import Image as ImageFeature
 from datasets import load_dataset
@@ -16,7 +17,7 @@ from PIL import Image
 
 from tests.dataset_script.odd_files import write_odd_folder
 from tests.dataset_script.raw_folders import build, contents, noise_folder, rows_of
-from tests.pictures import encoded
+from tests.pictures import encoded, noise
 
 SEVEN = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
 
@@ -50,6 +51,17 @@ def test_stored_bytes_are_the_files_bytes(drawn_folder: Path, drawn_dataset: Pat
             assert row["sha256"] == hashlib.sha256(row["image"]["bytes"]).hexdigest()
             assert row["file_name"].startswith(SEVEN[row["label"]])
     assert not originals
+
+
+def test_heic_and_avif_are_built_from(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    rng = np.random.default_rng(0)
+    for name, kind, ending in (("a", "HEIF", "heic"), ("b", "AVIF", "avif")):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+        for i in range(4):
+            (tmp_path / "raw" / name / f"{i}.{ending}").write_bytes(encoded(noise(rng), kind))
+    assert build(tmp_path / "raw", tmp_path / "out", "--workers", "1") == 0
+    assert len(rows_of(tmp_path / "out/splits.csv")) == 8
 
 
 def test_streaming_gives_the_same_rows(drawn_dataset: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 
@@ -84,7 +87,21 @@ def test_a_pickle_is_never_published(folder, name):
     assert not HfApi().repo_exists(name)
 
 
-def test_a_commit_of_someone_else_meanwhile_is_not_overwritten(folder, name, monkeypatch):
+def test_a_repo_or_branch_that_a_failed_push_created_is_deleted_again(folder, name, monkeypatch):
+    def outage(*_: object, **__: object) -> None:
+        raise httpx2.ConnectError("the network is down")
+
+    monkeypatch.setattr(HfApi, "create_commit", outage)
+    with pytest.raises(RepoError, match="cannot be reached"):
+        push_folder(folder, name, "model")
+    assert not HfApi().repo_exists(name)
+    HfApi().create_repo(name)
+    with pytest.raises(RepoError, match="cannot be reached"):
+        push_folder(folder, name, "model", revision="checkpoint")
+    assert [ref.name for ref in HfApi().list_repo_refs(name).branches] == ["main"]
+
+
+def test_a_commit_of_someone_else_meanwhile_is_neither_overwritten_nor_deleted(folder, name, monkeypatch):
     own = HfApi.create_commit
 
     def late(api: HfApi, *, repo_id: str, **options: object) -> object:
@@ -102,6 +119,26 @@ def test_another_owners_name_is_refused_with_what_the_hub_says(folder, hub, owne
     monkeypatch.setitem(hub.tokens, "hf_anna", "anna")
     with pytest.raises(RepoError, match=f"may not write to anna/model.*{owner} has no right to create"):
         push_folder(folder, "anna/model", "model")
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [({"HF_TOKEN": ""}, "run `hf auth login`"), ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be reached")],
+)
+def test_without_a_token_or_a_hub_a_push_is_one_sentence(folder, name, setting, sentence, tmp_path):
+    code = f"""
+from pathlib import Path
+from hub_model.inference.errors import RepoError
+from hub_model.publish import push_folder
+try:
+    push_folder(Path({str(folder)!r}), {name!r}, "model")
+except RepoError as error:
+    print(error)
+"""
+    environment = {**os.environ, "HF_HOME": str(tmp_path), **setting}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert sentence in done.stdout and done.stdout.count("\n") == 1, done
+    assert not HfApi().repo_exists(name)
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,18 @@ def test_branches_and_tags(name):
 
 
 # ---- ranges and the cache
+def test_a_cached_file_is_not_downloaded_again(folder, new, tmp_path):
+    create(new, "model")
+    api.upload_folder(folder_path=folder, repo_id=new)
+    path = Path(hf_hub_download(new, "model.safetensors", cache_dir=tmp_path))
+    before = path.resolve().stat().st_mtime_ns
+    api.upload_file(path_or_fileobj=b"x", path_in_repo="x.txt", repo_id=new)
+    again = Path(hf_hub_download(new, "model.safetensors", cache_dir=tmp_path))
+    assert again != path  # a folder for each commit …
+    assert again.resolve() == path.resolve()  # … over one file
+    assert again.resolve().stat().st_mtime_ns == before
+
+
 def test_hf_file_system_reads_ranges_and_writes(folder, new):
     create(new, "dataset")
     api.upload_folder(folder_path=folder, repo_id=new, repo_type="dataset")

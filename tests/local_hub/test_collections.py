@@ -1,6 +1,7 @@
 """Collections and evaluation results, through the real client."""
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -34,6 +35,14 @@ def test_a_collection_is_created_filled_and_read_and_nothing_goes_in_twice(owner
     assert (found.title, found.private, found.description) == (title, True, "three repos")
     items = [(item.item_id, item.item_type, item.note) for item in found.items]
     assert items == [(name, "model", "the model")]
+
+
+def test_no_item_is_lost_when_many_are_added_at_once(owner, title):
+    slug = api.create_collection(title).slug
+    names = [api.create_repo(f"{owner}/item-{uuid.uuid4().hex[:8]}").repo_id for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: api.add_collection_item(slug, name, "model"), names))
+    assert {item.item_id for item in api.get_collection(slug).items} == set(names)
 
 
 def test_a_private_collection_or_item_is_hidden_from_others(tmp_path):

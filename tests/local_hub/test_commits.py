@@ -2,10 +2,12 @@
 
 import hashlib
 import resource
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -128,6 +130,42 @@ def test_a_large_file_with_another_content_than_announced_is_not_kept(hub, name)
     assert http.put(actions["upload"]["href"], content=right).status_code == 200
     assert commit_by_hand(hub.endpoint, name, point).status_code == 200
     assert http.get(f"{hub.endpoint}/{name}/resolve/main/a.bin").content == right
+
+
+@contextmanager
+def begun_upload(hub: LocalHub, name: str, content: bytes) -> Iterator[tuple[socket.socket, Path]]:
+    """A PUT of a large file of which the first half has arrived; yields (connection, where it would be stored)."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    upload = announce_upload(hub.endpoint, name, sha256, len(content))["upload"]
+    target = upload["href"].removeprefix(hub.endpoint)
+    with socket.create_connection(("127.0.0.1", hub.port)) as connection:
+        head = f"PUT {target} HTTP/1.1\r\nHost: {hub.endpoint[7:]}\r\nContent-Length: {len(content)}\r\n\r\n"
+        connection.sendall(head.encode() + content[: len(content) // 2])
+        wait_for(lambda: list((hub.root / ".incoming").iterdir()))
+        yield connection, hub.root / "models" / name / "lfs" / sha256
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(hub, name):
+    with begun_upload(hub, name, b"x" * 100_000) as (_, stored):
+        pass
+    wait_for(lambda: not list((hub.root / ".incoming").iterdir()))
+    assert not stored.exists()
+
+
+def test_an_upload_does_not_outlive_its_repo(hub, name):
+    content = b"x" * 100_000
+    with begun_upload(hub, name, content) as (connection, stored):
+        api.delete_repo(name)
+        connection.sendall(content[len(content) // 2 :])
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
+    assert not stored.parents[1].exists()
 
 
 def test_content_that_is_not_what_it_says_is_refused(hub, name):

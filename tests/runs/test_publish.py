@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from huggingface_hub import HfApi, constants
+from huggingface_hub.utils import hf_raise_for_status
 
 import runs.publish
 from hub_model.card import snippets
@@ -143,6 +144,27 @@ def test_an_empty_data_folder_is_told_by_the_build(publication, tmp_path):
     error = publication.capfd.readouterr().err
     assert error.startswith("dataset_script build: ") and error.count("\n") == 1, error
     assert not (publication.folder / "dataset").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "said"),
+    [
+        (403, {"X-Error-Code": "GatedRepo"}, "is gated"),
+        (429, {"Retry-After": "30"}, "wait 30 seconds"),
+        (503, {}, "run the command again later"),
+    ],
+)
+def test_a_refusal_of_the_hub_is_passed_on_and_nothing_is_pushed(
+    publication, monkeypatch, status, headers, said
+):
+    def refuse(*_: object, **__: object) -> None:
+        request = httpx2.Request("GET", f"{constants.ENDPOINT}/api/datasets/a/b")
+        hf_raise_for_status(httpx2.Response(status, headers=headers, request=request))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HfApi, "repo_info", refuse)
+        assert said in publication.refusal()
+    assert publication.state() == {}
 
 
 def test_an_outage_midway_leaves_whole_repos_and_the_same_command_continues(publication, monkeypatch):

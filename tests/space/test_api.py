@@ -14,7 +14,8 @@ from gradio_client.exceptions import AppError
 
 from dataset_script.synthetic_cells import draw_cell, draw_field
 from hub_model.inference.classifier import Classifier
-from space.api import ENDPOINTS, TOOLS, address_of, examples
+from space.api import ENDPOINTS, TOOLS
+from space.tab_api import address_of, examples
 from tests.small_model_repo import LABELS
 from tests.space.bad_uploads import PICTURES, jpeg, zipped
 from tests.space.conftest import RunningSpace

@@ -11,7 +11,7 @@ from PIL import Image
 from dataset_script.validate import check, digest
 from hub_model.inference.images import read_picture
 from hub_model.inference.preprocessing import Preprocessing
-from tests.pictures import deep, encoded, packed_tiff, planar_tiff, png16
+from tests.pictures import deep, encoded, packed_tiff, planar_tiff, png16, tiff
 from tests.training.small import CONFIG, data_options
 from training import TrainingError
 from training.data import MemorySplit, StreamSplit, decode, geometry, near_equal, updates_in
@@ -155,15 +155,25 @@ def kinds_of_files() -> dict[str, bytes]:
     rotated[0x0112] = 6
     return {
         "RGB JPEG": encoded(photo, "JPEG"),
+        "RGB PNG": encoded(photo, "PNG"),
         "JPEG with an EXIF rotation": encoded(photo, "JPEG", exif=rotated),
         "CMYK JPEG": encoded(photo.convert("CMYK"), "JPEG"),
+        "grey PNG": encoded(Image.fromarray(grey), "PNG"),
         "black and white PNG": encoded(Image.fromarray(grey).convert("1"), "PNG"),
         "RGBA PNG": encoded(cut_out, "PNG"),
         "LA PNG": encoded(Image.fromarray(grey).convert("LA"), "PNG"),
+        "palette PNG": encoded(palette, "PNG"),
         "palette PNG with transparency": encoded(palette, "PNG", transparency=0),
         "RGB PNG with a transparent colour": encoded(photo, "PNG", transparency=photo.getpixel((0, 0))),
+        "RGBA WebP": encoded(cut_out, "WEBP", lossless=True, exact=True),
+        "16-bit TIFF": encoded(Image.fromarray(grey.astype(np.uint16) * 257), "TIFF"),
         "16-bit TIFF that holds 0..255": encoded(Image.fromarray(grey.astype(np.uint16)), "TIFF"),
+        "32-bit TIFF that holds 0..255": encoded(Image.fromarray(grey.astype(np.int32)), "TIFF"),
+        "float TIFF, 0..1": encoded(Image.fromarray(grey.astype(np.float32) / 255), "TIFF"),
+        "float TIFF, 0..255": encoded(Image.fromarray(grey.astype(np.float32)), "TIFF"),
         "float TIFF, 0..65535": encoded(Image.fromarray(grey.astype(np.float32) * 257), "TIFF"),
+        "float RGB TIFF": tiff(np.asarray(photo, dtype=np.float32) / 255),
+        "32-bit RGB TIFF": tiff(np.asarray(photo, dtype=np.uint32)),
         "16-bit RGB PNG of 12 bits": png16(deep(np.asarray(photo), 4095)),
         "16-bit RGB TIFF in planes": planar_tiff(deep(np.asarray(photo), 4095)),
         "packed 12-bit TIFF": packed_tiff(deep(grey, 4095), 12),
