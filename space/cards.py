@@ -64,8 +64,8 @@ def answer_card(
 
 def explanation(resources: Resources, language: str, kind: str) -> str:
     """What a kind of verdict means; how often a sure answer may be wrong is the model repo's own rule."""
-    if kind == "sure" and resources.sure_error is not None:
-        return say(language, "explain_sure_rule", percent=number(language, 100 * resources.sure_error))
+    if kind == "sure" and (error := resources.classifier.calibration.sure_error) is not None:
+        return say(language, "explain_sure_rule", percent=number(language, 100 * error))
     return say(language, f"explain_{kind}")
 
 

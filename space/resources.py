@@ -10,13 +10,11 @@ import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from hub_model.inference.calibration import CALIBRATION
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import ImageError, RepoError
 from hub_model.inference.images import CELL_SIDE, read_picture
@@ -50,12 +48,6 @@ class Resources:
     def askable(self) -> list[Sample]:
         """The held-out samples of classes that the model has."""
         return [s for s in self.held_out if s.label in self.classifier.label_names]
-
-    @cached_property
-    def sure_error(self) -> float | None:
-        """The share of sure answers that may be wrong by the model repo's rule; None where it does not say."""
-        sure = (self.classifier.repo.read_json(CALIBRATION) or {}).get("sure", {})
-        return sure["error"] if isinstance(sure.get("error"), int | float) else None
 
 
 def front_matter() -> dict[str, Any]:

@@ -66,13 +66,15 @@ class Calibration:
     """What `calibration.json` holds.
 
     `thresholds` [C] of the conformal sets by level; `sure` [C]: the probability from which an answer of that class is sure,
-    inf for never; `prior` [C] and `confusion` [C, 2C] for differential counts; `unidentifiable`: the classes so described.
+    inf for never, and `sure_error` the share of such answers that may be wrong; `prior` [C] and `confusion` [C, 2C] for
+    differential counts; `unidentifiable`: the classes so described.
     """
 
     label_names: tuple[str, ...]
     temperature: float = 1.0
     thresholds: dict[str, np.ndarray] = field(default_factory=dict)
     sure: np.ndarray | None = None
+    sure_error: float | None = None
     ood: OodRule | None = None
     appearance: AppearanceReference | None = None
     prior: np.ndarray | None = None
@@ -117,6 +119,7 @@ class Calibration:
                 2 * len(label_names),
             ):
                 raise ValueError("confusion must hold two answers a class for every class")
+            sure_error = found.get("sure", {}).get("error")
             rule = found.get("out_of_distribution")
             rule = OodRule.read(folder, rule) if rule else None
             reference = found.get("appearance")
@@ -128,6 +131,7 @@ class Calibration:
             tuple(label_names),
             temperature,
             thresholds,
+            sure_error=None if sure_error is None else float(sure_error),
             ood=rule,
             appearance=reference,
             unidentifiable=frozenset(unidentifiable),

@@ -5,7 +5,7 @@ const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 // Sums of 2 × 2 values; an odd last row or column is left out.
 function blocks({ values, width, height }) {
   const [w, h] = [width >> 1, height >> 1];
-  const sums = new Float64Array(w * h);
+  const sums = new Int32Array(w * h);
   for (let y = 0; y < h; y++) {
     for (let x = 0; x < w; x++) {
       const at = 2 * (y * width + x);
@@ -55,16 +55,16 @@ function ringsOf(width, height) {
 export function appearance(input, [, height, width], channelMean, channelStd) {
   const size = width * height;
   const channels = [0, 1, 2].map((c) => {
-    const values = new Float64Array(size); // levels of 0…255, as they were before float32
+    const values = new Uint8Array(size); // levels as they were before float32
     const [scale, shift] = [channelStd[c] * 255, channelMean[c] * 255 + 0.5];
-    for (let i = 0; i < size; i++) values[i] = Math.floor(input[c * size + i] * scale + shift);
+    for (let i = 0, at = c * size; i < size; i++, at++) values[i] = input[at] * scale + shift;
     return { values, width, height };
   });
   const coarse = channels.map(blocks);
   const { width: w, height: h } = coarse[0];
   const pixels = w * h;
   const [red, green, blue] = coarse.map(({ values }) => values);
-  const grey = new Float64Array(pixels);
+  const grey = new Int32Array(pixels);
   const [greys, brights] = [new Uint32Array(12 * 255 + 1), coarse.map(() => new Uint32Array(4 * 255 + 1))];
   for (let i = 0; i < pixels; i++) greys[(grey[i] = red[i] + green[i] + blue[i])]++;
   const limit = atRank(greys, pixels - Math.max(Math.floor(pixels / 10), 1));
@@ -81,7 +81,7 @@ export function appearance(input, [, height, width], channelMean, channelStd) {
     return Math.log(Math.sqrt(variance) / 255 + 1e-3);
   });
   const octaves = [];
-  const sums = new Float64Array(size);
+  const sums = new Int32Array(size);
   for (const { values } of channels) for (let i = 0; i < size; i++) sums[i] += values[i];
   let picture = { values: sums, width, height };
   for (let octave = 0; octave < 4; octave++) {

@@ -43,11 +43,14 @@ async function open(file) {
   }
 }
 
+const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+
 // RGB bytes of an opened image, transparency on white.
 function pixelsOf(bitmap) {
   const { width, height } = bitmap;
   if (Math.min(width, height) < SMALLEST) throw new Error(`The picture has only ${width}×${height} pixels.`);
-  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  if (context.canvas.width !== width) context.canvas.width = width;
+  if (context.canvas.height !== height) context.canvas.height = height;
   context.fillStyle = "white";
   context.fillRect(0, 0, width, height);
   context.drawImage(bitmap, 0, 0);
