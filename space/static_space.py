@@ -1,7 +1,7 @@
 """The static Space: the released model in the visitor's browser, through onnxruntime-web. No image leaves the machine.
 
-In: a model repo with `onnx/model.onnx` (Hub id or folder). Out: a folder of plain files that any web server serves: the page of
-`space/static`, the model's files, onnxruntime-web. The latter comes from the npm registry, pinned by version and checked by hash.
+In: a model repo (Hub id or folder). Out: a folder of plain files that any web server serves: the page of `space/static`, the
+model, onnxruntime-web. The latter comes from the npm registry, pinned by version and checked by hash.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from pathlib import Path
 
 from huggingface_hub import SpaceCard, SpaceCardData
 
+from hub_model.inference.classifier import load_timm_model
 from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import ModelRepo, open_model_repo
 from hub_model.inference.preprocessing import Preprocessing
+from hub_model.onnx.export import export_onnx
 
 PAGE = Path(__file__).parent / "static"
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
@@ -40,7 +42,7 @@ README = """# Bone-marrow cells, in your browser
 
 The model {model} answers in this page, through onnxruntime-web {version}. **No image leaves the visitor's machine**: there is no
 server behind the page, and its content security policy has the browser refuse every connection to another machine.
-Labels, preprocessing, calibration and OOD rule are the model repo's own files, in `model/`.
+Weights, labels, preprocessing, calibration and OOD rule are the model repo's own, in `model/`.
 
 For research and teaching, not for diagnosis. To run it from this folder:
 
@@ -55,17 +57,17 @@ def build_static_space(out: Path, model_id: str) -> list[Path]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RepoError(f"{out} is not an empty directory: name a new one")
     repo, runtime = open_model_repo(model_id), fetch_runtime()
-    if repo.onnx is None:
-        raise RepoError(f"{repo.name} has no {MODEL}, which the static Space needs")
+    config, model = Preprocessing(repo.config.pretrained_cfg).config, load_timm_model(repo)
     shutil.copytree(PAGE, out, dirs_exist_ok=True)
     shutil.copytree(runtime, out / PACKAGE)
-    (out / "model" / "onnx").mkdir(parents=True)
-    for name in (MODEL, *(name for name in CALIBRATION if (repo.folder / name).is_file())):
-        shutil.copyfile(repo.folder / name, out / "model" / name)
+    export_onnx(model, config["input_size"], out / "model" / MODEL, whole_blocks=False)
+    for name in CALIBRATION:
+        if (repo.folder / name).is_file():
+            shutil.copyfile(repo.folder / name, out / "model" / name)
     settings = {  # what config.json says, read by the one reader of it
         "label_names": repo.label_names,
         "label_descriptions": repo.config.label_descriptions,
-        "preprocessing": Preprocessing(repo.config.pretrained_cfg).config,
+        "preprocessing": config,
     }
     (out / "model" / "settings.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False), "utf-8")
     _card(repo).save(out / "README.md")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("bench", "dataset_script", "hub_model", "local_hub", "runs", "space", "training")
 INFERENCE = "hub_model.inference"
 PUBLISH = "hub_model.publish"  # the one push, for all three kinds of repos
-ONNX = "hub_model.onnx"  # for the card's graph and the trainer's teacher
+ONNX = "hub_model.onnx"  # for the card's graph, the trainer's teacher and the static Space
 ARROWS = {
     "local_hub": set(),
     INFERENCE: set(),
@@ -25,7 +25,7 @@ ARROWS = {
     "training": {INFERENCE, PUBLISH, ONNX, "dataset_script"},
     "train_accelerate": {INFERENCE, "training", "hub_model"},
     "hub_model": {INFERENCE, PUBLISH, ONNX, "dataset_script"},
-    "space": {INFERENCE, PUBLISH},
+    "space": {INFERENCE, PUBLISH, ONNX},
 }  # bench and runs measure and run everything
 HEAVY = (
     "torch", "torchvision", "timm", "transformers", "accelerate", "onnx", "onnxruntime", "huggingface_hub", "httpx", "httpx2",

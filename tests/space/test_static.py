@@ -211,11 +211,11 @@ def test_a_static_space_that_cannot_be_built_is_refused_in_one_sentence(
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
-    plain = shutil.copytree(small_model, tmp_path / "model")
-    shutil.rmtree(plain / "onnx")
+    damaged = shutil.copytree(small_model, tmp_path / "model")
+    (damaged / "model.safetensors").write_bytes(b"damaged")
     for out, model, sentence in (
         ("full", small_model, "not an empty directory"),
-        ("new", plain, "has no onnx/model.onnx"),
+        ("new", damaged, "model.safetensors does not fit"),
     ):
         assert main(["build", "--static", str(tmp_path / out), "--model", str(model)]) == 1
         assert sentence in (said := capsys.readouterr().err) and said.count("\n") == 1
