@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["train_accelerate"])
 PATIENCE = 1800  # seconds until a run that does not end counts as hanging, on a machine that is busy with other things
@@ -77,6 +79,10 @@ class Training:
 def run_trainer(arguments: list[str], log: Path, environment: dict, first: Callable | None) -> None:
     """Be a process of a run."""
     os.environ.update(environment)
+    if threads := environment.get(
+        "OMP_NUM_THREADS"
+    ):  # the server has imported torch, which no longer looks there
+        torch.set_num_threads(int(threads))
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
