@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from hub_model.inference.images import MAX_BYTES
 from space import cards, tab_api, tab_cell, tab_cells, tab_data, tab_field, tab_learn, tab_model
@@ -117,6 +119,11 @@ def header(words: Words, title: str, model: str) -> gr.Radio:
     return language
 
 
+async def broken_off(request: Request, error: ClientDisconnect) -> Response:
+    """To an upload whose visitor has left; without it, Gradio 6.31 writes a traceback into the Space's log."""
+    return Response(status_code=400)
+
+
 AGAIN = "<script>setTimeout(() => location.reload(), 15000)</script>"  # of the error page
 
 
@@ -156,6 +163,7 @@ def launch_arguments(i18n: gr.I18n, head: str = "") -> dict[str, Any]:
         "footer_links": [],  # the tab says it, in the visitor's language
         "run_history": False,  # which would keep what visitors send in their browser
         "max_file_size": MAX_BYTES,
+        "app_kwargs": {"exception_handlers": {ClientDisconnect: broken_off}},
         "state_session_capacity": SESSIONS,
         "ssr_mode": False,
         "quiet": True,

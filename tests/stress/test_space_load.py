@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import statistics
 import threading
 import time
@@ -58,6 +59,23 @@ def test_the_same_picture_from_all_at_once_is_answered_to_each(space: RunningSpa
             return await asyncio.gather(*(ask(http, space.address, question) for _ in range(24)))
 
     assert set(run(all_at_once())) == {"answer"}
+
+
+def test_an_upload_that_is_broken_off_leaves_no_traceback_in_the_log(space: RunningSpace) -> None:
+    host, port = space.address.removeprefix("http://").rstrip("/").split(":")
+    head = "POST /gradio_api/upload HTTP/1.1", f"Host: {host}", "Content-Length: 9999"
+    kind = "Content-Type: multipart/form-data; boundary=x"
+    part = '--x\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(("\r\n".join((*head, kind, "", part)) + "half").encode())
+        time.sleep(0.5)  # until it is read
+    assert run(one_answer(space)) == "answer"
+    assert "Traceback" not in space.log
+
+
+async def one_answer(space: RunningSpace) -> str:
+    async with httpx2.AsyncClient(timeout=120) as http:
+        return await ask(http, space.address, Question("predict", (good_cells(1)[0],), "answer"))
 
 
 @pytest.mark.stress
