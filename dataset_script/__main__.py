@@ -13,10 +13,11 @@ from pathlib import Path
 from dataset_script.arguments import seed, whole_number
 from dataset_script.build import build
 from dataset_script.records import Summary
-from dataset_script.source import DatasetError, shown
+from dataset_script.source import DatasetError
 from dataset_script.splits import SPLITS
 from dataset_script.synthetic_cells import draw_folder
 from hub_model.inference.errors import RepoError
+from hub_model.inference.text import shown
 
 
 def parser() -> argparse.ArgumentParser:

@@ -24,10 +24,11 @@ from dataset_script.folders import class_name
 from dataset_script.labels import published_as
 from dataset_script.near_duplicates import POINT, Spool, link
 from dataset_script.records import NEAR, Rejected, Row, Summary
-from dataset_script.source import DatasetError, Sources, base_name, shown
+from dataset_script.source import DatasetError, Sources, base_name
 from dataset_script.splits import FRACTION, FRACTION_BESIDE_LIST, SPLITS, assign_splits
 from dataset_script.tables import read_option, read_test_names, write_csv
 from dataset_script.validate import Validated, read_luminance, validate
+from hub_model.inference.text import shown
 
 
 def build(raws: Sequence[str], out: Path, options: argparse.Namespace) -> Summary:

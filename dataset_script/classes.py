@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from dataset_script.folders import Folders, class_name, some, split_named
 from dataset_script.labels import CLASSES
 from dataset_script.records import OUTSIDE, Rejected
-from dataset_script.source import OUT_OF_FOLDER, PACKED, DatasetError, Sources, base_name, shown
+from dataset_script.source import OUT_OF_FOLDER, PACKED, DatasetError, Sources, base_name
 from dataset_script.tables import LabelRow, read_labels
 from hub_model.inference.images import SUFFIXES, looks_like_picture
+from hub_model.inference.text import shown
 
 TABLES = re.compile(r"(metadata|labels)\.(csv|tsv|parquet|jsonl)", re.IGNORECASE)
 NO_LABEL = "no label in the table"

@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 
 from dataset_script.labels import CLASSES
-from dataset_script.source import DatasetError, shown
+from dataset_script.source import DatasetError
+from hub_model.inference.text import shown
 
 SPLIT_WORDS = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",

@@ -18,6 +18,7 @@ from pathlib import Path
 from dataset_script.records import READ_THROUGH_LINK
 from hub_model.inference.errors import first_line
 from hub_model.inference.images import MAX_BYTES
+from hub_model.inference.text import shown
 
 BOMB_RATIO = 200  # compressed formats hardly shrink; a zip entry that grows more than this is a bomb
 # but these do shrink
@@ -32,12 +33,6 @@ Listing = Iterator[tuple[str, str]]  # (path, reason why it is not read, "" for 
 
 class DatasetError(ValueError):
     """Something about the input that the person at the keyboard can change, in one sentence."""
-
-
-def shown(text: str) -> str:
-    """Return a file name as valid Unicode: bytes that are none and control characters are written as \\xNN."""
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def base_name(path: str) -> str:

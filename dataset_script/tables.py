@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset_script.source import DatasetError, shown
+from dataset_script.source import DatasetError
 from hub_model.inference.errors import first_line
+from hub_model.inference.text import csv_cell, shown
 
-FORMULA = ("=", "+", "-", "@")  # a spreadsheet would run a cell that begins with one of these
 ENDING = re.compile(r"\.[A-Za-z]\w{1,4}$")
 COLUMNS = {  # names of columns as they are found, in order of preference
     "file": ("file_name", "filename", "file", "image", "image_path", "path", "image_name", "img", "image_id", "name", "id"),
@@ -32,18 +32,12 @@ class LabelRow:
     group: str = ""
 
 
-def cell(value: object) -> str:
-    """Return a value as a CSV cell that no spreadsheet takes for a formula (an apostrophe goes before it)."""
-    text = shown(str(value))
-    return "'" + text if text.startswith(FORMULA) else text
-
-
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table as UTF-8 CSV with Unix line ends."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows([cell(value) for value in row] for row in rows)
+        writer.writerows([csv_cell(shown(str(value))) for value in row] for row in rows)
 
 
 def decode_text(data: bytes) -> str:

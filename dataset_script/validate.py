@@ -25,11 +25,12 @@ from tqdm import tqdm
 from dataset_script.classes import ClassFolders, suffix
 from dataset_script.near_duplicates import Spool, fingerprint
 from dataset_script.records import Rejected, Row
-from dataset_script.source import DatasetError, shown
+from dataset_script.source import DatasetError
 from dataset_script.splits import rank
 from dataset_script.synthetic_cells import COMMENT
 from hub_model.inference.errors import ImageError
 from hub_model.inference.images import SUFFIXES, decode, open_picture, read_picture
+from hub_model.inference.text import shown
 
 CHUNK_FILES = 32  # that a worker process is given at a time
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h, see mallopt(3)

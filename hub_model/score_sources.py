@@ -25,10 +25,11 @@ from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
 
-from dataset_script.source import FolderSource, shown
+from dataset_script.source import FolderSource
 from hub_model.inference.errors import RepoError, first_line
 from hub_model.inference.hub import HUB_ERRORS, hub_refusal
 from hub_model.inference.images import SUFFIXES, looks_like_picture
+from hub_model.inference.text import shown
 
 SHARD_IMAGES = 256  # of a listing; a kill costs each process at most one shard
 BATCH_SIZE = 32

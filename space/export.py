@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from hub_model.inference.calibration import VERDICT_LEVEL
+from hub_model.inference.text import csv_cell
 from space.desk import EXCLUDED, UNDECIDED, Cell, Desk, Row
 from space.texts import number, say
 
@@ -42,20 +43,13 @@ class Origin:
         return cls(model, revision or "", datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def harmless(cell: object) -> str:
-    """A CSV cell that no spreadsheet takes for a formula."""
-    text = str(cell)
-    formula = text.lstrip().startswith(("=", "+", "-", "@")) or text.startswith(("\t", "\r", "\n"))
-    return "'" + text if formula else text
-
-
 def as_csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """RFC 4180 text with a byte-order mark, by which Excel knows UTF-8; numbers stay numbers."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(harmless(name) for name in header)
+    writer.writerow(csv_cell(name) for name in header)
     writer.writerows(
-        ["" if cell is None else cell if isinstance(cell, int | float) else harmless(cell) for cell in row]
+        ["" if cell is None else cell if isinstance(cell, int | float) else csv_cell(cell) for cell in row]
         for row in rows
     )
     return "\ufeff" + out.getvalue()

@@ -193,7 +193,7 @@ def test_a_link_that_appears_after_listing_is_not_followed(tmp_path: Path) -> No
 
 
 # ---- text that a program might take for its own
-@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "  =1", "\r=1"])
 def test_no_cell_of_a_data_sets_tables_is_a_formula(tmp_path: Path, cell: str) -> None:
     write_csv(tmp_path / "x.csv", ("path", "reason"), [(cell, "damaged")])
     written = (tmp_path / "x.csv").read_bytes().split(b"\n", 1)[1].lstrip(b'"')

@@ -21,6 +21,7 @@ from hub_model.evaluation import SEED, markdown_table
 from hub_model.inference.calibration import Calibration
 from hub_model.inference.counts import reweight
 from hub_model.inference.errors import RepoError, first_line
+from hub_model.inference.text import csv_cell
 from hub_model.studies.calibration import by_name, read_label_names
 from hub_model.studies.crops import write_measurement
 
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     for count in counts:
         shares = (count.share, *count.share_interval, count.corrected, *count.corrected_interval)
-        writer.writerow([count.label, count.cells, *(f"{share:.4f}" for share in shares)])
+        writer.writerow([csv_cell(count.label), count.cells, *(f"{share:.4f}" for share in shares)])
     return 0
 
 

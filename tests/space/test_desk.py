@@ -18,6 +18,7 @@ from hub_model.inference.appearance import appearance
 from hub_model.inference.calibration import Calibration, Verdict
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import ImageError
+from hub_model.inference.text import csv_cell
 from hub_model.studies.ood import fit_appearance
 from space.api import count_rows
 from space.batching import Batcher
@@ -31,7 +32,6 @@ from space.export import (
     cells_json,
     class_folders,
     dataset_repo,
-    harmless,
     report,
 )
 from space.export import zipped as zipped_files
@@ -189,7 +189,7 @@ def test_a_batch_unlike_the_training_images_comes_with_a_warning_everywhere(
 # ---- exports
 @pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "  =cmd|' /C calc'!A0", "\r=1"])
 def test_no_csv_cell_is_taken_for_a_formula(cell: str) -> None:
-    assert harmless(cell).startswith("'")
+    assert csv_cell(cell).startswith("'")
     text = as_csv(["file", "p"], [[cell, 0.5], ['a, "b"', 1]])
     rows = list(csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline="")))
     assert text.startswith("\ufeff") and rows[1][0] == "'" + cell and rows[2] == ['a, "b"', "1"]

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from dataset_script.classes import arrange
 from dataset_script.records import Rejected
-from dataset_script.source import DatasetError, Sources, shown
+from dataset_script.source import DatasetError, Sources
 from dataset_script.validate import check
+from hub_model.inference.text import shown
 from tests.pictures import encoded, noise
 
 RNG = np.random.default_rng(0)
