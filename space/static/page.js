@@ -20,7 +20,10 @@ function element(tag, { className = "", text = "", title = "" } = {}, ...childre
 
 function sentence({ kind, open }) {
   if (kind === "unknown") return "out of distribution: not a cell this model knows";
-  if (kind === "between") return `between ${open.slice(0, -1).join(", ")} and ${open.at(-1)}`;
+  if (kind === "between") {
+    const others = open.slice(1);
+    return `probably ${open[0]}, possibly ${[others.slice(0, -1).join(", "), others.at(-1)].filter(Boolean).join(" or ")}`;
+  }
   if (kind === "unidentifiable") return `${open[0]}: a cell that cannot be identified`;
   return `${open[0]}: ${kind}`;
 }
@@ -110,7 +113,7 @@ function page(model) {
     const failed = answers.length - good.length;
     $("summary").textContent = [
       `${good.length.toLocaleString("en")} ${good.length === 1 ? "cell" : "cells"}`,
-      kinds.between && `${kinds.between} between classes`,
+      kinds.between && `${kinds.between} not sure`,
       kinds.unknown && `${kinds.unknown} out of distribution`,
       failed && `${failed} unreadable`,
     ].filter(Boolean).join(", ");
