@@ -9,9 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -147,13 +145,10 @@ def overhead(subject: Subject, images: list[bytes], repeats: int) -> list[Row]:
 
 def first_answer(subject: Subject, image: Path, repeats: int) -> list[Row]:
     """Seconds from the start of Python to the first answer."""
-
-    def start(code: str) -> float:
-        started = time.perf_counter()
-        run([sys.executable, "-c", code, subject.folder, image])
-        return time.perf_counter() - started
-
-    measures = {name: partial(start, code) for name, code in FIRST_ANSWERS.items()}
+    measures = {
+        name: lambda code=code: seconds(lambda: run([sys.executable, "-c", code, subject.folder, image]))
+        for name, code in FIRST_ANSWERS.items()
+    }
     title = f"JPEG to probabilities: released model, {subject.size} px, in a new process"
     return rows(title, interleave(measures, repeats), "s", EAGER)
 

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from bench.training_loops import BATCH, LOOPS, SIZE
 
 PER_CLASS = 48
 MOST_TURNS = 3  # one takes more than a minute
-VIT, VIT_SIZE, ALONE = "vit_small_patch14_dinov2", 126, "no teacher"
+VIT, VIT_SIZE = "vit_small_patch14_dinov2", 126
+ALONE, ANSWERS, CACHED = "no teacher", "the teacher answers", "its logits from --teacher_cache"
 OURS, CEILING = "train_accelerate.py", "one constant batch (ceiling)"
 NAMES = {
     "ceiling": CEILING,
@@ -48,20 +50,15 @@ def ours(folder: Path, *more: object) -> float:
     return json.loads(lines[-1])["images_per_second"]
 
 
-def with_teacher(folder: Path, repeats: int) -> dict[str, list[float]]:
-    """Images/s of the second epoch without a teacher, with one that answers in it, and with one that did so in the first."""
+def with_teacher(folder: Path) -> dict[str, Callable[[], float]]:
+    """Measures: images/s of the second epoch with a teacher that answers in it, and with one that did so in the first."""
     vit = f"--model {VIT} --no-pretrained --image_size {VIT_SIZE} --epochs 0 --overwrite"
     teacher = folder / "teacher"  # answers as fast as one that has learned something
     train(
         ROOT / "train_accelerate.py", "--dataset", folder / "dataset", "--output_dir", teacher, *vit.split()
     )
-    taught = ("--teacher", teacher)
-    measures = {
-        ALONE: partial(ours, folder),
-        "the teacher answers": partial(ours, folder, *taught),
-        "its logits from --teacher_cache": partial(ours, folder, *taught, "--teacher_cache", 1),
-    }
-    return interleave(measures, repeats)
+    taught = partial(ours, folder, "--teacher", teacher)
+    return {ANSWERS: taught, CACHED: partial(taught, "--teacher_cache", 1)}
 
 
 def baseline(loop: str, folder: Path) -> float:
@@ -76,8 +73,8 @@ def measure(options: argparse.Namespace) -> list[Row]:
         run([sys.executable, "-m", "dataset_script", "build", images, folder / "dataset"])
         measures = {NAMES[loop]: partial(baseline, loop, folder) for loop in LOOPS}
         measures[OURS] = partial(ours, folder)
-        values = interleave(measures, min(options.repeats, MOST_TURNS))
-        taught = with_teacher(folder, min(options.repeats, MOST_TURNS))
+        values = interleave(measures | with_teacher(folder), min(options.repeats, MOST_TURNS))
+    taught = {ALONE: values[OURS], ANSWERS: values.pop(ANSWERS), CACHED: values.pop(CACHED)}
     what = f"ReXNet-150, {SIZE} px, batch {BATCH}, float32"
     table = rows(f"Training step, {what}", values, "images/s", CEILING, NOTES)
     return table + rows(f"Step with a ViT-S/14 teacher, {what}", taught, "images/s", ALONE)

@@ -18,7 +18,7 @@ from huggingface_hub import DatasetCard
 from dataset_script.card import rendered_for
 from dataset_script.source import DatasetError
 from dataset_script.splits import SPLITS
-from hub_model.inference.errors import RepoError
+from hub_model.inference.errors import RepoError, first_line
 from hub_model.inference.hub import is_repo_id
 from hub_model.publish import Published, push_folder
 
@@ -62,8 +62,11 @@ def check_contract(folder: Path) -> None:
     empty = [split for split in SPLITS if not counts[split]]
     if empty:
         raise DatasetError(f"{folder}/data has no images for the split {', '.join(empty)}")
-    with (folder / "splits.csv").open(newline="", encoding="utf-8") as file:
-        told = Counter(row.get("split") for row in csv.DictReader(file))
+    try:
+        with (folder / "splits.csv").open(newline="", encoding="utf-8") as file:
+            told = Counter(row.get("split") for row in csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{folder}/splits.csv cannot be read: {first_line(error)}") from error
     try:
         infos = DatasetCard.load(folder / "README.md").data.get("dataset_info") or {}
         written = {item["name"]: item["num_examples"] for item in infos.get("splits", ())}
@@ -92,7 +95,7 @@ def _groups_of(path: Path) -> list[str]:
                 raise DatasetError(f"{path} breaks the contract: it has no column {', '.join(absent)}")
             return file.read(columns=["group"])["group"].to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+        raise DatasetError(f"{path} cannot be read as Parquet: {first_line(error)}") from error
 
 
 def push(

@@ -17,9 +17,11 @@ from pathlib import Path
 
 from huggingface_hub import SpaceCard, SpaceCardData
 
+from hub_model.inference.calibration import CALIBRATION
 from hub_model.inference.classifier import load_timm_model
 from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import ModelRepo, open_model_repo
+from hub_model.inference.ood import OOD_ARRAYS
 from hub_model.inference.preprocessing import Preprocessing
 from hub_model.onnx.export import export_onnx
 
@@ -31,7 +33,6 @@ SHA256 = {
     "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
 MODEL = "onnx/model.onnx"
-CALIBRATION = ("calibration.json", "out_of_distribution.safetensors")  # where the repo is calibrated
 # what isolates a page, without which WebAssembly has one thread
 HEADERS = {
     "cross-origin-embedder-policy": "require-corp",
@@ -61,7 +62,7 @@ def build_static_space(out: Path, model_id: str) -> list[Path]:
     shutil.copytree(PAGE, out, dirs_exist_ok=True)
     shutil.copytree(runtime, out / PACKAGE)
     export_onnx(model, config["input_size"], out / "model" / MODEL, whole_blocks=False)
-    for name in CALIBRATION:
+    for name in (CALIBRATION, OOD_ARRAYS):  # where the repo is calibrated
         if (repo.folder / name).is_file():
             shutil.copyfile(repo.folder / name, out / "model" / name)
     settings = {  # what config.json says, read by the one reader of it

@@ -148,9 +148,8 @@ def example_field(resources: Resources, folder: Path) -> str | None:
     """
     samples = [
         sample
-        for sample in resources.held_out[:EXAMPLES]
-        if sample.label in resources.classifier.label_names
-        and not cards.is_no_cell_type(resources.classifier, sample.label)
+        for sample in resources.askable[:EXAMPLES]
+        if not cards.is_no_cell_type(resources.classifier, sample.label)
     ]
     if not samples:
         return None

@@ -120,6 +120,7 @@ class Calibration:
             ):
                 raise ValueError("confusion must hold two answers a class for every class")
             sure_error = found.get("sure", {}).get("error")
+            sure_error = None if sure_error is None else float(sure_error)
             rule = found.get("out_of_distribution")
             rule = OodRule.read(folder, rule) if rule else None
             reference = found.get("appearance")
@@ -131,7 +132,7 @@ class Calibration:
             tuple(label_names),
             temperature,
             thresholds,
-            sure_error=None if sure_error is None else float(sure_error),
+            sure_error=sure_error,
             ood=rule,
             appearance=reference,
             unidentifiable=frozenset(unidentifiable),

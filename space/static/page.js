@@ -5,6 +5,7 @@ import { load, threads } from "./classifier.js";
 const SHOWN = 500; // cards; the count and the CSV file hold every picture
 const THUMBNAIL = 112;
 const DOUBT = ["unknown", "between", "uncalibrated", "unidentifiable", "sure"];
+const OR = new Intl.ListFormat("en-GB", { type: "disjunction" }); // A, B or C
 const $ = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(1)}%`;
 const range = ([low, high]) => `${percent(low)} – ${percent(high)}`;
@@ -20,10 +21,7 @@ function element(tag, { className = "", text = "", title = "" } = {}, ...childre
 
 function sentence({ kind, open }) {
   if (kind === "unknown") return "out of distribution: not a cell this model knows";
-  if (kind === "between") {
-    const others = open.slice(1);
-    return `probably ${open[0]}, possibly ${[others.slice(0, -1).join(", "), others.at(-1)].filter(Boolean).join(" or ")}`;
-  }
+  if (kind === "between") return `probably ${open[0]}, possibly ${OR.format(open.slice(1))}`;
   if (kind === "unidentifiable") return `${open[0]}: a cell that cannot be identified`;
   return `${open[0]}: ${kind}`;
 }

@@ -113,6 +113,9 @@ def test_a_group_in_two_splits_or_a_table_that_counts_otherwise_is_not_pushed(dr
     (folder / "splits.csv").write_text("".join(table.splitlines(keepends=True)[:-1]))
     with pytest.raises(DatasetError, match=r"splits\.csv counts"):
         check_contract(folder)
+    (folder / "splits.csv").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(DatasetError, match=r"splits\.csv cannot be read"):
+        check_contract(folder)
     (folder / "splits.csv").write_text(table)
     (train,), (test,) = ((folder / "data").glob(f"{split}-*") for split in ("train", "test"))
     rows = pq.read_table(test)

@@ -17,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from local_hub import LocalHub
 from tests.local_hub.by_hand import add, announce_upload, commit_by_hand, http, hub_process
+from tests.stress.processes import wait_for
 
 api = HfApi()
 
@@ -141,21 +142,14 @@ def begun_upload(hub: LocalHub, name: str, content: bytes) -> Iterator[tuple[soc
     with socket.create_connection(("127.0.0.1", hub.port)) as connection:
         head = f"PUT {target} HTTP/1.1\r\nHost: {hub.endpoint[7:]}\r\nContent-Length: {len(content)}\r\n\r\n"
         connection.sendall(head.encode() + content[: len(content) // 2])
-        wait_for(lambda: list((hub.root / ".incoming").iterdir()))
+        wait_for(lambda: list((hub.root / ".incoming").iterdir()), seconds=20)
         yield connection, hub.root / "models" / name / "lfs" / sha256
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(hub, name):
     with begun_upload(hub, name, b"x" * 100_000) as (_, stored):
         pass
-    wait_for(lambda: not list((hub.root / ".incoming").iterdir()))
+    wait_for(lambda: not list((hub.root / ".incoming").iterdir()), seconds=20)
     assert not stored.exists()
 
 

@@ -221,7 +221,8 @@ def test_without_calibration_nothing_is_claimed(small_model: Path, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "calibration", ["{", "[]", '{"temperature": {"value": 0}}', '{"conformal": {"0.90": {"thresholds": {"BLA": 1}}}}',
-                    '{"out_of_distribution": {"score": "guess", "threshold": 1}}']
+                    '{"out_of_distribution": {"score": "guess", "threshold": 1}}',
+                    json.dumps({"sure": {"thresholds": dict.fromkeys(LABELS, 0.9), "error": "few"}})]
 )  # fmt: skip
 def test_a_broken_calibration_is_refused(small_model: Path, tmp_path: Path, calibration: str) -> None:
     folder = changed(small_model, tmp_path / "repo")
