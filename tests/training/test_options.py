@@ -1,10 +1,17 @@
-"""Options that exclude each other are refused."""
+"""The options: each is explained with its default, and those that exclude each other are refused."""
 
 import pytest
 
-from training.options import parse_options
+from training.options import build_parser, parse_options
 
 REQUIRED = ["--dataset", "owner/name", "--output_dir", "run"]
+ACTIONS = [action for action in build_parser()._actions if action.option_strings != ["-h", "--help"]]
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.dest)
+def test_every_option_has_help_with_its_default(action):
+    shown = build_parser()._get_formatter()._expand_help(action)
+    assert shown and shown.count("default") == (0 if action.required else 1)
 
 
 @pytest.mark.parametrize(
