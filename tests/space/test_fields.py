@@ -24,6 +24,7 @@ from space.fields import (
     find_cells,
     typical_diameter,
 )
+from space.resources import Resources
 from space.tab_field import example_field
 from tests.pictures import encoded
 
@@ -117,7 +118,7 @@ def test_all_cells_of_the_example_are_found_whatever_the_light_of_some_crops(tmp
             light = ImageEnhance.Brightness(draw_cell(label, seed)).enhance(1 if seed else 0.6)
             samples.append(Sample(encoded(light, "PNG"), label, ""))
     classifier = SimpleNamespace(label_names=KINDS, label_descriptions={})
-    path = example_field(SimpleNamespace(held_out=samples, classifier=classifier), tmp_path)
+    path = example_field(Resources(classifier, None, None, [], held_out=samples), tmp_path)
     boxes = find_cells(Image.open(path).convert("RGB"))
     middles = [(150 + 300 * row, 150 + 300 * column) for row in range(3) for column in range(4)]
     assert matched(boxes, middles, 60) == len(boxes) == 12
