@@ -121,7 +121,7 @@ def test_floats_that_overshoot_are_clipped_and_not_darkened(largest: int) -> Non
 )  # fmt: skip
 def test_samples_without_a_known_scale_are_refused(values: np.ndarray) -> None:
     for source in (tiff(values), values):
-        with pytest.raises(ImageError, match=r"^The pixel values run from .* to .*: save the picture"):
+        with pytest.raises(ImageError, match=r"^The pixel values range from .* to .*: save the picture"):
             to_rgb(source)
 
 
