@@ -24,9 +24,7 @@ from hub_model.inference.ood import OodRule
 
 CALIBRATION = "calibration.json"
 VERDICT_LEVEL = "0.95"  # of the conformal sets that verdicts are based on
-UNIDENTIFIABLE = (
-    "not identifiable"  # in the description of a class: cells that an expert could not name either
-)
+UNIDENTIFIABLE = "not identifiable"  # in the description of a class: experts could not name these cells
 
 
 @dataclass(frozen=True)
@@ -186,10 +184,8 @@ class Calibration:
         self, probabilities: np.ndarray, ood_score: np.ndarray | None = None, known: np.ndarray | None = None
     ) -> list[Count]:
         """The differential count of the cells that are not OOD (see `differential_count`)."""
-        accepted = ~self.rejected(ood_score, len(probabilities))
-        return differential_count(
-            self.label_names, probabilities[accepted], self.prior, self.confusion, known
-        )
+        cells = probabilities[~self.rejected(ood_score, len(probabilities))]
+        return differential_count(self.label_names, cells, self.prior, self.confusion, known)
 
 
 def names_in(sets: np.ndarray, label_names: Sequence[str]) -> list[list[str]]:

@@ -70,7 +70,7 @@ def answers(probabilities: np.ndarray) -> np.ndarray:
 
 
 def confusion_of(probabilities: np.ndarray, membership: np.ndarray) -> np.ndarray:
-    """Counts [C, 2C] of each answer for each class, from probabilities [N, C] and one-hot labels [N, C] (`membership`)."""
+    """Counts [C, 2C] of each answer for each class, from probabilities [N, C] and one-hot or soft labels [N, C]."""
     classes = probabilities.shape[1]
     return membership.T @ np.eye(2 * classes)[answers(probabilities)]
 

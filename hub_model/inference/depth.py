@@ -266,7 +266,7 @@ def _to_8_bits(
 
     read: returns rows of the image of `shape` [H, W]: [rows, W] or [rows, W, 2 to 4], with alpha last in 2 and 4 channels.
     stated_max: the largest sample of the depth stated by the file; type_max: that of the type of the samples.
-    transparent: the sample value that is transparent; inverted: whether 0 is white.
+    transparent: the sample value of transparent pixels, which become white; inverted: whether 0 is white.
     """
     height, width = shape
     step = max(1, 2**20 // width)
