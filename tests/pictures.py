@@ -1,4 +1,4 @@
-"""Picture files of every kind, as bytes: through Pillow and tifffile, and by hand where they write no such file."""
+"""Image files of every kind, as bytes: written with Pillow and tifffile, or by hand where neither can."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def noise(rng: np.random.Generator, side: int = 64) -> Image.Image:
 
 
 def deep(values: np.ndarray, largest: int, kind: type = np.uint16) -> np.ndarray:
-    """8-bit values in 0..largest."""
+    """8-bit values rescaled to [0, largest]."""
     return np.round(values / 255 * largest).astype(kind)
 
 
 def png(header: bytes, rows: bytes, *more: tuple[bytes, bytes]) -> bytes:
-    """A PNG of its header's 13 bytes, its rows and other chunks (kind, data) before them."""
+    """A PNG from the 13 bytes of its header, its rows, and other chunks (kind, data) before them."""
     chunks = [(b"IHDR", header), *more, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -35,12 +35,12 @@ def png(header: bytes, rows: bytes, *more: tuple[bytes, bytes]) -> bytes:
 
 
 def png_bomb(width: int, height: int) -> bytes:
-    """A PNG whose header announces width × height pixels over a few bytes of data."""
+    """A PNG whose header declares width × height pixels, with a few bytes of data."""
     return png(struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), bytes(1000))
 
 
 def png16(values: np.ndarray, significant: int | None = None) -> bytes:
-    """A 16-bit PNG of values [H, W] or [H, W, 2 to 4]: Pillow writes no 16-bit colour."""
+    """A 16-bit PNG of values [H, W] or [H, W, 2 to 4]; Pillow cannot write 16-bit colour."""
     values = values if values.ndim == 3 else values[..., None]
     height, width, channels = values.shape
     header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
@@ -55,16 +55,16 @@ def tiff(values: np.ndarray, **options) -> bytes:
 
 
 def planar_tiff(values: np.ndarray, **options) -> bytes:
-    """A TIFF of colours [H, W, C], plane by plane."""
+    """A TIFF of values [H, W, C] with separate colour planes."""
     return tiff(np.moveaxis(values, 2, 0), planarconfig="separate", **options)
 
 
 def packed_tiff(values: np.ndarray, bits: int) -> bytes:
-    """A TIFF of values [H, W] or [H, W, 3], its samples of so many bits side by side, each row in whole bytes."""
+    """A TIFF of values [H, W] or [H, W, 3] in packed samples of `bits` bits, with each row padded to whole bytes."""
     height, width, channels = np.atleast_3d(values).shape
     digits = (values[..., None] >> np.arange(bits - 1, -1, -1) & 1).astype(np.uint8)
     data = np.packbits(digits.reshape(height, -1), axis=1).tobytes()
-    ifd = 8 + 2 + 9 * 12 + 4  # where the header's nine entries end
+    ifd = 8 + 2 + 9 * 12 + 4  # end of the header and its nine entries
     entries = [
         (256, width), (257, height), (258, bits if channels == 1 else ifd), (259, 1), (262, 1 if channels == 1 else 2),
         (273, ifd + 6), (277, channels), (278, height), (279, len(data)),

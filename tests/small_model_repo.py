@@ -1,7 +1,7 @@
-"""A model repo small enough for tests and still right most of the time: a tiny network, trained in seconds.
+"""A small model repo for tests: a tiny network, trained for seconds on synthetic cells and correct on most of them.
 
-Out: a folder by the contract of DESIGN.md (`config.json`, `model.safetensors`, `calibration.json`,
-`metrics.json`, `history.jsonl`, `onnx/model.onnx`, `README.md`). Its figures are those of drawn cells.
+Out: a folder that follows the contract of DESIGN.md (`config.json`, `model.safetensors`, `calibration.json`,
+`metrics.json`, `history.jsonl`, `onnx/model.onnx`, `README.md`). Its figures are measured on synthetic cells.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hub_model.onnx.export import LogitsAndFeatures, export_onnx
 from hub_model.studies.calibration_report import calibration_figures
 from hub_model.studies.ood import fit_rule, write_rule
 
-ARCHITECTURE = "test_efficientnet"  # timm's own miniature: 100,000 parameters
+ARCHITECTURE = "test_efficientnet"  # timm's test model: 100,000 parameters
 LABELS = tuple(LOOKS)
 DESCRIPTIONS = {label: CLASSES[label] for label in LABELS}
 SIZE = (3, 96, 96)
@@ -33,43 +33,41 @@ DATA |= {"mean": (0.5, 0.45, 0.6), "std": (0.2, 0.25, 0.2)}
 
 
 def drawn(per_class: int, first_seed: int) -> tuple[torch.Tensor, np.ndarray]:
-    """Drawn cells of every class as the network takes them, and their labels."""
+    """Preprocessed synthetic cells of every class, and their labels."""
     transform = create_transform(**DATA, is_training=False)
     images = [transform(draw_cell(label, first_seed + i)) for label in LABELS for i in range(per_class)]
     return torch.stack(images), np.repeat(np.arange(len(LABELS)), per_class)
 
 
 def build(folder: Path) -> Path:
-    """Train for a moment on drawn cells, write the model repo into `folder`, and return it."""
+    """Train on synthetic cells, write the model repo into `folder`, and return it."""
     torch.manual_seed(0)
     model = timm.create_model(ARCHITECTURE, num_classes=len(LABELS))
     pixels, labels = drawn(12, 0)
-    _train(model, pixels, torch.from_numpy(labels), steps=48)
+    _train(model, pixels, torch.from_numpy(labels))
     config = {"label_names": list(LABELS), "label_descriptions": DESCRIPTIONS}
     config["pretrained_cfg"] = {**DATA, "num_classes": len(LABELS), "license": "apache-2.0"}
     save_for_hf(model, folder, model_config=config, safe_serialization=True)
     held_out, truth = drawn(6, 10_000)
     with torch.inference_mode():
-        logits, features = (
-            output.numpy() for output in LogitsAndFeatures(model)(torch.cat([held_out, pixels]))
-        )
+        logits, features = map(torch.Tensor.numpy, LogitsAndFeatures(model)(torch.cat([held_out, pixels])))
     _write_reports(folder, logits[: len(truth)], truth)
-    # few enough directions not to fit these cells alone, and a threshold that keeps them and others like them
+    # few directions, so as not to overfit these cells, and a threshold that accepts them and similar ones
     rule = fit_rule(features, logits.argmax(axis=1), directions=8)
     write_rule(folder, replace(rule, threshold=2 * float(rule.score(features).max())))
     export_onnx(model, SIZE, folder / "onnx" / "model.onnx")
     return folder
 
 
-def _train(model: torch.nn.Module, pixels: torch.Tensor, labels: torch.Tensor, steps: int) -> None:
-    """A minute course: AdamW, one cycle, flips."""
+def _train(model: torch.nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> None:
+    """48 steps of AdamW with a one-cycle schedule and flips."""
     optimizer = torch.optim.AdamW(model.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 8e-3, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 8e-3, total_steps=48)
     model.train()
-    for step in range(steps):
-        chosen = torch.randperm(len(labels))[:42]
-        batch = pixels[chosen].flip([dimension for dimension in (2, 3) if step % dimension])
-        loss = torch.nn.functional.cross_entropy(model(batch), labels[chosen], label_smoothing=0.05)
+    for step in range(48):
+        batch = torch.randperm(len(labels))[:42]
+        images = pixels[batch].flip([dimension for dimension in (2, 3) if step % dimension])
+        loss = torch.nn.functional.cross_entropy(model(images), labels[batch], label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -78,7 +76,7 @@ def _train(model: torch.nn.Module, pixels: torch.Tensor, labels: torch.Tensor, s
 
 
 def _write_reports(folder: Path, logits: np.ndarray, truth: np.ndarray) -> None:
-    """`metrics.json`, `history.jsonl` and `calibration.json` from logits on cells that were not fitted on."""
+    """Write `metrics.json`, `history.jsonl` and `calibration.json`, from logits of held-out cells."""
     score = 1 - softmax(logits, 1.0)[np.arange(len(truth)), truth]
     conformal = {
         level: {
@@ -108,8 +106,8 @@ def _write_reports(folder: Path, logits: np.ndarray, truth: np.ndarray) -> None:
     history = [
         {"epoch": epoch, "learning_rate": 1e-3 * (1 - epoch / 12), "image_size": 96}
         | {
-            f"{split}_{name}": 1.9 * pace**epoch if name == "loss" else 1 - 0.8 * pace**epoch
-            for split, pace in (("train", 0.8), ("validation", 0.84))
+            f"{split}_{name}": 1.9 * decay**epoch if name == "loss" else 1 - 0.8 * decay**epoch
+            for split, decay in (("train", 0.8), ("validation", 0.84))
             for name in ("loss", "accuracy", "macro_f1")
         }
         for epoch in range(12)

@@ -1,4 +1,4 @@
-"""The import arrows of the design, read from the source: which folder may import which, and no two files each other."""
+"""The import rules of the design, checked in the source: which folder may import which, and no cycles between files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("bench", "dataset_script", "hub_model", "local_hub", "runs", "space", "training")
 INFERENCE = "hub_model.inference"
-PUBLISH = "hub_model.publish"  # the one push, for all three kinds of repos
-ONNX = "hub_model.onnx"  # for the card's graph, the trainer's teacher and the static Space
-ARROWS = {
+PUBLISH = "hub_model.publish"  # pushes model, dataset and Space repos
+ONNX = "hub_model.onnx"  # for the model repo's graph, the trainer's teacher and the static Space
+ALLOWED = {
     "local_hub": set(),
     INFERENCE: set(),
     PUBLISH: {INFERENCE},
@@ -26,7 +26,7 @@ ARROWS = {
     "train_accelerate": {INFERENCE, "training", "hub_model"},
     "hub_model": {INFERENCE, PUBLISH, ONNX, "dataset_script"},
     "space": {INFERENCE, PUBLISH, ONNX},
-}  # bench and runs measure and run everything
+}  # bench and runs may import everything
 HEAVY = (
     "torch", "torchvision", "timm", "transformers", "accelerate", "onnx", "onnxruntime", "huggingface_hub", "httpx", "httpx2",
     "yaml", "tqdm", "asyncio", "datasets", "evaluate", "pyarrow", "pandas", "scipy", "sklearn", "skimage", "matplotlib", "gradio",
@@ -44,38 +44,31 @@ MODULES = modules()
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The modules of the project that a file imports, anywhere in it; `from package import module` names the module."""
+    """The modules of the project that a file imports, at any level; for `from package import module`, the module."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in MODULES)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            inner = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from [name for name in inner if name in MODULES] or (
-                [node.module] if node.module in MODULES else []
-            )
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+            yield from submodules or {node.module} & MODULES.keys()
 
 
 GRAPH = {name: set(imports(path)) for name, path in MODULES.items()}
 
 
 def part_of(module: str) -> str:
-    if module == "hub_model":  # the package itself only names what inference has
+    if module == "hub_model":  # the package itself only re-exports from inference
         return INFERENCE
-    for special in (INFERENCE, PUBLISH, ONNX):
-        if module == special or module.startswith(f"{special}."):
-            return special
+    for subpackage in (INFERENCE, PUBLISH, ONNX):
+        if module == subpackage or module.startswith(f"{subpackage}."):
+            return subpackage
     return module.partition(".")[0]
 
 
-@pytest.mark.parametrize("part", sorted(ARROWS))
+@pytest.mark.parametrize("part", sorted(ALLOWED))
 def test_imports_go_one_way(part: str) -> None:
-    found = {
-        (name, other)
-        for name, others in GRAPH.items()
-        for other in others
-        if part_of(name) == part and part_of(other) not in ARROWS[part] | {part}
-    }
-    assert not found
+    imported = {(name, other) for name in GRAPH if part_of(name) == part for other in GRAPH[name]}
+    assert not {pair for pair in imported if part_of(pair[1]) not in ALLOWED[part] | {part}}
 
 
 def test_no_two_files_import_each_other() -> None:
@@ -85,7 +78,7 @@ def test_no_two_files_import_each_other() -> None:
         pytest.fail(" → ".join(error.args[1]))
 
 
-def test_an_answer_from_a_folder_imports_no_library_that_it_does_not_need() -> None:
+def test_a_prediction_from_a_folder_imports_no_library_that_it_does_not_need() -> None:
     code = """
 import io, sys
 from hub_model import Classifier

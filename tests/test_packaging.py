@@ -1,4 +1,4 @@
-"""The wheel is complete, dependency ranges are true and locked, and each dependency has its reason in SECURITY.md."""
+"""The wheel is complete, dependency ranges match the lock file, and SECURITY.md gives a reason for each dependency."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ print(json.dumps([sorted(mains), answer.labels[0], found["accuracy"]]))
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel of the tracked files, unpacked as pip does, without its dependencies."""
+    """A folder in which pip installed the wheel of the tracked files, without dependencies."""
     folder = tmp_path_factory.mktemp("wheel")
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
     for name in filter(None, tracked.decode().split("\0")):
@@ -54,21 +54,17 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "installed"
 
 
-def test_the_wheel_holds_what_is_not_python(installed: Path) -> None:
+def test_the_wheel_contains_all_files_of_its_packages(installed: Path) -> None:
     assert (installed / "space" / "style.css").is_file()
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     packages = ("dataset_script/", "hub_model/", "local_hub/", "space/", "training/")
-    wanted = [name for name in tracked.splitlines() if name.startswith(packages)]
-    wanted = [
-        name for name in wanted if not name.startswith("hub_model/release/") and (ROOT / name).is_file()
-    ]
-    assert [name for name in wanted if not (installed / name).is_file()] == []
+    names = [name for name in tracked.splitlines() if name.startswith(packages) and (ROOT / name).is_file()]
+    missing = [name for name in names if not (installed / name).is_file()]
+    assert [name for name in missing if not name.startswith("hub_model/release/")] == []
     assert not (installed / "hub_model" / "release").exists()
 
 
-def test_console_scripts_a_prediction_and_a_metric_work_from_the_wheel(
-    installed: Path, tmp_path: Path
-) -> None:
+def test_the_wheel_has_working_scripts_classifier_and_metric(installed: Path, tmp_path: Path) -> None:
     Image.new("RGB", (96, 96), "purple").save(tmp_path / "cell.png")
     arguments = [str(installed), str(ROOT / "hub_model" / "release"), str(tmp_path / "cell.png")]
     environment = os.environ | {"PYTHONPATH": str(installed), "HF_HOME": str(tmp_path)}
@@ -93,7 +89,7 @@ def test_each_range_starts_at_the_locked_version_and_ends_before_the_next_major(
         assert Version(str(version.major + 1)) not in requirement.specifier, requirement
 
 
-def test_every_dependency_has_its_reason_in_the_security_page() -> None:
+def test_the_security_page_gives_a_reason_for_every_dependency() -> None:
     page = (ROOT / "SECURITY.md").read_text()
     assert [one.name for one in REQUIREMENTS if f"`{one.name}`" not in page] == []
     assert len(page.splitlines()) <= 80

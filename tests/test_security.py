@@ -1,4 +1,4 @@
-"""What must never happen: code from a repo is run, a token is printed, a file outside is read. The Space's part: tests/space."""
+"""Security: no code of a repo is run, no token is printed, no file outside a dataset is read. For the Space, see tests/space."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TOKEN = "hf_MARKEDxTOKENx0123456789"
 
 
-# ---- weights: safetensors only, and no code of a repo's own
+# ---- weights: safetensors only, and no custom code
 class Canary:
-    """Unpickled, it makes a file: proof that somebody unpickled it."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -52,29 +52,30 @@ class Canary:
 
 @pytest.fixture
 def marker(tmp_path: Path) -> Path:
-    return tmp_path / "somebody-ran-code"
+    return tmp_path / "code-was-run"
 
 
 def write_model(folder: Path, **config: object) -> Path:
-    """A model folder that would pass, but for what `config` adds."""
+    """A valid model folder, but for the fields in `config`."""
     folder.mkdir(parents=True)
     save_file({"weight": torch.zeros(2, 2)}, folder / "model.safetensors")
-    known = {"architecture": "resnet10t", "num_classes": 2, "label_names": ["a", "b"]}
-    known |= {"pretrained_cfg": {"input_size": [3, 32, 32]}}
-    (folder / "config.json").write_text(json.dumps(known | config))
+    valid = {"architecture": "resnet10t", "num_classes": 2, "label_names": ["a", "b"]}
+    valid |= {"pretrained_cfg": {"input_size": [3, 32, 32]}}
+    (folder / "config.json").write_text(json.dumps(valid | config))
     return folder
 
 
 @pytest.fixture(params=["pytorch_model.bin", "auto_map"])
 def hostile(request: pytest.FixtureRequest, tmp_path: Path, marker: Path) -> tuple[Path, str]:
-    """A model folder that is fine but for a pickle beside its safetensors, or for naming code; and what names the reason."""
-    code = {"auto_map": {"AutoModelForImageClassification": "modeling.Model"}}
-    folder = write_model(tmp_path / "hostile", **(code if request.param == "auto_map" else {}))
-    program = f"import pathlib\npathlib.Path({str(marker)!r}).touch()\nclass Model: pass\n"
-    if request.param == "auto_map":
-        (folder / "modeling.py").write_text(program)
-    else:
+    """A valid model folder but for a pickle beside its safetensors, or custom code; and what the error must name."""
+    if request.param == "pytorch_model.bin":
+        folder = write_model(tmp_path / "hostile")
         (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Canary(marker)))
+        return folder, request.param
+    code = {"AutoModelForImageClassification": "modeling.Model"}
+    folder = write_model(tmp_path / "hostile", auto_map=code)
+    program = f"import pathlib\npathlib.Path({str(marker)!r}).touch()\nclass Model: pass\n"
+    (folder / "modeling.py").write_text(program)
     return folder, request.param
 
 
@@ -86,17 +87,17 @@ def hostile_repo(hostile: tuple[Path, str], owner: str) -> str:
     return repo
 
 
-def test_the_trainer_refuses_it_by_name_as_start_and_as_teacher(hostile, hostile_repo, marker) -> None:
+def test_the_trainer_refuses_it_as_initial_weights_and_as_teacher(hostile, hostile_repo, marker) -> None:
     folder, reason = hostile
-    for where in (str(folder), f"hf-hub:{hostile_repo}"):
+    for model_id in (str(folder), f"hf-hub:{hostile_repo}"):
         for load in (find_start, lambda name: Teacher([name], ["a", "b"], 1.0)):
             with pytest.raises(TrainingError, match="is refused") as caught:
-                load(where)
+                load(model_id)
             assert reason in str(caught.value) and "\n" not in str(caught.value)
     assert not marker.exists()
 
 
-def test_the_model_repo_is_neither_built_nor_pushed_nor_verified_with_it(
+def test_it_is_neither_built_nor_pushed_nor_verified(
     hostile, hostile_repo, marker, owner: str, tmp_path: Path, capsys
 ) -> None:
     folder, reason = hostile
@@ -110,32 +111,30 @@ def test_the_model_repo_is_neither_built_nor_pushed_nor_verified_with_it(
     assert not marker.exists() and not (tmp_path / "out").exists()
 
 
-def test_the_space_refuses_it_by_name(hostile, hostile_repo, marker) -> None:
-    for where in (hostile[0], hostile_repo):
+def test_the_space_refuses_it(hostile, hostile_repo, marker) -> None:
+    for model_id in (hostile[0], hostile_repo):
         with pytest.raises(RepoError, match="is refused") as caught:
-            open_model_repo(where)
+            open_model_repo(model_id)
         assert hostile[1] in str(caught.value)
     assert not marker.exists()
 
 
-PLACES = ["hf-hub:evil/model", "local-dir:/tmp", "../../x", "", 7, None]
-EVIL = [({"architecture": place}, "architecture") for place in PLACES]
-EVIL += [
-    ({"model_args": {name: "/tmp/evil.pth"}}, name)
-    for name in ("checkpoint_path", "pretrained", "pretrained_cfg_overlay")
-]
+ARCHITECTURES = ["hf-hub:evil/model", "local-dir:/tmp", "../../x", "", 7, None]
+MODEL_ARGS = ["checkpoint_path", "pretrained", "pretrained_cfg_overlay"]
+HOSTILE_CONFIGS = [({"architecture": architecture}, "architecture") for architecture in ARCHITECTURES]
+HOSTILE_CONFIGS += [({"model_args": {name: "/tmp/evil.pth"}}, name) for name in MODEL_ARGS]
 
 
-@pytest.mark.parametrize(("config", "said"), EVIL)
-def test_a_config_cannot_have_timm_load_something_else(tmp_path: Path, config: dict, said: str) -> None:
+@pytest.mark.parametrize(("config", "field"), HOSTILE_CONFIGS)
+def test_a_config_cannot_make_timm_load_something_else(tmp_path: Path, config: dict, field: str) -> None:
     folder = write_model(tmp_path / "model", **config)
-    with pytest.raises(RepoError, match=said):
+    with pytest.raises(RepoError, match=field):
         open_model_repo(folder)
     with pytest.raises(TrainingError):
         Teacher([str(folder)], ["a", "b"], 1.0)
 
 
-def test_a_loading_script_in_a_data_set_is_not_run(tmp_path: Path, marker: Path) -> None:
+def test_the_loading_script_of_a_dataset_is_not_run(tmp_path: Path, marker: Path) -> None:
     folder = tmp_path / "cells"
     folder.mkdir()
     (folder / "cells.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\n")
@@ -144,7 +143,7 @@ def test_a_loading_script_in_a_data_set_is_not_run(tmp_path: Path, marker: Path)
     assert not marker.exists()
 
 
-def test_yaml_of_a_card_is_data(tmp_path: Path, marker: Path) -> None:
+def test_yaml_tags_in_a_card_are_not_executed(tmp_path: Path, marker: Path) -> None:
     text = f"---\nlicense: !!python/object/apply:pathlib.Path.touch [{marker}]\n---\n"
     (tmp_path / "README.md").write_text(text)
     assert card_metadata(options(tmp_path)) == {}
@@ -152,22 +151,21 @@ def test_yaml_of_a_card_is_data(tmp_path: Path, marker: Path) -> None:
     assert not marker.exists()
 
 
-# ---- images and paths of foreign datasets
-def test_an_image_path_of_a_data_set_reaches_no_other_file_of_this_machine(tmp_path: Path) -> None:
+# ---- images and paths of untrusted datasets
+def test_an_image_path_in_a_dataset_reads_no_other_file_of_this_machine(tmp_path: Path) -> None:
     secret = tmp_path / "secret.png"
     Image.new("RGB", (40, 40)).save(secret)
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "link.png").symlink_to(secret)
     Image.new("RGB", (40, 40)).save(folder / "own.png")
-    kinds = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
-    ).arrow_schema
+    labels = datasets.ClassLabel(names=["a", "b"])
+    schema = datasets.Features({"image": datasets.Image(), "label": labels}).arrow_schema
     paths = [secret, "/dev/zero", folder / "link.png", folder / ".." / "secret.png", "https://127.0.0.1/x"]
     for path in [folder / "own.png", *paths]:
-        rows = pa.array([{"bytes": None, "path": str(path)}] * 2, kinds.field("image").type)
+        images = pa.array([{"bytes": None, "path": str(path)}] * 2, schema.field("image").type)
         for split in ("train", "validation"):
-            table = pa.table({"image": rows, "label": pa.array([0, 1], pa.int64())}, schema=kinds)
+            table = pa.table({"image": images, "label": pa.array([0, 1], pa.int64())}, schema=schema)
             pq.write_table(table, folder / f"{split}.parquet")
         source = open_source(options(folder), streaming=True)
         if path == folder / "own.png":
@@ -177,14 +175,14 @@ def test_an_image_path_of_a_data_set_reaches_no_other_file_of_this_machine(tmp_p
             list(source.rows("train"))
 
 
-def test_no_image_is_handed_to_another_program(tmp_path: Path) -> None:
-    """Pillow gives PostScript to Ghostscript, which has run foreign code before."""
+def test_no_image_is_passed_to_another_program(tmp_path: Path) -> None:
+    """Pillow passes PostScript to Ghostscript, which has had code execution vulnerabilities."""
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n"
     with pytest.raises(TrainingError, match="cannot be read"):
         decode(Row("x.eps", postscript, 0), lambda image: image)
 
 
-def test_a_link_that_appears_after_listing_is_not_followed(tmp_path: Path) -> None:
+def test_a_symlink_created_after_listing_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "raw" / "x.jpg").symlink_to(tmp_path / "secret")
@@ -192,12 +190,12 @@ def test_a_link_that_appears_after_listing_is_not_followed(tmp_path: Path) -> No
         FolderSource(tmp_path / "raw").read("x.jpg")
 
 
-# ---- text that a program might take for its own
+# ---- CSV injection
 @pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "  =1", "\r=1"])
-def test_no_cell_of_a_data_sets_tables_is_a_formula(tmp_path: Path, cell: str) -> None:
+def test_no_cell_of_a_datasets_tables_is_a_formula(tmp_path: Path, cell: str) -> None:
     write_csv(tmp_path / "x.csv", ("path", "reason"), [(cell, "damaged")])
     written = (tmp_path / "x.csv").read_bytes().split(b"\n", 1)[1].lstrip(b'"')
-    assert written.startswith((b"'", b"\\x")), "neither quoted nor spelt out"
+    assert written.startswith((b"'", b"\\x")), "neither quoted nor escaped"
 
 
 # ---- tokens
@@ -226,15 +224,15 @@ print("codes", codes)
 """
 
 
-def holding(folder: Path, token: str) -> list[str]:
-    """Files below a folder that hold the token."""
+def files_with(token: str, folder: Path) -> list[str]:
+    """Files below a folder that contain the token."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     return [str(path) for path in paths if token.encode() in path.read_bytes()]
 
 
 @pytest.mark.timeout(1200)
 def test_the_token_is_in_no_output_and_in_no_file(drawn_dataset: Path, tmp_path: Path) -> None:
-    """Eight commands and two trainings, half of them failing, and once more with no Hub to be reached."""
+    """Eight commands and two training runs, half of them failing, and again without a Hub."""
     (tmp_path / "out").mkdir()
     release = ROOT / "hub_model" / "release"
     tokens = {TOKEN: "anna", "hf_other": "budi"}
@@ -246,9 +244,9 @@ def test_the_token_is_in_no_output_and_in_no_file(drawn_dataset: Path, tmp_path:
         done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert "codes [0, 1, 1, 1, 1, 1, 1, 1, 0, 1]" in done.stdout, done.stderr[-3000:]
     environment["HF_ENDPOINT"] = "http://127.0.0.1:9"
-    alone = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert "codes [1, 1, 1, 1, 1, 1, 1, 1]" in alone.stdout, alone.stderr[-3000:]
-    for text in (done.stdout, done.stderr, alone.stdout, alone.stderr):
+    offline = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert "codes [1, 1, 1, 1, 1, 1, 1, 1]" in offline.stdout, offline.stderr[-3000:]
+    for text in (done.stdout, done.stderr, offline.stdout, offline.stderr):
         assert TOKEN not in text and "Traceback" not in text
     assert (tmp_path / "out" / "run" / "args.json").is_file()
-    assert holding(tmp_path, TOKEN) == []
+    assert files_with(TOKEN, tmp_path) == []

@@ -1,6 +1,6 @@
-"""Calibrated answers: what `calibration.json` of the model repo says, applied.
+"""Calibration of a classifier's outputs by the `calibration.json` of its model repo.
 
-In: logits and features of a batch. Out: calibrated probabilities, conformal sets, an OOD score, a verdict, a
+In: logits and features of a batch. Out: calibrated probabilities, conformal sets, OOD scores, verdicts, a
 differential count. A repo without `calibration.json` gets temperature 1, no sets, no score and the verdict
 "uncalibrated": nothing is claimed that was not measured.
 """
@@ -23,24 +23,22 @@ from hub_model.inference.model_repo import ModelRepo
 from hub_model.inference.ood import OodRule
 
 CALIBRATION = "calibration.json"
-VERDICT_LEVEL = "0.95"  # of the sets that doubt is worded with
-UNIDENTIFIABLE = "not identifiable"  # so described, a class is an answer of its own kind
+VERDICT_LEVEL = "0.95"  # of the conformal sets that verdicts are based on
+UNIDENTIFIABLE = "not identifiable"  # in the description of a class: experts could not name these cells
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`kind` is the plain answer; `labels` the classes that it leaves open, likeliest first."""
+    """`kind` is the verdict, `labels` the classes that remain possible, most probable first."""
 
     kind: Literal["sure", "unidentifiable", "between", "unknown", "uncalibrated"]
     labels: tuple[str, ...]
 
     def __str__(self) -> str:
-        if self.kind == "sure":
-            return "sure"
         if self.kind == "between":
             return f"between {', '.join(self.labels[:-1])} and {self.labels[-1]}"
         words = {"unidentifiable": "a cell that cannot be identified", "unknown": "not a cell I know"}
-        return words.get(self.kind, "uncalibrated")
+        return words.get(self.kind, self.kind)
 
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -51,10 +49,10 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
 
 def conformal_threshold(scores: np.ndarray, level: float) -> float:
-    """The limit under which a new score of the same kind falls with probability of at least `level`; inf for none.
+    """The threshold that a new exchangeable score does not exceed with probability of at least `level`; inf if there is none.
 
     The ceil((n + 1) · level)-th smallest of the n calibration scores (Vovk 2012; Angelopoulos & Bates 2023,
-    section 1). With fewer than level / (1 - level) scores no such limit exists.
+    section 1). With fewer than level / (1 - level) scores no such threshold exists.
     """
     n = len(scores)
     rank = math.ceil((n + 1) * level - 1e-9)  # 1e-9: (n + 1) · level may be an integer that floats overshoot
@@ -63,11 +61,11 @@ def conformal_threshold(scores: np.ndarray, level: float) -> float:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What `calibration.json` holds.
+    """The contents of `calibration.json`.
 
-    `thresholds` [C] of the conformal sets by level; `sure` [C]: the probability from which an answer of that class is sure,
-    inf for never, and `sure_error` the share of such answers that may be wrong; `prior` [C] and `confusion` [C, 2C] for
-    differential counts; `unidentifiable`: the classes so described.
+    `thresholds`: those of the conformal sets [C] by level. `sure` [C]: the lowest probability at which a prediction of each class
+    is sure, inf for never; `sure_error`: the error rate allowed among sure predictions. `prior` [C] and `confusion` [C, 2C] are
+    for differential counts. `unidentifiable`: the classes described as "not identifiable".
     """
 
     label_names: tuple[str, ...]
@@ -83,7 +81,7 @@ class Calibration:
 
     @classmethod
     def from_repo(cls, repo: ModelRepo) -> Calibration:
-        """Read `calibration.json` (and its arrays); a file that breaks the contract raises RepoError."""
+        """Read `calibration.json` and its arrays from a model repo; RepoError where it is malformed."""
         return cls.from_folder(repo.folder, repo.label_names, repo.config.label_descriptions, repo.name)
 
     @classmethod
@@ -94,7 +92,7 @@ class Calibration:
         descriptions: Mapping[str, str] | None = None,
         name: str | None = None,
     ) -> Calibration:
-        """The same for a run folder or a model repo folder; `name` is what an error calls it."""
+        """Read them from a run folder or a model repo folder; `name` is its name in error messages."""
         path, name = folder / CALIBRATION, name or str(folder)
         if not path.is_file():
             return cls(tuple(label_names))
@@ -108,34 +106,31 @@ class Calibration:
                 for level, entry in found.get("conformal", {}).items()
             }
             by_class = {
-                key: np.array([found[key][part][label] for label in label_names], float)
-                for key, part in (("prior", "shares"), ("confusion", "answers"), ("sure", "thresholds"))
+                key: np.array([found[key][values][label] for label in label_names], float)
+                for key, values in (("prior", "shares"), ("confusion", "answers"), ("sure", "thresholds"))
                 if key in found
             }
-            if "sure" in by_class:  # null, NaN here: a class of which no answer is sure
+            if "sure" in by_class:  # null, which is NaN here: no prediction of this class is sure
                 by_class["sure"] = np.nan_to_num(by_class["sure"], nan=math.inf)
-            if "confusion" in by_class and by_class["confusion"].shape != (
-                len(label_names),
-                2 * len(label_names),
-            ):
-                raise ValueError("confusion must hold two answers a class for every class")
+            n = len(label_names)
+            if "confusion" in by_class and by_class["confusion"].shape != (n, 2 * n):
+                raise ValueError(f"confusion must have {2 * n} answers for each of the {n} classes")
             sure_error = found.get("sure", {}).get("error")
             sure_error = None if sure_error is None else float(sure_error)
-            rule = found.get("out_of_distribution")
-            rule = OodRule.read(folder, rule) if rule else None
-            reference = found.get("appearance")
+            ood, reference = found.get("out_of_distribution"), found.get("appearance")
+            ood = OodRule.read(folder, ood) if ood else None
             reference = AppearanceReference.read(reference) if reference else None
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise RepoError(f"{name} breaks the contract: {CALIBRATION} ({error!r})") from None
-        unidentifiable = {n for n, text in (descriptions or {}).items() if UNIDENTIFIABLE in text.lower()}
+        described = (descriptions or {}).items()
         return cls(
             tuple(label_names),
             temperature,
             thresholds,
             sure_error=sure_error,
-            ood=rule,
+            ood=ood,
             appearance=reference,
-            unidentifiable=frozenset(unidentifiable),
+            unidentifiable=frozenset(label for label, text in described if UNIDENTIFIABLE in text.lower()),
             **by_class,
         )
 
@@ -147,20 +142,22 @@ class Calibration:
         return {level: 1 - probabilities <= limit for level, limit in self.thresholds.items()}
 
     def ood_score(self, features: np.ndarray, statistics: np.ndarray | None = None) -> np.ndarray | None:
-        """Distance [N] from the training images as a share of what is allowed: above 1 is OOD; None without a rule.
+        """Distance [N] from the training images, divided by its threshold: above 1 is OOD; None without an OOD rule.
 
-        Of pooled features [N, D]; where a reference is there, the weighted geometric mean of that and of `appearance` [N, K].
+        It is that of the pooled features [N, D]; with an appearance reference, the weighted geometric mean of that and of the
+        distance of the appearance statistics [N, K].
         """
         if self.ood is None:
             return None
         score = self.ood.score(features) / self.ood.threshold
         if self.appearance is None or statistics is None:
             return score
-        weight, look = self.appearance.weight, self.appearance.score(statistics) / self.appearance.threshold
-        return score ** (1 - weight) * look**weight
+        weight = self.appearance.weight
+        distance = self.appearance.score(statistics) / self.appearance.threshold
+        return score ** (1 - weight) * distance**weight
 
     def verdicts(self, probabilities: np.ndarray, ood_score: np.ndarray | None) -> list[Verdict]:
-        """One plain verdict an image; doubt names the classes of the conformal set, and always the likeliest and one other."""
+        """One verdict per image; "between" names the classes of the conformal set, and at least the two most probable ones."""
         members = self.sets(probabilities).get(VERDICT_LEVEL)
         rejected = self.rejected(ood_score, len(probabilities))
         verdicts = []
@@ -175,22 +172,22 @@ class Calibration:
                 kind = "unidentifiable" if names[0] in self.unidentifiable else "sure"
                 verdicts.append(Verdict(kind, (names[0],)))
             else:
-                left = [names[0], *(self.label_names[i] for i in order[1:] if members[row, i])]
-                verdicts.append(Verdict("between", tuple(left if len(left) > 1 else names[:2])))
+                possible = [names[0], *(self.label_names[i] for i in order[1:] if members[row, i])]
+                verdicts.append(Verdict("between", tuple(possible if len(possible) > 1 else names[:2])))
         return verdicts
 
-    def rejected(self, ood_score: np.ndarray | None, images: int) -> np.ndarray:
-        """Boolean [N]: which of so many images are OOD."""
-        return np.zeros(images, dtype=bool) if ood_score is None else np.asarray(ood_score) > 1
+    def rejected(self, ood_score: np.ndarray | None, n: int) -> np.ndarray:
+        """Boolean [N]: which of the n images are OOD."""
+        return np.zeros(n, dtype=bool) if ood_score is None else np.asarray(ood_score) > 1
 
     def count(
         self, probabilities: np.ndarray, ood_score: np.ndarray | None = None, known: np.ndarray | None = None
     ) -> list[Count]:
         """The differential count of the cells that are not OOD (see `differential_count`)."""
-        kept = ~self.rejected(ood_score, len(probabilities))
-        return differential_count(self.label_names, probabilities[kept], self.prior, self.confusion, known)
+        cells = probabilities[~self.rejected(ood_score, len(probabilities))]
+        return differential_count(self.label_names, cells, self.prior, self.confusion, known)
 
 
 def names_in(sets: np.ndarray, label_names: Sequence[str]) -> list[list[str]]:
-    """Membership [N, C] as lists of names."""
+    """The names of the classes in each set, from boolean membership [N, C]."""
     return [[name for name, inside in zip(label_names, row, strict=True) if inside] for row in sets]

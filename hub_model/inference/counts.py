@@ -1,9 +1,9 @@
-"""The differential count: from the answers for many cells to the share of each class, with 95% intervals that cover.
+"""The differential count: the fraction of each class among many cells, with 95% intervals.
 
-In: calibrated probabilities [N, C]. Out: a `Count` a class: as counted (Wilson intervals) and corrected for the prevalence.
-The model learned on a chosen mix of classes, its prior; a marrow has another mix, and where two classes look alike the
-plain count leans towards the prior. The correction is EM (Saerens et al. 2002); its intervals hold what EM does not know:
-the sample is small, and how often the classifier errs was itself measured on few images (Ziegler & Czyż 2024).
+In: calibrated probabilities [N, C]. Out: a `Count` per class: as counted (Wilson intervals) and corrected for the prevalence.
+The training set has a chosen mix of classes, the prior; a marrow has another, and where two classes look alike the plain
+count is biased towards the prior. The correction is EM (Saerens et al. 2002). Its intervals include what EM ignores: the
+sample is small, and the confusion matrix was itself measured on few images (Ziegler & Czyż 2024).
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 
 Z95 = 1.959963984540054
-CONFIDENT = 0.6  # answers of a class are told apart by whether its probability is at least this
-# Labelled images count for a third: cells of another slide differ by more than binomial error tells.
-DISPERSION = 3.0
-UNSEEN, UNIFORM = 0.1, 0.5  # pseudo-counts of an answer to a class, and of a class in the sample
-CHAINS, STEPS = 200, 20
+CONFIDENT = 0.6  # the probability from which a prediction counts as a confident one
+DISPERSION = 3.0  # overdispersion: cells of other slides vary more than binomially, so labelled images count for a third
+UNSEEN, UNIFORM = 0.1, 0.5  # pseudo-counts of an answer given a class, and of a class in the sample
+CHAINS, STEPS = 200, 20  # of the Gibbs sampler
 
 
 @dataclass(frozen=True)
 class Count:
-    """Shares in 0…1; intervals are 95%."""
+    """The count of one class. Shares are fractions in [0, 1], with 95% intervals."""
 
     label: str
     cells: int
@@ -34,7 +33,7 @@ class Count:
 
 
 def wilson_interval(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval for a share (Wilson 1927); (0, 1) when there are no trials."""
+    """Wilson's score interval for a proportion (Wilson 1927); (0, 1) when there are no trials."""
     if trials == 0:
         return 0.0, 1.0
     share = successes / trials
@@ -44,7 +43,7 @@ def wilson_interval(successes: int, trials: int, z: float = Z95) -> tuple[float,
 
 
 def reweight(probabilities: np.ndarray, prior: np.ndarray, prevalence: np.ndarray) -> np.ndarray:
-    """Posteriors under `prevalence` [C] of posteriors [N, C] that hold under `prior` [C] (Saerens et al. 2002, eq. 4)."""
+    """Posteriors [N, C] under `prior` [C], adjusted to `prevalence` [C] (Saerens et al. 2002, eq. 4)."""
     weighted = probabilities * (prevalence / prior)
     return weighted / weighted.sum(axis=1, keepdims=True)
 
@@ -52,9 +51,9 @@ def reweight(probabilities: np.ndarray, prior: np.ndarray, prevalence: np.ndarra
 def em_prevalence(
     probabilities: np.ndarray, prior: np.ndarray, tolerance: float = 1e-6, steps: int = 1000
 ) -> np.ndarray:
-    """Prevalence [C] with the highest likelihood of posteriors [N, C] under `prior` (Saerens et al. 2002, section 2.3).
+    """Maximum-likelihood prevalence [C] from posteriors [N, C] under `prior` (Saerens et al. 2002, section 2.3).
 
-    Starts at the prior and alternates re-weighting and averaging until no share moves by more than `tolerance`.
+    Starts at the prior and alternates reweighting and averaging until no class changes by `tolerance` or more.
     """
     prevalence = np.asarray(prior, dtype=np.float64)
     for _ in range(steps):
@@ -66,12 +65,12 @@ def em_prevalence(
 
 
 def answers(probabilities: np.ndarray) -> np.ndarray:
-    """What the classifier says of each cell, int [N] in 0…2C: the likeliest class c is 2 c, confidently so 2 c + 1."""
+    """The classifier's answer for each cell, int [N] in [0, 2C): 2c for predicted class c, 2c + 1 where it is confident."""
     return 2 * probabilities.argmax(axis=1) + (probabilities.max(axis=1) >= CONFIDENT)
 
 
 def confusion_of(probabilities: np.ndarray, membership: np.ndarray) -> np.ndarray:
-    """How often each answer was given to each class, [C, 2C], from probabilities and membership [N, C] (one-hot labels)."""
+    """Counts [C, 2C] of each answer for each class, from probabilities [N, C] and one-hot or soft labels [N, C]."""
     classes = probabilities.shape[1]
     return membership.T @ np.eye(2 * classes)[answers(probabilities)]
 
@@ -79,11 +78,11 @@ def confusion_of(probabilities: np.ndarray, membership: np.ndarray) -> np.ndarra
 def sample_prevalence(
     given: np.ndarray, confusion: np.ndarray, known: np.ndarray | None, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draws [S, C] of a sample's prevalence, given how often each answer was `given` [2C] in it.
+    """Posterior draws [S, C] of the prevalence of a sample in which each answer was `given` so many times, int [2C].
 
-    Bayesian quantification (Ziegler & Czyż 2024, TMLR) by Gibbs sampling: every chain draws the answers' distribution in each
-    class from `confusion` [C, 2C], then alternates the cells' classes and the prevalence. Where the prevalence is `known` [C],
-    the draws are the shares of the classes among these cells.
+    Bayesian quantification (Ziegler & Czyż 2024, TMLR) by Gibbs sampling: each chain draws the distribution of answers in each
+    class from `confusion` [C, 2C], then alternates between the classes of the cells and the prevalence. Where the prevalence is
+    `known` [C], the draws are the fractions of the classes among these cells.
     """
     rates = rng.gamma(np.broadcast_to(UNSEEN + confusion / DISPERSION, (CHAINS, *confusion.shape)))
     rates = (rates / rates.sum(axis=2, keepdims=True)).transpose(0, 2, 1)  # [chains, answers, C]
@@ -112,14 +111,14 @@ def differential_count(
     known: np.ndarray | None = None,
     seed: int = 0,
 ) -> list[Count]:
-    """One `Count` a class in the order of `label_names`; empty for no cells.
+    """One `Count` per class in the order of `label_names`; empty for no cells.
 
     Args:
         probabilities: calibrated posteriors [N, C] of the cells.
-        prior: class shares or counts [C] that they hold under; flat by default.
-        confusion: answers to labelled images of each class, [C, 2C] (see `confusion_of`); without, the probabilities
-            themselves stand in for labels, and the intervals are those of a perfectly calibrated classifier.
-        known: prevalence [C] of the sample where it is known; EM estimates it otherwise.
+        prior: class fractions or counts [C] for which they are calibrated; uniform by default.
+        confusion: answers for labelled images of each class, [C, 2C] (see `confusion_of`). Without it, the probabilities
+            serve as soft labels, and the intervals are those of a perfectly calibrated classifier.
+        known: prevalence [C] of the sample if known; estimated by EM otherwise.
     """
     cells, classes = len(probabilities), len(label_names)
     if cells == 0:
@@ -134,7 +133,7 @@ def differential_count(
     given = np.bincount(answers(probabilities), minlength=2 * classes)
     draws = sample_prevalence(given, confusion, known, np.random.default_rng(seed))
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-    low = np.where(low * cells < 0.5, 0, low)  # less than half a cell is none
+    low = np.where(low * cells < 0.5, 0, low)  # less than half a cell is zero
     return [
         Count(
             label=label,

@@ -1,4 +1,4 @@
-"""The out-of-distribution (OOD) score: how far an input's pooled features lie from those of the training images.
+"""The out-of-distribution (OOD) score: the distance of an input's pooled features from those of the training images.
 
 The rule is `out_of_distribution` of `calibration.json` with the arrays of `out_of_distribution.safetensors`;
 `hub_model.studies.ood` fits both.
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 OOD_ARRAYS = "out_of_distribution.safetensors"
-# Multiply-adds of a matrix product that OpenBLAS leaves to one thread. Its others, once woken, spin for 50 ms on the cores that
-# the network needs.
+# Largest matrix product, in multiply-adds, that OpenBLAS computes in one thread. Its other threads, once started, spin for 50 ms
+# on the cores that the network needs.
 SMALL_PRODUCT = 2**19 - 1
 
 
@@ -24,7 +24,7 @@ class OodRule:
     """Squared Mahalanobis distance to the nearest class mean, one covariance for all classes (Lee et al. 2018).
 
     The covariance is that of probabilistic PCA (Tipping & Bishop 1999): `variances` [K] along the orthonormal
-    `directions` [D, K], and `residual_variance` in every direction across them. `class_means` is [C, D]. An input
+    `directions` [D, K], and `residual_variance` in every direction orthogonal to them. `class_means` is [C, D]. An input
     that scores above `threshold` is OOD.
     """
 
@@ -36,7 +36,7 @@ class OodRule:
 
     @classmethod
     def read(cls, folder: Path, found: dict[str, Any]) -> OodRule:
-        """The rule in `calibration.json`; ValueError, KeyError, TypeError or OSError where it is malformed."""
+        """`out_of_distribution` of `calibration.json`; ValueError, KeyError or TypeError where it is malformed."""
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
@@ -46,26 +46,25 @@ class OodRule:
             arrays = load_file(folder / OOD_ARRAYS)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{OOD_ARRAYS} cannot be read ({error})") from None
-        names = ("class_means", "directions", "variances")
-        return cls(
-            *(arrays[name].astype(np.float64) for name in names),
-            float(found["residual_variance"]),
-            float(found["threshold"]),
+        means, directions, variances = (
+            arrays[name].astype(np.float64) for name in ("class_means", "directions", "variances")
         )
+        return cls(means, directions, variances, float(found["residual_variance"]), float(found["threshold"]))
 
     def score(self, features: np.ndarray) -> np.ndarray:
-        """Score [N] of pooled features [N, D], higher = further from the training images."""
+        """Score [N] of pooled features [N, D]; higher is further from the training images."""
         features, rows = np.asarray(features, np.float64), max(1, SMALL_PRODUCT // self.directions.size)
         scores = [self._score(features[start : start + rows]) for start in range(0, len(features), rows)]
         return np.concatenate([np.empty(0), *scores])
 
     def _score(self, features: np.ndarray) -> np.ndarray:
-        along = (features @ self.directions)[:, None] - self._means_along  # [N, C, K]
-        whole = features[:, None] - self.class_means  # [N, C, D]
-        across = np.maximum(np.vecdot(whole, whole) - np.vecdot(along, along), 0)
-        return (np.vecdot(along, along / self.variances) + across / self.residual_variance).min(axis=1)
+        centred = features[:, None] - self.class_means  # [N, C, D]
+        projected = (features @ self.directions)[:, None] - self._projected_means  # [N, C, K]
+        residual = np.maximum(np.vecdot(centred, centred) - np.vecdot(projected, projected), 0)
+        explained = np.vecdot(projected, projected / self.variances)
+        return (explained + residual / self.residual_variance).min(axis=1)
 
     @cached_property
-    def _means_along(self) -> np.ndarray:
-        """The class means along the directions, [C, K]."""
+    def _projected_means(self) -> np.ndarray:
+        """The class means projected onto the directions, [C, K]."""
         return np.stack([mean @ self.directions for mean in self.class_means])

@@ -1,19 +1,19 @@
-"""Text from other people's files, made safe to show and to write into tables."""
+"""Text from untrusted files, made safe to display and to write into tables."""
 
 from __future__ import annotations
 
 import re
 
-FORMULA = re.compile(r"\s*[=+\-@]|[\t\r\n]")  # a spreadsheet runs a cell that begins like this
+FORMULA = re.compile(r"\s*[=+\-@]|[\t\r\n]")  # a spreadsheet evaluates a cell that begins like this
 
 
 def shown(text: str) -> str:
-    """Return a file name as valid Unicode: bytes that are none and control characters are written as \\xNN."""
+    """Return a file name as valid Unicode, with undecodable bytes and control characters escaped as \\xNN."""
     text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def csv_cell(value: object) -> str:
-    """Return a CSV cell that no spreadsheet takes for a formula: those get an apostrophe (OWASP, *CSV injection*)."""
+    """Return a CSV cell, escaped with an apostrophe where a spreadsheet would evaluate it (OWASP, *CSV injection*)."""
     text = str(value)
     return f"'{text}" if FORMULA.match(text) else text

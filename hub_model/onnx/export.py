@@ -1,8 +1,8 @@
-"""`onnx/model.onnx` from a timm model: normalised pixels in, logits and pooled features out, any batch size.
+"""Export a timm model to `onnx/model.onnx`: normalised pixels in, logits and pooled features out, any batch size.
 
 Input `pixel_values` float32 [N, 3, H, W] (H, W as in `config.json`); outputs `logits` [N, C] and `features` [N, D].
-Its channels come in whole blocks, for speed (`hub_model/onnx/layout.py`). It is compared with timm before it is kept, and has
-no trace of the machine that exported it.
+The channels of a ReXNet are padded for speed (`hub_model/onnx/layout.py`). The graph is compared with timm before it is kept,
+and holds no paths of the machine that exported it.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import onnxruntime
 import torch
 
 from hub_model.inference.errors import RepoError
-from hub_model.onnx.layout import in_whole_blocks
+from hub_model.onnx.layout import pad_channels
 
-TOLERANCE = 1e-4  # largest difference of a logit or feature, relative to the largest value of that output
+TOLERANCE = 1e-4  # largest difference of an output, relative to its largest absolute value
 
 
 class LogitsAndFeatures(torch.nn.Module):
-    """A timm model that answers with its logits and with what its classifier sees."""
+    """A timm model that returns its logits and its pooled features (`pre_logits`)."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """logits [N, C] and features [N, D] of pixel_values [N, 3, H, W]."""
+        """Logits [N, C] and features [N, D] of pixel_values [N, 3, H, W]."""
         maps = self.model.forward_features(pixel_values)
         return self.model.forward_head(maps), self.model.forward_head(maps, pre_logits=True)
 
@@ -42,16 +42,14 @@ def export_onnx(
 ) -> float:
     """Write the graph and return its largest relative difference from timm; `RepoError` above 1e-4.
 
-    whole_blocks: fill up its channels, as is faster with ONNX Runtime on a CPU, but not in WebAssembly.
+    whole_blocks: pad the channels of a ReXNet, which is faster with ONNX Runtime on a CPU, but not in WebAssembly.
     """
     network = LogitsAndFeatures(model.eval())
-    example = torch.zeros(2, *input_size)
-    quiet = contextlib.redirect_stdout(io.StringIO())
-    with warnings.catch_warnings(), quiet, only_errors("torch.onnx", "onnxscript"):
-        warnings.simplefilter("ignore")
+    no_output = contextlib.redirect_stdout(io.StringIO())
+    with warnings.catch_warnings(action="ignore"), no_output, errors_only("torch.onnx", "onnxscript"):
         program = torch.onnx.export(
-            LogitsAndFeatures(in_whole_blocks(model) if whole_blocks else model),
-            (example,),
+            LogitsAndFeatures(pad_channels(model) if whole_blocks else model),
+            (torch.zeros(2, *input_size),),
             dynamo=True,
             input_names=["pixel_values"],
             output_names=["logits", "features"],
@@ -59,42 +57,35 @@ def export_onnx(
             verbose=False,
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    graph = without_traces(program.model_proto)
-    onnx.save(graph, path)
+    onnx.save(strip_metadata(program.model_proto), path)
     difference = largest_difference(network, input_size, path)
     if not difference <= TOLERANCE:
         path.unlink()
-        raise RepoError(
-            f"the ONNX graph differs from timm by {difference:.1e} of its range; it was not written"
-        )
+        raise RepoError(f"the ONNX graph differs from timm by {difference:.1e} of its range: not written")
     return difference
 
 
 @contextlib.contextmanager
-def only_errors(*names: str):
-    """Keep loggers quiet about anything less than an error."""
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
+def errors_only(*names: str):
+    """Set loggers to the level ERROR within a `with` block."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
-def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without the exporter's notes: they hold stack traces with paths of the machine."""
-    for holder in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.functions):
-        del holder.metadata_props[:]
-    for holder in (*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output):
-        holder.doc_string = ""
-        if hasattr(holder, "metadata_props"):
-            del holder.metadata_props[:]
-    for function in model.functions:
-        for node in function.node:
-            node.doc_string = ""
-            del node.metadata_props[:]
+def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without the exporter's metadata, which holds stack traces with paths of the machine."""
+    graph, function_nodes = model.graph, (node for function in model.functions for node in function.node)
+    documented = [*graph.node, *function_nodes, *graph.initializer, *graph.input, *graph.output]
+    for proto in (model, graph, *graph.value_info, *model.functions, *documented):
+        del proto.metadata_props[:]
+    for proto in documented:
+        proto.doc_string = ""
     return model
 
 
@@ -102,15 +93,15 @@ def largest_difference(network: torch.nn.Module, input_size: tuple[int, int, int
     """Largest difference between timm and ONNX Runtime over batches of 1, 2 and 7, relative to each output's range."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
-    worst = 0.0
-    for images in (1, 2, 7):
-        pixels = torch.randn(images, *input_size, generator=generator)
+    largest = 0.0
+    for batch_size in (1, 2, 7):
+        pixels = torch.randn(batch_size, *input_size, generator=generator)
         with torch.inference_mode():
             expected = [output.numpy() for output in network(pixels)]
-        found = session.run(["logits", "features"], {"pixel_values": pixels.numpy()})
-        for ours, theirs in zip(found, expected, strict=True):
+        outputs = session.run(["logits", "features"], {"pixel_values": pixels.numpy()})
+        for ours, theirs in zip(outputs, expected, strict=True):
             if ours.shape != theirs.shape:
                 return float("inf")
-            found_here = np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-6)
-            worst = float(np.maximum(worst, found_here))  # stays NaN
-    return worst
+            difference = np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-6)
+            largest = float(np.maximum(largest, difference))  # propagates NaN
+    return largest

@@ -1,8 +1,9 @@
-"""A ReXNet with its channels in whole blocks: the same answers, convolutions that ONNX Runtime keeps in its own layout.
+"""Pad the channels of a ReXNet to whole blocks: the same outputs, in convolutions that stay in ONNX Runtime's fast layout.
 
-ONNX Runtime convolves in blocks of 8 or 16 channels (its NCHWc layout) and leaves that layout where a depthwise convolution or
-a slice does not end on a block. A ReXNet has 41, 58, 75, … channels, so it leaves it in every block. Here every tensor between
-convolutions is widened to a multiple of 16. The added channels have weights of zero and the activations keep zeros.
+ONNX Runtime computes convolutions in blocks of 8 or 16 channels (its NCHWc layout) and reorders to NCHW where the channels of a
+depthwise convolution or a slice are not a multiple of that. A ReXNet has 41, 58, 75, … channels, so this happens in every block
+of the network. Here every tensor between convolutions is padded to a multiple of 16. The added channels have weights of zero,
+and the activations map zero to zero.
 """
 
 from __future__ import annotations
@@ -18,27 +19,25 @@ from torch.nn.utils import fuse_conv_bn_eval
 BLOCK = 16  # channels; ONNX Runtime's blocks are 8 (AVX2) or 16 (AVX-512, NEON)
 
 
-def in_whole_blocks(model: nn.Module) -> nn.Module:
-    """A copy of a ReXNet with its batch norms folded and its channels in whole blocks; any other model as it is."""
+def pad_channels(model: nn.Module) -> nn.Module:
+    """A copy of a ReXNet with its batch norms folded and its channels padded; any other model unchanged."""
     if not isinstance(model, RexNet):
         return model
     model = copy.deepcopy(model).double()  # folds in double precision
     *blocks, last = model.features
     model.stem = convolution(model.stem, model.stem.conv.in_channels)
-    wide = [Bottleneck(block) for block in blocks]
-    model.features = nn.Sequential(
-        *wide, convolution(last, whole(last.conv.in_channels), last.conv.out_channels)
-    )
+    last = convolution(last, round_up(last.conv.in_channels), last.conv.out_channels)
+    model.features = nn.Sequential(*map(Bottleneck, blocks), last)
     return model.float().eval()
 
 
-def whole(channels: int) -> int:
+def round_up(channels: int) -> int:
     """The next multiple of BLOCK."""
     return -(-channels // BLOCK) * BLOCK
 
 
-def widened(conv: nn.Conv2d, inputs: int, outputs: int, rows: slice = slice(None)) -> nn.Conv2d:
-    """A convolution that computes `rows` of the outputs of `conv`, with zeros up to `inputs` and `outputs` channels."""
+def pad(conv: nn.Conv2d, inputs: int, outputs: int, rows: slice = slice(None)) -> nn.Conv2d:
+    """A convolution that computes `rows` of the outputs of `conv`, zero-padded to `inputs` and `outputs` channels."""
     depthwise = conv.groups > 1
     wide = nn.Conv2d(
         inputs, outputs, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
@@ -51,30 +50,30 @@ def widened(conv: nn.Conv2d, inputs: int, outputs: int, rows: slice = slice(None
 
 
 def convolution(layer: ConvNormAct, inputs: int, outputs: int | None = None) -> nn.Sequential:
-    """timm's convolution, batch norm and activation, the first two in one."""
+    """timm's convolution, batch norm and activation, with the batch norm folded."""
     conv = fuse_conv_bn_eval(layer.conv, layer.bn)
-    return nn.Sequential(widened(conv, inputs, outputs or whole(conv.out_channels)), layer.bn.act)
+    return nn.Sequential(pad(conv, inputs, outputs or round_up(conv.out_channels)), layer.bn.act)
 
 
 class Bottleneck(nn.Module):
-    """timm's LinearBottleneck; its partial shortcut is two convolutions, of which the first adds the shortcut."""
+    """timm's LinearBottleneck; its partial shortcut becomes two convolutions, and the first one's output adds the shortcut."""
 
     def __init__(self, block: LinearBottleneck) -> None:
         super().__init__()
-        inputs, inner = whole(block.in_channels), whole(block.conv_dw.conv.in_channels)
+        inputs, inner = round_up(block.in_channels), round_up(block.conv_dw.conv.in_channels)
         self.expand = convolution(block.conv_exp, inputs) if block.conv_exp else nn.Identity()
         self.depthwise = convolution(block.conv_dw, inner)
         self.squeeze = SqueezeExcite(block.se) if block.se else nn.Identity()
         self.activation = block.act_dw
         project, total = fuse_conv_bn_eval(block.conv_pwl.conv, block.conv_pwl.bn), block.out_channels
         self.shortcut = block.use_shortcut
-        first = inputs if self.shortcut else whole(total)
-        self.first = widened(project, inner, first, slice(first))
+        first = inputs if self.shortcut else round_up(total)
+        self.first = pad(project, inner, first, slice(first))
         rest = slice(first, None)
-        self.rest = widened(project, inner, whole(total) - first, rest) if total > first else None
+        self.rest = pad(project, inner, round_up(total) - first, rest) if total > first else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, whole(in), H, W] → [N, whole(out), H, W]."""
+        """[N, round_up(in), H, W] → [N, round_up(out), H, W]."""
         inner = self.activation(self.squeeze(self.depthwise(self.expand(x))))
         first = self.first(inner) + x if self.shortcut else self.first(inner)
         return first if self.rest is None else torch.cat([first, self.rest(inner)], dim=1)
@@ -86,11 +85,9 @@ class SqueezeExcite(nn.Module):
     def __init__(self, se: nn.Module) -> None:
         super().__init__()
         squeeze = fuse_conv_bn_eval(se.fc1, se.bn)
-        inputs, inner = whole(squeeze.in_channels), whole(squeeze.out_channels)
-        self.gate = nn.Sequential(
-            widened(squeeze, inputs, inner), se.act, widened(se.fc2, inner, inputs), se.gate
-        )
+        inputs, inner = round_up(squeeze.in_channels), round_up(squeeze.out_channels)
+        self.gate = nn.Sequential(pad(squeeze, inputs, inner), se.act, pad(se.fc2, inner, inputs), se.gate)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [N, C, H, W], each channel times its gate."""
-        return x * self.gate(nn.functional.adaptive_avg_pool2d(x, 1))  # a mean would leave the blocked layout
+        """x [N, C, H, W] times the gate of each channel."""
+        return x * self.gate(nn.functional.adaptive_avg_pool2d(x, 1))  # mean() has no blocked kernel

@@ -1,4 +1,4 @@
-"""A model repo that costs nothing to make: timm's miniature network with random weights, and a calibration to go with it."""
+"""A model repo that is created instantly: timm's smallest test model with random weights, and a calibration for it."""
 
 from __future__ import annotations
 
@@ -28,17 +28,16 @@ def write_model(folder: Path, seed: int = 0) -> Path:
         model_config={"label_names": list(LABELS), "pretrained_cfg": config | {"num_classes": len(LABELS)}},
         safe_serialization=True,
     )
-    levels = {"0.90": 0.6, "0.95": 0.7}
+    by_level = {"0.90": dict.fromkeys(LABELS, 0.6), "0.95": dict.fromkeys(LABELS, 0.7)}
     calibration = {
         "temperature": {"value": 0.8},
-        "conformal": {level: {"thresholds": dict.fromkeys(LABELS, limit)} for level, limit in levels.items()},
+        "conformal": {level: {"thresholds": thresholds} for level, thresholds in by_level.items()},
         "sure": {"thresholds": dict.fromkeys(LABELS, 0.35)},
     }
     (folder / "calibration.json").write_text(json.dumps(calibration))
     with torch.inference_mode():
-        features = model.eval().forward_head(
-            model.forward_features(torch.randn(30, 3, SIDE, SIDE)), pre_logits=True
-        )
-    rule = fit_rule(features.numpy(), np.arange(30) % len(LABELS))
-    write_rule(folder, replace(rule, threshold=float(np.median(rule.score(features.numpy())))))
+        maps = model.eval().forward_features(torch.randn(30, 3, SIDE, SIDE))
+        features = model.forward_head(maps, pre_logits=True).numpy()
+    rule = fit_rule(features, np.arange(30) % len(LABELS))
+    write_rule(folder, replace(rule, threshold=float(np.median(rule.score(features)))))
     return folder

@@ -99,7 +99,7 @@ def test_access_is_asked_for_before_the_folder_is_checked(model_folder, hub, mon
     monkeypatch.setitem(hub.tokens, "hf_lab", "lab")
     for token, name, said in (
         ("", "lab/model", "run `hf auth login`"),
-        ("hf_wrong", "lab/model", "takes no such token"),
+        ("hf_wrong", "lab/model", "rejects this token"),
         ("hf_lab", "anna/model", "anna/model belongs to anna, the token to lab"),
         ("hf_lab", "anna", "is not a repo id"),
     ):

@@ -119,7 +119,7 @@ def test_what_can_be_known_is_said_before_anything_is_pushed(publication, tmp_pa
     assert "belongs to anna, the token to" in publication.refusal(owner="anna")
     assert "--model" in publication.refusal("--model", tmp_path / "none")
     assert "README.md" in publication.refusal("--data", make(tmp_path / "d" / "splits.csv"))
-    for token, said in (("", "hf auth login"), ("hf_wrong", "takes no such token")):
+    for token, said in (("", "hf auth login"), ("hf_wrong", "rejects this token")):
         with monkeypatch.context() as patched:
             patched.setenv("HF_TOKEN", token)
             assert said in publication.refusal()

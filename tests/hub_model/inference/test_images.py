@@ -1,4 +1,4 @@
-"""One decoder: whatever a picture is stored as, the same pixels come out, or one sentence."""
+"""One decoder: an image has the same pixels in every file format, or a one-sentence error."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ GREY = np.asarray(CELL.convert("L"))
 DEPTHS = {10: 1023, 12: 4095, 14: 16383, 16: 65535}
 
 
-def off(data: bytes, wanted: np.ndarray) -> int:
-    """The largest difference of a file's decoded pixels from the wanted ones."""
-    wanted = wanted if wanted.ndim == 3 else np.repeat(wanted[..., None], 3, axis=2)
-    return int(np.abs(np.asarray(read_picture(data)).astype(int) - wanted).max())
+def max_error(data: bytes, expected: np.ndarray) -> int:
+    """The largest difference of a file's decoded pixels from the expected ones."""
+    expected = expected if expected.ndim == 3 else np.repeat(expected[..., None], 3, axis=2)
+    return int(np.abs(np.asarray(read_picture(data)).astype(int) - expected).max())
 
 
 @pytest.mark.parametrize("values", [GREY, RGB], ids=["grey", "RGB"])
@@ -45,48 +45,42 @@ def off(data: bytes, wanted: np.ndarray) -> int:
     ],
     ids=["PNG", "TIFF", "TIFF >", "TIFF zlib", "TIFF > zlib", "TIFF predictor", "TIFF strips", "TIFF tiles", "BigTIFF"],
 )  # fmt: skip
-def test_a_16_bit_file_is_scaled_by_the_depth_that_is_used(values: np.ndarray, largest: int, store) -> None:
-    assert off(store(deep(values, largest)), values) == 0
+def test_a_16_bit_file_is_scaled_by_the_depth_in_use(values: np.ndarray, largest: int, store) -> None:
+    assert max_error(store(deep(values, largest)), values) == 0
 
 
 def pnm(values: np.ndarray, largest: int) -> bytes:
-    """A binary PGM or PPM that states its largest sample."""
+    """A binary PGM or PPM with this maxval."""
     kind, samples = b"P5" if values.ndim == 2 else b"P6", values.astype(">u2" if largest > 255 else "u1")
     return kind + f" {values.shape[1]} {values.shape[0]} {largest}\n".encode() + samples.tobytes()
 
 
 DARK, DARK_RGB = GREY // 5, RGB // 5
+OME_14_BITS = '<OME><Pixels SignificantBits="14"/></OME>'
 
 
 @pytest.mark.parametrize(
-    ("data", "wanted"),
+    ("data", "expected"),
     [
         (png16(deep(DARK, 4095), significant=12), DARK),
         (png16(deep(DARK_RGB, 4095), significant=12), DARK_RGB),
         (png16(deep(DARK_RGB, 65535), significant=16), DARK_RGB),
-        (
-            png16(deep(GREY, 65535), significant=12),
-            GREY,
-        ),  # as the PNG standard wants it: scaled up by the writer
+        # scaled up by the writer, as the PNG standard requires
+        (png16(deep(GREY, 65535), significant=12), GREY),
         (tiff(deep(DARK, 4095), extratags=[(281, "H", 1, 4095, True)]), DARK),
-        (
-            tiff(deep(DARK, 4095), extratags=[(281, "H", 1, 3000, True)]),
-            DARK,
-        ),  # TIFF: the largest one that is used
+        # TIFF's MaxSampleValue is the largest one in use
+        (tiff(deep(DARK, 4095), extratags=[(281, "H", 1, 3000, True)]), DARK),
         (tiff(deep(DARK_RGB, 4095), extratags=[(281, "H", 3, (4095,) * 3, True)]), DARK_RGB),
         (pnm(deep(DARK, 1023), 1023), DARK),
         (pnm(deep(DARK_RGB, 4095), 4095), DARK_RGB),
         (pnm(deep(GREY, 4095), 65535), GREY),  # 12 bits in 16, as in TIFF
         (pnm(deep(RGB, 4095), 65535), RGB),
         (encoded(Image.fromarray(deep(GREY, 4095)), "JPEG2000"), GREY),
-        (
-            tiff(deep(DARK, 16383), description='<OME><Pixels SignificantBits="14"/></OME>', metadata=None),
-            DARK,
-        ),
+        (tiff(deep(DARK, 16383), description=OME_14_BITS, metadata=None), DARK),
     ],
 )
-def test_a_dark_picture_is_scaled_by_the_depth_that_its_file_states(data: bytes, wanted: np.ndarray) -> None:
-    assert off(data, wanted) == 0
+def test_a_dark_image_is_scaled_by_the_depth_stated_in_its_file(data: bytes, expected: np.ndarray) -> None:
+    assert max_error(data, expected) == 0
 
 
 @pytest.mark.parametrize(
@@ -97,18 +91,17 @@ def test_a_dark_picture_is_scaled_by_the_depth_that_its_file_states(data: bytes,
         (127, np.int8),
     ],
 )  # fmt: skip
-def test_floats_and_signed_integers_are_scaled_by_what_they_hold(largest: int, kind: type) -> None:
-    values = GREY / 255 * largest if kind is np.float32 else deep(GREY, largest, kind)
-    assert off(tiff(values.astype(kind)), GREY) <= (1 if largest == 127 else 0)
-    assert np.abs(np.asarray(to_rgb(values.astype(kind)))[..., 0].astype(int) - GREY).max() <= (
-        largest == 127
-    )
+def test_floats_and_signed_integers_are_scaled_by_their_largest_value(largest: int, kind: type) -> None:
+    values = (GREY / 255 * largest if kind is np.float32 else deep(GREY, largest, kind)).astype(kind)
+    tolerance = 1 if largest == 127 else 0
+    assert max_error(tiff(values), GREY) <= tolerance
+    assert np.abs(np.asarray(to_rgb(values))[..., 0].astype(int) - GREY).max() <= tolerance
 
 
 @pytest.mark.parametrize("largest", [1, 255, 65535])
 def test_floats_that_overshoot_are_clipped_and_not_darkened(largest: int) -> None:
     values = (GREY.astype(np.float32) * 1.3 - 40) / 255 * largest
-    assert off(tiff(values.astype(np.float32)), np.clip(np.round(GREY * 1.3 - 40), 0, 255)) <= 1
+    assert max_error(tiff(values.astype(np.float32)), np.clip(np.round(GREY * 1.3 - 40), 0, 255)) <= 1
 
 
 @pytest.mark.parametrize(
@@ -121,7 +114,7 @@ def test_floats_that_overshoot_are_clipped_and_not_darkened(largest: int) -> Non
 )  # fmt: skip
 def test_samples_without_a_known_scale_are_refused(values: np.ndarray) -> None:
     for source in (tiff(values), values):
-        with pytest.raises(ImageError, match=r"^The pixel values run from .* to .*: save the picture"):
+        with pytest.raises(ImageError, match=r"^The pixel values range from .* to .*: save the picture"):
             to_rgb(source)
 
 
@@ -137,32 +130,31 @@ def test_samples_without_a_known_scale_are_refused(values: np.ndarray) -> None:
 )
 def test_colour_in_floats_or_32_bits_is_read(kind: type, largest: int, store) -> None:
     values = RGB / 255 * largest if np.issubdtype(kind, np.floating) else deep(RGB, largest)
-    assert off(store(values.astype(kind)), RGB) == 0
+    assert max_error(store(values.astype(kind)), RGB) == 0
 
 
 @pytest.mark.parametrize("largest", DEPTHS.values(), ids=[f"{bits} bits" for bits in DEPTHS])
 def test_16_bit_colour_in_planes_is_read(largest: int) -> None:
-    assert off(planar_tiff(deep(RGB, largest)), RGB) == 0
+    assert max_error(planar_tiff(deep(RGB, largest)), RGB) == 0
 
 
 PACKED = [
     packed_tiff(deep(values, 2**bits - 1), bits) for bits in (10, 12, 14) for values in (DARK, DARK_RGB)
 ]
-CODED = [
+ENCODED = [
     tiff(RGB.astype(np.float32), compression="zlib"), tiff(RGB / 255, compression="lzw"),
     planar_tiff(deep(RGB, 4095), compression="zlib", predictor=True), tiff(RGB.astype(np.uint32), compression="packbits"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("number", range(len(PACKED) + len(CODED)))
-def test_packed_samples_and_compressed_rare_kinds_take_the_optional_package(number: int, monkeypatch) -> None:
-    data = [*PACKED, *CODED][number]
-    assert off(data, RGB if number >= len(PACKED) else (DARK, DARK_RGB)[number % 2]) == 0
+@pytest.mark.parametrize("number", range(len(PACKED) + len(ENCODED)))
+def test_packed_and_compressed_rare_tiffs_require_the_optional_package(number: int, monkeypatch) -> None:
+    data = [*PACKED, *ENCODED][number]
+    assert max_error(data, RGB if number >= len(PACKED) else (DARK, DARK_RGB)[number % 2]) == 0
     if number != 2:  # packed 12-bit grey is Pillow's own
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-        with pytest.raises(
-            ImageError, match=r"\(without the package imagecodecs\) .*: save the picture as PNG"
-        ):
+        hint = r"\(without the package imagecodecs\) .*: save the picture as PNG"
+        with pytest.raises(ImageError, match=hint):
             read_picture(data)
 
 
@@ -178,50 +170,52 @@ def test_packed_samples_and_compressed_rare_kinds_take_the_optional_package(numb
     ],
     ids=["five channels", "float CMYK", "complex numbers", "JPEG XL", "DICOM", "HEIC"],
 )  # fmt: skip
-def test_a_kind_that_is_not_read_says_what_to_do(data: bytes, monkeypatch) -> None:
+def test_the_error_for_an_unsupported_kind_says_what_to_do(data: bytes, monkeypatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # pillow-heif is optional
     with pytest.raises(ImageError, match=r"(save the picture as|install it)"):
         read_picture(data)
 
 
-def test_a_damaged_tiff_of_a_rare_kind_is_said_and_no_header_takes_memory() -> None:
-    whole = tiff(RGB.astype(np.float32), tile=(64, 64), compression="zlib")
-    with tifffile.TiffFile(io.BytesIO(whole)) as file:
+def test_damaged_rare_tiffs_are_an_error_and_huge_tiles_are_not_allocated() -> None:
+    intact = tiff(RGB.astype(np.float32), tile=(64, 64), compression="zlib")
+    with tifffile.TiffFile(io.BytesIO(intact)) as file:
         tags = file.pages.first.tags
-        sides = [tags[name].valueoffset for name in ("TileWidth", "TileLength")]
-    vast = bytearray(whole)
-    for place in sides:
-        vast[place : place + 4] = (2**16).to_bytes(4, "little")
-    for data in (bytes(vast), whole[:2000], planar_tiff(deep(RGB, 4095))[:-9000]):
+        offsets = [tags[name].valueoffset for name in ("TileWidth", "TileLength")]
+    huge_tiles = bytearray(intact)
+    for offset in offsets:
+        huge_tiles[offset : offset + 4] = (2**16).to_bytes(4, "little")
+    for data in (bytes(huge_tiles), intact[:2000], planar_tiff(deep(RGB, 4095))[:-9000]):
         with pytest.raises(ImageError, match=r"(damaged|cut off)"):
             read_picture(data)
 
 
-def test_smaller_versions_of_a_picture_are_no_pages_of_their_own() -> None:
-    for second, kind in ((RGB[::4, ::4], 1), (RGB, 0)):
-        with tifffile.TiffWriter(buffer := io.BytesIO()) as writer:
-            writer.write(RGB, photometric="rgb")
-            writer.write(second, photometric="rgb", subfiletype=kind)
-        if kind:
-            assert off(buffer.getvalue(), RGB) == 0
-    for data in (buffer.getvalue(), tiff(np.zeros((2, 32, 32, 3), np.float32))):
+def two_page_tiff(second: np.ndarray, subfiletype: int) -> bytes:
+    with tifffile.TiffWriter(buffer := io.BytesIO()) as writer:
+        writer.write(RGB, photometric="rgb")
+        writer.write(second, photometric="rgb", subfiletype=subfiletype)
+    return buffer.getvalue()
+
+
+def test_the_reduced_resolution_pages_of_a_tiff_pyramid_do_not_count_as_pages() -> None:
+    assert max_error(two_page_tiff(RGB[::4, ::4], 1), RGB) == 0
+    for data in (two_page_tiff(RGB, 0), tiff(np.zeros((2, 32, 32, 3), np.float32))):
         with pytest.raises(ImageError, match="several pages"):
             read_picture(data)
 
 
-def test_white_is_zero_is_turned_round() -> None:
-    assert off(tiff(65535 - deep(GREY, 65535), photometric="miniswhite"), GREY) == 0
+def test_white_is_zero_is_inverted() -> None:
+    assert max_error(tiff(65535 - deep(GREY, 65535), photometric="miniswhite"), GREY) == 0
 
 
 CUT_OUT = np.dstack([RGB, np.where(np.arange(250)[:, None] < 60, 0, 255).repeat(250, 1).astype(np.uint8)])
-CUT_OUT[:60, :, :3] = 0  # what most segmentation tools leave below transparent pixels
+CUT_OUT[:60, :, :3] = 0  # the colour of transparent pixels from most segmentation tools
 ON_WHITE = np.where(CUT_OUT[..., 3:] > 0, RGB, 255)
 GREY_CUT = np.dstack([np.where(CUT_OUT[..., 3] > 0, GREY, 0).astype(np.uint8), CUT_OUT[..., 3]])
 GREY_ON_WHITE = np.where(CUT_OUT[..., 3] > 0, GREY, 255)
 
 
 @pytest.mark.parametrize(
-    ("data", "wanted"),
+    ("data", "expected"),
     [
         (encoded(Image.fromarray(CUT_OUT), "PNG"), ON_WHITE),
         (encoded(Image.fromarray(CUT_OUT), "WEBP", lossless=True, exact=True), ON_WHITE),
@@ -237,12 +231,12 @@ GREY_ON_WHITE = np.where(CUT_OUT[..., 3] > 0, GREY, 255)
         (encoded(Image.fromarray(deep(GREY, 65535)), "PPM"), GREY),
     ],
 )
-def test_transparency_is_laid_on_white_whatever_the_file(data: bytes, wanted: np.ndarray) -> None:
-    assert off(data, wanted) == 0
+def test_transparency_is_composited_on_white_in_any_format(data: bytes, expected: np.ndarray) -> None:
+    assert max_error(data, expected) == 0
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_picture_is_upright_at_any_depth(orientation: int) -> None:
+def test_an_image_is_upright_at_any_depth(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     files = [encoded(CELL.crop((0, 0, 200, 100)), kind, exif=exif) for kind in ("PNG", "TIFF")]
@@ -252,7 +246,7 @@ def test_a_picture_is_upright_at_any_depth(orientation: int) -> None:
     for data, values in zip(files, (wide, wide, GREY[:100, :200], wide, wide[..., 0]), strict=True):
         flat = Image.fromarray(values)
         flat.getexif()[0x0112] = orientation
-        assert off(data, np.asarray(ImageOps.exif_transpose(flat))) == 0
+        assert max_error(data, np.asarray(ImageOps.exif_transpose(flat))) == 0
 
 
 @pytest.mark.parametrize("kind", ["AVIF", "JPEG2000"])
@@ -266,12 +260,17 @@ def test_heic_is_read_with_the_optional_package() -> None:
     assert np.abs(np.asarray(read_picture(encoded(CELL, "HEIF", quality=90))).astype(int) - RGB).mean() < 4
 
 
-def test_a_slide_is_sent_to_the_field_tab() -> None:
+def test_the_error_for_a_slide_points_to_the_field_tab() -> None:
     with pytest.raises(ImageError, match="crop it, or use the field tab"):
         read_picture(encoded(Image.new("L", (8192, 8192)), "PNG"))
 
 
-def test_a_file_is_what_its_bytes_are(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_file_says_to_check_its_path(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="not found: check its path"):
+        to_rgb(tmp_path / "missing.png")
+
+
+def test_a_file_is_decoded_by_its_bytes_not_its_name(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(png16(deep(RGB, 4095)))
     with Image.open(tmp_path / "a") as image:
         assert np.array_equal(to_rgb(image), RGB)

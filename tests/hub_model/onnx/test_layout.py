@@ -10,7 +10,7 @@ import timm
 import torch
 
 from hub_model.onnx.export import export_onnx
-from hub_model.onnx.layout import BLOCK, in_whole_blocks
+from hub_model.onnx.layout import BLOCK, pad_channels
 
 
 def network(name: str, **arguments: object) -> torch.nn.Module:
@@ -27,9 +27,9 @@ def network(name: str, **arguments: object) -> torch.nn.Module:
 
 @pytest.mark.parametrize("width", [0.7, 1.0, 1.5])
 @torch.inference_mode()
-def test_a_rexnet_in_whole_blocks_gives_the_same_answers(width: float) -> None:
+def test_a_rexnet_pad_channels_gives_the_same_answers(width: float) -> None:
     model = network("rexnet_100", width_mult=width)
-    wide = in_whole_blocks(model)
+    wide = pad_channels(model)
     convolutions = [module for module in wide.modules() if isinstance(module, torch.nn.Conv2d)]
     assert all(conv.out_channels % BLOCK == 0 for conv in convolutions)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in wide.modules())
@@ -48,5 +48,5 @@ def test_an_exported_rexnet_has_whole_blocks_and_no_slices(tmp_path: Path) -> No
 @pytest.mark.parametrize("architecture", ["test_byobnet", "test_convnext", "test_vit"])
 def test_other_architectures_keep_their_answers(architecture: str, tmp_path: Path) -> None:
     model = network(architecture)
-    assert in_whole_blocks(model) is model
+    assert pad_channels(model) is model
     assert export_onnx(model, model.pretrained_cfg["input_size"], tmp_path / "model.onnx") < 1e-5
