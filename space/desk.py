@@ -191,10 +191,13 @@ class Desk:
         known = sum(share for share, *_ in estimates.values()) or 1.0
         rows = []
         for label in labels:
-            n, corrected = model[label] + you[label], [min(1.0, end / known) for end in estimates[label]]
-            share, *ends = corrected if label in self.label_names else (None, None)
+            n, corrected, corrected_interval = model[label] + you[label], None, None
+            if label in self.label_names:
+                corrected, *ends = (min(1.0, value / known) for value in estimates[label])
+                corrected_interval = tuple(ends)
+            interval = wilson_interval(n, total)
             rows.append(
-                Row(label, model[label], you[label], n / total, wilson_interval(n, total), share, tuple(ends))
+                Row(label, model[label], you[label], n / total, interval, corrected, corrected_interval)
             )
         return rows
 

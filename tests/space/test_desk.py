@@ -23,6 +23,7 @@ from hub_model.studies.ood import fit_appearance
 from space.api import count_rows
 from space.batching import Batcher
 from space.bulk import answer_uploads
+from space.charts import count_chart
 from space.desk import EXCLUDED, UNDECIDED, Desk, Source
 from space.desk_view import summary
 from space.export import (
@@ -105,6 +106,8 @@ def test_cells_counted_by_hand_are_part_of_the_whole(classifier: Classifier, tmp
     rows = {row.label: row for row in desk.count(FLAT)}
     assert rows["erythroblast"].by_you == 14 and rows["erythroblast"].share == pytest.approx(0.5)
     assert rows["erythroblast"].corrected is None and "basophil" not in rows
+    assert rows["erythroblast"].corrected_interval is None
+    assert "erythroblast" in count_chart(list(rows.values()), "en").data[1].x
     assert sum(row.corrected or 0 for row in rows.values()) == pytest.approx(0.5, abs=1e-6)
     assert "erythroblast" not in {row.label for row in desk.count(FLAT, "slide 0")}, "it belongs to no slide"
 
