@@ -1,4 +1,4 @@
-"""Tab "The model": what `metrics.json` and `history.jsonl` of the model repo say, drawn."""
+"""Tab "The model": figures from `metrics.json` and `history.jsonl` of the model repo."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "auc")
 
 
 def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tuple:
-    """Lay the tab out; it is drawn in the visitor's language when first opened."""
+    """Lay out the tab; it is drawn in the visitor's language when first opened."""
     head = gr.HTML(elem_id="model-head")
     split = held_out_figures(resources)
     with gr.Row(visible=bool(resources.history)):
@@ -35,38 +35,41 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     outputs = [head, *curves, confusion, per_class, reliability, coverage, table]
 
     def draw(language: str) -> list[Any]:
-        drawn = [
-            part(charts.history_chart, resources.history, m, language) if resources.history else None
-            for m in MEASURES
+        history = [
+            if_valid(charts.history_chart, resources.history, measure, language)
+            if resources.history
+            else None
+            for measure in MEASURES
         ]
-        nothing = cards.message(say(language, "model_no_metrics"))
+        no_metrics = cards.message(say(language, "model_no_metrics"))
         if split is None:
-            return [nothing, *drawn, None, None, None, None, ""]
+            return [no_metrics, *history, None, None, None, None, ""]
         labels = resources.metrics.get("label_names", resources.classifier.label_names)
         return [
-            (part(headline, resources, split, language) or nothing)
-            + (part(source_table, split, language) or ""),
-            *drawn,
-            part(charts.confusion_chart, split.get("confusion_matrix"), labels, language),
-            part(charts.per_class_chart, split.get("per_class"), language),
-            part(charts.reliability_chart, split.get("reliability"), language),
-            part(charts.coverage_chart, split.get("accuracy_against_coverage"), language),
-            part(per_class_table, resources, split, language) or "",
+            (if_valid(headline, resources, split, language) or no_metrics)
+            + (if_valid(source_table, split, language) or ""),
+            *history,
+            if_valid(charts.confusion_chart, split.get("confusion_matrix"), labels, language),
+            if_valid(charts.per_class_chart, split.get("per_class"), language),
+            if_valid(charts.reliability_chart, split.get("reliability"), language),
+            if_valid(charts.coverage_chart, split.get("accuracy_against_coverage"), language),
+            if_valid(per_class_table, resources, split, language) or "",
         ]
 
     return visits.drawn_when_opened("model", tab, outputs, draw)
 
 
 def held_out_figures(resources: Resources) -> dict[str, Any] | None:
-    """The figures of the test split, else of validation; None when the repo reports none."""
+    """The metrics of the test split, else of the validation split; None if the repo has neither."""
     splits = (resources.metrics or {}).get("splits")
-    splits = splits if isinstance(splits, dict) else {}
-    names = (name for name in ("test", "validation") if isinstance(splits.get(name), dict))
-    return next(({"split": name, **splits[name]} for name in names), None)
+    for name in ("test", "validation"):
+        if isinstance(splits, dict) and isinstance(splits.get(name), dict):
+            return {"split": name, **splits[name]}
+    return None
 
 
-def part(draw: Callable[..., Any], *values: Any) -> Any:
-    """What is drawn of figures of the repo; None when they are missing or of another shape."""
+def if_valid(draw: Callable[..., Any], *values: Any) -> Any:
+    """`draw(*values)`; None if the metrics are missing or malformed."""
     try:
         return draw(*values)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
@@ -74,7 +77,7 @@ def part(draw: Callable[..., Any], *values: Any) -> Any:
 
 
 def headline(resources: Resources, split: dict[str, Any], language: str) -> str:
-    """The model in a line, and its main figures large."""
+    """Name and size of the model, and its main metrics."""
     model, repo = resources.metrics.get("model", {}), resources.classifier.repo
     line = say(
         language,
@@ -97,13 +100,13 @@ def headline(resources: Resources, split: dict[str, Any], language: str) -> str:
 
 
 def tile(language: str, key: str, split: dict[str, Any]) -> str:
-    """One figure with its interval, if it has one."""
+    """One metric with its interval, if there is one."""
     figure, small = number(language, split[key], 3), escape(interval(language, split, key))
     return f"<li><span>{escape(say(language, key))}</span><b>{figure}</b><small>{small}</small></li>"
 
 
 def interval(language: str, figures: dict[str, Any], key: str) -> str:
-    """The 95% interval of a figure; empty where none was measured."""
+    """The 95% interval of a metric; empty if there is none."""
     low_high = figures.get("intervals", {}).get(key)
     if not low_high:
         return ""
@@ -112,7 +115,7 @@ def interval(language: str, figures: dict[str, Any], key: str) -> str:
 
 
 def source_table(split: dict[str, Any], language: str) -> str:
-    """The main figures with their intervals by where the images come from, where there are several such places."""
+    """The main metrics with their intervals by source of the images; empty for a single source."""
     sources = split["by_source"]
     if len(sources) < 2:
         return ""
@@ -131,7 +134,7 @@ def source_table(split: dict[str, Any], language: str) -> str:
 
 
 def per_class_table(resources: Resources, split: dict[str, Any], language: str) -> str:
-    """Precision, recall, F1, AUC and support of each class: what the bars show, for reading."""
+    """Precision, recall, F1, AUC and support of each class."""
     keys = ("precision", "recall", "f1", "auc")
     head = [say(language, "table_label"), *(say(language, key) for key in (*keys, "support"))]
     rows = [

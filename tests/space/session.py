@@ -95,7 +95,7 @@ def fine_tune(dataset: Path, model: str, folder: Path) -> Path:
         "--init_from",
         model,
         "--epochs",
-        "2",
+        2,
         "--output_dir",
         run,
     ]
