@@ -24,7 +24,7 @@ import yaml
 from hub_model.inference.calibration import VERDICT_LEVEL
 from hub_model.inference.text import csv_cell
 from space.desk import EXCLUDED, UNDECIDED, Cell, Desk, Row
-from space.texts import number, say
+from space.texts import number, say, say_error
 
 SPLITS = ("train", "train", "train", "validation", "test")  # of every five cells, sorted by class
 
@@ -142,8 +142,9 @@ def dataset_repo(desk: Desk, origin: Origin, descriptions: Mapping[str, str]) ->
     cells = sorted(originals(desk), key=lambda original: (original[1], original[3]))
     names = [*desk.label_names, *sorted({label for _, label, *_ in cells} - set(desk.label_names))]
     splits: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
+    split_of: dict[str, str] = {}  # a picture with two labels stays in one split
     for i, (_, label, data, digest, name) in enumerate(cells):
-        splits[SPLITS[i % 5]].append(
+        splits[split_of.setdefault(digest, SPLITS[i % 5])].append(
             {
                 "image": {"bytes": data, "path": name}, "label": names.index(label), "file_name": name, "sha256": digest,
                 "group": digest[:16],
@@ -229,7 +230,9 @@ def report(
         f"{' ✓' if cell.number in desk.corrections else ''}</figcaption></figure>"
         for cell in uncertain
     )
-    bad = "".join(f"<li>{escape(name)}: {escape(str(error))}</li>" for name, error in desk.bad)
+    bad = "".join(
+        f"<li>{escape(name)}: {escape(say_error(language, error))}</li>" for name, error in desk.bad
+    )
     title = escape(say(language, "report_title"))
     samples = escape(", ".join(desk.samples()))
     parts = [

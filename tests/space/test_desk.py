@@ -5,10 +5,12 @@ import io
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard
 from PIL import Image, ImageEnhance
@@ -31,6 +33,7 @@ from space.export import zipped as zipped_files
 from space.resources import Resources
 from space.tab_cells import head
 from space.tab_field import head as field_head
+from space.texts import say_error
 from tests.pictures import encoded
 from tests.small_model_repo import LABELS
 from tests.space.bad_uploads import jpeg, zipped
@@ -232,6 +235,22 @@ def test_the_dataset_loads_as_it_is(classifier: Classifier, desk: Desk, tmp_path
     assert corrected["image"].size == (250, 250)
     for split in loaded.values():
         assert {"sha256", "group"} <= set(split.features)
+
+
+def test_a_picture_with_two_labels_is_in_one_split(classifier: Classifier, desk: Desk) -> None:
+    same = desk.cells[0].source
+    desk.cells = [replace(cell, source=same) for cell in desk.cells]
+    desk.correct(dict(enumerate(LABELS)), LABELS)
+    files = dict(dataset_repo(desk, ORIGIN, classifier.label_descriptions))
+    (name,) = [name for name in files if name.endswith(".parquet")]
+    labels = pq.read_table(io.BytesIO(files[name])).column("label").to_pylist()
+    assert labels == list(range(len(LABELS)))
+
+
+def test_a_report_gives_the_reasons_in_its_language(small_desk: Desk) -> None:
+    small_desk.bad.append(("broken.jpg", ImageError("damaged")))
+    page = report(small_desk, small_desk.count(FLAT), "id", ORIGIN, "", [], "")
+    assert say_error("id", ImageError("damaged")) in page and str(ImageError("damaged")) not in page
 
 
 def test_names_in_a_report_are_no_markup(small_desk: Desk) -> None:
