@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -25,19 +26,10 @@ MAX_PICTURES = 5_000  # classified per request
 LARGEST = 144_000_000  # pixels of a slide, or of a JPEG that is downscaled while decoding
 LONGEST = 65_535  # pixels of a slide's side: the most that JPEG can hold
 MAX_ENTRIES = 50_000  # of one zip file
-MAX_UNPACKED = (
-    2 * 2**30
-)  # bytes of one zip file, as its directory declares them; one entry at a time is in memory
+MAX_UNPACKED = 2 * 2**30  # bytes of one zip file in total, as declared; one entry at a time is in memory
 SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "icon\r"}
-DAMAGED = (  # what zipfile and its decoders raise for damaged files
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    NotImplementedError,
-    OSError,
-    ValueError,
-)
+# raised by zipfile and its decoders for damaged files
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError, ValueError)
 
 
 def read_cell(source: bytes | str) -> Image.Image:
@@ -76,25 +68,19 @@ class Entry:
     sample: str = ""
 
 
-def read_uploads(paths: Iterable[str], limit: int = MAX_PICTURES) -> Iterator[Entry]:
-    """Yield every picture of the files and zip files in order, decoding one at a time; at most `limit` are decoded."""
-    decoded = 0
-
-    def full() -> bool:
-        return decoded >= limit
-
+def read_uploads(paths: Iterable[str]) -> Iterator[Entry]:
+    """Yield every picture of the files and zip files in order, decoding one at a time."""
+    left = MAX_PICTURES
     for path in paths:
         name = getattr(path, "name", None) or Path(path).name
         if _is_zip(path):
-            entries = _zip_entries(path, name, full)
+            entries = _zip_entries(path, name, left)
         elif is_system_file(name):
             continue
-        elif full():
-            entries = [Entry(name, path, error=ImageError("too_many", limit=limit))]
         else:
-            entries = [_read(Entry(name, path), path)]
+            entries = [_decoded(Entry(name, path), left, partial(read_cell, path))]
         for entry in entries:
-            decoded += entry.picture is not None
+            left -= entry.picture is not None
             yield entry
 
 
@@ -119,14 +105,18 @@ def _is_zip(path: str) -> bool:
         return False
 
 
-def _read(entry: Entry, source: bytes | str) -> Entry:
+def _decoded(entry: Entry, left: int, read: Callable[[], Image.Image]) -> Entry:
+    """The entry with its picture, or with an error if it cannot be read or `MAX_PICTURES` were decoded already."""
     try:
-        return replace(entry, picture=read_cell(source))
+        if not left:
+            raise ImageError("too_many", limit=MAX_PICTURES)
+        return replace(entry, picture=read())
     except ImageError as error:
         return replace(entry, error=error)
 
 
-def _zip_entries(path: str, zip_name: str, full: Callable[[], bool]) -> Iterator[Entry]:
+def _zip_entries(path: str, zip_name: str, left: int) -> Iterator[Entry]:
+    """The entries of a zip file, of which at most `left` are decoded."""
     try:
         with zipfile.ZipFile(path) as archive:
             infos = [info for info in archive.infolist() if not is_system_file(_name(info))]
@@ -137,13 +127,9 @@ def _zip_entries(path: str, zip_name: str, full: Callable[[], bool]) -> Iterator
             sample = PurePosixPath(zip_name).stem
             for info in infos:
                 entry = Entry(f"{zip_name}/{_name(info)}", path, info.filename, sample=sample)
-                if full():
-                    yield replace(entry, error=ImageError("too_many", limit=MAX_PICTURES))
-                    continue
-                try:
-                    yield _read(entry, _unpack(archive, info))
-                except ImageError as error:
-                    yield replace(entry, error=error)
+                entry = _decoded(entry, left, partial(_read_entry, archive, info))
+                left -= entry.picture is not None
+                yield entry
     except ImageError as error:
         yield Entry(zip_name, path, error=error)
     except DAMAGED:
@@ -166,8 +152,8 @@ def is_system_file(name: str) -> bool:
     return is_folder or "__MACOSX" in folders or last.startswith("._") or last.lower() in SYSTEM_FILES
 
 
-def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Read an entry into memory. Raises ImageError."""
+def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Image.Image:
+    """Read and decode an entry. Raises ImageError."""
     names = _name(info).split("/")
     if ".." in names or names[0] == "" or ":" in names[0] or stat.S_ISLNK(info.external_attr >> 16):
         raise ImageError("zip_path")
@@ -182,4 +168,4 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         raise ImageError("damaged") from None
     if len(data) > info.file_size:
         raise ImageError("zip_bomb")
-    return data
+    return read_cell(data)

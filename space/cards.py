@@ -144,13 +144,13 @@ def count_table(classifier: Classifier, language: str, counts: Sequence[Row]) ->
     """The differential count as a table: cells by model and visitor, as counted and corrected, with 95% intervals."""
     keys = ("table_label", "count_by_model", "count_you", "count_flat", "count_corrected")
     rows = []
-    for c in counts:
-        name = name_of(classifier, language, c.label)
-        rows.append(
-            ((c.label, name if name != c.label else ""), number(language, c.by_model), number(language, c.by_you),
-             with_interval(language, c.share, c.interval),
-             with_interval(language, c.corrected, c.corrected_interval) if c.corrected is not None else "")
-        )  # fmt: skip
+    for row in counts:
+        name = name_of(classifier, language, row.label)
+        rows.append((
+            (row.label, name if name != row.label else ""), number(language, row.by_model), number(language, row.by_you),
+            with_interval(language, row.share, row.interval),
+            "" if row.corrected is None else with_interval(language, row.corrected, row.corrected_interval),
+        ))  # fmt: skip
     return table([say(language, key) for key in keys], rows)
 
 
@@ -220,11 +220,10 @@ def footer(resources: Resources, language: str) -> str:
             if doi.lower() in dataset.about.lower()
         ) or escape(name)
         paragraphs.append(say_html(language, "footer_credit", whose=whose, licence=licence))
-    links = [
-        (say(language, "tab_model"), model.name, ""),
-        (say(language, "footer_limits"), model.name, "#limitations"),
-    ]
-    links = links if model.commit else []
+    links = []
+    if model.commit:
+        links.append((say(language, "tab_model"), model.name, ""))
+        links.append((say(language, "footer_limits"), model.name, "#limitations"))
     if dataset is not None and dataset.on_hub:
         links.append((say(language, "footer_dataset"), f"datasets/{dataset.name}", ""))
     linked = " · ".join(

@@ -16,10 +16,7 @@ from space.desk import Row
 from space.texts import number, say
 
 COLOURS = ("#7b5bd6", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8a8a8a", "#d55e00", "#0072b2")
-TEXT, NUMBER = (
-    "#767189",
-    "#5d5572",
-)  # contrast 4.5:1 on white and on a pale cell; style.css lightens both in dark mode
+TEXT, NUMBER = "#767189", "#5d5572"  # contrast of 4.5:1 on light panels; style.css lightens both in dark mode
 GRID = "rgba(133,128,154,0.22)"
 ERROR, FLAT, CORRECTED = TEXT, "#b9a3f7", "#e9b44c"  # intervals are visible on both bars, light and dark
 DARK = 0.3  # fraction of a row above which a cell of the confusion matrix is dark
@@ -170,14 +167,8 @@ def confusion_chart(matrix: Sequence[Sequence[int]], labels: Sequence[str], lang
 def per_class_chart(per_class: dict[str, dict[str, float]], language: str) -> go.Figure:
     """Precision, recall and F1 of each class."""
     bars = [
-        _bars(
-            per_class,
-            [row[key] for row in per_class.values()],
-            say(language, key),
-            COLOURS[i],
-            "%{y:.3f}",
-        )
-        for i, key in enumerate(("precision", "recall", "f1"))
+        _bars(per_class, [row[key] for row in per_class.values()], say(language, key), colour, "%{y:.3f}")
+        for key, colour in zip(("precision", "recall", "f1"), COLOURS, strict=False)
     ]
     return _figure(language, *bars, barmode="group", yaxis_range=[0, 1.01], height=400)
 

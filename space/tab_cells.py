@@ -53,9 +53,13 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
             bad = gr.HTML(elem_id="cells-bad")
             with words.put(gr.Accordion, "hand_title", open=False):
                 words.html('<p class="help">{}</p>', "hand_help")
-                no_type = {x for x in classifier.label_names if cards.is_no_cell_type(classifier, x)}
+                unnamed = {x for x in classifier.label_names if cards.is_no_cell_type(classifier, x)}
                 ignore = words.put(
-                    gr.Checkbox, "without_nif", value=False, visible=bool(no_type), elem_id="cells-without"
+                    gr.Checkbox,
+                    "without_nif",
+                    value=False,
+                    visible=bool(unnamed),
+                    elem_id="cells-without",
                 )
                 with gr.Row(elem_id="cells-hand"):
                     by_hand = [
@@ -135,7 +139,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     def recount(values: dict[Any, Any], request: gr.Request) -> list[Any]:
         visit = visits.of(request)
         desk = view.of(visit)
-        desk.ignored = no_type if values[ignore] else set()
+        desk.ignored = unnamed if values[ignore] else set()
         desk.by_hand = {
             name: int(values[field] or 0) for name, field in zip(EXTRA_CLASSES, by_hand, strict=True)
         }

@@ -46,11 +46,13 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     examples = gr.HTML(elem_id="data-examples")
 
     def draw(language: str) -> list[Any]:
+        classifier = resources.classifier
+        choices = [(f"{x} · {cards.name_of(classifier, language, x)}", x) for x in dataset.label_names]
         return [
             headline(resources, language),
             charts.class_bars(dataset.counts, dataset.label_names, language),
             charts.share_pie(shares, language),
-            gr.update(choices=choices(resources, language)),
+            gr.update(choices=choices),
         ]
 
     def show(label: str) -> str:
@@ -73,11 +75,3 @@ def headline(resources: Resources, language: str) -> str:
         )
     name = escape(public_name(dataset.name))
     return f'<section class="headline"><h2>{name}</h2><p>{escape(line)}</p>{warning}</section>'
-
-
-def choices(resources: Resources, language: str) -> list[tuple[str, str]]:
-    """The classes of the dataset with their names, as choices of the dropdown."""
-    return [
-        (f"{label} · {cards.name_of(resources.classifier, language, label)}", label)
-        for label in resources.dataset.label_names
-    ]

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from hub_model.inference.classifier import Classifier, Predictions
 from hub_model.inference.images import read_picture
 from space import cards
 from space.desk_view import QUIET
@@ -30,7 +31,7 @@ class Quiz:
 
 def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tuple | None:
     """Lay out the tab and register its events. The score is kept until the visit ends."""
-    cells = resources.askable
+    cells, classifier = resources.askable, resources.classifier
     if not cells:
         words.html('<p class="hint">{}</p>', "learn_none")
         return None
@@ -42,7 +43,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
             picture = gr.HTML(elem_id="learn-cell")
         with gr.Column(scale=6, min_width=300):
             guess = words.put(
-                gr.Radio, "learn_guess", choices=list(resources.classifier.label_names), elem_id="learn-guess"
+                gr.Radio, "learn_guess", choices=list(classifier.label_names), elem_id="learn-guess"
             )
             with gr.Row():
                 check = words.put(
@@ -62,14 +63,15 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         quiz, language = quiz_of(visit), visit.language
         sample, judged = cells[quiz.cell], ""
         if quiz.chosen:
-            judged = judgement(resources, sample.label, quiz.chosen, answer(quiz.cell), language)
+            judged = judgement(classifier, sample.label, quiz.chosen, answer(quiz.cell), language)
         alt = escape(say(language, "learn_cell"))
+        choices = [(f"{cards.name_of(classifier, language, x)} ({x})", x) for x in classifier.label_names]
         return [
             quiz.cell,
             f'<img class="quiz" src="{cards.sample_uri(sample)}" alt="{alt}">',
-            gr.update(choices=choices(resources, language), value=quiz.chosen),
+            gr.update(choices=choices, value=quiz.chosen),
             judged,
-            score_table(resources, quiz, language),
+            score_table(classifier, quiz, language),
         ]
 
     def ask(request: gr.Request) -> list[Any]:
@@ -110,17 +112,10 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     return outputs, lambda visit: question(visit) if "learn" in visit.results else [gr.skip()] * 5
 
 
-def choices(resources: Resources, language: str) -> list[tuple[str, str]]:
-    """Class names in a language with their codes, as choices of the radio buttons."""
-    return [
-        (f"{cards.name_of(resources.classifier, language, label)} ({label})", label)
-        for label in resources.classifier.label_names
-    ]
-
-
-def judgement(resources: Resources, truth: str, chosen: str, predictions: Any, language: str) -> str:
+def judgement(
+    classifier: Classifier, truth: str, chosen: str, predictions: Predictions, language: str
+) -> str:
     """Right or wrong, the expert label, the model's answer, and notes on the true and the chosen class."""
-    classifier = resources.classifier
     label, probability = predictions.top(0, 1)[0]
     kind, title = ("sure", "learn_right") if chosen == truth else ("between", "learn_wrong")
     expert = say(language, "truth", label=f"{cards.name_of(classifier, language, truth)} ({truth})")
@@ -134,7 +129,7 @@ def judgement(resources: Resources, truth: str, chosen: str, predictions: Any, l
     )
 
 
-def score_table(resources: Resources, quiz: Quiz, language: str) -> str:
+def score_table(classifier: Classifier, quiz: Quiz, language: str) -> str:
     """The score of this visit, in total and by class."""
     if not quiz.scores:
         return ""
@@ -142,8 +137,8 @@ def score_table(resources: Resources, quiz: Quiz, language: str) -> str:
     line = escape(say(language, "learn_score", right=right, asked=asked, model=model))
     head = [say(language, key) for key in ("table_label", "learn_asked", "learn_you", "learn_model_column")]
     rows = [
-        ((label, cards.name_of(resources.classifier, language, label)), *map(str, quiz.scores[label]))
-        for label in resources.classifier.label_names
+        ((label, cards.name_of(classifier, language, label)), *map(str, quiz.scores[label]))
+        for label in classifier.label_names
         if label in quiz.scores
     ]
     return f'<p class="score">{line}</p>{cards.table(head, rows)}'

@@ -25,10 +25,10 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         curves = [cards.plot_panel(words, measure, 260) for measure in MEASURES]
     if resources.history:
         words.html('<p class="help">{}</p>', "model_curves_note")
-    with gr.Row(visible=split is not None and not {"confusion_matrix", "per_class"}.isdisjoint(split)):
+    with gr.Row(visible=not {"confusion_matrix", "per_class"}.isdisjoint(split)):
         confusion = cards.plot_panel(words, "model_confusion")
         per_class = cards.plot_panel(words, "model_per_class")
-    with gr.Row(visible=split is not None and "reliability" in split):
+    with gr.Row(visible="reliability" in split):
         reliability = cards.plot_panel(words, "model_reliability")
         coverage = cards.plot_panel(words, "model_coverage")
     table = gr.HTML(elem_id="model-table")
@@ -42,9 +42,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
             for measure in MEASURES
         ]
         no_metrics = cards.message(say(language, "model_no_metrics"))
-        if split is None:
-            return [no_metrics, *history, None, None, None, None, ""]
-        labels = resources.metrics.get("label_names", resources.classifier.label_names)
+        labels = (resources.metrics or {}).get("label_names", resources.classifier.label_names)
         return [
             (if_valid(headline, resources, split, language) or no_metrics)
             + (if_valid(source_table, split, language) or ""),
@@ -59,13 +57,13 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     return visits.drawn_when_opened("model", tab, outputs, draw)
 
 
-def held_out_figures(resources: Resources) -> dict[str, Any] | None:
-    """The metrics of the test split, else of the validation split; None if the repo has neither."""
+def held_out_figures(resources: Resources) -> dict[str, Any]:
+    """The metrics of the test split, else of the validation split; empty if the repo has neither."""
     splits = (resources.metrics or {}).get("splits")
     for name in ("test", "validation"):
         if isinstance(splits, dict) and isinstance(splits.get(name), dict):
             return {"split": name, **splits[name]}
-    return None
+    return {}
 
 
 def if_valid(draw: Callable[..., Any], *values: Any) -> Any:
@@ -86,12 +84,8 @@ def headline(resources: Resources, split: dict[str, Any], language: str) -> str:
         parameters=number(language, model.get("parameters", 0) / 1e6, 1),
         side=resources.classifier.preprocess.config["input_size"][-1],
     )
-    images = say(
-        language,
-        "model_images",
-        images=number(language, split["images"]),
-        split=say(language, f"model_{split['split']}"),
-    )
+    name = say(language, f"model_{split['split']}")
+    images = say(language, "model_images", images=number(language, split["images"]), split=name)
     tiles = "".join(tile(language, key, split) for key in FIGURES if key in split)
     return (
         f'<section class="headline"><h2>{escape(resources.classifier_name)}</h2><p>{escape(line)} · {escape(images)}</p>'
