@@ -235,7 +235,7 @@ def report(
     )
     title = escape(say(language, "report_title"))
     samples = escape(", ".join(desk.samples()))
-    parts = [
+    sections = [
         f"<h1>{title}</h1><p>{escape(origin.date)} · {escape(say(language, 'sample'))}: {samples}</p>",
         f"<p>{escape(summary)}</p>{table}",
         f"<table class='bars'><caption>{escape(say(language, 'interval'))}</caption>{''.join(map(bar, counts))}</table>",
@@ -249,4 +249,4 @@ def report(
         f'<button onclick="print()">{escape(say(language, "report_print"))}</button>',
     ]
     head = f'<!doctype html><html lang="{language}"><meta charset="utf-8"><title>{title}</title><style>{PAGE_STYLE}</style>'
-    return head + "".join(parts) + "</html>"
+    return head + "".join(sections) + "</html>"

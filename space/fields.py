@@ -28,6 +28,7 @@ CROP_SIDE = 250  # pixels, of the training crops
 TYPICAL_DIAMETER = 0.36  # of a nucleus, as a fraction of the crop's side, when it cannot be measured
 MAX_CELLS = 400  # classified per field
 MIN_STAIN = 0.7  # of a nucleus in the stain channel; the palest of 360 real nuclei peaks at 1.4
+Area = tuple[slice, slice]  # rows and columns
 BLUR = 1.5  # pixels: standard deviation of the Gaussian filter of the stain channel
 
 
@@ -130,19 +131,16 @@ def _stain_of_slide(picture: Image.Image, background: np.ndarray) -> np.ndarray:
     factor = round(1 / SLIDE_SCALE)
     height, width = picture.height // factor, picture.width // factor
     stain = np.zeros((height, width), np.float32)
-    for (rows, columns), tile in _tiles(height, width, round(6 * BLUR)):
-        area = (columns.start, rows.start, columns.stop, rows.stop)
-        reduced = picture.crop(tuple(factor * end for end in area)).reduce(factor)
-        y, x = (
-            slice(t.start - s.start, t.stop - s.start) for t, s in zip(tile, (rows, columns), strict=True)
-        )
-        stain[tile] = stain_channel(reduced, background)[y, x]
+    for area, tile in _tiles(height, width, round(6 * BLUR)):
+        rows, columns = area
+        corners = (columns.start, rows.start, columns.stop, rows.stop)
+        reduced = picture.crop(tuple(factor * corner for corner in corners)).reduce(factor)
+        inner = tuple(slice(t.start - a.start, t.stop - a.start) for t, a in zip(tile, area, strict=True))
+        stain[tile] = stain_channel(reduced, background)[inner]
     return stain
 
 
-def _tiles(
-    height: int, width: int, overlap: int
-) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+def _tiles(height: int, width: int, overlap: int) -> Iterator[tuple[Area, Area]]:
     """Rows and columns of each tile with `overlap` pixels around it, and without."""
     for top in range(0, height, TILE):
         for left in range(0, width, TILE):
@@ -167,7 +165,7 @@ def _guess_radius(stain: np.ndarray) -> float:
 
 
 def _nuclei(stain: np.ndarray, threshold: float, radius: float) -> np.ndarray:
-    """Row, column and diameter of the nuclei, [N, 3]. One within a radius of a tile's border is found in both tiles."""
+    """Row, column and diameter of the nuclei, [N, 3]. `_merged` joins those near a border, which are found in both tiles."""
     nuclei = []
     for area, tile in _tiles(*stain.shape, round(5 * radius)):
         for y, x, diameter in _nuclei_of_tile(stain[area], threshold, radius):

@@ -22,7 +22,7 @@ const percent = p => p > 0.995 ? ">99%" : p < 0.005 ? "<1%" : `${Math.round(100 
 const address = path => `${window.gradio_config?.root || ""}/gradio_api/file=${path}`;
 const labelOf = cell => corrections[cell.n] ?? (cell.kind === "unknown" ? UNDECIDED : cell.label);
 const find = selector => element.querySelector(selector);
-const classOf = code => [...data.labels, ...data.extra].find(entry => entry.code === code) || { code, name: code, colour: "#555" };
+const classOf = code => ({ code, name: code, colour: "#555", ...[...data.labels, ...data.extra].find(entry => entry.code === code) });
 
 function visible() {
   const cells = data.cells.filter(cell => (!filter.label || labelOf(cell) === filter.label)

@@ -102,37 +102,37 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     similar = gr.HTML(elem_id="cell-similar")
 
     def answers(visit: Visit) -> list[Any]:
-        shown, language = visit.results.get("cell"), visit.language
-        if shown is None:
+        cell, language = visit.results.get("cell"), visit.language
+        if cell is None:
             return [cards.message(say(language, "cell_waiting")), None, ""]
         try:
-            image = shown.read(visit)
+            image = cell.read(visit)
         except ImageError as error:
-            return [cards.message(say_error(language, error), "bad"), shown.crop_tool(language), ""]
+            return [cards.message(say_error(language, error), "bad"), cell.crop_tool(language), ""]
         predictions = resources.batcher.predict([image])
-        warning = say(language, "cell_large") if shown.is_large and not shown.frame else ""
-        truth = truths.get(shown.path, "") if not shown.frame else ""
+        warning = say(language, "cell_large") if cell.is_large and not cell.frame else ""
+        truth = truths.get(cell.path, "") if not cell.frame else ""
         card = cards.answer_card(resources, predictions, language, truth, warning)
-        return [card, shown.crop_tool(language), similar_cells(resources, image, predictions, language)]
+        return [card, cell.crop_tool(language), similar_cells(resources, image, predictions, language)]
 
     def respond(path: str | None, request: gr.Request) -> list[Any]:
         visit = visits.of(request)
         visit.keep(path)
-        shown = visit.results.get("cell")
-        if shown is None or shown.path != path:
+        cell = visit.results.get("cell")
+        if cell is None or cell.path != path:
             visit.results["cell"] = CellPicture(path) if path else None
         return answers(visit)
 
     def crop(event: gr.EventData, request: gr.Request) -> list[Any]:
         visit = visits.of(request)
-        if shown := visit.results.get("cell"):
-            shown.frame = checked_frame(event.frame)
+        if cell := visit.results.get("cell"):
+            cell.frame = checked_frame(event.frame)
         return answers(visit)
 
     def restore(visit: Visit) -> list[Any]:
-        shown = visit.results.get("cell")
-        exists = shown is not None and Path(shown.path).exists()
-        return [gr.update(value=shown.path) if exists else gr.skip(), *answers(visit)]
+        cell = visit.results.get("cell")
+        exists = cell is not None and Path(cell.path).exists()
+        return [gr.update(value=cell.path) if exists else gr.skip(), *answers(visit)]
 
     outputs = [answer, tool, similar]
     options = {**QUIET, "concurrency_limit": 16}

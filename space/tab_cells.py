@@ -55,11 +55,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
                 words.html('<p class="help">{}</p>', "hand_help")
                 unnamed = {x for x in classifier.label_names if cards.is_no_cell_type(classifier, x)}
                 ignore = words.put(
-                    gr.Checkbox,
-                    "without_nif",
-                    value=False,
-                    visible=bool(unnamed),
-                    elem_id="cells-without",
+                    gr.Checkbox, "without_nif", value=False, visible=bool(unnamed), elem_id="cells-without"
                 )
                 with gr.Row(elem_id="cells-hand"):
                     by_hand = [

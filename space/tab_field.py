@@ -120,8 +120,8 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     def merge_cells(request: gr.Request) -> None:
         visit = visits.of(request)
         if view.of(visit).cells:
-            into = visit.results.setdefault("cells", Desk(resources.classifier.label_names))
-            gr.Info(say(visit.language, "field_merged", n=merge_into(into, view.of(visit))))
+            target = visit.results.setdefault("cells", Desk(resources.classifier.label_names))
+            gr.Info(say(visit.language, "field_merged", n=merge_into(target, view.of(visit))))
 
     job = {
         **PRIVATE, "concurrency_id": "field", "concurrency_limit": FIELDS, "show_progress_on": view.result,

@@ -61,16 +61,16 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
 
     def question(visit: Visit) -> list[Any]:
         quiz, language = quiz_of(visit), visit.language
-        sample, judged = cells[quiz.cell], ""
+        sample, feedback = cells[quiz.cell], ""
         if quiz.chosen:
-            judged = judgement(classifier, sample.label, quiz.chosen, answer(quiz.cell), language)
+            feedback = feedback_card(classifier, sample.label, quiz.chosen, answer(quiz.cell), language)
         alt = escape(say(language, "learn_cell"))
         choices = [(f"{cards.name_of(classifier, language, x)} ({x})", x) for x in classifier.label_names]
         return [
             quiz.cell,
             f'<img class="quiz" src="{cards.sample_uri(sample)}" alt="{alt}">',
             gr.update(choices=choices, value=quiz.chosen),
-            judged,
+            feedback,
             score_table(classifier, quiz, language),
         ]
 
@@ -112,7 +112,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     return outputs, lambda visit: question(visit) if "learn" in visit.results else [gr.skip()] * 5
 
 
-def judgement(
+def feedback_card(
     classifier: Classifier, truth: str, chosen: str, predictions: Predictions, language: str
 ) -> str:
     """Right or wrong, the expert label, the model's answer, and notes on the true and the chosen class."""

@@ -1,4 +1,4 @@
-"""Tab "The model": figures from `metrics.json` and `history.jsonl` of the model repo."""
+"""Tab "The model": tables and charts of `metrics.json` and `history.jsonl` of the model repo."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from space.texts import Words, number, say
 from space.visits import Visits
 
 MEASURES = ("loss", "accuracy", "macro_f1")
-FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "auc")
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auc")
 
 
 def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tuple:
     """Lay out the tab; it is drawn in the visitor's language when first opened."""
     head = gr.HTML(elem_id="model-head")
-    split = held_out_figures(resources)
+    split = held_out_metrics(resources)
     with gr.Row(visible=bool(resources.history)):
         curves = [cards.plot_panel(words, measure, 260) for measure in MEASURES]
     if resources.history:
@@ -57,7 +57,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     return visits.drawn_when_opened("model", tab, outputs, draw)
 
 
-def held_out_figures(resources: Resources) -> dict[str, Any]:
+def held_out_metrics(resources: Resources) -> dict[str, Any]:
     """The metrics of the test split, else of the validation split; empty if the repo has neither."""
     splits = (resources.metrics or {}).get("splits")
     for name in ("test", "validation"):
@@ -86,7 +86,7 @@ def headline(resources: Resources, split: dict[str, Any], language: str) -> str:
     )
     name = say(language, f"model_{split['split']}")
     images = say(language, "model_images", images=number(language, split["images"]), split=name)
-    tiles = "".join(tile(language, key, split) for key in FIGURES if key in split)
+    tiles = "".join(tile(language, key, split) for key in METRICS if key in split)
     return (
         f'<section class="headline"><h2>{escape(resources.classifier_name)}</h2><p>{escape(line)} · {escape(images)}</p>'
         f'<ul class="tiles">{tiles}</ul></section>'
@@ -99,9 +99,9 @@ def tile(language: str, key: str, split: dict[str, Any]) -> str:
     return f"<li><span>{escape(say(language, key))}</span><b>{figure}</b><small>{small}</small></li>"
 
 
-def interval(language: str, figures: dict[str, Any], key: str) -> str:
+def interval(language: str, metrics: dict[str, Any], key: str) -> str:
     """The 95% interval of a metric; empty if there is none."""
-    low_high = figures.get("intervals", {}).get(key)
+    low_high = metrics.get("intervals", {}).get(key)
     if not low_high:
         return ""
     low, high = (number(language, end, 3) for end in low_high)
@@ -113,15 +113,15 @@ def source_table(split: dict[str, Any], language: str) -> str:
     sources = split["by_source"]
     if len(sources) < 2:
         return ""
-    keys = [key for key in FIGURES if all(key in figures for figures in sources.values())]
+    keys = [key for key in METRICS if all(key in metrics for metrics in sources.values())]
     head = [say(language, key) for key in ("model_source", "support", *keys)]
     rows = [
         (
             ("", source.replace("_", " ")),
-            number(language, figures["images"]),
-            *((number(language, figures[key], 3), interval(language, figures, key)) for key in keys),
+            number(language, metrics["images"]),
+            *((number(language, metrics[key], 3), interval(language, metrics, key)) for key in keys),
         )
-        for source, figures in sources.items()
+        for source, metrics in sources.items()
     ]
     title = say(language, "model_by_source", split=say(language, f"model_{split['split']}"))
     return f"<h3>{escape(title)}</h3>{cards.table(head, rows)}"

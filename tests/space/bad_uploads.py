@@ -30,7 +30,7 @@ def animated() -> bytes:
 
 
 def half_a_frame() -> bytes:
-    """A GIF whose second frame ends with its descriptor."""
+    """A GIF whose second frame ends after its descriptor."""
     return even("P", (64, 64), "GIF").removesuffix(b";") + b"," + struct.pack("<HHHHB", 0, 0, 64, 64, 0)
 
 

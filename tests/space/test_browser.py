@@ -163,6 +163,19 @@ def test_cells_are_reviewed_by_keyboard_and_corrections_survive(
     assert len(rows) == 44 and sum(bool(row["correction"]) for row in rows) == 2
 
 
+def test_classes_that_the_model_lacks_are_counted_by_hand_and_by_correction(
+    page: Page, inputs: dict[str, Path]
+) -> None:
+    fill_tab(page, "cells", inputs)
+    page.get_by_role("button", name="Counted by hand").click()
+    page.locator("#cells-hand").get_by_label("erythroblast", exact=True).fill("3")
+    expect(page.locator("#cells-numbers tbody tr", has_text="erythroblast")).to_contain_text("3")
+    page.locator("#cells-desk .large select").select_option("plasma cell")
+    badge = page.locator("#cells-desk .tile b", has_text="plasma cell")
+    expect(badge).to_have_css("background-color", "rgb(85, 85, 85)")
+    expect(page.locator("#cells-numbers tbody tr", has_text="plasma cell")).to_contain_text("1")
+
+
 def test_the_desk_filters_by_verdict_and_sorts_by_file(page: Page, inputs: dict[str, Path]) -> None:
     fill_tab(page, "cells", inputs)
     page.locator("#cells-desk").get_by_role("button", name="file").click()

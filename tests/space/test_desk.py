@@ -84,7 +84,7 @@ def test_corrections_move_cells_from_the_models_column_to_yours(desk: Desk) -> N
     assert sum(model + you for model, you in counts(desk).values()) == len(desk.cells) - 2
 
 
-def test_what_is_no_cell_or_no_class_is_no_correction(small_desk: Desk) -> None:
+def test_corrections_of_unknown_cells_or_classes_are_dropped(small_desk: Desk) -> None:
     small_desk.correct(
         {"0": "<script>", "99": "BLA", "x": "BLA", "-1": "BLA", "1": "plasma cell"}, [*LABELS, "plasma cell"]
     )
@@ -106,7 +106,7 @@ def test_a_class_can_be_left_out_of_the_denominator(desk: Desk) -> None:
     assert sum(row.corrected for row in rows) == pytest.approx(1, abs=1e-6)
 
 
-def test_cells_counted_by_hand_are_part_of_the_whole(desk: Desk) -> None:
+def test_cells_counted_by_hand_are_part_of_the_count(desk: Desk) -> None:
     desk.by_hand = {"erythroblast": 14, "basophil": 0}
     rows = {row.label: row for row in desk.count(FLAT)}
     assert rows["erythroblast"].by_you == 14 and rows["erythroblast"].share == pytest.approx(0.5)
@@ -130,7 +130,7 @@ def test_shares_are_corrected_as_the_api_does_and_what_you_said_is_certain(
     assert rows["EOS"].corrected_interval == pytest.approx(rows["EOS"].interval)
 
 
-def test_samples_are_counted_apart_and_together(desk: Desk) -> None:
+def test_samples_are_counted_separately_and_together(desk: Desk) -> None:
     by_sample = [counts(desk, sample) for sample in desk.samples()]
     total = counts(desk)
     assert desk.samples() == ["slide 0", "slide 1"]
@@ -138,7 +138,7 @@ def test_samples_are_counted_apart_and_together(desk: Desk) -> None:
         assert sum(count.get(label, (0, 0))[0] for count in by_sample) == total[label][0]
 
 
-def test_what_the_model_does_not_know_is_not_counted_until_you_say_so(
+def test_unknown_cells_are_not_counted_until_they_are_corrected(
     classifier: Classifier, small_desk: Desk, tmp_path: Path
 ) -> None:
     unknown = classifier.predict(draw_cell("BLA", 1))
@@ -253,7 +253,7 @@ def test_a_report_gives_the_reasons_in_its_language(small_desk: Desk) -> None:
     assert say_error("id", ImageError("damaged")) in page and str(ImageError("damaged")) not in page
 
 
-def test_names_in_a_report_are_no_markup(small_desk: Desk) -> None:
+def test_names_in_a_report_are_escaped(small_desk: Desk) -> None:
     small_desk.bad.append(("<img src=x onerror=alert(1)>.jpg", ImageError("damaged")))
     origin = Origin("<script>m</script>", "", "today")
     page = report(small_desk, small_desk.count(FLAT), "en", origin, "<b>s", ["<i>n"], "")

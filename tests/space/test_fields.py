@@ -55,7 +55,7 @@ def test_the_scale_of_the_picture_does_not_matter() -> None:
     assert large[0].side / small[0].side == pytest.approx(3, rel=0.15)
 
 
-def test_of_very_many_cells_those_counted_lie_all_over_the_field() -> None:
+def test_of_very_many_cells_those_counted_are_spread_over_the_field() -> None:
     boxes = [Box(0, top, 10) for top in range(1000)]
     chosen = evenly(boxes)
     assert len(set(chosen)) == len(chosen) == MAX_CELLS
@@ -90,11 +90,11 @@ def test_memory_for_a_slide_is_that_of_a_tile_and_a_ninth_of_its_pixels() -> Non
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < picture.width * picture.height * 4, "one float a pixel of the whole would be more"
+    assert peak < picture.width * picture.height * 4, "one float per pixel of the whole picture would be more"
 
 
 @pytest.mark.parametrize("colour", [(244, 240, 238), (90, 40, 140), (0, 0, 0)])
-def test_nothing_is_found_in_an_even_picture(colour: tuple) -> None:
+def test_nothing_is_found_in_a_uniform_picture(colour: tuple) -> None:
     noise = np.random.default_rng(0).normal(0, 2, (400, 500, 3)) + colour
     assert find_cells(Image.fromarray(np.uint8(np.clip(noise, 0, 255)))) == []
 

@@ -103,7 +103,7 @@ def test_a_shift_is_described_without_english_words() -> None:
             assert not english & set(re.findall(r"\w+", say_shift("id", Shift(statistic, off))))
 
 
-def contrast(one: str, other: str) -> float:
+def contrast(first: str, second: str) -> float:
     """Contrast ratio of two colours (WCAG)."""
 
     def luminance(colour: str) -> float:
@@ -111,7 +111,7 @@ def contrast(one: str, other: str) -> float:
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
         return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
-    low, high = sorted((luminance(one), luminance(other)))
+    low, high = sorted((luminance(first), luminance(second)))
     return (high + 0.05) / (low + 0.05)
 
 
@@ -198,7 +198,7 @@ def test_an_unusable_address_is_one_sentence(
 def test_what_gradio_remembers_of_calls_stays_small(
     small_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Sessions without a copy of the page, the latest of them; no events and no names of files that are gone."""
+    """The latest sessions, without copies of the page; no events and no names of deleted files."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     page = start(str(small_model), "", server_name="127.0.0.1")
     try:

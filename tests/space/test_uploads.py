@@ -161,30 +161,15 @@ def test_links_locks_and_damaged_zips_are_named(tmp_path: Path) -> None:
     assert set(entries(tmp_path, zipped({"a.jpg": jpeg()})[:-30]).values()) == {"bad_zip"}
 
 
-def lzma_damaged() -> bytes:
-    return patched({(LOCAL, 200): b"\xff" * 1800}, zipfile.ZIP_LZMA)
-
-
-def of_version_9_9() -> bytes:
-    return patched({(CENTRAL, 6): b"\x63"})
-
-
-def nameless() -> bytes:
-    return patched({(CENTRAL, 28): b"\0", (CENTRAL, 32): b"\x05"})  # the name becomes the comment
-
-
-def crowded() -> bytes:
-    return zipped({f"{i}.txt": b"" for i in range(MAX_ENTRIES + 1)}, zipfile.ZIP_STORED)
-
-
 @pytest.mark.parametrize(
     ("make", "name", "reason"),
     [
-        (lzma_damaged, "bad.zip/a.jpg", "damaged"),
-        (of_version_9_9, "bad.zip", "bad_zip"),
-        (nameless, "bad.zip/", "zip_path"),
-        (crowded, "bad.zip", "zip_crowded"),
+        (lambda: patched({(LOCAL, 200): b"\xff" * 1800}, zipfile.ZIP_LZMA), "bad.zip/a.jpg", "damaged"),
+        (lambda: patched({(CENTRAL, 6): bytes([99])}), "bad.zip", "bad_zip"),
+        (lambda: patched({(CENTRAL, 28): b"\0", (CENTRAL, 32): b"\x05"}), "bad.zip/", "zip_path"),
+        (lambda: zipped(dict.fromkeys(map(str, range(MAX_ENTRIES + 1)), b"")), "bad.zip", "zip_crowded"),
     ],
+    ids=["damaged LZMA data", "version 9.9", "name in the comment", "too many entries"],
 )
 def test_a_damaged_zip_leaves_the_picture_beside_it_alone(
     make: Callable[[], bytes], name: str, reason: str, tmp_path: Path
