@@ -1,8 +1,8 @@
-"""Many uploads, among them zip files: one stream of named pictures, bad ones with their reason.
+"""Read uploads, zip files among them, as one stream of named pictures and errors.
 
-In: uploads. Out: `Entry(name, picture or error)`, the first `MAX_PICTURES` of them decoded; those beyond are named, so that
-nothing is left out in silence. Nothing is unpacked to disk; names with path tricks, links, encrypted and oversized entries
-are answered with their reason. What macOS and Windows add by themselves is skipped.
+In: paths of uploads. Out: one `Entry` per picture. The first `MAX_PICTURES` are decoded; the rest are reported with an error.
+Nothing is unpacked to disk. Entries with an unsafe path, links, encrypted and oversized entries are rejected with their
+reason. Files that macOS and Windows add to folders are skipped.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -21,26 +22,21 @@ from PIL import Image
 from hub_model.inference.errors import ImageError
 from hub_model.inference.images import CELL_SIDE, MAX_BYTES, MAX_PIXELS, decode, open_picture, read_picture
 
-MAX_PICTURES = 5_000  # of one request that are classified
-LARGEST = 144_000_000  # pixels of a JPEG that is reduced while it is decoded, or of a slide
-LONGEST = 65_535  # pixels of a slide's side: more than its formats hold
-MAX_ENTRIES = 50_000  # of one zip
-MAX_UNPACKED = 2 * 2**30  # bytes of one zip, as its directory declares them; an entry at a time is in memory
-LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "icon\r"}
-DAMAGED = (  # what zipfile and its decoders stumble over
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    NotImplementedError,
-    OSError,
-    ValueError,
-)
+MAX_PICTURES = 5_000  # classified per request
+LARGEST = 144_000_000  # pixels of a slide, or of a JPEG that is downscaled while decoding
+LONGEST = 65_535  # pixels of a slide's side: the most that JPEG can hold
+MAX_ENTRIES = 50_000  # of one zip file
+MAX_UNPACKED = 2 * 2**30  # bytes of one zip file in total, as declared; one entry at a time is in memory
+SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "icon\r"}
+# raised by zipfile and its decoders for damaged files
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError, ValueError)
 
 
 def read_cell(source: bytes | str) -> Image.Image:
-    """Decode the picture of one cell, reduced to `CELL_SIDE`; a JPEG of more than 24 megapixels, as phones send it, is reduced
-    while it is decoded. Raises ImageError."""
+    """Decode the picture of one cell, downscaled to `CELL_SIDE`. Raises ImageError.
+
+    A JPEG of more than `MAX_PIXELS`, such as a phone photograph, is downscaled while decoding.
+    """
     image = open_picture(source, LARGEST)
     if image.format != "JPEG" or image.width * image.height <= MAX_PIXELS:
         return read_picture(source, CELL_SIDE)
@@ -50,7 +46,7 @@ def read_cell(source: bytes | str) -> Image.Image:
 
 
 def read_slide(source: bytes | str) -> Image.Image:
-    """Decode an upload whole, at up to `LARGEST` pixels, to be searched tile by tile. Raises ImageError."""
+    """Decode the picture of a field or slide at full size, up to `LARGEST` pixels. Raises ImageError."""
     try:
         image = open_picture(source, LARGEST, LONGEST)
     except ImageError as error:
@@ -62,7 +58,7 @@ def read_slide(source: bytes | str) -> Image.Image:
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture: exactly one of `picture` and `error` is set. `entry` is its name within the zip at `path`."""
+    """One picture: either `picture` or `error` is set. `entry` is its name within the zip file at `path`."""
 
     name: str
     path: str
@@ -72,45 +68,36 @@ class Entry:
     sample: str = ""
 
 
-def read_uploads(paths: Iterable[str], limit: int = MAX_PICTURES) -> Iterator[Entry]:
-    """Every picture of the files and zips, in order, decoded one at a time; an entry of a zip is named after both."""
-    taken = 0
-
-    def full() -> bool:
-        return taken >= limit
-
+def read_uploads(paths: Iterable[str]) -> Iterator[Entry]:
+    """Yield every picture of the files and zip files in order, decoding one at a time."""
+    left = MAX_PICTURES
     for path in paths:
         name = getattr(path, "name", None) or Path(path).name
         if _is_zip(path):
-            found = _zip_entries(path, name, full)
-        elif is_litter(name):
+            entries = _zip_entries(path, name, left)
+        elif is_system_file(name):
             continue
-        elif full():
-            found = [Entry(name, path, error=ImageError("too_many", limit=limit))]
         else:
-            found = [_read(Entry(name, path), path)]
-        for entry in found:
-            taken += entry.picture is not None
+            entries = [_decoded(Entry(name, path), left, partial(read_cell, path))]
+        for entry in entries:
+            left -= entry.picture is not None
             yield entry
 
 
 def count_uploads(paths: Iterable[str]) -> int:
-    """About how many pictures `read_uploads` will come to: for a progress bar."""
+    """Approximate number of entries that `read_uploads` yields, for a progress bar; at most `MAX_PICTURES`."""
     count = 0
     for path in paths:
+        files = 1
         if _is_zip(path):
-            try:
-                with zipfile.ZipFile(path) as archive:
-                    count += sum(not is_litter(_name(info)) for info in archive.infolist())
-            except DAMAGED:
-                count += 1
-        else:
-            count += 1
+            with contextlib.suppress(*DAMAGED), zipfile.ZipFile(path) as archive:
+                files = sum(not is_system_file(_name(info)) for info in archive.infolist())
+        count += files
     return min(count, MAX_PICTURES)
 
 
 def _is_zip(path: str) -> bool:
-    """Whether it is a zip file, or the beginning of one."""
+    """Whether a file is a zip file, truncated ones included."""
     try:
         with open(path, "rb") as file:
             return file.read(4) == b"PK\x03\x04" or zipfile.is_zipfile(file)
@@ -118,18 +105,21 @@ def _is_zip(path: str) -> bool:
         return False
 
 
-def _read(entry: Entry, source: bytes | str) -> Entry:
+def _decoded(entry: Entry, left: int, read: Callable[[], Image.Image]) -> Entry:
+    """The entry with its picture, or with an error if it cannot be read or `MAX_PICTURES` were decoded already."""
     try:
-        return replace(entry, picture=read_cell(source))
+        if not left:
+            raise ImageError("too_many", limit=MAX_PICTURES)
+        return replace(entry, picture=read())
     except ImageError as error:
         return replace(entry, error=error)
 
 
-def _zip_entries(path: str, zip_name: str, full: Callable[[], bool]) -> Iterator[Entry]:
-    whole = Entry(zip_name, path)
+def _zip_entries(path: str, zip_name: str, left: int) -> Iterator[Entry]:
+    """The entries of a zip file, of which at most `left` are decoded."""
     try:
         with zipfile.ZipFile(path) as archive:
-            infos = [info for info in archive.infolist() if not is_litter(_name(info))]
+            infos = [info for info in archive.infolist() if not is_system_file(_name(info))]
             if len(infos) > MAX_ENTRIES:
                 raise ImageError("zip_crowded", entries=len(infos), limit=MAX_ENTRIES)
             if sum(info.file_size for info in infos) > MAX_UNPACKED:
@@ -137,21 +127,17 @@ def _zip_entries(path: str, zip_name: str, full: Callable[[], bool]) -> Iterator
             sample = PurePosixPath(zip_name).stem
             for info in infos:
                 entry = Entry(f"{zip_name}/{_name(info)}", path, info.filename, sample=sample)
-                if full():
-                    yield replace(entry, error=ImageError("too_many", limit=MAX_PICTURES))
-                    continue
-                try:
-                    yield _read(entry, _unpack(archive, info))
-                except ImageError as error:
-                    yield replace(entry, error=error)
+                entry = _decoded(entry, left, partial(_read_entry, archive, info))
+                left -= entry.picture is not None
+                yield entry
     except ImageError as error:
-        yield replace(whole, error=error)
+        yield Entry(zip_name, path, error=error)
     except DAMAGED:
-        yield replace(whole, error=ImageError("bad_zip"))
+        yield Entry(zip_name, path, error=ImageError("bad_zip"))
 
 
 def _name(info: zipfile.ZipInfo) -> str:
-    """The name of an entry as it was meant: UTF-8 without its flag (macOS), backslashes (Windows)."""
+    """The intended name of an entry: macOS writes UTF-8 without setting its flag, Windows writes backslashes."""
     name = info.filename
     if not info.flag_bits & 0x800:
         with contextlib.suppress(UnicodeError):
@@ -159,20 +145,17 @@ def _name(info: zipfile.ZipInfo) -> str:
     return name.replace("\\", "/")
 
 
-def is_litter(name: str) -> bool:
-    """Folders, and what macOS and Windows leave beside pictures."""
+def is_system_file(name: str) -> bool:
+    """Whether an entry is a folder, or a file that macOS or Windows adds to folders."""
     *folders, last = name.split("/")
-    return (
-        (not last and len(folders) > 0)
-        or "__MACOSX" in folders
-        or last.startswith("._")
-        or last.lower() in LITTER
-    )
+    is_folder = bool(folders) and not last
+    return is_folder or "__MACOSX" in folders or last.startswith("._") or last.lower() in SYSTEM_FILES
 
 
-def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    parts = _name(info).split("/")
-    if ".." in parts or parts[0] == "" or ":" in parts[0] or stat.S_ISLNK(info.external_attr >> 16):
+def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Image.Image:
+    """Read and decode an entry. Raises ImageError."""
+    names = _name(info).split("/")
+    if ".." in names or names[0] == "" or ":" in names[0] or stat.S_ISLNK(info.external_attr >> 16):
         raise ImageError("zip_path")
     if info.flag_bits & 0x1:
         raise ImageError("zip_locked")
@@ -180,9 +163,9 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         raise ImageError("too_large", megabytes=info.file_size // 2**20, limit=MAX_BYTES // 2**20)
     try:
         with archive.open(info) as file:
-            data = file.read(info.file_size + 1)  # the directory may lie about the size
+            data = file.read(info.file_size + 1)  # the declared size may be wrong
     except DAMAGED:
         raise ImageError("damaged") from None
     if len(data) > info.file_size:
         raise ImageError("zip_bomb")
-    return data
+    return read_cell(data)

@@ -1,4 +1,4 @@
-"""Many cells at once: uploads in, rows and a differential count out. The page and the API both use this."""
+"""Classify many uploads at once; used by the page and the API."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from space.texts import say
 
 @dataclass(frozen=True)
 class BulkAnswer:
-    """`entries[i]` belongs to row i of `predictions`, which is None when no picture could be used.
+    """`entries[i]` is row i of `predictions`, which is None if no picture could be used.
 
-    `left_out` counts the pictures beyond the limit by their folder.
+    `left_out` is the number of pictures beyond the limit, by folder.
     """
 
     entries: list[Entry]
@@ -31,6 +31,7 @@ class BulkAnswer:
 
     @property
     def unknown(self) -> int:
+        """Number of out-of-distribution cells."""
         return sum(v.kind == "unknown" for v in self.predictions.verdicts) if self.predictions else 0
 
 
@@ -38,24 +39,25 @@ def answer_uploads(
     resources: Resources,
     paths: list[str],
     progress: Callable[[int, int], None] = lambda done, total: None,
-    stops: Callable[[], bool] = lambda: False,
-    keep: Callable[[int, Image.Image], None] = lambda number, picture: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_picture: Callable[[int, Image.Image], None] = lambda row, picture: None,
 ) -> BulkAnswer:
-    """Classify every picture of files and zips, batch by batch: only the answers stay in memory.
+    """Classify every picture of the files and zip files in batches, without keeping the pictures in memory.
 
-    `progress(done, total)` and `stops()` are called before each batch; `keep(number, picture)` for each picture.
+    `on_picture(row, picture)` is called for each picture, `progress(done, total)` and `should_stop()` after each batch.
     """
     total = count_uploads(paths)
     entries: list[Entry] = []
     bad: list[tuple[str, ImageError]] = []
     left_out: Counter = Counter()
-    answers: list[Predictions] = []
-    waiting: list[Image.Image] = []
+    outputs: list[tuple[np.ndarray, ...]] = []
+    batch: list[Image.Image] = []
 
     def flush() -> None:
-        if waiting:
-            answers.append(resources.batcher.predict(waiting))
-            waiting.clear()
+        if batch:
+            predictions = resources.batcher.predict(batch)
+            outputs.append((predictions.logits, predictions.features, predictions.appearance))
+            batch.clear()
         progress(min(total, len(entries) + len(bad)), total)
 
     for entry in read_uploads(paths):
@@ -64,23 +66,21 @@ def answer_uploads(
         elif entry.error is not None:
             bad.append((entry.name, entry.error))
         else:
-            keep(len(entries), entry.picture)
-            waiting.append(entry.picture)
+            on_picture(len(entries), entry.picture)
+            batch.append(entry.picture)
             entries.append(replace(entry, picture=None))
-            if len(waiting) == MAX_BATCH:
+            if len(batch) == MAX_BATCH:
                 flush()
-                if stops():
+                if should_stop():
                     break
     flush()
-    if not answers:
+    if not outputs:
         return BulkAnswer([], None, bad, left_out)
-    logits = np.concatenate([answer.logits for answer in answers])
-    features = np.concatenate([answer.features for answer in answers])
-    statistics = np.concatenate([answer.appearance for answer in answers])
-    return BulkAnswer(entries, resources.classifier.interpret(logits, features, statistics), bad, left_out)
+    predictions = resources.classifier.interpret(*map(np.concatenate, zip(*outputs, strict=True)))
+    return BulkAnswer(entries, predictions, bad, left_out)
 
 
 def prior_note(language: str, resources: Resources) -> str:
-    """What the corrected shares are corrected for."""
+    """The note on the prior that the corrected fractions are relative to."""
     prior = say(language, "prior_flat" if resources.classifier.calibration.prior is None else "prior_known")
     return say(language, "count_note", prior=prior)

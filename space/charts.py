@@ -1,7 +1,7 @@
-"""The interactive plots, from `metrics.json`, `history.jsonl` and counts. Values in, plotly figures out.
+"""The interactive plots of `metrics.json`, `history.jsonl` and counts, as plotly figures.
 
-Colours are the Okabe-Ito set (told apart by everyone); text and grid are mid-tones that read on light and
-dark. Numbers are written as the language does.
+Colours are the colour-blind-safe Okabe-Ito palette; text and grid are mid-tones that are readable on light and dark. Numbers
+are formatted as in the visitor's language.
 """
 
 from __future__ import annotations
@@ -16,26 +16,21 @@ from space.desk import Row
 from space.texts import number, say
 
 COLOURS = ("#7b5bd6", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8a8a8a", "#d55e00", "#0072b2")
-TEXT, NUMBER = "#767189", "#5d5572"  # 4.5:1 on white and on a pale cell; style.css lightens both in the dark
+TEXT, NUMBER = "#767189", "#5d5572"  # contrast of 4.5:1 on light panels; style.css lightens both in dark mode
 GRID = "rgba(133,128,154,0.22)"
-ERROR, FLAT, CORRECTED = TEXT, "#b9a3f7", "#e9b44c"  # intervals stand out on both bars and on both grounds
-FULL = 0.3  # share of a row from which a cell of the confusion matrix is dark
+ERROR, FLAT, CORRECTED = TEXT, "#b9a3f7", "#e9b44c"  # intervals are visible on both bars, light and dark
+DARK = 0.3  # fraction of a row above which a cell of the confusion matrix is dark
 BOXES = ("#6a45cf", "#9a5b00", "#00734f", "#a83f78", "#1f6f9f", "#5f5f5f", "#b3470a", "#005c99")
 SPLITS = {"train": COLOURS[0], "validation": COLOURS[1], "test": COLOURS[2]}
 
 
 def colour(i: int) -> str:
-    """The colour of the i-th class; white text on it has a contrast of 4.5."""
+    """The colour of class `i`; white text on it has a contrast of at least 4.5:1."""
     return BOXES[i % len(BOXES)]
 
 
-def tilt(labels: Sequence[str]) -> int:
-    """Long names stand at an angle, so that they do not lie on one another."""
-    return -35 if max(map(len, labels), default=0) > 5 else 0
-
-
 def plain(labels: Iterable[str]) -> list[str]:
-    """Names as they are: plotly would take `<b>` or `<a href=…>` in them for markup."""
+    """Names with `<` and `&` escaped: plotly would render `<b>` or `<a href=…>` as markup."""
     return [escape(label, quote=False) for label in labels]
 
 
@@ -78,33 +73,31 @@ def _curve(x: Sequence[float], y: Sequence[float | None], colour: str, **more: A
 
 
 def count_chart(rows: Sequence[Row], language: str) -> go.Figure:
-    """Differential count: as counted and corrected, bars side by side with their intervals."""
+    """Differential count: as counted and corrected, side by side, with their intervals."""
+    labels = [row.label for row in rows]
 
-    def bars(key: str, shades: str, shares: list[float], intervals: list[tuple[float, float]]) -> go.Bar:
+    def bars(key: str, colour: str, estimates: list[tuple[float, tuple[float, float]]]) -> go.Bar:
         error = {
             "type": "data",
             "symmetric": False,
-            "array": [100 * (high - s) for s, (_, high) in zip(shares, intervals, strict=True)],
-            "arrayminus": [100 * (s - low) for s, (low, _) in zip(shares, intervals, strict=True)],
+            "array": [100 * (high - share) for share, (_, high) in estimates],
+            "arrayminus": [100 * (share - low) for share, (low, _) in estimates],
             "color": ERROR,
             "thickness": 2,
             "width": 4,
         }
-        labels = [row.label for row in rows]
-        return _bars(
-            labels, [100 * s for s in shares], say(language, key), shades, "%{y:.1f}%", error_y=error
-        )
+        percentages = [100 * share for share, _ in estimates]
+        return _bars(labels, percentages, say(language, key), colour, "%{y:.1f}%", error_y=error)
 
-    counted = [row.share for row in rows], [row.interval for row in rows]
-    corrected = [row.corrected or 0.0 for row in rows], [row.corrected_interval or (0.0, 0.0) for row in rows]
+    corrected = [(row.corrected or 0.0, row.corrected_interval or (0.0, 0.0)) for row in rows]
     return _figure(
         language,
-        bars("count_flat", FLAT, *counted),
-        bars("count_corrected", CORRECTED, *corrected),
+        bars("count_flat", FLAT, [(row.share, row.interval) for row in rows]),
+        bars("count_corrected", CORRECTED, corrected),
         y="%",
         barmode="group",
         yaxis_rangemode="tozero",
-        xaxis_tickangle=tilt([row.label for row in rows]),
+        xaxis_tickangle=-35 if max(map(len, labels)) > 5 else 0,  # long names would overlap
     )
 
 
@@ -125,11 +118,11 @@ def history_chart(history: Sequence[dict[str, Any]], measure: str, language: str
 
 
 def confusion_chart(matrix: Sequence[Sequence[int]], labels: Sequence[str], language: str) -> go.Figure:
-    """Rows are the true class; colour is the share of the row, the number the count."""
-    shares = [[cell / max(1, sum(row)) for cell in row] for row in matrix]
+    """Confusion matrix [true, predicted]: coloured by fraction of the row, labelled with counts."""
+    fractions = [[cell / max(1, sum(row)) for cell in row] for row in matrix]
     labels = plain(labels)
     heat = go.Heatmap(
-        z=shares,
+        z=fractions,
         x=labels,
         y=labels,
         zmin=0,
@@ -139,8 +132,8 @@ def confusion_chart(matrix: Sequence[Sequence[int]], labels: Sequence[str], lang
         ygap=2,
         colorscale=[
             [0, "rgba(123,91,214,0.04)"],
-            [FULL, "rgba(123,91,214,0.16)"],
-            [FULL + 0.001, "#6a4fc9"],
+            [DARK, "rgba(123,91,214,0.16)"],
+            [DARK + 0.001, "#6a4fc9"],
             [1, "#3f2a86"],
         ],
         customdata=[[str(cell) for cell in row] for row in matrix],
@@ -152,7 +145,7 @@ def confusion_chart(matrix: Sequence[Sequence[int]], labels: Sequence[str], lang
             "y": labels[i],
             "text": str(cell),
             "showarrow": False,
-            "font": {"color": "#ffffff" if shares[i][j] > FULL else NUMBER},
+            "font": {"color": "#ffffff" if fractions[i][j] > DARK else NUMBER},
         }
         for i, row in enumerate(matrix)
         for j, cell in enumerate(row)
@@ -174,20 +167,14 @@ def confusion_chart(matrix: Sequence[Sequence[int]], labels: Sequence[str], lang
 def per_class_chart(per_class: dict[str, dict[str, float]], language: str) -> go.Figure:
     """Precision, recall and F1 of each class."""
     bars = [
-        _bars(
-            per_class,
-            [row[key] for row in per_class.values()],
-            say(language, key),
-            COLOURS[i],
-            "%{y:.3f}",
-        )
-        for i, key in enumerate(("precision", "recall", "f1"))
+        _bars(per_class, [row[key] for row in per_class.values()], say(language, key), colour, "%{y:.3f}")
+        for key, colour in zip(("precision", "recall", "f1"), COLOURS, strict=False)
     ]
     return _figure(language, *bars, barmode="group", yaxis_range=[0, 1.01], height=400)
 
 
 def reliability_chart(bins: Sequence[dict[str, float]], language: str) -> go.Figure:
-    """Share that was right against the probability that was given, with the ideal diagonal."""
+    """Accuracy against predicted probability, with the diagonal of perfect calibration."""
     ideal = _curve(
         [0, 1],
         [0, 1],
@@ -197,7 +184,7 @@ def reliability_chart(bins: Sequence[dict[str, float]], language: str) -> go.Fig
         line_dash="dot",
         hoverinfo="skip",
     )
-    given = _curve(
+    measured = _curve(
         [b["confidence"] for b in bins],
         [b["accuracy"] for b in bins],
         COLOURS[0],
@@ -208,7 +195,7 @@ def reliability_chart(bins: Sequence[dict[str, float]], language: str) -> go.Fig
     return _figure(
         language,
         ideal,
-        given,
+        measured,
         x=say(language, "model_confidence"),
         y=say(language, "accuracy"),
         xaxis_range=[0, 1.02],
@@ -217,7 +204,7 @@ def reliability_chart(bins: Sequence[dict[str, float]], language: str) -> go.Fig
 
 
 def coverage_chart(points: Sequence[dict[str, float]], language: str) -> go.Figure:
-    """Accuracy among the answered when only the most confident are answered."""
+    """Accuracy of the most confident predictions against the fraction of images they cover."""
     points = sorted(points, key=lambda point: point["coverage"])
     curve = _curve(
         [point["coverage"] for point in points],
@@ -235,7 +222,7 @@ def coverage_chart(points: Sequence[dict[str, float]], language: str) -> go.Figu
 
 
 def class_bars(counts: dict[str, list[int]], labels: Sequence[str], language: str) -> go.Figure:
-    """Images of each class, stacked by split; the legend tells how many there are in each split."""
+    """Images of each class, stacked by split, with the size of each split in the legend."""
     names = {
         split: f"{say(language, f'model_{split}')} ({number(language, sum(n))})"
         for split, n in counts.items()
@@ -245,7 +232,7 @@ def class_bars(counts: dict[str, list[int]], labels: Sequence[str], language: st
 
 
 def share_pie(shares: dict[str, int], language: str) -> go.Figure:
-    """Shares of the whole, by name."""
+    """Pie chart of counts by name."""
     pie = go.Pie(
         labels=plain(shares),
         values=list(shares.values()),

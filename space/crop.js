@@ -1,4 +1,4 @@
-// The crop tool of "One cell": a square frame over a picture. Python sends `value`, gets "crop" with the frame in shares of the picture.
+// The crop tool of "One cell": a square frame over a picture. Python sets `value` and receives "crop" with the frame, in fractions of the picture.
 let frame = null;
 
 function build(data) {
@@ -10,15 +10,15 @@ function build(data) {
   find("img").src = `${window.gradio_config?.root || ""}/gradio_api/file=${data.url}`;
   box.setAttribute("aria-label", data.words.frame);
   find(".whole").hidden = !data.frame;
-  const most = Math.min(1, 1 / ratio);  // of the width: a square of the shorter side
-  frame = data.frame || { left: 0.5 - most / 6, top: 0.5 - most * ratio / 6, side: most / 3 };
+  const maxSide = Math.min(1, 1 / ratio);  // as a fraction of the width: the shorter side of the picture
+  frame = data.frame || { left: 0.5 - maxSide / 6, top: 0.5 - maxSide * ratio / 6, side: maxSide / 3 };
 
   function place(change) {
-    const middle = { x: frame.left + frame.side / 2, y: frame.top + frame.side * ratio / 2, side: frame.side, ...change };
-    const side = Math.min(most, Math.max(0.03 * most, middle.side)), within = (at, length) => Math.min(1 - length, Math.max(0, at - length / 2));
-    frame = { left: within(middle.x, side), top: within(middle.y, side * ratio), side };
+    const square = { x: frame.left + frame.side / 2, y: frame.top + frame.side * ratio / 2, side: frame.side, ...change };
+    const side = Math.min(maxSide, Math.max(0.03 * maxSide, square.side)), clip = (at, length) => Math.min(1 - length, Math.max(0, at - length / 2));
+    frame = { left: clip(square.x, side), top: clip(square.y, side * ratio), side };
     box.style.cssText = `left:${100 * frame.left}%;top:${100 * frame.top}%;width:${100 * side}%;height:${100 * side * ratio}%`;
-    size.value = Math.round(100 * side / most);
+    size.value = Math.round(100 * side / maxSide);
   }
   const at = event => { const area = find(".ground").getBoundingClientRect(); return { x: (event.clientX - area.left) / area.width, y: (event.clientY - area.top) / area.height }; };
   find(".ground").addEventListener("click", event => { if (event.target !== box) place(at(event)); });
@@ -28,7 +28,7 @@ function build(data) {
     box.onpointermove = move => { const now = at(move); place({ x: start.x + now.x - from.x, y: start.y + now.y - from.y }); };
     box.onpointerup = box.onpointercancel = () => { box.onpointermove = null; };
   });
-  size.addEventListener("input", () => place({ side: most * size.value / 100 }));
+  size.addEventListener("input", () => place({ side: maxSide * size.value / 100 }));
   box.addEventListener("keydown", event => {
     const step = event.shiftKey ? 0.05 : 0.01, x = frame.left + frame.side / 2, y = frame.top + frame.side * ratio / 2;
     const change = { ArrowLeft: { x: x - step }, ArrowRight: { x: x + step }, ArrowUp: { y: y - step * ratio }, ArrowDown: { y: y + step * ratio },

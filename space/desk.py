@@ -1,7 +1,6 @@
-"""The review desk: classified cells, what the visitor corrects, and the differential count of both together.
+"""The review desk: classified cells, the visitor's corrections, and the differential count over both.
 
-In: cells with the model's answers, corrections, cells counted by hand. Out: the count a class, "by the model" and "by
-you"; and the desk as the values that `review.js` shows.
+In: cells with their predictions, corrections, manual counts. Out: the count of each class, split by who labelled the cells.
 """
 
 from __future__ import annotations
@@ -10,10 +9,9 @@ import io
 import math
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import lru_cache
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -29,29 +27,24 @@ from space.archives import read_slide
 from space.fields import Box, cut
 
 UNDECIDED, EXCLUDED = "?", "-"
-SHOWN_SIDE = 256  # of the pictures on the page; the originals are what is exported
-EXTRA = {  # cells of a marrow differential that the seven classes leave out: name in English and Indonesian
+THUMBNAIL_SIDE = 256  # pixels; exports contain the original files
+EXTRA_CLASSES = {  # cells of a marrow differential that the model has no class for: English and Indonesian name
     "proerythroblast": "proeritroblas", "erythroblast": "eritroblas", "myelocyte": "mielosit", "metamyelocyte": "metamielosit",
     "band neutrophil": "neutrofil batang", "basophil": "basofil", "plasma cell": "sel plasma", "megakaryocyte": "megakariosit",
 }  # fmt: skip
-
-
-@lru_cache(maxsize=1)  # all boxes of a field are cut out one after the other
-def open_field(path: str) -> Image.Image:
-    """The picture of a field as its boxes measure it."""
-    return read_slide(path)
+open_field = lru_cache(maxsize=1)(read_slide)  # a field is decoded once for all its boxes
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the original bytes of a cell are: an upload, an entry of a zip, or a box of a field."""
+    """Where the original bytes of a cell are: a file, an entry of a zip file, or a box of a field."""
 
     path: str
     entry: str | None = None
     box: Box | None = None
 
     def read(self) -> bytes:
-        """The bytes as they were sent; for a box, its crop as PNG."""
+        """The original bytes; for a box, its crop as PNG."""
         if self.box is not None:
             cut(open_field(self.path), self.box).save(buffer := io.BytesIO(), "PNG")
             return buffer.getvalue()
@@ -63,12 +56,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Cell:
-    """`picture` is a small JPEG for the page; `sample` the zip, folder or field that it came in."""
+    """One classified cell. `sample` is the zip file, folder or field it came from, `thumbnail` a small JPEG."""
 
     number: int
     sample: str
     file: str
-    picture: Path
+    thumbnail: Path
     source: Source
     label: str
     verdict: Verdict
@@ -78,18 +71,18 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """The folder within a zip, which may be its class."""
+        """The folder within a zip file, often named after the class."""
         return self.file.rpartition("/")[0]
 
     @property
-    def counted(self) -> str | None:
-        """The class that the model's answer counts as; None for what the model does not know."""
+    def model_label(self) -> str | None:
+        """The predicted class; None for an out-of-distribution cell."""
         return None if self.verdict.kind == "unknown" else self.label
 
 
 @dataclass(frozen=True)
 class Row:
-    """One class of a count; shares in 0…1, intervals 95%. `corrected` is None for classes that the model does not have."""
+    """One class of a count: fractions in 0…1 with 95% intervals. `corrected` is None for classes the model does not have."""
 
     label: str
     by_model: int
@@ -106,47 +99,47 @@ class Row:
 
 @dataclass
 class Desk:
-    """`identity` changes with the cells: the page then forgets what it undid and filtered."""
+    """The cells of a visit, with what the visitor said about them."""
 
     label_names: tuple[str, ...]
     cells: list[Cell] = field(default_factory=list)
-    corrections: dict[int, str] = field(default_factory=dict)
+    corrections: dict[int, str] = field(default_factory=dict)  # cell number -> class, UNDECIDED or EXCLUDED
     by_hand: dict[str, int] = field(default_factory=dict)
-    without: set[str] = field(default_factory=set)  # classes out of the denominator
+    ignored: set[str] = field(default_factory=set)  # classes left out of the denominator
     bad: list[tuple[str, ImageError]] = field(default_factory=list)
     left_out: Counter = field(default_factory=Counter)  # class folder -> pictures beyond the limit
-    taken: set[str] = field(default_factory=set)  # uploads that are in it
-    turn: float = 0.0  # of the latest corrections
+    uploads: set[str] = field(default_factory=set)  # paths that were added already
+    version: float = 0.0  # of the corrections, so that late ones can be told from newer ones
     shift: Shift | None = None  # of the latest batch that looked unlike the training images
-    field: dict[str, Any] | None = None  # url, width and height of a field's picture
-    stopped: bool = False  # before all pictures were classified
-    repo: str = ""  # of the visitor's, where it was pushed
+    field: dict[str, Any] | None = None  # url, width and height of the picture of a field
+    stopped: bool = False  # cancelled before all pictures were classified
+    repo: str = ""  # the visitor's dataset repo, once pushed
 
     def add(
-        self, sample: str, file: str, picture: Path, source: Source, predictions: Predictions, row: int
+        self, sample: str, file: str, thumbnail: Path, source: Source, predictions: Predictions, row: int
     ) -> Cell:
-        """Put one answered cell on the desk."""
+        """Add row `row` of `predictions` as a cell."""
         names = predictions.label_names
         sets = {level: names_in(members[[row]], names)[0] for level, members in predictions.sets.items()}
         score = None if predictions.ood_score is None else float(predictions.ood_score[row])
-        cell = Cell(len(self.cells), sample, file, picture, source, predictions.labels[row],
+        cell = Cell(len(self.cells), sample, file, thumbnail, source, predictions.labels[row],
                     predictions.verdicts[row], predictions.probabilities[row], sets, score)  # fmt: skip
         self.cells.append(cell)
         return cell
 
     def label_of(self, cell: Cell) -> str | None:
-        """What a cell counts as: the visitor's word, else the model's; None when it is not counted."""
-        label = self.corrections.get(cell.number, cell.counted)
+        """The class a cell counts as: corrected, else predicted; None when it is not counted."""
+        label = self.corrections.get(cell.number, cell.model_label)
         return None if label in (UNDECIDED, EXCLUDED) else label
 
-    def correct(self, corrections: dict[Any, Any], allowed: Collection[str], turn: float = 0.0) -> None:
-        """Take over the page's corrections, all at once, unless later ones are here already.
+    def correct(self, corrections: dict[Any, Any], allowed: Collection[str], version: float = 0.0) -> None:
+        """Replace all corrections by those the page sent, unless newer ones have arrived.
 
-        What is no cell or no class of this desk is dropped.
+        Entries that do not name a cell of this desk and an allowed class are dropped.
         """
-        if turn < self.turn:
+        if version < self.version:
             return
-        self.turn = turn
+        self.version = version
         numbers = range(len(self.cells))
         self.corrections = {
             int(n): str(label)
@@ -154,85 +147,63 @@ class Desk:
             if str(n).isdecimal() and int(n) in numbers and str(label) in {UNDECIDED, EXCLUDED, *allowed}
         }
 
-    def of_sample(self, sample: str = "") -> list[Cell]:
-        return [cell for cell in self.cells if not sample or sample in (cell.sample, cell.folder)]
-
     def count(self, calibration: Calibration, sample: str = "") -> list[Row]:
-        """The differential count of a sample, or of all of them with what was counted by hand.
+        """The differential count of one sample, or of all samples together with the manual counts.
 
-        What the visitor said is certain, what the model said is corrected as `calibration` does: the corrected shares are the
-        mean of both by their numbers of cells, and the deviations of their intervals add up in quadrature.
+        Labels given by the visitor are taken as certain; predictions are corrected by `calibration`. The corrected fractions
+        average both, weighted by their numbers of cells, and the half-widths of their intervals add in quadrature.
         """
-        model, you, answers = Counter(), Counter(), []
-        for cell in self.of_sample(sample):
+        model, you, probabilities = Counter(), Counter(), []
+        for cell in self.cells:
             label = self.label_of(cell)
-            if label is not None and cell.number in self.corrections:
+            if label is None or (sample and sample not in (cell.sample, cell.folder)):
+                continue
+            if cell.number in self.corrections:
                 you[label] += 1
-            elif label is not None:
+            else:
                 model[label] += 1
-                answers.append(cell.probabilities)
+                probabilities.append(cell.probabilities)
         if not sample:
             you.update({label: n for label, n in self.by_hand.items() if n > 0})
         labels = [*self.label_names, *sorted({*model, *you} - set(self.label_names))]
-        labels = [label for label in labels if label not in self.without]
+        labels = [label for label in labels if label not in self.ignored]
         total = sum(model[label] + you[label] for label in labels)
         if not total:
             return []
-        counts = {c.label: c for c in calibration.count(np.array(answers))} if answers else {}
-        by_you, by_model = sum(you.values()), len(answers)
-        estimates = {}  # of all cells, those of classes that are left out among them: share, low, high
+        counts = {c.label: c for c in calibration.count(np.array(probabilities))} if probabilities else {}
+        by_you, by_model = sum(you.values()), len(probabilities)
+        estimates = {}  # label -> number of cells, lower and upper end; ignored classes are part of the weights
         for label in labels:
-            parts = [(by_you, you[label] / max(1, by_you), wilson_interval(you[label], by_you))]
+            terms = [(by_you, you[label] / max(1, by_you), wilson_interval(you[label], by_you))]
             if label in counts:
-                parts.append((by_model, counts[label].corrected, counts[label].corrected_interval))
-            share = sum(n * part for n, part, _ in parts)
-            low, high = (math.hypot(*(n * (part - ends[i]) for n, part, ends in parts)) for i in (0, 1))
-            estimates[label] = share, max(0.0, share - low), share + high
-        known = sum(share for share, *_ in estimates.values()) or 1.0
+                terms.append((by_model, counts[label].corrected, counts[label].corrected_interval))
+            cells = sum(n * share for n, share, _ in terms)
+            below, above = (math.hypot(*(n * (share - ends[i]) for n, share, ends in terms)) for i in (0, 1))
+            estimates[label] = cells, max(0.0, cells - below), cells + above
+        known = sum(cells for cells, *_ in estimates.values()) or 1.0
         rows = []
         for label in labels:
-            n, corrected = model[label] + you[label], [min(1.0, end / known) for end in estimates[label]]
-            share, *ends = corrected if label in self.label_names else (None, None)
+            n, corrected, corrected_interval = model[label] + you[label], None, None
+            if label in self.label_names:
+                corrected, *ends = (min(1.0, value / known) for value in estimates[label])
+                corrected_interval = tuple(ends)
+            interval = wilson_interval(n, total)
             rows.append(
-                Row(label, model[label], you[label], n / total, wilson_interval(n, total), share, tuple(ends))
+                Row(label, model[label], you[label], n / total, interval, corrected, corrected_interval)
             )
         return rows
 
     def samples(self) -> list[str]:
+        """The names of the samples, sorted."""
         return sorted({cell.sample for cell in self.cells})
 
     def kinds(self) -> Counter:
-        """How many cells of each kind of verdict are still as the model left them."""
+        """Number of uncorrected cells by kind of verdict."""
         return Counter(cell.verdict.kind for cell in self.cells if cell.number not in self.corrections)
 
-    def values(self, words: dict[str, str], labels: Sequence[dict[str, str]], extra: Sequence[tuple[str, str]],
-               verdict: Any, select: int | None = None) -> dict[str, Any] | None:  # fmt: skip
-        """What `review.js` shows; `verdict(cell)` is its sentence."""
-        if not self.cells:
-            return None
-        cells = []
-        for cell in self.cells:
-            order = np.argsort(-cell.probabilities, kind="stable")[:3]
-            shown = {
-                "n": cell.number, "file": cell.file, "sample": cell.sample, "folder": cell.folder,
-                "url": str(cell.picture), "label": cell.label, "kind": cell.verdict.kind, "verdict": verdict(cell),
-                "p": round(float(cell.probabilities.max()), 4),
-                "top": [[self.label_names[i], round(float(cell.probabilities[i]), 4)] for i in order],
-            }  # fmt: skip
-            if cell.source.box is not None:
-                box = cell.source.box
-                shown["box"] = [box.left, box.top, box.side]
-            cells.append(shown)
-        return {
-            "id": f"{id(self)}-{self.field and self.field['url']}", "cells": cells, "labels": list(labels),
-            "extra": [{"code": code, "name": name} for code, name in extra],
-            "corrections": {str(n): label for n, label in self.corrections.items()}, "words": words,
-            "field": self.field, "select": select,
-        }  # fmt: skip
 
-
-def reduced(picture: Image.Image, side: int) -> Image.Image:
-    """The picture with its longer side at most `side`; the picture itself is not copied."""
+def downscaled(picture: Image.Image, side: int) -> Image.Image:
+    """The picture resized so that its longer side is at most `side`; the same object if it is small enough."""
     scale = side / max(picture.size)
     if scale >= 1:
         return picture
@@ -240,13 +211,7 @@ def reduced(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2)
 
 
-def save_small(picture: Image.Image, path: Path) -> Path:
-    """The picture as the page shows it."""
-    reduced(picture, SHOWN_SIDE).save(path, "JPEG", quality=85)
+def save_thumbnail(picture: Image.Image, path: Path) -> Path:
+    """Save the thumbnail of a cell as JPEG and return its path."""
+    downscaled(picture, THUMBNAIL_SIDE).save(path, "JPEG", quality=85)
     return path
-
-
-def rejected_list(title: str, sentences: Sequence[tuple[str, str]]) -> str:
-    """Files that could not be used, each with its reason; empty when all were fine."""
-    items = "".join(f"<li><b>{escape(name)}</b>: {escape(reason)}</li>" for name, reason in sentences)
-    return f'<section class="bad-files"><h3>{escape(title)}</h3><ul>{items}</ul></section>' if items else ""

@@ -1,7 +1,7 @@
-"""What a visitor takes home: tables, a report to print, the corrected cells as class folders and as a dataset repo.
+"""The exports of a desk: tables, a printable report, and the corrected cells as class folders and as a dataset repo.
 
-In: a desk. Out: files. CSV cells that a spreadsheet would run as a formula are neutralised (OWASP, *CSV injection*);
-everything in HTML is escaped. Pictures are exported as they were sent, byte for byte.
+CSV cells that a spreadsheet would run as a formula are neutralised (OWASP, *CSV injection*); text in HTML is escaped. Pictures
+are exported byte for byte.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,26 +24,22 @@ import yaml
 from hub_model.inference.calibration import VERDICT_LEVEL
 from hub_model.inference.text import csv_cell
 from space.desk import EXCLUDED, UNDECIDED, Cell, Desk, Row
-from space.texts import number, say
+from space.texts import number, say, say_error
 
-SPLITS = ("train", "train", "train", "validation", "test")  # of every five cells of a class
+SPLITS = ("train", "train", "train", "validation", "test")  # of every five cells, sorted by class
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What made the answers, said in every file."""
+    """The model that made the predictions, and when; written into every file."""
 
     model: str
     revision: str
     date: str
 
-    @classmethod
-    def now(cls, model: str, revision: str | None) -> Origin:
-        return cls(model, revision or "", datetime.now(UTC).isoformat(timespec="seconds"))
-
 
 def as_csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """RFC 4180 text with a byte-order mark, by which Excel knows UTF-8; numbers stay numbers."""
+    """RFC 4180 CSV with a byte-order mark, so that Excel reads it as UTF-8; numbers stay numbers."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(csv_cell(name) for name in header)
@@ -56,31 +51,33 @@ def as_csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def records(desk: Desk, origin: Origin) -> list[dict[str, Any]]:
-    """One record a cell, with keys in English, then one a file that could not be used, with its `error` alone."""
+    """One record per cell, then one with `error` per file that could not be used. Keys are in English."""
     made_by = {"model": origin.model, "revision": origin.revision, "date": origin.date}
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for cell in desk.cells:
-        box, said = cell.source.box, desk.corrections.get(cell.number, "")
-        shares = zip(desk.label_names, cell.probabilities, strict=True)
-        found.append({
+        box, correction = cell.source.box, desk.corrections.get(cell.number, "")
+        probabilities = zip(desk.label_names, cell.probabilities, strict=True)
+        rows.append({
             "sample": cell.sample, "file": cell.file, "label": desk.label_of(cell) or "",
-            "correction": {UNDECIDED: "undecided", EXCLUDED: "excluded"}.get(said, said),
+            "correction": {UNDECIDED: "undecided", EXCLUDED: "excluded"}.get(correction, correction),
             "model_label": cell.label, "probability": round(float(cell.probabilities.max()), 6),
             "verdict": str(cell.verdict), "conformal_set": " ".join(cell.sets.get(VERDICT_LEVEL, [])),
             "ood_score": None if cell.ood_score is None else round(cell.ood_score, 6),
             "left": box and box.left, "top": box and box.top, "side": box and box.side, "error": "",
-            **{f"p_{name}": round(float(p), 6) for name, p in shares},
+            **{f"p_{name}": round(float(p), 6) for name, p in probabilities},
         } | made_by)  # fmt: skip
-    return found + [{"file": name, "error": str(error), **made_by} for name, error in desk.bad]
+    return rows + [{"file": name, "error": str(error), **made_by} for name, error in desk.bad]
 
 
 def cells_csv(desk: Desk, origin: Origin) -> str:
+    """The records as CSV."""
     rows = records(desk, origin)
     header = list(dict.fromkeys(key for row in rows for key in row))
     return as_csv(header, [[row.get(key) for key in header] for row in rows])
 
 
 def cells_json(desk: Desk, counts: Sequence[Row], origin: Origin) -> str:
+    """The count and the records as JSON."""
     count = [
         {
             "label": row.label, "cells": row.cells, "by_model": row.by_model, "by_you": row.by_you, "share": row.share,
@@ -88,15 +85,12 @@ def cells_json(desk: Desk, counts: Sequence[Row], origin: Origin) -> str:
         }
         for row in counts
     ]  # fmt: skip
-    return json.dumps(
-        {"count": count, "cells": records(desk, origin), "left_out": dict(desk.left_out)},
-        indent=1,
-        ensure_ascii=False,
-    )
+    content = {"count": count, "cells": records(desk, origin), "left_out": dict(desk.left_out)}
+    return json.dumps(content, indent=1, ensure_ascii=False)
 
 
-def originals(desk: Desk) -> Iterator[tuple[Cell, str, bytes, str]]:
-    """Every counted cell with its class, its bytes and a file name of its own; a picture that came twice is there once."""
+def originals(desk: Desk) -> Iterator[tuple[Cell, str, bytes, str, str]]:
+    """Yield cell, class, original bytes, SHA-256 and a unique file name of each counted cell; duplicates are skipped."""
     seen: set[tuple[str, str]] = set()
     for cell in desk.cells:
         label = desk.label_of(cell)
@@ -109,11 +103,11 @@ def originals(desk: Desk) -> Iterator[tuple[Cell, str, bytes, str]]:
         seen.add((label, digest))
         suffix = ".png" if cell.source.box else Path(cell.file).suffix.lower() or ".png"
         stem = re.sub(r"[^\w.-]+", "_", Path(cell.file).stem).lstrip(".") or "cell"
-        yield cell, label, data, f"{stem}_{digest[:8]}{suffix}"
+        yield cell, label, data, digest, f"{stem}_{digest[:8]}{suffix}"
 
 
 def zipped(files: Iterable[tuple[str, bytes]], path: Path) -> Path:
-    """The files in a zip, one after the other."""
+    """Write (name, bytes) pairs as an uncompressed zip file and return its path."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, data in files:
             archive.writestr(name, data)
@@ -121,8 +115,8 @@ def zipped(files: Iterable[tuple[str, bytes]], path: Path) -> Path:
 
 
 def class_folders(desk: Desk) -> Iterator[tuple[str, bytes]]:
-    """One folder a class: what `dataset_script build` takes."""
-    for _, label, data, name in originals(desk):
+    """Class folders, as `dataset_script build` reads them."""
+    for _, label, data, _, name in originals(desk):
         folder = re.sub(r"[^\w -]+", "_", label)
         yield f"{folder}/{name}", data
 
@@ -138,19 +132,19 @@ that person's. Splits are stratified by class; every fifth cell is `validation`,
 
 
 def dataset_repo(desk: Desk, origin: Origin, descriptions: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
-    """A dataset repo: Parquet by split, README.md with `dataset_info`; `load_dataset` takes its folder.
+    """The files of a dataset repo that `load_dataset` reads: one Parquet file per split, and README.md.
 
-    descriptions: full names of the model's classes, which a model that is trained on the export takes over.
+    `descriptions` are the full names of the model's classes; a model trained on the export adopts them.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    cells = [(*found, hashlib.sha256(found[2]).hexdigest()) for found in originals(desk)]
-    cells.sort(key=lambda found: (found[1], found[4]))
+    cells = sorted(originals(desk), key=lambda original: (original[1], original[3]))
     names = [*desk.label_names, *sorted({label for _, label, *_ in cells} - set(desk.label_names))]
     splits: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
-    for i, (_, label, data, name, digest) in enumerate(cells):
-        splits[SPLITS[i % 5]].append(
+    split_of: dict[str, str] = {}  # a picture with two labels stays in one split
+    for i, (_, label, data, digest, name) in enumerate(cells):
+        splits[split_of.setdefault(digest, SPLITS[i % 5])].append(
             {
                 "image": {"bytes": data, "path": name}, "label": names.index(label), "file_name": name, "sha256": digest,
                 "group": digest[:16],
@@ -206,7 +200,7 @@ figure img { width: 100% } figcaption { font-size: 11px; overflow-wrap: anywhere
 td small { display: block; color: #555 }
 @media print { button { display: none } }
 """
-PICTURES = 48  # of doubtful cells in a report
+MAX_FIGURES = 48  # of uncertain cells in a report
 
 
 def report(
@@ -218,7 +212,7 @@ def report(
     notes: Sequence[str],
     table: str,
 ) -> str:
-    """A self-contained page made for paper. `table` is trusted HTML, everything else is escaped."""
+    """A self-contained HTML page to print. `table` is trusted HTML; everything else is escaped."""
 
     def bar(row: Row) -> str:
         low, high = row.interval
@@ -229,17 +223,19 @@ def report(
             "</span></td></tr>"
         )
 
-    doubtful = [cell for cell in desk.cells if cell.verdict.kind != "sure"][:PICTURES]
+    uncertain = [cell for cell in desk.cells if cell.verdict.kind != "sure"][:MAX_FIGURES]
     figures = "".join(
-        f'<figure><img src="data:image/jpeg;base64,{base64.b64encode(cell.picture.read_bytes()).decode()}" alt="">'
+        f'<figure><img src="data:image/jpeg;base64,{base64.b64encode(cell.thumbnail.read_bytes()).decode()}" alt="">'
         f"<figcaption>{escape(cell.file)}<br>{escape(desk.label_of(cell) or '?')}"
         f"{' ✓' if cell.number in desk.corrections else ''}</figcaption></figure>"
-        for cell in doubtful
+        for cell in uncertain
     )
-    bad = "".join(f"<li>{escape(name)}: {escape(str(error))}</li>" for name, error in desk.bad)
+    bad = "".join(
+        f"<li>{escape(name)}: {escape(say_error(language, error))}</li>" for name, error in desk.bad
+    )
     title = escape(say(language, "report_title"))
     samples = escape(", ".join(desk.samples()))
-    parts = [
+    sections = [
         f"<h1>{title}</h1><p>{escape(origin.date)} · {escape(say(language, 'sample'))}: {samples}</p>",
         f"<p>{escape(summary)}</p>{table}",
         f"<table class='bars'><caption>{escape(say(language, 'interval'))}</caption>{''.join(map(bar, counts))}</table>",
@@ -253,4 +249,4 @@ def report(
         f'<button onclick="print()">{escape(say(language, "report_print"))}</button>',
     ]
     head = f'<!doctype html><html lang="{language}"><meta charset="utf-8"><title>{title}</title><style>{PAGE_STYLE}</style>'
-    return head + "".join(parts) + "</html>"
+    return head + "".join(sections) + "</html>"

@@ -1,9 +1,9 @@
-"""A whole microscope picture: find the nucleated cells by their stain and cut them out as the training crops were.
+"""Find the nucleated cells of a microscope field by their stain, and crop them as the training images were cropped.
 
-In: an RGB picture of a field or a slide. Out: one square box a cell. Nuclei take up the blue-violet dye (low red and green,
-high blue); red cells and background do not. Classical steps of scikit-image: a stain channel, Otsu's threshold, closing that
-joins the lobes of one nucleus, a watershed on the distance map that parts touching cells. A slide is searched tile by tile;
-a cell belongs to the tile that its centre lies in.
+In: an RGB picture of a field or a slide. Out: one square box per cell. Nuclei take up the blue-violet dye (they absorb red and
+green, hardly blue); red cells and background do not. Classical steps of scikit-image: a stain channel, Otsu's threshold,
+closing to join the lobes of a nucleus, a watershed on the distance map to separate touching cells. A slide is searched tile by
+tile; a cell belongs to the tile that contains its centre.
 """
 
 from __future__ import annotations
@@ -13,25 +13,28 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
+from scipy.spatial import KDTree
 from skimage.feature import peak_local_max
 from skimage.filters import gaussian, threshold_otsu
 from skimage.measure import label, regionprops
 from skimage.morphology import isotropic_closing, remove_small_holes, remove_small_objects
 from skimage.segmentation import watershed
 
-TILE = 1200  # pixels of the longer side while searching; a larger search goes tile by tile
-FINEST = 1 / 3  # of the picture's size: how large slides are searched whose nuclei are small in the whole
-SMALLEST_RADIUS = 8  # pixels of a nucleus while searching, below which the picture is searched larger
-CROP_SIDE = 250  # of the training crops
-TYPICAL_DIAMETER = 0.36  # of a nucleus in a training crop's side, when no crop was measured
-MAX_CELLS = 400  # of one field that are classified
-WEAKEST_NUCLEUS = 0.7  # of the stain channel; the palest of 360 real nuclei peaks at 1.4
-BLUR = 1.5  # pixels: standard deviation of the filter of the stain channel
+TILE = 1200  # pixels of the longer side that are searched at once
+SLIDE_SCALE = 1 / 3  # at which a slide is searched when its nuclei are too small in the overview
+SMALLEST_RADIUS = 8  # pixels of a nucleus in the overview; below it, the picture is searched at SLIDE_SCALE
+CROP_SIDE = 250  # pixels, of the training crops
+TYPICAL_DIAMETER = 0.36  # of a nucleus, as a fraction of the crop's side, when it cannot be measured
+MAX_CELLS = 400  # classified per field
+MIN_STAIN = 0.7  # of a nucleus in the stain channel; the palest of 360 real nuclei peaks at 1.4
+Area = tuple[slice, slice]  # rows and columns
+BLUR = 1.5  # pixels: standard deviation of the Gaussian filter of the stain channel
 
 
 @dataclass(frozen=True)
 class Box:
-    """A square in pixels of the original picture; it may reach over the edge."""
+    """A square in pixels of the original picture; it may extend beyond the edge."""
 
     left: int
     top: int
@@ -39,15 +42,14 @@ class Box:
 
 
 def optical_density(picture: Image.Image) -> np.ndarray:
-    """[H, W, 3] float: how much light of each colour is taken up."""
+    """Absorbed light by colour, [H, W, 3] float32."""
     return -np.log(np.maximum(np.asarray(picture, dtype=np.float32), 16) / 255)
 
 
 def stain_channel(picture: Image.Image, background: np.ndarray) -> np.ndarray:
-    """How much nuclear dye, [H, W] float32: optical density of red and green, less that of blue.
+    """Amount of nuclear dye, [H, W] float32: optical density of red and green minus that of blue, over the background [3].
 
-    Densities are relative to the `background`'s. Red cells absorb blue and green but hardly red: where blue is absorbed
-    more than red there is no nucleus, and the channel is 0.
+    Red cells absorb blue and green but hardly red: the channel is 0 where blue is absorbed more than red.
     """
     density = optical_density(picture) - background
     red, green, blue = (gaussian(density[..., channel], BLUR) for channel in range(3))
@@ -55,18 +57,18 @@ def stain_channel(picture: Image.Image, background: np.ndarray) -> np.ndarray:
 
 
 def background_density(picture: Image.Image) -> np.ndarray:
-    """Optical density of the empty field, by colour."""
+    """Optical density of the empty field, [3]."""
     return np.percentile(optical_density(picture), 10, axis=(0, 1))
 
 
-def weakest_stain(stain: np.ndarray) -> float:
-    """The least stain of a nucleus; infinite for an even picture, where whatever a threshold would find is noise."""
-    return max(threshold_otsu(stain), WEAKEST_NUCLEUS) if stain.max() >= WEAKEST_NUCLEUS else np.inf
+def stain_threshold(stain: np.ndarray) -> float:
+    """The stain above which a pixel is part of a nucleus; infinite for a picture without any, where Otsu would split noise."""
+    return max(threshold_otsu(stain), MIN_STAIN) if stain.max() >= MIN_STAIN else np.inf
 
 
-def nuclear_mask(stain: np.ndarray, weakest: float, radius: int) -> np.ndarray:
-    """Boolean [H, W]: nuclei, lobes joined, specks below a quarter of `radius` dropped. `radius` in pixels."""
-    mask = stain > weakest
+def nuclear_mask(stain: np.ndarray, threshold: float, radius: int) -> np.ndarray:
+    """Mask of the nuclei, boolean [H, W]: lobes joined, holes filled, specks removed. `radius` of a nucleus in pixels."""
+    mask = stain > threshold
     if not mask.any():
         return mask
     mask = isotropic_closing(mask, max(1, radius // 3))
@@ -75,121 +77,114 @@ def nuclear_mask(stain: np.ndarray, weakest: float, radius: int) -> np.ndarray:
 
 
 def typical_diameter(crops: Iterable[Image.Image]) -> float:
-    """Median nuclear diameter of training crops as a share of their side: the scale a field is cut to."""
-    shares = []
+    """Median nuclear diameter of training crops, as a fraction of their side; TYPICAL_DIAMETER for fewer than 5 nuclei."""
+    diameters = []
     for crop in crops:
         stain = stain_channel(crop, background_density(crop))
-        parts = label(nuclear_mask(stain, weakest_stain(stain), radius=round(0.1 * crop.width)))
-        if central := parts[parts.shape[0] // 2, parts.shape[1] // 2]:
-            shares.append(2 * np.sqrt((parts == central).sum() / np.pi) / crop.width)
-    return float(np.median(shares)) if len(shares) >= 5 else TYPICAL_DIAMETER
+        regions = label(nuclear_mask(stain, stain_threshold(stain), radius=round(0.1 * crop.width)))
+        if central := regions[regions.shape[0] // 2, regions.shape[1] // 2]:
+            diameters.append(2 * np.sqrt((regions == central).sum() / np.pi) / crop.width)
+    return float(np.median(diameters)) if len(diameters) >= 5 else TYPICAL_DIAMETER
 
 
 def find_cells(
     picture: Image.Image, diameter: float = TYPICAL_DIAMETER, side: int | None = None
 ) -> list[Box]:
-    """Boxes of the nucleated cells, from left to right in rows.
+    """Boxes of the nucleated cells, row by row from left to right.
 
-    `side` is the crop's side in pixels of the picture; when not given it follows from the median nucleus, so
-    that its diameter takes up the share `diameter` of the crop. Besides the picture, memory holds its stain at a ninth of
-    its pixels and the work on one tile.
+    Args:
+        diameter: of a nucleus, as a fraction of the crop's side.
+        side: of the crops in pixels of the picture; estimated from `diameter` and the median nucleus if None.
+
+    Besides the picture, memory holds its stain channel at a ninth of its pixels and the arrays of one tile.
     """
-    whole = scale = min(1.0, TILE / max(picture.size))
-    overview = _resized(picture, scale)
+    overview_scale = scale = min(1.0, TILE / max(picture.size))
+    overview = picture.resize([max(1, round(length * scale)) for length in picture.size])
     background = background_density(overview)
     stain = stain_channel(overview, background)
-    guess = side * scale * diameter / 2 if side else _guess_radius(stain)
-    if guess < SMALLEST_RADIUS and scale < FINEST:
-        scale = FINEST
+    radius = side * scale * diameter / 2 if side else _guess_radius(stain)
+    if radius < SMALLEST_RADIUS and scale < SLIDE_SCALE:
+        scale = SLIDE_SCALE
         stain = _stain_of_slide(picture, background)
-        guess = guess * scale / whole if side else _guess_radius(stain)
-    if guess < 2:
+        radius = radius * scale / overview_scale if side else _guess_radius(stain)
+    if radius < 2:
         return []
-    weakest = weakest_stain(stain)
-    nuclei = _nuclei(stain, weakest, guess)
+    threshold = stain_threshold(stain)
+    nuclei = _nuclei(stain, threshold, radius)
     if side is None and len(nuclei):
-        guess = float(np.median(nuclei[:, 2])) / 2
-        nuclei = _nuclei(stain, weakest, guess)
-    side = side or round(2 * guess / diameter / scale)
-    centres = _merged(nuclei[:, :2] / scale, 1.5 * guess / scale)
+        radius = float(np.median(nuclei[:, 2])) / 2
+        nuclei = _nuclei(stain, threshold, radius)
+    side = side or round(2 * radius / diameter / scale)
+    centres = _merged(nuclei[:, :2] / scale, 1.5 * radius / scale)
     centres.sort(key=lambda centre: (round(centre[0] / side), centre[1]))
     return [Box(round(x - side / 2), round(y - side / 2), side) for y, x in centres]
 
 
-def evenly(boxes: Sequence[Box], limit: int = MAX_CELLS) -> list[Box]:
-    """At most `limit` boxes, evenly over the field: the first ones would be a count of its upper part."""
-    chosen = np.linspace(0, len(boxes) - 1, min(limit, len(boxes)))
+def evenly(boxes: Sequence[Box]) -> list[Box]:
+    """At most MAX_CELLS boxes, evenly spaced: the first ones would only represent the upper part of the field."""
+    chosen = np.linspace(0, len(boxes) - 1, min(MAX_CELLS, len(boxes)))
     return [boxes[i] for i in chosen.round().astype(int)]
 
 
-def _resized(picture: Image.Image, scale: float) -> Image.Image:
-    return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
-
-
 def _stain_of_slide(picture: Image.Image, background: np.ndarray) -> np.ndarray:
-    """The stain channel of a large picture at `FINEST` of its size, computed tile by tile."""
-    factor = round(1 / FINEST)
+    """The stain channel of a large picture at SLIDE_SCALE, computed tile by tile."""
+    factor = round(1 / SLIDE_SCALE)
     height, width = picture.height // factor, picture.width // factor
-    stain, reach = np.zeros((height, width), np.float32), round(6 * BLUR)
-    for rows, columns, inner in _tiles(height, width, reach):
-        area = (columns.start, rows.start, columns.stop, rows.stop)
-        part = picture.crop(tuple(factor * end for end in area)).reduce(factor)
-        found = stain_channel(part, background)
-        stain[inner] = found[inner[0].start - rows.start :, inner[1].start - columns.start :][
-            : inner[0].stop - inner[0].start, : inner[1].stop - inner[1].start
-        ]
+    stain = np.zeros((height, width), np.float32)
+    for area, tile in _tiles(height, width, round(6 * BLUR)):
+        rows, columns = area
+        corners = (columns.start, rows.start, columns.stop, rows.stop)
+        reduced = picture.crop(tuple(factor * corner for corner in corners)).reduce(factor)
+        inner = tuple(slice(t.start - a.start, t.stop - a.start) for t, a in zip(tile, area, strict=True))
+        stain[tile] = stain_channel(reduced, background)[inner]
     return stain
 
 
-def _tiles(height: int, width: int, overlap: int) -> Iterator[tuple[slice, slice, tuple[slice, slice]]]:
-    """Rows and columns of each tile with `overlap` pixels of its neighbours, and those that are its own."""
+def _tiles(height: int, width: int, overlap: int) -> Iterator[tuple[Area, Area]]:
+    """Rows and columns of each tile with `overlap` pixels around it, and without."""
     for top in range(0, height, TILE):
         for left in range(0, width, TILE):
-            own = slice(top, min(top + TILE, height)), slice(left, min(left + TILE, width))
-            rows = slice(max(0, top - overlap), min(own[0].stop + overlap, height))
-            columns = slice(max(0, left - overlap), min(own[1].stop + overlap, width))
-            yield rows, columns, own
+            bottom, right = min(top + TILE, height), min(left + TILE, width)
+            rows = slice(max(0, top - overlap), min(bottom + overlap, height))
+            columns = slice(max(0, left - overlap), min(right + overlap, width))
+            yield (rows, columns), (slice(top, bottom), slice(left, right))
 
 
 def _guess_radius(stain: np.ndarray) -> float:
     """Radius of a nucleus in pixels from the area-weighted median of the stained regions; 0 without any."""
-    weakest = weakest_stain(stain)
-    areas = [
+    threshold = stain_threshold(stain)
+    areas = np.sort([
         region.area
-        for rows, columns, _ in _tiles(*stain.shape, 0)
-        for region in regionprops(label(nuclear_mask(stain[rows, columns], weakest, radius=4)))
-    ]
-    if not areas:
+        for tile, _ in _tiles(*stain.shape, 0)
+        for region in regionprops(label(nuclear_mask(stain[tile], threshold, radius=4)))
+    ])  # fmt: skip
+    if not len(areas):
         return 0.0
-    areas = np.sort(areas)
-    middle = areas[np.searchsorted(np.cumsum(areas), areas.sum() / 2)]
-    return float(np.sqrt(middle / np.pi))
+    median = areas[np.searchsorted(np.cumsum(areas), areas.sum() / 2)]
+    return float(np.sqrt(median / np.pi))
 
 
-def _nuclei(stain: np.ndarray, weakest: float, radius: float) -> np.ndarray:
-    """Row, column and diameter, [N, 3], of single nuclei: touching ones parted where the distance map has separate peaks.
-
-    A nucleus is taken where its centre lies within the tile or a radius around it: one on a border is seen from both sides,
-    whole, and `_merged` makes one of the two.
-    """
-    found = []
-    for rows, columns, own in _tiles(*stain.shape, round(5 * radius)):
-        for y, x, diameter in _nuclei_of_tile(stain[rows, columns], weakest, radius):
-            y, x = y + rows.start, x + columns.start
-            if all(s.start - radius <= at < s.stop + radius for s, at in zip(own, (y, x), strict=True)):
-                found.append((y, x, diameter))
-    return np.array(found).reshape(-1, 3)
+def _nuclei(stain: np.ndarray, threshold: float, radius: float) -> np.ndarray:
+    """Row, column and diameter of the nuclei, [N, 3]. `_merged` joins those near a border, which are found in both tiles."""
+    nuclei = []
+    for area, tile in _tiles(*stain.shape, round(5 * radius)):
+        for y, x, diameter in _nuclei_of_tile(stain[area], threshold, radius):
+            y, x = y + area[0].start, x + area[1].start
+            if all(s.start - radius <= at < s.stop + radius for s, at in zip(tile, (y, x), strict=True)):
+                nuclei.append((y, x, diameter))
+    return np.array(nuclei).reshape(-1, 3)
 
 
-def _nuclei_of_tile(stain: np.ndarray, weakest: float, radius: float) -> Iterator[tuple[float, float, float]]:
-    from scipy.ndimage import distance_transform_edt
-
-    mask = nuclear_mask(stain, weakest, round(radius))
+def _nuclei_of_tile(
+    stain: np.ndarray, threshold: float, radius: float
+) -> Iterator[tuple[float, float, float]]:
+    """Row, column and diameter; touching nuclei are separated where the distance map has several peaks."""
+    mask = nuclear_mask(stain, threshold, round(radius))
     if not mask.any():
         return
     distance = gaussian(distance_transform_edt(mask), radius / 4)
-    apart = max(1, round(0.9 * radius))
-    peaks = peak_local_max(distance, min_distance=apart, labels=label(mask), exclude_border=False)
+    min_distance = max(1, round(0.9 * radius))
+    peaks = peak_local_max(distance, min_distance=min_distance, labels=label(mask), exclude_border=False)
     markers = np.zeros(mask.shape, dtype=np.int32)
     markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
     for region in regionprops(watershed(-distance, markers, mask=mask)):
@@ -197,34 +192,31 @@ def _nuclei_of_tile(stain: np.ndarray, weakest: float, radius: float) -> Iterato
             yield *region.centroid, region.equivalent_diameter_area
 
 
-def _merged(centres: np.ndarray, apart: float) -> list[tuple[float, float]]:
-    """Centres [N, 2] that lie closer than `apart` are lobes of one nucleus: their mean stands for all."""
-    from scipy.spatial import KDTree
-
+def _merged(centres: np.ndarray, min_distance: float) -> list[tuple[float, float]]:
+    """Replace centres [N, 2] closer than `min_distance`, such as lobes of one nucleus, by their mean."""
     if not len(centres):
         return []
-    taken, merged = np.zeros(len(centres), dtype=bool), []
-    for i, near in enumerate(KDTree(centres).query_ball_point(centres, apart)):
-        if not taken[i]:
-            near = [n for n in near if not taken[n]]
-            taken[near] = True
+    done, merged = np.zeros(len(centres), dtype=bool), []
+    for i, near in enumerate(KDTree(centres).query_ball_point(centres, min_distance)):
+        if not done[i]:
+            near = [n for n in near if not done[n]]
+            done[near] = True
             merged.append(tuple(centres[near].mean(axis=0)))
     return merged
 
 
 def background_of(picture: Image.Image) -> tuple[int, ...]:
-    """The colour of the empty field: what lies beyond its edge in a crop."""
+    """RGB colour of the empty field, 0…255."""
     small = picture.resize((64, 64), Image.Resampling.BOX, reducing_gap=2)
     return tuple(int(v) for v in np.percentile(np.asarray(small), 90, axis=(0, 1)))
 
 
 def cut(picture: Image.Image, box: Box, background: tuple[int, ...] | None = None) -> Image.Image:
-    """The crop of a box at the training crops' size; beyond the edge `background`, measured once for many boxes."""
+    """Crop a box and resize it to CROP_SIDE; what lies beyond the edge gets the colour `background`, measured if None."""
     left, top = max(0, box.left), max(0, box.top)
     right, bottom = min(picture.width, box.left + box.side), min(picture.height, box.top + box.side)
     crop = picture.crop((left, top, right, bottom))
     if crop.size != (box.side, box.side):
-        whole = Image.new("RGB", (box.side, box.side), background or background_of(picture))
-        whole.paste(crop, (left - box.left, top - box.top))
-        crop = whole
+        inside, crop = crop, Image.new("RGB", (box.side, box.side), background or background_of(picture))
+        crop.paste(inside, (left - box.left, top - box.top))
     return crop.resize((CROP_SIDE, CROP_SIDE), Image.Resampling.BICUBIC)

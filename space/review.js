@@ -1,16 +1,17 @@
-// The review desk: cells as pictures, or as boxes on a field; a large view; keys. Python sends `value`, gets "correct", "look", "missed".
+// The review desk: cells as thumbnails or as boxes on a field, a detail view, keyboard shortcuts.
+// Python sets `value` and receives the events "correct", "inspect" and "add_cell".
 const UNDECIDED = "?", EXCLUDED = "-", DOUBT = { unknown: 0, between: 1, uncalibrated: 2, unidentifiable: 3, sure: 4 };
 const COMPARE = {
   doubt: (a, b) => DOUBT[a.kind] - DOUBT[b.kind] || a.p - b.p, file: (a, b) => a.file.localeCompare(b.file, undefined, { numeric: true }),
-  label: (a, b) => shown(a).localeCompare(shown(b)) || a.p - b.p, p: (a, b) => a.p - b.p,
+  label: (a, b) => labelOf(a).localeCompare(labelOf(b)) || a.p - b.p, p: (a, b) => a.p - b.p,
 };
-let data = null, corrections = {}, history = [], selected = null, order = "doubt", up = false, zoom = 1, timer = 0, sending = 0, turn = 0;
-let spot = null;  // while a missed cell is being added: where, in shares of the picture
+let data = null, corrections = {}, history = [], selected = null, order = "doubt", reversed = false, zoom = 1, timer = 0, sending = 0, edits = 0;
+let spot = null;  // centre of the frame while a missed cell is being added, in fractions of the picture
 let filter = { label: "", kind: "", sample: "" };
 
 function make(tag, attributes, ...children) {
   const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes || {})) {
+  for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (value !== false && value != null) node.setAttribute(name, value === true ? "" : value);
   }
@@ -19,19 +20,19 @@ function make(tag, attributes, ...children) {
 }
 const percent = p => p > 0.995 ? ">99%" : p < 0.005 ? "<1%" : `${Math.round(100 * p)}%`;
 const address = path => `${window.gradio_config?.root || ""}/gradio_api/file=${path}`;
-const shown = cell => corrections[cell.n] ?? (cell.kind === "unknown" ? UNDECIDED : cell.label);
+const labelOf = cell => corrections[cell.n] ?? (cell.kind === "unknown" ? UNDECIDED : cell.label);
 const find = selector => element.querySelector(selector);
-const label = code => [...data.labels, ...data.extra].find(entry => entry.code === code) || { code, name: code, colour: "#555" };
+const classOf = code => ({ code, name: code, colour: "#555", ...[...data.labels, ...data.extra].find(entry => entry.code === code) });
 
 function visible() {
-  const cells = data.cells.filter(cell => (!filter.label || shown(cell) === filter.label)
+  const cells = data.cells.filter(cell => (!filter.label || labelOf(cell) === filter.label)
     && (!filter.kind || (filter.kind === "corrected" ? cell.n in corrections : cell.kind === filter.kind))
     && (!filter.sample || cell.sample === filter.sample || cell.folder === filter.sample));
   cells.sort((a, b) => COMPARE[order](a, b) || a.n - b.n);
-  return up ? cells.reverse() : cells;
+  return reversed ? cells.reverse() : cells;
 }
 
-function choice(name, entries) {
+function filterMenu(name, entries) {
   const options = entries.map(([value, text]) => make("option", { value, selected: filter[name] === value }, text));
   return make("label", {}, data.words[name], make("select", { name, onchange: event => {
     filter[name] = event.target.value; draw(); if (name === "sample") send();
@@ -39,33 +40,33 @@ function choice(name, entries) {
 }
 
 function toolbar() {
-  const kinds = ["unknown", "between", "uncalibrated", "unidentifiable", "sure", "corrected"].filter(kind => data.words[kind]).map(kind => [kind, data.words[kind]]);
-  const places = [...new Set(data.cells.flatMap(cell => [cell.sample, cell.folder]))].filter(Boolean).sort().map(name => [name, name]);
-  const codes = [...new Set(data.cells.map(shown))].sort().map(code => [code, code === UNDECIDED ? data.words.undecided : code === EXCLUDED ? data.words.excluded : code]);
+  const kinds = ["unknown", "between", "uncalibrated", "unidentifiable", "sure", "corrected"].map(kind => [kind, data.words[kind]]);
+  const samples = [...new Set(data.cells.flatMap(cell => [cell.sample, cell.folder]))].filter(Boolean).sort().map(name => [name, name]);
+  const codes = [...new Set(data.cells.map(labelOf))].sort().map(code => [code, code === UNDECIDED ? data.words.undecided : code === EXCLUDED ? data.words.excluded : code]);
   const sorts = data.field ? [] : ["doubt", "label", "p", "file"].map(name => make("button", {
-    type: "button", class: "sort", "aria-pressed": String(order === name), onclick: () => { up = order === name && !up; order = name; draw(); },
-  }, data.words[`sort_${name}`], order === name ? (up ? " ↑" : " ↓") : ""));
+    type: "button", class: "sort", "aria-pressed": String(order === name), onclick: () => { reversed = order === name && !reversed; order = name; draw(); },
+  }, data.words[`sort_${name}`], order === name ? (reversed ? " ↑" : " ↓") : ""));
   const zooms = !data.field ? [] : [["−", 1 / 1.4, "zoom_out"], ["+", 1.4, "zoom_in"]].map(([text, factor, word]) => make("button", {
     type: "button", class: "sort", "aria-label": data.words[word], onclick: () => { zoom = Math.min(8, Math.max(1, zoom * factor)); find(".canvas").style.width = `${100 * zoom}%`; },
   }, text));
-  if (data.field) zooms.push(make("button", { type: "button", class: "sort add", "aria-pressed": String(Boolean(spot)), onclick: toggle }, data.words.add));
-  return make("div", { class: "tools" }, choice("label", codes), choice("kind", kinds), data.field ? null : choice("sample", places),
+  if (data.field) zooms.push(make("button", { type: "button", class: "sort add", "aria-pressed": String(Boolean(spot)), onclick: toggleAdding }, data.words.add));
+  return make("div", { class: "tools" }, filterMenu("label", codes), filterMenu("kind", kinds), data.field ? null : filterMenu("sample", samples),
     make("span", { class: "sorts" }, ...sorts, ...zooms), make("span", { class: "number", role: "status" }));
 }
 
-function mark(cell) {
-  const code = shown(cell), ours = data.labels.some(entry => entry.code === code);
-  const text = code === UNDECIDED ? "?" : code === EXCLUDED ? "×" : ours ? code : label(code).name;
-  return make("b", { style: `background:${[UNDECIDED, EXCLUDED].includes(code) ? "#3a3a3a" : label(code).colour}` }, text + (cell.n in corrections ? " ✓" : ""));
+function badge(cell) {
+  const code = labelOf(cell), known = data.labels.some(entry => entry.code === code);
+  const text = code === UNDECIDED ? "?" : code === EXCLUDED ? "×" : known ? code : classOf(code).name;
+  return make("b", { style: `background:${[UNDECIDED, EXCLUDED].includes(code) ? "#3a3a3a" : classOf(code).colour}` }, text + (cell.n in corrections ? " ✓" : ""));
 }
 
 function tile(cell) {
-  const name = `${cell.file}: ${shown(cell)}. ${cell.verdict}`;
+  const name = `${cell.file}: ${labelOf(cell)}. ${cell.verdict}`;
   const options = { type: "button", class: `tile ${cell.kind}`, "data-n": cell.n, "aria-label": name, title: name, tabindex: -1, onclick: event => { event.stopPropagation(); select(cell.n); } };
-  if (!data.field) return make("button", options, make("img", { src: address(cell.url), alt: "", loading: "lazy" }), mark(cell));
+  if (!data.field) return make("button", options, make("img", { src: address(cell.url), alt: "", loading: "lazy" }), badge(cell));
   const [left, top, side] = cell.box, { width, height } = data.field;
-  options.style = `left:${100 * left / width}%;top:${100 * top / height}%;width:${100 * side / width}%;height:${100 * side / height}%;border-color:${label(shown(cell)).colour}`;
-  return make("button", options, mark(cell));
+  options.style = `left:${100 * left / width}%;top:${100 * top / height}%;width:${100 * side / width}%;height:${100 * side / height}%;border-color:${classOf(labelOf(cell)).colour}`;
+  return make("button", options, badge(cell));
 }
 
 function draw() {
@@ -77,7 +78,7 @@ function draw() {
     onpointermove: event => spot && (event.movementX || event.movementY) && place(event.clientX, event.clientY), onclick: event => { if (!spot) return; place(event.clientX, event.clientY); add(); } },
     make("img", { src: address(data.field.url), alt: data.words.field_alt }), ...cells.map(tile),
     spot && frame());
-  root.replaceChildren(toolbar(), make("div", { class: "work" }, make("div", { class: "stage", role: "group", "aria-label": data.words.cells, onkeydown: press }, board), make("aside", { class: "large" })),
+  root.replaceChildren(toolbar(), make("div", { class: "work" }, make("div", { class: "stage", role: "group", "aria-label": data.words.cells, onkeydown: onKey }, board), make("aside", { class: "large" })),
     make("p", { class: "help keys" }, data.words.keys.replace("{last}", Math.min(9, data.labels.length)), data.field ? ` ${data.words.keys_add}` : ""));
   find(".stage").scrollTop = scroll;
   find(".number").textContent = data.words.number.replace("{n}", cells.length).replace("{all}", data.cells.length);
@@ -85,8 +86,8 @@ function draw() {
   select(selected, false);
 }
 
-// ---- a missed cell: a frame that follows the pointer or the arrow keys
-function toggle() {
+// ---- adding a missed cell: a frame that follows the pointer or the arrow keys
+function toggleAdding() {
   if (spot) { spot = null; find(".spot")?.remove(); }
   else {
     const stage = find(".stage").getBoundingClientRect();
@@ -98,11 +99,11 @@ function toggle() {
   (find(".spot") || find(".tile[aria-current]"))?.focus();
 }
 
-const frame = () => make("button", { type: "button", class: "spot", "aria-label": data.words.spot, style: outline(), onkeydown: aim });
+const frame = () => make("button", { type: "button", class: "spot", "aria-label": data.words.spot, style: outline(), onkeydown: moveFrame });
 
 function place(x, y) {
-  const area = find(".canvas").getBoundingClientRect(), within = share => Math.min(1, Math.max(0, share));
-  spot = { x: within((x - area.left) / area.width), y: within((y - area.top) / area.height) };
+  const area = find(".canvas").getBoundingClientRect(), clip = fraction => Math.min(1, Math.max(0, fraction));
+  spot = { x: clip((x - area.left) / area.width), y: clip((y - area.top) / area.height) };
   if (find(".spot")) find(".spot").style.cssText = outline();
 }
 
@@ -111,23 +112,23 @@ function outline() {
   return `left:${100 * (spot.x - width / 2)}%;top:${100 * (spot.y - height / 2)}%;width:${100 * width}%;height:${100 * height}%`;
 }
 
-function aim(event) {
+function moveFrame(event) {
   const area = find(".canvas").getBoundingClientRect(), step = (event.shiftKey ? 1 : 0.1) * data.field.side * area.width / data.field.width;
   const [right, down] = { ArrowRight: [step, 0], ArrowLeft: [-step, 0], ArrowDown: [0, step], ArrowUp: [0, -step] }[event.key] || [];
   if (right !== undefined) { place(area.left + spot.x * area.width + right, area.top + spot.y * area.height + down); event.target.scrollIntoView({ block: "nearest", inline: "nearest" }); }
   else if (event.key === "Enter" || event.key === " ") add();
-  else if (event.key === "Escape") toggle();
+  else if (event.key === "Escape") toggleAdding();
   else return;
   event.preventDefault(); event.stopPropagation();
 }
 
 function add() {
-  trigger("missed", spot);
-  toggle();
+  trigger("add_cell", spot);
+  toggleAdding();
 }
 
 function select(n, focus = true) {
-  element.querySelectorAll(".tile[aria-current]").forEach(old => { old.removeAttribute("aria-current"); old.tabIndex = -1; });
+  element.querySelectorAll(".tile[aria-current]").forEach(tile => { tile.removeAttribute("aria-current"); tile.tabIndex = -1; });
   selected = n;
   const cell = data.cells.find(one => one.n === n), button = find(`.tile[data-n="${n}"]`);
   if (!cell || !button) { find(".large")?.replaceChildren(); return; }
@@ -135,20 +136,20 @@ function select(n, focus = true) {
   if (focus) { button.focus({ preventScroll: true }); button.scrollIntoView({ block: "nearest" }); }
   panel(cell);
   clearTimeout(timer);
-  timer = setTimeout(() => trigger("look", { number: n }), focus ? 350 : 700);
+  timer = setTimeout(() => trigger("inspect", { number: n }), focus ? 350 : 700);
 }
 
 function panel(cell) {
-  const bars = cell.top.map(([code, p]) => make("li", {}, make("span", { class: "code" }, code), make("span", { class: "name" }, label(code).name), make("span", { class: "percent" }, percent(p)),
+  const bars = cell.top.map(([code, p]) => make("li", {}, make("span", { class: "code" }, code), make("span", { class: "name" }, classOf(code).name), make("span", { class: "percent" }, percent(p)),
     make("span", { class: "bar", "aria-hidden": true }, make("i", { style: `width:${100 * p}%` }))));
-  const classes = data.labels.map((entry, i) => make("button", { type: "button", class: "class", "aria-pressed": String(shown(cell) === entry.code), onclick: () => correct(cell.n, entry.code) },
+  const classes = data.labels.map((entry, i) => make("button", { type: "button", class: "class", "aria-pressed": String(labelOf(cell) === entry.code), onclick: () => correct(cell.n, entry.code) },
     i < 9 ? make("kbd", {}, String(i + 1)) : null, make("b", {}, entry.code), ` ${entry.name}`));
   const others = make("select", { "aria-label": data.words.other, onchange: event => event.target.value && correct(cell.n, event.target.value) }, make("option", { value: "" }, data.words.other),
-    ...data.extra.map(({ code, name }) => make("option", { value: code, selected: shown(cell) === code }, name)));
-  const act = (key, word, todo, on) => make("button", { type: "button", class: "class", "aria-pressed": String(Boolean(on)), onclick: todo }, make("kbd", {}, key), data.words[word]);
+    ...data.extra.map(({ code, name }) => make("option", { value: code, selected: labelOf(cell) === code }, name)));
+  const act = (key, word, onclick, pressed) => make("button", { type: "button", class: "class", "aria-pressed": String(Boolean(pressed)), onclick }, make("kbd", {}, key), data.words[word]);
   find(".large").replaceChildren(make("img", { src: address(cell.url), alt: cell.file }), make("p", { class: "file" }, cell.file), make("p", { class: `said ${cell.kind}` }, cell.verdict), make("ol", { class: "bars" }, ...bars),
-    make("div", { class: "classes" }, ...classes, others, act("U", "undecided", () => correct(cell.n, UNDECIDED), shown(cell) === UNDECIDED),
-      act("X", "excluded", () => correct(cell.n, EXCLUDED), shown(cell) === EXCLUDED), act("Z", "undo", undo)));
+    make("div", { class: "classes" }, ...classes, others, act("U", "undecided", () => correct(cell.n, UNDECIDED), labelOf(cell) === UNDECIDED),
+      act("X", "excluded", () => correct(cell.n, EXCLUDED), labelOf(cell) === EXCLUDED), act("Z", "undo", undo)));
 }
 
 function correct(n, code) {
@@ -166,18 +167,18 @@ function undo() {
 }
 
 function changed(cell) {
-  const old = find(`.tile[data-n="${cell.n}"]`), had = document.activeElement === old || element.contains(document.activeElement);
+  const old = find(`.tile[data-n="${cell.n}"]`), focused = element.contains(document.activeElement);
   if (old) old.replaceWith(tile(cell));
-  select(cell.n, had);
+  select(cell.n, focused);
   send();
 }
 
-function send() {  // once for keys that follow one another quickly: each recount draws a chart
+function send() {  // debounced: each recount redraws the chart
   clearTimeout(sending);
-  sending = setTimeout(() => { sending = 0; trigger("correct", { corrections: { ...corrections }, sample: filter.sample, turn: Date.now() + turn++ / 1000 }); }, 200);
+  sending = setTimeout(() => { sending = 0; trigger("correct", { corrections: { ...corrections }, sample: filter.sample, version: Date.now() + edits++ / 1000 }); }, 200);
 }
 
-function press(event) {
+function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const tiles = [...element.querySelectorAll(".tile")], at = tiles.findIndex(one => Number(one.dataset.n) === selected);
   const columns = data.field ? 1 : Math.max(1, tiles.filter(one => one.offsetTop === tiles[0].offsetTop).length);
@@ -187,7 +188,7 @@ function press(event) {
   else if (key === "u") correct(selected, UNDECIDED);
   else if (key === "x") correct(selected, EXCLUDED);
   else if (key === "z") undo();
-  else if (key === "a" && data.field) toggle();
+  else if (key === "a" && data.field) toggleAdding();
   else return;
   event.preventDefault();
 }

@@ -1,14 +1,14 @@
-"""The most similar labelled cells: nearest features among training images, for comparison by eye.
+"""The labelled training cells most similar to a visitor's cell: nearest neighbours in feature space.
 
-In: samples of the dataset repo. Out: the nearest of them to a visitor's cell. The index is filled in the
-background after start-up, a class-balanced sample of the training split, and can be asked from its first
-batch on.
+In: samples of the dataset repo and features of a cell. Out: its nearest samples. The index is a class-balanced sample of the
+training split, filled in the background after start-up; it can be queried while it grows.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import islice
 
 import numpy as np
@@ -18,48 +18,46 @@ from hub_model.inference.images import read_picture
 from space.batching import Batcher
 from space.dataset_repo import Sample
 
-CHUNK = 8  # small, so that a visitor's cell is not kept waiting
+CHUNK = 8  # images per batch: small, so that visitors do not wait long
 
 
 class SimilarCells:
-    """Cosine neighbours among samples (their bytes and unit features are kept: about 20 kB each)."""
+    """Nearest samples by cosine similarity. Stores their bytes and unit features, about 20 kB each."""
 
     def __init__(self, batcher: Batcher) -> None:
         self._batcher = batcher
-        self._known: tuple[list[Sample], np.ndarray] = ([], np.zeros((0, 0), np.float32))
+        self._index: tuple[list[Sample], np.ndarray] = ([], np.zeros((0, 0), np.float32))
 
     def __len__(self) -> int:
-        return len(self._known[0])
+        return len(self._index[0])
 
     def fill_in_background(self, samples: Iterable[Sample]) -> threading.Thread:
-        """Start the thread that computes the samples' features."""
+        """Start and return the thread that runs `fill`."""
         thread = threading.Thread(target=self.fill, args=(samples,), name="similar cells", daemon=True)
         thread.start()
         return thread
 
     def fill(self, samples: Iterable[Sample]) -> None:
-        """Compute the samples' features, chunk by chunk; a reader sees whole chunks."""
+        """Add the samples with their features, chunk by chunk; skips images that cannot be decoded."""
         samples = iter(samples)
         while chunk := list(islice(samples, CHUNK)):
             readable, pictures = [], []
             for sample in chunk:
-                try:
+                with suppress(ImageError):
                     pictures.append(read_picture(sample.image))
                     readable.append(sample)
-                except ImageError:
-                    continue
             if readable:
-                unit = _unit(self._batcher.predict(pictures).features)
-                known, features = self._known
-                self._known = (known + readable, np.concatenate([features, unit]) if known else unit)
+                new = _unit(self._batcher.predict(pictures).features)
+                indexed, features = self._index
+                self._index = (indexed + readable, np.concatenate([features, new]) if indexed else new)
 
     def nearest(self, features: np.ndarray, k: int = 6) -> list[tuple[Sample, float]]:
-        """The k nearest samples to features [D] with their cosine similarity, nearest first."""
-        known, index = self._known
-        if not known:
+        """The `k` samples nearest to features [D] with their cosine similarities, nearest first."""
+        indexed, unit_features = self._index
+        if not indexed:
             return []
-        similarity = index @ _unit(features[None])[0]
-        return [(known[i], float(similarity[i])) for i in np.argsort(-similarity)[:k]]
+        similarity = unit_features @ _unit(features[None])[0]
+        return [(indexed[i], float(similarity[i])) for i in np.argsort(-similarity)[:k]]
 
 
 def _unit(features: np.ndarray) -> np.ndarray:

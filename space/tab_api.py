@@ -1,4 +1,4 @@
-"""The tab that explains the API, with lines of Python and of shell that call this very Space."""
+"""Tab "API": the endpoints, with Python and curl snippets that call this Space."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import gradio as gr
 from hub_model.inference.images import MAX_BYTES
 from space import api
 from space.archives import MAX_PICTURES
+from space.desk_view import QUIET
 from space.fields import MAX_CELLS
 from space.resources import Resources
 from space.texts import Words, number, say, say_html
@@ -28,7 +29,7 @@ CURL = """{upload}DATA='{{"data": [{data}]}}'
 EVENT=$(curl -s -H "Content-Type: application/json" -d "$DATA" {address}/gradio_api/call/{name} | cut -d'"' -f4)
 curl -sN {address}/gradio_api/call/{name}/$EVENT"""
 FILE_DATA = """{"path": "'$FILE'", "meta": {"_type": "gradio.FileData"}}"""
-ARGUMENTS = {  # of the examples: the file, then the arguments in Python and in JSON
+ARGUMENTS = {  # of each snippet: file, arguments in Python, arguments in JSON
     "predict": ("cell.jpg", 'handle_file("cell.jpg"), ', FILE_DATA),
     "predict_many": ("cells.zip", '[handle_file("cells.zip")], ', f"[{FILE_DATA}]"),
     "count": ("cells.zip", '[handle_file("cells.zip")], ', f"[{FILE_DATA}]"),
@@ -38,7 +39,7 @@ ARGUMENTS = {  # of the examples: the file, then the arguments in Python and in 
 
 
 def examples(name: str, address: str) -> dict[str, str]:
-    """Lines of Python and of shell that call an endpoint of the Space at `address`."""
+    """Python and curl snippets that call an endpoint of the Space at `address`."""
     file, python, data = ARGUMENTS[name]
     upload = UPLOAD.format(file=file, address=address) if file else ""
     return {
@@ -48,7 +49,7 @@ def examples(name: str, address: str) -> dict[str, str]:
 
 
 def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tuple:
-    """Register the API and lay out its tab."""
+    """Register the API and lay out the tab."""
     api.register(resources)
     page = gr.HTML(elem_id="api-page")
 
@@ -57,27 +58,25 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         visit.results["api"] = address_of(request)
         return explain(visit.language, visit.results["api"])
 
-    def again(visit: Visit) -> list[Any]:
+    def redraw(visit: Visit) -> list[Any]:
         return [explain(visit.language, visit.results["api"]) if "api" in visit.results else gr.skip()]
 
-    tab.select(opened, None, page, api_visibility="private", show_progress="hidden")
-    return [page], again
+    tab.select(opened, None, page, **QUIET)
+    return [page], redraw
 
 
 def address_of(request: gr.Request) -> str:
-    """The address under which the visitor sees this Space, a proxy's sub-path included."""
+    """The address at which the visitor sees this Space, including the sub-path of a proxy."""
     headers = request.headers
     scheme = headers.get("x-forwarded-proto", "http").split(",")[0].strip()
     host = headers.get("x-forwarded-host") or headers.get("host", "127.0.0.1:7860")
-    referrer = urlsplit(
-        headers.get("referer", "")
-    ).path  # of the page that asks, where a proxy names no prefix
+    referrer = urlsplit(headers.get("referer", "")).path  # for proxies that send no prefix
     path = headers.get("x-forwarded-prefix") or request.request.scope.get("root_path", "") or referrer
     return f"{scheme}://{host.split(',')[0].strip()}/{path.strip('/')}".rstrip("/")
 
 
 def fields_of(returned: Any) -> str:
-    """A result as its fields and their types: `{label: str, …}`, in brackets for a list."""
+    """The fields of a result and their types: `{label: str, …}`, in brackets for a list."""
     if get_origin(returned) is list:
         return f"[{fields_of(get_args(returned)[0])}, …]"
     kinds = {name: kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
@@ -86,20 +85,20 @@ def fields_of(returned: Any) -> str:
 
 
 def explain(language: str, address: str) -> str:
-    """The tab's text, with this Space's own address in the examples."""
-    most, megabytes = (number(language, limit) for limit in (MAX_PICTURES, MAX_BYTES / 2**20))
-    parts = [f"<p>{escape(say(language, 'api_intro', most=most, megabytes=megabytes))}</p>"]
+    """The text of the tab, with `address` in the snippets."""
+    pictures, megabytes = (number(language, limit) for limit in (MAX_PICTURES, MAX_BYTES / 2**20))
+    sections = [f"<p>{escape(say(language, 'api_intro', most=pictures, megabytes=megabytes))}</p>"]
     for name, returned in api.ENDPOINTS.items():
-        parts += [
+        sections += [
             f"<h3><code>/{name}</code></h3><p>{escape(say(language, f'api_{name}', limit=MAX_CELLS))}</p>",
             f"<p>{escape(say(language, 'api_returns'))} <code>{escape(fields_of(returned))}</code></p>",
         ]
         for title, code in examples(name, address).items():
-            parts.append(
+            sections.append(
                 f"<details{' open' * (title == 'Python')}><summary>{title}</summary>"
                 f"<pre tabindex='0'><code>{escape(code)}</code></pre></details>"
             )
     tools = ", ".join(f"<code>{name}</code>" for name in api.TOOLS)
     mcp = f"<code>{escape(address)}/gradio_api/mcp/</code>"
     agents = say_html(language, "api_agents", address=mcp, tools=tools)
-    return f'<section class="api">{"".join(parts)}<h3>MCP</h3><p>{agents}</p></section>'
+    return f'<section class="api">{"".join(sections)}<h3>MCP</h3><p>{agents}</p></section>'

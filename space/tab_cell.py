@@ -1,4 +1,4 @@
-"""Tab "One cell": a picture in, or a part of it; verdict, probabilities and the most similar labelled cells out."""
+"""Tab "One cell": verdict, probabilities and similar labelled cells for a picture or a crop of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from hub_model.inference.errors import ImageError
 from hub_model.inference.images import CELL_SIDE, read_picture
 from space import cards
 from space.archives import read_cell, read_slide
-from space.desk import reduced
+from space.desk import downscaled
+from space.desk_view import QUIET
 from space.fields import CROP_SIDE, Box, cut
 from space.inputs import PictureInput
 from space.resources import Resources
@@ -23,15 +24,15 @@ from space.texts import Words, say, say_error
 from space.visits import Visit, Visits
 
 EXAMPLES = 14
-CROPPABLE = 2 * CROP_SIDE  # pixels of the longer side: of larger pictures a part can be chosen
+CROPPABLE = 2 * CROP_SIDE  # pixels of the longer side; larger pictures can be cropped
 SCRIPT = (Path(__file__).parent / "crop.js").read_text("utf-8")
 
 
 @dataclass
-class Look:
-    """What a visitor shows: a picture, the part of it that counts, and how the page shows it to choose one.
+class CellPicture:
+    """The picture of a visitor, its crop, and the preview that the crop tool shows.
 
-    `frame` is a square: left in shares of the width, top of the height, side of the width.
+    `frame` is a square: `left` and `side` are fractions of the picture's width, `top` of its height.
     """
 
     path: str
@@ -39,7 +40,7 @@ class Look:
     preview: dict[str, Any] | None = None
 
     def read(self, visit: Visit) -> Image.Image:
-        """The part, or all of it. Raises ImageError."""
+        """Decode the crop, or the whole picture. Raises ImageError."""
         if self.frame:
             picture = read_slide(self.path)
             side = max(1, round(self.frame["side"] * picture.width))
@@ -48,14 +49,14 @@ class Look:
         try:
             picture = read_cell(self.path)
         except ImageError as error:
-            if error.reason == "bomb":  # too large as one cell, not as what one is cut out of
-                self._show(reduced(read_slide(self.path), CELL_SIDE), visit)
+            if error.reason == "bomb":  # too large for one cell, but a cell can be cropped out of it
+                self._save_preview(downscaled(read_slide(self.path), CELL_SIDE), visit)
             raise
         if max(picture.size) > CROPPABLE:
-            self._show(picture, visit)
+            self._save_preview(picture, visit)
         return picture
 
-    def _show(self, picture: Image.Image, visit: Visit) -> None:
+    def _save_preview(self, picture: Image.Image, visit: Visit) -> None:
         if self.preview is None:
             path = visit.file(f"cell-{secrets.token_hex(4)}.jpg")
             picture.save(path, "JPEG", quality=88)
@@ -63,11 +64,11 @@ class Look:
 
     @property
     def is_large(self) -> bool:
-        """Whether there is probably more than one cell in it."""
+        """Whether the picture probably shows more than one cell."""
         return self.preview is not None and max(self.preview["width"], self.preview["height"]) >= CELL_SIDE
 
-    def tool(self, language: str) -> dict[str, Any] | None:
-        """What `crop.js` shows; nothing for a picture as small as a cell."""
+    def crop_tool(self, language: str) -> dict[str, Any] | None:
+        """The value of `crop.js`; None for a picture that is too small to crop."""
         if self.preview is None:
             return None
         words = {key: say(language, f"crop_{key}") for key in ("help", "frame", "size", "cut", "whole")}
@@ -75,7 +76,7 @@ class Look:
 
 
 def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tuple:
-    """Lay the tab out and wire it."""
+    """Lay out the tab and register its events."""
     examples = example_files(resources, visits.folder / "examples")
     truths = {path: label for path, _, label in examples}
     with gr.Row(elem_classes="split"):
@@ -89,10 +90,10 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
             )
             if examples:
                 words.html('<h3 class="small">{}</h3>', "cell_examples")
-                shown = [
+                buttons = [
                     (say("en", "cell_example", number=i + 1), uri) for i, (_, uri, _) in enumerate(examples)
                 ]
-                gallery = cards.picks(shown, "cell-examples")
+                gallery = cards.picture_buttons(buttons, "cell-examples")
         with gr.Column(scale=6, min_width=300):
             answer = gr.HTML(f'<p class="hint">{words.i18n("cell_waiting")}</p>', elem_id="cell-answer")
             tool = gr.HTML(
@@ -101,40 +102,40 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     similar = gr.HTML(elem_id="cell-similar")
 
     def answers(visit: Visit) -> list[Any]:
-        look, language = visit.results.get("cell"), visit.language
-        if look is None:
+        cell, language = visit.results.get("cell"), visit.language
+        if cell is None:
             return [cards.message(say(language, "cell_waiting")), None, ""]
         try:
-            image = look.read(visit)
+            image = cell.read(visit)
         except ImageError as error:
-            return [cards.message(say_error(language, error), "bad"), look.tool(language), ""]
+            return [cards.message(say_error(language, error), "bad"), cell.crop_tool(language), ""]
         predictions = resources.batcher.predict([image])
-        warning = say(language, "cell_large") if look.is_large and not look.frame else ""
-        truth = truths.get(look.path, "") if not look.frame else ""
+        warning = say(language, "cell_large") if cell.is_large and not cell.frame else ""
+        truth = truths.get(cell.path, "") if not cell.frame else ""
         card = cards.answer_card(resources, predictions, language, truth, warning)
-        return [card, look.tool(language), similar_cells(resources, image, predictions, language)]
+        return [card, cell.crop_tool(language), similar_cells(resources, image, predictions, language)]
 
     def respond(path: str | None, request: gr.Request) -> list[Any]:
         visit = visits.of(request)
         visit.keep(path)
-        look = visit.results.get("cell")
-        if look is None or look.path != path:
-            visit.results["cell"] = Look(path) if path else None
+        cell = visit.results.get("cell")
+        if cell is None or cell.path != path:
+            visit.results["cell"] = CellPicture(path) if path else None
         return answers(visit)
 
     def crop(event: gr.EventData, request: gr.Request) -> list[Any]:
         visit = visits.of(request)
-        if look := visit.results.get("cell"):
-            look.frame = checked_frame(event.frame)
+        if cell := visit.results.get("cell"):
+            cell.frame = checked_frame(event.frame)
         return answers(visit)
 
     def restore(visit: Visit) -> list[Any]:
-        look = visit.results.get("cell")
-        known = look is not None and Path(look.path).exists()
-        return [gr.update(value=look.path) if known else gr.skip(), *answers(visit)]
+        cell = visit.results.get("cell")
+        exists = cell is not None and Path(cell.path).exists()
+        return [gr.update(value=cell.path) if exists else gr.skip(), *answers(visit)]
 
     outputs = [answer, tool, similar]
-    options = {"api_visibility": "private", "concurrency_limit": 16, "show_progress": "hidden"}
+    options = {**QUIET, "concurrency_limit": 16}
     picture.change(respond, picture, outputs, trigger_mode="always_last", **options)
     tool.crop(crop, None, outputs, **options)
     if examples:
@@ -147,26 +148,24 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     return [picture, *outputs], restore
 
 
-def checked_frame(sent: Any) -> dict[str, float] | None:
-    """A frame within the picture, of what a page has sent; None for the whole picture."""
+def checked_frame(value: Any) -> dict[str, float] | None:
+    """The frame that a page has sent, clipped to the picture; None, for the whole picture, if it is not a frame."""
     try:
-        left, top, side = (min(1.0, max(0.0, float(sent[key]))) for key in ("left", "top", "side"))
+        frame = {key: min(1.0, max(0.0, float(value[key]))) for key in ("left", "top", "side")}
     except (KeyError, TypeError, ValueError):
         return None
-    return {"left": left, "top": top, "side": side} if side > 0 else None
+    return frame if frame["side"] > 0 else None
 
 
 def example_files(resources: Resources, folder: Path) -> list[tuple[str, str, str]]:
-    """Held-out samples, evenly over the classes: file, small picture for the page, class."""
+    """Held-out samples, the same number of each class: path, data URI of a thumbnail, class."""
     folder.mkdir(parents=True, exist_ok=True)
-    by_class: dict[str, list] = {}
-    for sample in resources.held_out:
-        by_class.setdefault(sample.label, []).append(sample)
-    each = max(1, EXAMPLES // max(1, len(by_class)))
+    labels = sorted({sample.label for sample in resources.held_out})
+    per_class = max(1, EXAMPLES // max(1, len(labels)))
     files = []
-    for label in sorted(by_class):
-        for sample in by_class[label][:each]:
-            path = folder / f"{len(files) + 1}.png"  # no name of the repo's: it could lead anywhere
+    for label in labels:
+        for sample in [sample for sample in resources.held_out if sample.label == label][:per_class]:
+            path = folder / f"{len(files) + 1}.png"  # a name from the dataset could be an unsafe path
             image = read_picture(sample.image, CELL_SIDE)
             image.save(path)
             image.thumbnail((112, 112))
@@ -175,12 +174,12 @@ def example_files(resources: Resources, folder: Path) -> list[tuple[str, str, st
 
 
 def similar_cells(resources: Resources, image: Any, predictions: Predictions, language: str) -> str:
-    """The cell beside the nearest training cells, or why there are none."""
+    """The cell next to the most similar training cells, or the reason why there are none."""
     if resources.similar is None:
         return cards.message(say(language, "similar_none"))
     neighbours = resources.similar.nearest(predictions.features[0])
     if not neighbours:
         return cards.message(say(language, "similar_waiting"))
-    shown = image.copy()
-    shown.thumbnail((250, 250))
-    return cards.similar_card(resources.classifier, language, shown, neighbours)
+    thumbnail = image.copy()
+    thumbnail.thumbnail((250, 250))
+    return cards.similar_card(resources.classifier, language, thumbnail, neighbours)

@@ -1,12 +1,10 @@
-"""Tab "Many cells": pictures and zips in; a review desk, the differential count and exports out."""
+"""Tab "Many cells": review desk, differential count and exports for pictures and zip files."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import zipfile
-from collections.abc import Callable
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,28 +12,28 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from hub_model.inference.classifier import Classifier
 from hub_model.inference.images import CELL_SIDE, MAX_BYTES, read_picture
 from space import cards
 from space.archives import MAX_PICTURES
 from space.bulk import answer_uploads
-from space.desk import EXTRA, Desk, Row, Source, rejected_list, save_small
-from space.desk_view import IN_TURN, PRIVATE, QUIET, DeskView, push_export, summary
+from space.desk import EXTRA_CLASSES, Desk, Row, Source, save_thumbnail
+from space.desk_view import IN_ORDER, PRIVATE, QUIET, DeskView, push_export, summary
 from space.inputs import FileInput
 from space.resources import Resources
 from space.texts import Words, number, say, say_error
 from space.visits import Visit, Visits
 
-BULK_JOBS = 2  # at a time, of the page and of the API together
+BULK_JOBS = 2  # at a time, page and API together
 EXAMPLES = 42
 
 
 def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tuple:
-    """Lay the tab out and wire it."""
+    """Lay out the tab and register its events."""
+    classifier = resources.classifier
+    signs_in = bool(os.environ.get("OAUTH_CLIENT_ID"))  # set by the Hub for a Space with `hf_oauth`
     example = example_zip(resources, visits.folder / "examples")
-    view = DeskView(
-        resources, words, visits, "cells", head, example and str(Path(example).with_suffix(".jpg"))
-    )
+    preview = example and str(Path(example).with_suffix(".jpg"))
+    view = DeskView(resources, words, visits, "cells", head, preview)
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=4, min_width=300):
             files = words.put(
@@ -48,35 +46,33 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
                 run = words.put(gr.Button, "cells_run", "value", variant="primary", elem_id="cells-run")
                 stop = words.put(gr.Button, "cells_cancel", "value", elem_id="cells-cancel")
             with gr.Row():
-                attempt = words.put(
+                try_button = words.put(
                     gr.Button, "cells_try", "value", visible=example is not None, elem_id="cells-try"
                 )
                 clear = words.put(gr.Button, "cells_clear", "value", elem_id="cells-clear")
             bad = gr.HTML(elem_id="cells-bad")
             with words.put(gr.Accordion, "hand_title", open=False):
                 words.html('<p class="help">{}</p>', "hand_help")
-                names = resources.classifier.label_names
-                doubtful = [label for label in names if cards.is_no_cell_type(resources.classifier, label)]
-                without = words.put(
-                    gr.Checkbox, "without_nif", value=False, visible=bool(doubtful), elem_id="cells-without"
+                unnamed = {x for x in classifier.label_names if cards.is_no_cell_type(classifier, x)}
+                ignore = words.put(
+                    gr.Checkbox, "without_nif", value=False, visible=bool(unnamed), elem_id="cells-without"
                 )
                 with gr.Row(elem_id="cells-hand"):
                     by_hand = [
                         words.computed(
                             gr.Number(0, label=name, precision=0, minimum=0, maximum=10_000, min_width=120),
-                            partial(hand_label, resources.classifier, name),
+                            lambda language, name=name: {"label": cards.name_of(classifier, language, name)},
                         )
-                        for name in EXTRA
+                        for name in EXTRA_CLASSES
                     ]
         with gr.Column(scale=7, min_width=300):
             view.lay_out_count()
-    view.lay_out_desk()
-    with view.lay_out_actions():
+    with view.lay_out_desk():
         view.lay_out_exports()
-        if signs_in():
+        if signs_in:
             push = words.put(gr.Button, "push_run", "value", elem_id="cells-push")
             gr.LoginButton(elem_id="cells-sign-in")
-    if signs_in():
+    if signs_in:
         pushed = gr.HTML(elem_id="cells-pushed")
 
         def push_cells(
@@ -89,36 +85,8 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
 
         push.click(push_cells, None, pushed, **PRIVATE)
 
-    def views(visit: Visit) -> list[Any]:
-        rejected = [(name, say_error(visit.language, error)) for name, error in view.of(visit).bad]
-        return [*view.draw(visit), rejected_list(say(visit.language, "bad_title"), rejected)]
-
-    def add(paths: list[str] | None, visit: Visit, progress: gr.Progress) -> list[Any]:
-        desk, language = view.of(visit), visit.language
-        new = [path for path in paths or [] if str(path) not in desk.taken]
-        if not new and not desk.cells:
-            return [cards.message(say(language, "cells_first")), *[gr.skip()] * (len(outputs) - 1)]
-        visit.cancelled = False
-        desk.taken |= {str(path) for path in new}
-        batch, pictures = secrets.token_hex(4), {}
-
-        def keep(i: int, picture: Any) -> None:
-            pictures[i] = save_small(picture, visit.file(f"{batch}-{i}.jpg"))
-
-        def tell(done: int, total: int) -> None:
-            progress((done, total), desc=say(language, "cells_progress"), unit="")
-
-        answer = answer_uploads(resources, new, tell, visit.stops, keep)
-        with visit.lock:
-            for row, entry in enumerate(answer.entries):
-                sample = entry.sample or say(language, "loose_files")
-                source = Source(str(entry.path), entry.entry)
-                desk.add(sample, entry.name, pictures[row], source, answer.predictions, row)
-            desk.bad += answer.bad
-            desk.left_out += answer.left_out
-            desk.shift = (answer.predictions and answer.predictions.shift) or desk.shift
-            desk.stopped = visit.cancelled
-        return views(visit)
+    def draw(visit: Visit) -> list[Any]:
+        return [*view.draw(visit), rejected_list(visit.language, view.of(visit))]
 
     def respond(
         paths: list[str] | None,
@@ -127,10 +95,34 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     ) -> list[Any]:
         visit = visits.of(request)
         visit.keep(paths)
-        return add(paths, visit, progress)
+        desk, language = view.of(visit), visit.language
+        new = [path for path in paths or [] if str(path) not in desk.uploads]
+        if not new and not desk.cells:
+            return [cards.message(say(language, "cells_first")), *[gr.skip()] * (len(outputs) - 1)]
+        visit.cancelled = False
+        desk.uploads |= {str(path) for path in new}
+        batch, thumbnails = secrets.token_hex(4), {}
 
-    def attempt_example(request: gr.Request, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
-        return add([example], visits.of(request), progress)
+        def save(row: int, picture: Image.Image) -> None:
+            thumbnails[row] = save_thumbnail(picture, visit.file(f"{batch}-{row}.jpg"))
+
+        def report(done: int, total: int) -> None:
+            progress((done, total), desc=say(language, "cells_progress"), unit="")
+
+        answer = answer_uploads(resources, new, report, visit.stops, save)
+        with visit.lock:
+            for row, entry in enumerate(answer.entries):
+                sample = entry.sample or say(language, "loose_files")
+                source = Source(str(entry.path), entry.entry)
+                desk.add(sample, entry.name, thumbnails[row], source, answer.predictions, row)
+            desk.bad += answer.bad
+            desk.left_out += answer.left_out
+            desk.shift = (answer.predictions and answer.predictions.shift) or desk.shift
+            desk.stopped = visit.cancelled
+        return draw(visit)
+
+    def try_example(request: gr.Request, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+        return respond([example], request, progress)
 
     def cancel(request: gr.Request) -> None:
         visits.of(request).cancelled = True
@@ -138,65 +130,48 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     def start_over(request: gr.Request) -> list[Any]:
         visit = visits.of(request)
         visit.results.pop("cells", None)
-        return [None, *views(visit), "", gr.update(visible=False), *[0] * len(by_hand)]
+        return [None, *draw(visit), "", gr.update(visible=False), *[0] * len(by_hand)]
 
     def recount(values: dict[Any, Any], request: gr.Request) -> list[Any]:
         visit = visits.of(request)
         desk = view.of(visit)
-        desk.without = set(doubtful) if values[without] else set()
-        desk.by_hand = {name: int(values[one] or 0) for name, one in zip(EXTRA, by_hand, strict=True)}
+        desk.ignored = unnamed if values[ignore] else set()
+        desk.by_hand = {
+            name: int(values[field] or 0) for name, field in zip(EXTRA_CLASSES, by_hand, strict=True)
+        }
         return view.draw_count(visit)
 
     def opened(request: gr.Request) -> list[Any]:
-        return views(visits.of(request))
+        return draw(visits.of(request))
 
     def redraw(visit: Visit) -> list[Any]:
-        return views(visit) if "cells" in visit.results else [gr.skip()] * len(outputs)
+        return draw(visit) if "cells" in visit.results else [gr.skip()] * len(outputs)
 
     outputs = [*view.outputs, bad]
     job = {
         **PRIVATE, "concurrency_id": "bulk", "concurrency_limit": BULK_JOBS, "show_progress_on": view.result,
         "trigger_mode": "once",
     }  # fmt: skip
-    view.wire()
-    files.upload(keep_uploads(visits), files, None, **QUIET)
+    view.wire(files)
     run.click(respond, files, outputs, **job)
-    attempt.click(attempt_example, None, outputs, **job)
+    try_button.click(try_example, None, outputs, **job)
     stop.click(cancel, None, None, queue=False, **QUIET)
     clear.click(start_over, None, [files, *outputs, view.similar, view.exported, *by_hand], **QUIET)
     gr.on(
-        [without.input, *(one.input for one in by_hand)],
+        [ignore.input, *(field.input for field in by_hand)],
         recount,
-        {without, *by_hand},
+        {ignore, *by_hand},
         view.count_outputs,
         trigger_mode="always_last",
         **QUIET,
-        **IN_TURN,
+        **IN_ORDER,
     )
     tab.select(opened, None, outputs, **QUIET)
     return outputs, redraw
 
 
-def signs_in() -> bool:
-    """Whether visitors can sign in: the Hub tells a Space with `hf_oauth` who it is."""
-    return bool(os.environ.get("OAUTH_CLIENT_ID"))
-
-
-def keep_uploads(visits: Visits) -> Callable[..., None]:
-    """What an upload calls: it stays as long as the visit."""
-
-    def keep(paths: Any, request: gr.Request) -> None:
-        visits.of(request).keep(paths)
-
-    return keep
-
-
-def hand_label(classifier: Classifier, name: str, language: str) -> dict[str, str]:
-    return {"label": cards.name_of(classifier, language, name)}
-
-
 def example_zip(resources: Resources, folder: Path) -> str | None:
-    """Held-out cells in a zip, evenly over the classes, for one click; a picture of them beside it."""
+    """Write a class-balanced zip file of held-out cells, with a picture of them next to it; None without a dataset."""
     if not resources.held_out:
         return None
     folder.mkdir(parents=True, exist_ok=True)
@@ -206,14 +181,23 @@ def example_zip(resources: Resources, folder: Path) -> str | None:
     with zipfile.ZipFile(folder / "cells.zip", "w", zipfile.ZIP_STORED) as archive:
         for i, sample in enumerate(samples):
             archive.writestr(f"{i + 1:02d}.jpg", sample.image)
-            small = read_picture(sample.image, CELL_SIDE).resize((side, side))
-            sheet.paste(small, (side * (i % columns), side * (i // columns)))
+            thumbnail = read_picture(sample.image, CELL_SIDE).resize((side, side))
+            sheet.paste(thumbnail, (side * (i % columns), side * (i // columns)))
     sheet.save(folder / "cells.jpg", quality=88)
     return str(folder / "cells.zip")
 
 
+def rejected_list(language: str, desk: Desk) -> str:
+    """The files that could not be used, each with its reason; empty if there are none."""
+    items = "".join(
+        f"<li><b>{escape(name)}</b>: {escape(say_error(language, error))}</li>" for name, error in desk.bad
+    )
+    title = escape(say(language, "bad_title"))
+    return f'<section class="bad-files"><h3>{title}</h3><ul>{items}</ul></section>' if items else ""
+
+
 def head(language: str, desk: Desk, rows: list[Row], sample: str) -> str:
-    """Warnings, what was counted, and what was left out."""
+    """Warnings, a summary of the count, and what was left out."""
     if not desk.cells:
         return cards.message(say(language, "cells_none"), "bad")
     notes = ""
@@ -224,9 +208,9 @@ def head(language: str, desk: Desk, rows: list[Row], sample: str) -> str:
         notes = cards.message(text, "warn")
     if desk.stopped:
         notes += cards.message(say(language, "cells_stopped"), "warn")
-    where = f" · {sample}" if sample else ""
+    title = say(language, "count_title") + (f" · {sample}" if sample else "")
     return (
         f"{cards.shift_warning(language, desk.shift)}"
-        f'<section class="result" aria-live="polite"><h2>{escape(say(language, "count_title") + where)}</h2>'
+        f'<section class="result" aria-live="polite"><h2>{escape(title)}</h2>'
         f"<p>{escape(summary(language, desk, rows))}</p>{notes}</section>"
     )

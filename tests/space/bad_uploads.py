@@ -1,4 +1,4 @@
-"""Bad uploads by name: what visitors send by mistake or on purpose. Used by the tests and by the report."""
+"""Bad uploads by name, as visitors send them by mistake or on purpose."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def animated() -> bytes:
 
 
 def half_a_frame() -> bytes:
-    """A GIF whose second frame ends with its descriptor."""
+    """A GIF whose second frame ends after its descriptor."""
     return even("P", (64, 64), "GIF").removesuffix(b";") + b"," + struct.pack("<HHHHB", 0, 0, 64, 64, 0)
 
 
@@ -42,7 +42,7 @@ def zipped(entries: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -
     return buffer.getvalue()
 
 
-# Name → (bytes, the reason that it must get). What is made only when used is large.
+# name -> (function that makes the bytes, reason of the expected error)
 PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty.jpg": (lambda: b"", "empty"),
     "text.jpg": (lambda: b"I am not a picture", "not_an_image"),

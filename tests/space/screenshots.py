@@ -1,4 +1,4 @@
-"""`python -m tests.space.screenshots OUT` takes every tab, desktop and phone, light and dark, both languages.
+"""`python -m tests.space.screenshots OUT` takes screenshots of every tab: desktop and phone, light and dark, both languages.
 
 In: MODEL_ID and DATASET_ID of the environment, else the release and a dataset of synthetic cells. Out: PNG files
 `TAB-SIZE-SCHEME-LANGUAGE.png`, and docs/screenshot.png for the README.
@@ -29,7 +29,7 @@ LOCALES = {"en": "en-US", "id": "id-ID"}
 
 
 def draw_inputs(folder: Path) -> dict[str, Path]:
-    """A cell, a zip of cells with bad files among them, and a field."""
+    """A cell, a zip file of cells with two bad files, and a field, by tab."""
     draw_cell("PMO", 77).save(folder / "cell.jpg", quality=90)
     with zipfile.ZipFile(folder / "cells.zip", "w") as archive:
         for number, label in enumerate(list(LOOKS) * 6):
@@ -41,27 +41,22 @@ def draw_inputs(folder: Path) -> dict[str, Path]:
         (label, 130 + 210 * (i // 5), 130 + 210 * (i % 5)) for i, label in enumerate([*LOOKS, *LOOKS][:13])
     ]
     draw_field(680, 1120, cells, seed=1).save(folder / "field.jpg", quality=90)
-    return {
-        name: folder / file
-        for name, file in (("cell", "cell.jpg"), ("cells", "cells.zip"), ("field", "field.jpg"))
-    }
+    return {"cell": folder / "cell.jpg", "cells": folder / "cells.zip", "field": folder / "field.jpg"}
 
 
 def known_cell(model: str) -> Image.Image:
-    """The first drawn cell that the model is sure of: most drawn cells are nothing that it knows, as they should be."""
+    """The first synthetic cell that the model is sure of: most synthetic cells are out of distribution."""
     classifier = Classifier.from_pretrained(model)
     cells = (draw_cell(label, seed) for seed in range(100) for label in LOOKS)
     return next(cell for cell in cells if classifier.predict(cell).verdicts[0].kind == "sure")
 
 
 def visit(page: Page, address: str, language: str) -> None:
-    """Open the page and wait until it can be used."""
+    """Open the Space in a language and wait until it is ready."""
     page.set_default_timeout(PATIENCE)
     page.goto(f"{address}/?lang={language}")
     page.locator("#cell-picture").wait_for()
-    page.locator(f"html[lang={'id' if language.lower() in ('id', 'in') else 'en'}]").wait_for(
-        timeout=PATIENCE
-    )
+    page.locator(f"html[lang={language}]").wait_for()
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -70,7 +65,7 @@ def open_tab(page: Page, name: str) -> None:
 
 
 def fill_tab(page: Page, name: str, inputs: dict[str, Path]) -> None:
-    """Use a tab as a visitor would, and wait for what it answers."""
+    """Use a tab as a visitor would, and wait for its results."""
     open_tab(page, name)
     if name == "cell":
         page.set_input_files("#cell-picture input[type=file]", inputs["cell"])
@@ -100,18 +95,18 @@ def fill_tab(page: Page, name: str, inputs: dict[str, Path]) -> None:
         page.locator(ready[name]).first.wait_for()
 
 
-SETTLED = """() => {
-  const pictures = [...document.querySelectorAll("img")];
-  pictures.forEach(one => { one.loading = "eager"; });
-  document.querySelectorAll(".desk .tile").forEach(one => { one.style.contentVisibility = "visible"; });
-  return pictures.every(one => one.complete);
+IMAGES_LOADED = """() => {
+  const images = [...document.querySelectorAll("img")];
+  images.forEach(image => { image.loading = "eager"; });
+  document.querySelectorAll(".desk .tile").forEach(tile => { tile.style.contentVisibility = "visible"; });
+  return images.every(image => image.complete);
 }"""
 
 
 def shoot(page: Page, path: Path) -> Path:
-    """The whole page, with the pictures below the fold."""
-    page.wait_for_function(SETTLED)
-    page.wait_for_timeout(700)  # the plots' first drawing
+    """Take a screenshot of the full page, including images below the fold."""
+    page.wait_for_function(IMAGES_LOADED)
+    page.wait_for_timeout(700)  # the plots are rendered
     page.screenshot(path=path, full_page=True)
     return path
 
@@ -119,7 +114,7 @@ def shoot(page: Page, path: Path) -> Path:
 def take(
     browser: Browser, address: str, inputs: dict[str, Path], out: Path, tabs: tuple[str, ...]
 ) -> Iterator[Path]:
-    """Every tab in every size, scheme and language."""
+    """Take the tabs in every size, colour scheme and language."""
     for size, (width, height) in SIZES.items():
         for scheme in ("light", "dark"):
             for language, locale in LOCALES.items():

@@ -1,7 +1,7 @@
-"""`python -m tests.space.session OUT [CELLS]`: a day's work as screenshots, from mixed files to the corrected model.
+"""`python -m tests.space.session OUT [CELLS]`: screenshots of a full session, from mixed files to a corrected model.
 
-In: MODEL_ID of the environment, else the release. Out: numbered PNG files in OUT: mixed files (default: 200 of them), their
-count, review by keyboard, exports and report, and the same files in a Space of the model that was fine-tuned on the export.
+In: MODEL_ID of the environment, else the release. Out: numbered PNG files in OUT that show the count of CELLS (default: 200)
+mixed files, the review by keyboard, exports and report, and the same files in a Space of the model fine-tuned on the export.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KINDS = ("jpg", "png", "tif", "bmp", "webp")
 
 
 def mixed_files(folder: Path, cells: int) -> list[Path]:
-    """Half of the cells in a zip with a folder a class, half as loose files of five kinds; among them what is no picture."""
+    """Half of the cells in a zip file with class folders, half as loose files of five formats, and some unusable files."""
     loose, labels = [], list(LOOKS)
     with zipfile.ZipFile(folder / "slide-1.zip", "w") as archive:
         for number in range(cells):
@@ -44,13 +44,13 @@ def mixed_files(folder: Path, cells: int) -> list[Path]:
 
 
 def truth_of(tile_title: str) -> int:
-    """The key of the class that a drawn cell's file name tells."""
+    """The key of the class in the file name of a synthetic cell."""
     file = tile_title.partition(":")[0].rpartition("/")[2]
     return 1 + list(LOOKS).index(file.partition("-")[0].upper())
 
 
 def review(page: Page) -> int:
-    """Go through all cells with the arrow keys, most uncertain first, and press the key of each class; how many changed."""
+    """Correct all cells with arrow and number keys, most uncertain first; returns how many changed."""
     tiles = page.locator("#cells-desk .tile")
     tiles.first.click()
     for number in range(tiles.count()):
@@ -62,17 +62,17 @@ def review(page: Page) -> int:
     return page.locator("#cells-desk .tile b", has_text="✓").count()
 
 
-def right(page: Page) -> str:
-    """How many cells the model names as they were drawn."""
-    shown = page.locator("#cells-desk .tile").evaluate_all(
-        'all => all.map(one => [one.title, one.querySelector("b").textContent.trim()])'
+def accuracy(page: Page) -> str:
+    """How many synthetic cells are classified correctly."""
+    tiles = page.locator("#cells-desk .tile").evaluate_all(
+        'tiles => tiles.map(tile => [tile.title, tile.querySelector("b").textContent.trim()])'
     )
-    good = sum(list(LOOKS)[truth_of(title) - 1] == mark for title, mark in shown)
-    return f"{good} of {len(shown)} cells are named as they were drawn"
+    correct = sum(list(LOOKS)[truth_of(title) - 1] == label for title, label in tiles)
+    return f"{correct} of {len(tiles)} cells are classified correctly"
 
 
 def export(page: Page, folder: Path) -> tuple[Path, Path]:
-    """Prepare and download the exports: the dataset's folder and the report."""
+    """Download the exports; returns the folder of the dataset and the report."""
     page.locator("#cells-export").click()
     links = page.locator("#cells-exported a[download]")
     expect(links.first).to_be_visible(timeout=300_000)
@@ -86,7 +86,7 @@ def export(page: Page, folder: Path) -> tuple[Path, Path]:
 
 
 def fine_tune(dataset: Path, model: str, folder: Path) -> Path:
-    """A model repo folder, trained on with nothing but the export."""
+    """Fine-tune the model on the export; returns the folder of the new model repo."""
     run, repo = folder / "run", folder / "corrected-model"
     train = [
         "train_accelerate.py",
@@ -95,7 +95,7 @@ def fine_tune(dataset: Path, model: str, folder: Path) -> Path:
         "--init_from",
         model,
         "--epochs",
-        "2",
+        2,
         "--output_dir",
         run,
     ]
@@ -106,7 +106,7 @@ def fine_tune(dataset: Path, model: str, folder: Path) -> Path:
 
 
 def count_files(page: Page, files: Sequence[Path]) -> None:
-    """Drop the files on "Many cells" and wait for the count."""
+    """Upload the files to "Many cells" and wait for the count."""
     open_tab(page, "cells")
     page.set_input_files("#cells-files input[type=file]", files)
     page.locator("#cells-files .file-preview").wait_for()
@@ -130,7 +130,7 @@ def main(arguments: list[str]) -> int:
         with running(of_repos(model, dataset, folder / "space")) as space:
             visit(page, space.address, "en")
             count_files(page, files)
-            print(right(page))
+            print(accuracy(page))
             shoot(page, out / "1-counted.png")
             print(f"{review(page)} cells were corrected by keyboard")
             shoot(page, out / "2-reviewed.png")
@@ -142,7 +142,7 @@ def main(arguments: list[str]) -> int:
         with running(of_repos(tuned, dataset, folder / "space")) as space:
             visit(page, space.address, "en")
             count_files(page, files)
-            print(right(page))
+            print(accuracy(page))
             shoot(page, out / "5-corrected-model.png")
             fill_tab(page, "model", {})
             shoot(page, out / "6-its-figures.png")

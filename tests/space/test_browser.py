@@ -1,12 +1,11 @@
-"""A visitor with a real browser: every tab, desktop and phone, both languages; no request leaves for
-elsewhere."""
+"""The Space in a real browser: every tab, on desktop and phone, in both languages, without requests to other hosts."""
 
 import csv
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
 
 from tests.space.axe import violations
 from tests.space.bad_uploads import PICTURES
@@ -15,7 +14,7 @@ from tests.space.running import RunningSpace, running
 from tests.space.screenshots import SIZES, TABS, draw_inputs, fill_tab, open_tab, visit
 
 pytestmark = pytest.mark.browser
-OUTSIDE = [
+THIRD_PARTY = [
     "footer:not(.credits)",
     ".js-plotly-plot",
     ".modebar",
@@ -23,7 +22,7 @@ OUTSIDE = [
     ".upload-container",
     "[role=tablist]",
     ".icon-button",
-]  # Gradio's and plotly's own
+]  # elements of Gradio and plotly
 
 
 @pytest.fixture(scope="module")
@@ -35,27 +34,35 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def watched(
     browser: Browser, request: pytest.FixtureRequest
 ) -> Iterator[tuple[BrowserContext, list[str], list[str]]]:
-    """A context that notes every request to elsewhere and every error of the page."""
+    """A context with the requests it sends to other hosts and the errors of its pages."""
     width, height = SIZES[getattr(request, "param", "desktop")]
     context = browser.new_context(viewport={"width": width, "height": height}, locale="en-US")
-    elsewhere, errors = [], []
-    context.on(
-        "request",
-        lambda r: (
-            elsewhere.append(r.url) if not r.url.startswith(("http://127.0.0.1", "data:", "blob:")) else None
-        ),
-    )
+    external, errors = [], []
+
+    def note(request: Request) -> None:
+        if not request.url.startswith(("http://127.0.0.1", "data:", "blob:")):
+            external.append(request.url)
+
+    context.on("request", note)
     context.on("weberror", lambda error: errors.append(str(error.error)))
-    yield context, elsewhere, errors
+    yield context, external, errors
     context.close()
+
+
+@pytest.fixture
+def page(space: RunningSpace, watched: tuple) -> Page:
+    """A page of the Space in English."""
+    page = watched[0].new_page()
+    visit(page, space.address, "en")
+    return page
 
 
 @pytest.mark.parametrize("language", ["en", "id"])
 @pytest.mark.parametrize("watched", SIZES, indirect=True)
-def test_every_tab_answers_in_its_language_and_asks_nobody_else(
+def test_every_tab_answers_in_its_language_without_requests_to_other_hosts(
     space: RunningSpace, watched: tuple, inputs: dict[str, Path], language: str
 ) -> None:
-    context, elsewhere, errors = watched
+    context, external, errors = watched
     page = context.new_page()
     visit(page, space.address, language)
     expected = {
@@ -75,7 +82,7 @@ def test_every_tab_answers_in_its_language_and_asks_nobody_else(
         )
         assert overflow <= 1, f"{name} is wider than the page by {overflow} pixels"
     assert page.evaluate("document.documentElement.lang") == language
-    assert elsewhere == [] and errors == []
+    assert external == [] and errors == []
 
 
 @pytest.mark.parametrize("locale", ["en-US", "id-ID"])
@@ -104,16 +111,14 @@ def test_the_browsers_language_decides_and_the_switch_rewrites_the_page_in_place
     context.close()
 
 
-def test_examples_have_names_and_are_one_click(space: RunningSpace, watched: tuple) -> None:
-    page = watched[0].new_page()
-    visit(page, space.address, "en")
+def test_examples_have_names_and_are_one_click(page: Page) -> None:
     page.get_by_role("button", name="Example 14", exact=True).click()
     expect(page.locator("#cell-answer .answer")).to_contain_text("%")
     expect(page.locator("#cell-similar figure")).to_have_count(7)
 
 
 def numbers(page: Page) -> list[list[str]]:
-    """The count table: class, by the model, by you."""
+    """Rows of the count table: class, by the model, by you."""
     return [
         [cell.split()[0] for cell in row.locator("th, td").all_inner_texts()[:3]]
         for row in page.locator("#cells-numbers tbody tr").all()
@@ -121,10 +126,8 @@ def numbers(page: Page) -> list[list[str]]:
 
 
 def test_cells_are_reviewed_by_keyboard_and_corrections_survive(
-    space: RunningSpace, watched: tuple, inputs: dict[str, Path], tmp_path: Path
+    page: Page, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
-    page = watched[0].new_page()
-    visit(page, space.address, "en")
     fill_tab(page, "cells", inputs)
     tiles = page.locator("#cells-desk .tile")
     expect(tiles).to_have_count(42)
@@ -160,17 +163,23 @@ def test_cells_are_reviewed_by_keyboard_and_corrections_survive(
     assert len(rows) == 44 and sum(bool(row["correction"]) for row in rows) == 2
 
 
-def test_the_desk_filters_by_verdict_and_sorts_by_file(
-    space: RunningSpace, watched: tuple, inputs: dict[str, Path]
+def test_classes_that_the_model_lacks_are_counted_by_hand_and_by_correction(
+    page: Page, inputs: dict[str, Path]
 ) -> None:
-    page = watched[0].new_page()
-    visit(page, space.address, "en")
+    fill_tab(page, "cells", inputs)
+    page.get_by_role("button", name="Counted by hand").click()
+    page.locator("#cells-hand").get_by_label("erythroblast", exact=True).fill("3")
+    expect(page.locator("#cells-numbers tbody tr", has_text="erythroblast")).to_contain_text("3")
+    page.locator("#cells-desk .large select").select_option("plasma cell")
+    badge = page.locator("#cells-desk .tile b", has_text="plasma cell")
+    expect(badge).to_have_css("background-color", "rgb(85, 85, 85)")
+    expect(page.locator("#cells-numbers tbody tr", has_text="plasma cell")).to_contain_text("1")
+
+
+def test_the_desk_filters_by_verdict_and_sorts_by_file(page: Page, inputs: dict[str, Path]) -> None:
     fill_tab(page, "cells", inputs)
     page.locator("#cells-desk").get_by_role("button", name="file").click()
-    names = [
-        name or ""
-        for name in page.locator("#cells-desk .tile").evaluate_all("all => all.map(one => one.title)")
-    ]
+    names = page.locator("#cells-desk .tile").evaluate_all("tiles => tiles.map(tile => tile.title)")
     assert names == sorted(names) and len(names) == 42
     page.locator("#cells-desk select[name=label]").select_option("EOS")
     shown = page.locator("#cells-desk .tile b").all_text_contents()  # rendered or not yet
@@ -178,34 +187,30 @@ def test_the_desk_filters_by_verdict_and_sorts_by_file(
 
 
 def test_a_missed_cell_of_a_field_is_added_by_a_click_and_by_keys_alone(
-    space: RunningSpace, watched: tuple, inputs: dict[str, Path]
+    page: Page, inputs: dict[str, Path]
 ) -> None:
-    page = watched[0].new_page()
-    visit(page, space.address, "en")
     fill_tab(page, "field", inputs)
     tiles = page.locator("#field-desk .tile")
     before = tiles.count()
     page.locator("#field-desk .add").click()
     page.locator("#field-desk .canvas > img").click(position={"x": 30, "y": 30}, force=True)
     expect(tiles).to_have_count(before + 1)
-    size = tiles.first.locator("b").evaluate("one => parseFloat(getComputedStyle(one).fontSize)")
+    size = tiles.first.locator("b").evaluate("badge => parseFloat(getComputedStyle(badge).fontSize)")
     assert size >= 12
     tiles.first.focus()
     page.keyboard.press("a")
     frame, current = page.locator("#field-desk .spot"), page.locator("#field-desk .tile[aria-current]")
     expect(frame).to_be_focused()
-    place = (
-        "one => [one.offsetLeft + one.offsetWidth / 2, one.offsetTop + one.offsetHeight / 2, one.offsetWidth]"
-    )
-    x, y, side = frame.evaluate(place)
+    position = "e => [e.offsetLeft + e.offsetWidth / 2, e.offsetTop + e.offsetHeight / 2, e.offsetWidth]"
+    x, y, side = frame.evaluate(position)
     for key in ("ArrowRight", "Shift+ArrowUp"):
         page.keyboard.press(key)
-    moved = frame.evaluate(place)
+    moved = frame.evaluate(position)
     assert moved[:2] == pytest.approx([x + 0.1 * side, y - side], abs=2)
     page.keyboard.press("Enter")
     expect(tiles).to_have_count(before + 2)
     expect(current).to_be_focused()
-    assert current.evaluate(place)[:2] == pytest.approx(moved[:2], abs=3)
+    assert current.evaluate(position)[:2] == pytest.approx(moved[:2], abs=3)
     page.keyboard.press("3")
     expect(current.locator("b")).to_contain_text("LYT")
     page.locator("#field-merge").click()
@@ -214,11 +219,7 @@ def test_a_missed_cell_of_a_field_is_added_by_a_click_and_by_keys_alone(
 
 
 @pytest.mark.parametrize("watched", ["phone"], indirect=True)
-def test_the_verdict_is_above_the_fold_on_a_phone(
-    space: RunningSpace, watched: tuple, inputs: dict[str, Path]
-) -> None:
-    page = watched[0].new_page()
-    visit(page, space.address, "en")
+def test_the_verdict_is_above_the_fold_on_a_phone(page: Page, inputs: dict[str, Path]) -> None:
     page.set_input_files("#cell-picture input[type=file]", inputs["cell"])
     verdict = page.locator("#cell-answer .answer h2")
     verdict.wait_for()
@@ -229,10 +230,8 @@ def test_the_verdict_is_above_the_fold_on_a_phone(
 
 @pytest.mark.parametrize("watched", SIZES, indirect=True)
 def test_a_cell_is_cropped_out_of_a_photograph_by_keyboard_and_by_touch(
-    space: RunningSpace, watched: tuple, inputs: dict[str, Path]
+    page: Page, inputs: dict[str, Path]
 ) -> None:
-    page = watched[0].new_page()
-    visit(page, space.address, "en")
     page.set_input_files("#cell-picture input[type=file]", inputs["field"])
     frame, answer = page.locator("#cell-crop .frame"), page.locator("#cell-answer .answer")
     frame.wait_for()
@@ -259,7 +258,7 @@ def test_a_cell_is_cropped_out_of_a_photograph_by_keyboard_and_by_touch(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_in_what_is_ours(
+def test_axe_finds_no_violations(
     space: RunningSpace, browser: Browser, inputs: dict[str, Path], scheme: str
 ) -> None:
     context = browser.new_context(
@@ -270,9 +269,9 @@ def test_axe_finds_nothing_in_what_is_ours(
     found = {}
     for name in TABS:
         fill_tab(page, name, inputs)
-        for _ in range(6):  # what is there once the tab has settled: Gradio fades what is being computed
+        for _ in range(6):  # until the tab has settled: Gradio fades outputs that are being computed
             page.wait_for_timeout(1000)
-            if not (rules := violations(page, OUTSIDE)):
+            if not (rules := violations(page, THIRD_PARTY)):
                 break
         else:
             found[name] = rules
@@ -281,19 +280,13 @@ def test_axe_finds_nothing_in_what_is_ours(
 
 
 @pytest.mark.parametrize("name", ["text.jpg", "truncated.jpg", "bomb.png", "animated.gif"])
-def test_a_bad_picture_gets_its_sentence_on_the_page(
-    space: RunningSpace, watched: tuple, tmp_path: Path, name: str
-) -> None:
-    page = watched[0].new_page()
-    visit(page, space.address, "en")
+def test_a_bad_picture_gets_its_sentence_on_the_page(page: Page, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(PICTURES[name][0]())
     page.set_input_files("#cell-picture input[type=file]", tmp_path / name)
     expect(page.locator("#cell-answer .bad")).to_be_visible()
 
 
-def test_the_quiz_keeps_score_for_the_visit(space: RunningSpace, watched: tuple) -> None:
-    page = watched[0].new_page()
-    visit(page, space.address, "en")
+def test_the_quiz_keeps_score_for_the_visit(page: Page) -> None:
     open_tab(page, "learn")
     page.locator("#learn-cell img").wait_for()
     for asked in (1, 2):
@@ -307,9 +300,7 @@ def test_the_quiz_keeps_score_for_the_visit(space: RunningSpace, watched: tuple)
         expect(page.locator("#learn-verdict .answer")).to_have_count(0)
 
 
-def test_the_keyboard_reaches_the_tabs_and_an_answer(space: RunningSpace, watched: tuple) -> None:
-    page = watched[0].new_page()
-    visit(page, space.address, "en")
+def test_the_keyboard_reaches_the_tabs_and_an_answer(page: Page) -> None:
     page.locator("#cell-examples button").nth(1).focus()
     page.keyboard.press("Enter")
     expect(page.locator("#cell-answer .answer")).to_be_visible()

@@ -1,14 +1,16 @@
-"""The review desk: what counts, whose word it is, and what is taken home."""
+"""The review desk: counts, corrections and exports."""
 
 import csv
 import io
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard
 from PIL import Image, ImageEnhance
@@ -23,21 +25,15 @@ from hub_model.studies.ood import fit_appearance
 from space.api import count_rows
 from space.batching import Batcher
 from space.bulk import answer_uploads
+from space.charts import count_chart
 from space.desk import EXCLUDED, UNDECIDED, Desk, Source
 from space.desk_view import summary
-from space.export import (
-    Origin,
-    as_csv,
-    cells_csv,
-    cells_json,
-    class_folders,
-    dataset_repo,
-    report,
-)
+from space.export import Origin, as_csv, cells_csv, cells_json, class_folders, dataset_repo, report
 from space.export import zipped as zipped_files
 from space.resources import Resources
 from space.tab_cells import head
 from space.tab_field import head as field_head
+from space.texts import say_error
 from tests.pictures import encoded
 from tests.small_model_repo import LABELS
 from tests.space.bad_uploads import jpeg, zipped
@@ -51,6 +47,23 @@ def classifier(small_model: Path) -> Classifier:
     return Classifier.from_pretrained(small_model)
 
 
+@pytest.fixture
+def desk(classifier: Classifier, tmp_path: Path) -> Desk:
+    """Two cells of each class."""
+    return filled(classifier, tmp_path)
+
+
+@pytest.fixture
+def small_desk(classifier: Classifier, tmp_path: Path) -> Desk:
+    """One cell of each class."""
+    return filled(classifier, tmp_path, 1)
+
+
+@pytest.fixture(scope="module")
+def resources(classifier: Classifier) -> Resources:
+    return Resources(classifier, Batcher(classifier), None, [])
+
+
 def dark(image: Image.Image) -> Image.Image:
     return ImageEnhance.Brightness(image).enhance(0.6)
 
@@ -59,10 +72,7 @@ def counts(desk: Desk, sample: str = "") -> dict[str, tuple[int, int]]:
     return {row.label: (row.by_model, row.by_you) for row in desk.count(FLAT, sample)}
 
 
-def test_corrections_move_cells_from_the_models_column_to_yours(
-    classifier: Classifier, tmp_path: Path
-) -> None:
-    desk = filled(classifier, tmp_path)
+def test_corrections_move_cells_from_the_models_column_to_yours(desk: Desk) -> None:
     first = desk.cells[0]
     other = next(label for label in LABELS if label != first.label)
     before = counts(desk)
@@ -74,45 +84,42 @@ def test_corrections_move_cells_from_the_models_column_to_yours(
     assert sum(model + you for model, you in counts(desk).values()) == len(desk.cells) - 2
 
 
-def test_what_is_no_cell_or_no_class_is_no_correction(classifier: Classifier, tmp_path: Path) -> None:
-    desk = filled(classifier, tmp_path, 1)
-    desk.correct(
+def test_corrections_of_unknown_cells_or_classes_are_dropped(small_desk: Desk) -> None:
+    small_desk.correct(
         {"0": "<script>", "99": "BLA", "x": "BLA", "-1": "BLA", "1": "plasma cell"}, [*LABELS, "plasma cell"]
     )
-    assert desk.corrections == {1: "plasma cell"}
+    assert small_desk.corrections == {1: "plasma cell"}
 
 
-def test_late_corrections_do_not_undo_newer_ones(classifier: Classifier, tmp_path: Path) -> None:
-    desk = filled(classifier, tmp_path, 1)
-    desk.correct({"0": "BLA", "1": "BLA"}, LABELS, turn=2)
-    desk.correct({"0": "BLA"}, LABELS, turn=1)
-    assert len(desk.corrections) == 2
+def test_late_corrections_do_not_undo_newer_ones(small_desk: Desk) -> None:
+    small_desk.correct({"0": "BLA", "1": "BLA"}, LABELS, version=2)
+    small_desk.correct({"0": "BLA"}, LABELS, version=1)
+    assert len(small_desk.corrections) == 2
 
 
-def test_a_class_can_be_left_out_of_the_denominator(classifier: Classifier, tmp_path: Path) -> None:
-    desk = filled(classifier, tmp_path)
+def test_a_class_can_be_left_out_of_the_denominator(desk: Desk) -> None:
     desk.correct({str(i): "NIF" for i in range(7)}, LABELS)
-    desk.without = {"NIF"}
+    desk.ignored = {"NIF"}
     rows = desk.count(FLAT)
     assert "NIF" not in {row.label for row in rows}
     assert sum(row.share for row in rows) == pytest.approx(1)
     assert sum(row.corrected for row in rows) == pytest.approx(1, abs=1e-6)
 
 
-def test_cells_counted_by_hand_are_part_of_the_whole(classifier: Classifier, tmp_path: Path) -> None:
-    desk = filled(classifier, tmp_path)
+def test_cells_counted_by_hand_are_part_of_the_count(desk: Desk) -> None:
     desk.by_hand = {"erythroblast": 14, "basophil": 0}
     rows = {row.label: row for row in desk.count(FLAT)}
     assert rows["erythroblast"].by_you == 14 and rows["erythroblast"].share == pytest.approx(0.5)
     assert rows["erythroblast"].corrected is None and "basophil" not in rows
+    assert rows["erythroblast"].corrected_interval is None
+    assert "erythroblast" in count_chart(list(rows.values()), "en").data[1].x
     assert sum(row.corrected or 0 for row in rows.values()) == pytest.approx(0.5, abs=1e-6)
     assert "erythroblast" not in {row.label for row in desk.count(FLAT, "slide 0")}, "it belongs to no slide"
 
 
 def test_shares_are_corrected_as_the_api_does_and_what_you_said_is_certain(
-    classifier: Classifier, tmp_path: Path
+    classifier: Classifier, desk: Desk
 ) -> None:
-    desk = filled(classifier, tmp_path)
     expected = classifier.calibration.count(np.array([cell.probabilities for cell in desk.cells]))
     for row, count in zip(desk.count(classifier.calibration), expected, strict=True):
         assert row.corrected == pytest.approx(count.corrected)
@@ -123,44 +130,40 @@ def test_shares_are_corrected_as_the_api_does_and_what_you_said_is_certain(
     assert rows["EOS"].corrected_interval == pytest.approx(rows["EOS"].interval)
 
 
-def test_samples_are_counted_apart_and_together(classifier: Classifier, tmp_path: Path) -> None:
-    desk = filled(classifier, tmp_path)
-    apart = [counts(desk, sample) for sample in desk.samples()]
-    whole = counts(desk)
+def test_samples_are_counted_separately_and_together(desk: Desk) -> None:
+    by_sample = [counts(desk, sample) for sample in desk.samples()]
+    total = counts(desk)
     assert desk.samples() == ["slide 0", "slide 1"]
     for label in LABELS:
-        assert sum(one.get(label, (0, 0))[0] for one in apart) == whole[label][0]
+        assert sum(count.get(label, (0, 0))[0] for count in by_sample) == total[label][0]
 
 
-def test_what_the_model_does_not_know_is_not_counted_until_you_say_so(
-    classifier: Classifier, tmp_path: Path
+def test_unknown_cells_are_not_counted_until_they_are_corrected(
+    classifier: Classifier, small_desk: Desk, tmp_path: Path
 ) -> None:
-    desk = filled(classifier, tmp_path, 1)
     unknown = classifier.predict(draw_cell("BLA", 1))
     unknown.verdicts[:] = [Verdict("unknown", ("BLA",))]
-    cell = desk.add("s", "x.png", tmp_path / "0.jpg", Source("x"), unknown, 0)
-    assert sum(row.cells for row in desk.count(FLAT)) == 7
-    assert "1 unknown to the model, not counted" in summary("en", desk, desk.count(FLAT))
-    desk.correct({str(cell.number): "BLA"}, LABELS)
-    assert sum(row.cells for row in desk.count(FLAT)) == 8
+    cell = small_desk.add("s", "x.png", tmp_path / "0.jpg", Source("x"), unknown, 0)
+    assert sum(row.cells for row in small_desk.count(FLAT)) == 7
+    assert "1 unknown to the model, not counted" in summary("en", small_desk, small_desk.count(FLAT))
+    small_desk.correct({str(cell.number): "BLA"}, LABELS)
+    assert sum(row.cells for row in small_desk.count(FLAT)) == 8
 
 
-def test_a_job_stops_when_it_is_told_to(classifier: Classifier, tmp_path: Path) -> None:
+def test_a_job_can_be_stopped(resources: Resources, tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(zipped({f"{i}.jpg": jpeg(i % 3) for i in range(100)}))
-    resources = Resources(classifier, Batcher(classifier), None, [])
-    answer = answer_uploads(resources, [str(tmp_path / "a.zip")], stops=lambda: True)
+    answer = answer_uploads(resources, [str(tmp_path / "a.zip")], should_stop=lambda: True)
     assert len(answer.entries) == len(answer.predictions) == 32
 
 
-def test_seven_hundred_pictures_are_seven_hundred_answers(classifier: Classifier, tmp_path: Path) -> None:
+def test_seven_hundred_pictures_are_seven_hundred_answers(resources: Resources, tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(zipped({f"{i}.jpg": jpeg(i % 5) for i in range(700)}))
-    resources = Resources(classifier, Batcher(classifier), None, [])
     answer = answer_uploads(resources, [str(tmp_path / "a.zip")])
     assert len(answer.predictions) == 700 and answer.bad == [] and not answer.left_out
 
 
 def test_a_batch_unlike_the_training_images_comes_with_a_warning_everywhere(
-    small_model: Path, classifier: Classifier, tmp_path: Path
+    small_model: Path, classifier: Classifier, small_desk: Desk, tmp_path: Path
 ) -> None:
     known = [draw_cell(label, seed) for label in LABELS for seed in range(10)]
     folder = shutil.copytree(small_model, tmp_path / "model")
@@ -178,12 +181,11 @@ def test_a_batch_unlike_the_training_images_comes_with_a_warning_everywhere(
         path.write_bytes(zipped({f"{i}.png": encoded(cell, "PNG") for i, cell in enumerate(cells)}))
         answer = answer_uploads(resources, [str(path)])
         assert all(("darker" in row["warning"]) == warned for row in count_rows(resources, answer))
-        desk = filled(classifier, tmp_path, 1)
-        desk.shift = answer.predictions.shift
-        desk.field = {"found": 7, "side": 250}
+        small_desk.shift = answer.predictions.shift
+        small_desk.field = {"found": 7, "side": 250}
         for language, words in (("en", "darker"), ("id", "lebih gelap")):
-            for page in (head(language, desk, [], ""), field_head(language, desk, [], "")):
-                assert (words in page) == warned
+            for draw in (head, field_head):
+                assert (words in draw(language, small_desk, [], "")) == warned
 
 
 # ---- exports
@@ -195,39 +197,32 @@ def test_no_csv_cell_is_taken_for_a_formula(cell: str) -> None:
     assert text.startswith("\ufeff") and rows[1][0] == "'" + cell and rows[2] == ['a, "b"', "1"]
 
 
-def test_the_table_has_every_probability_and_where_it_comes_from(
-    classifier: Classifier, tmp_path: Path
-) -> None:
-    desk = filled(classifier, tmp_path, 1)
-    desk.correct({"0": "EOS", "1": UNDECIDED}, LABELS)
-    desk.bad.append(("broken.jpg", ImageError("damaged")))
-    rows = list(csv.DictReader(io.StringIO(cells_csv(desk, ORIGIN).removeprefix("\ufeff"), newline="")))
+def test_the_table_has_every_probability_and_where_it_comes_from(small_desk: Desk) -> None:
+    small_desk.correct({"0": "EOS", "1": UNDECIDED}, LABELS)
+    small_desk.bad.append(("broken.jpg", ImageError("damaged")))
+    text = cells_csv(small_desk, ORIGIN).removeprefix("\ufeff")
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert len(rows) == 8 and rows[0]["label"] == rows[0]["correction"] == "EOS"
     assert rows[1]["label"] == "" and rows[1]["correction"] == "undecided"
     assert sum(float(rows[0][f"p_{label}"]) for label in LABELS) == pytest.approx(1, abs=1e-4)
     assert rows[0]["model"] == ORIGIN.model and rows[0]["revision"] == ORIGIN.revision and rows[0]["date"]
     assert rows[-1]["file"] == "broken.jpg" and rows[-1]["error"].endswith(".")
-    found = json.loads(cells_json(desk, desk.count(FLAT), ORIGIN))
-    assert len(found["cells"]) == 8 and {row["label"] for row in found["count"]} == set(LABELS)
+    content = json.loads(cells_json(small_desk, small_desk.count(FLAT), ORIGIN))
+    assert len(content["cells"]) == 8 and {row["label"] for row in content["count"]} == set(LABELS)
 
 
-def test_class_folders_hold_the_original_bytes_under_the_corrected_class(
-    classifier: Classifier, tmp_path: Path
-) -> None:
-    desk = filled(classifier, tmp_path, 1)
-    desk.correct({"0": "EOS", "1": EXCLUDED}, LABELS)
-    files = dict(class_folders(desk))
+def test_class_folders_hold_the_original_bytes_under_the_corrected_class(small_desk: Desk) -> None:
+    small_desk.correct({"0": "EOS", "1": EXCLUDED}, LABELS)
+    files = dict(class_folders(small_desk))
     (moved,) = [name for name in files if "-0_" in name]
-    assert moved.startswith("EOS/") and files[moved] == Path(desk.cells[0].source.path).read_bytes()
+    assert moved.startswith("EOS/") and files[moved] == Path(small_desk.cells[0].source.path).read_bytes()
     assert len(files) == 6
 
 
-def test_the_dataset_loads_as_it_is(classifier: Classifier, tmp_path: Path) -> None:
-    desk = filled(classifier, tmp_path)
+def test_the_dataset_loads_as_it_is(classifier: Classifier, desk: Desk, tmp_path: Path) -> None:
     desk.correct({"0": "EOS"}, LABELS)
-    with zipfile.ZipFile(
-        zipped_files(dataset_repo(desk, ORIGIN, classifier.label_descriptions), tmp_path / "out.zip")
-    ) as archive:
+    files = dataset_repo(desk, ORIGIN, classifier.label_descriptions)
+    with zipfile.ZipFile(zipped_files(files, tmp_path / "out.zip")) as archive:
         archive.extractall(tmp_path / "repo")
     card = DatasetCard.load(tmp_path / "repo" / "README.md").data
     assert card.label_descriptions == classifier.label_descriptions
@@ -236,19 +231,31 @@ def test_the_dataset_loads_as_it_is(classifier: Classifier, tmp_path: Path) -> N
     assert loaded["train"].features["label"].names == list(LABELS)
     rows = [row for split in loaded.values() for row in split]
     corrected = next(row for row in rows if "-0_" in row["file_name"])
-    assert (
-        len(rows) == 14
-        and corrected["label"] == LABELS.index("EOS")
-        and corrected["image"].size == (250, 250)
-    )
+    assert len(rows) == 14 and corrected["label"] == LABELS.index("EOS")
+    assert corrected["image"].size == (250, 250)
     for split in loaded.values():
         assert {"sha256", "group"} <= set(split.features)
 
 
-def test_names_in_a_report_are_no_markup(classifier: Classifier, tmp_path: Path) -> None:
-    desk = filled(classifier, tmp_path, 1)
-    desk.bad.append(("<img src=x onerror=alert(1)>.jpg", ImageError("damaged")))
+def test_a_picture_with_two_labels_is_in_one_split(classifier: Classifier, desk: Desk) -> None:
+    same = desk.cells[0].source
+    desk.cells = [replace(cell, source=same) for cell in desk.cells]
+    desk.correct(dict(enumerate(LABELS)), LABELS)
+    files = dict(dataset_repo(desk, ORIGIN, classifier.label_descriptions))
+    (name,) = [name for name in files if name.endswith(".parquet")]
+    labels = pq.read_table(io.BytesIO(files[name])).column("label").to_pylist()
+    assert labels == list(range(len(LABELS)))
+
+
+def test_a_report_gives_the_reasons_in_its_language(small_desk: Desk) -> None:
+    small_desk.bad.append(("broken.jpg", ImageError("damaged")))
+    page = report(small_desk, small_desk.count(FLAT), "id", ORIGIN, "", [], "")
+    assert say_error("id", ImageError("damaged")) in page and str(ImageError("damaged")) not in page
+
+
+def test_names_in_a_report_are_escaped(small_desk: Desk) -> None:
+    small_desk.bad.append(("<img src=x onerror=alert(1)>.jpg", ImageError("damaged")))
     origin = Origin("<script>m</script>", "", "today")
-    page = report(desk, desk.count(FLAT), "en", origin, "<b>s", ["<i>n"], "")
+    page = report(small_desk, small_desk.count(FLAT), "en", origin, "<b>s", ["<i>n"], "")
     assert "<script>m" not in page and "<img src=x" not in page and "<b>s" not in page and "<i>n" not in page
     assert page.count('class="range"') == 7 and np.all([label in page for label in LABELS])

@@ -1,5 +1,4 @@
-"""Finding nucleated cells in a field: drawn ones, crops of real ones side by side, and nothing where there
-is none."""
+"""Finding nucleated cells in a field: synthetic cells, crops of real cells, and empty fields."""
 
 import random
 import tracemalloc
@@ -14,8 +13,8 @@ from dataset_script.synthetic_cells import LOOKS, draw_cell, draw_field
 from space.dataset_repo import Sample
 from space.fields import (
     CROP_SIDE,
-    FINEST,
     MAX_CELLS,
+    SLIDE_SCALE,
     TILE,
     Box,
     background_of,
@@ -31,10 +30,10 @@ from tests.pictures import encoded
 KINDS = [label for label in LOOKS if label != "NIF"]
 
 
-def matched(boxes: list[Box], centres: list[tuple[int, int]], reach: float) -> int:
-    """How many centres (row, column) have a box's centre within reach."""
+def matched(boxes: list[Box], centres: list[tuple[int, int]], distance: float) -> int:
+    """How many centres (row, column) have the centre of a box within a distance."""
     found = np.array([(box.top + box.side / 2, box.left + box.side / 2) for box in boxes]).reshape(-1, 2)
-    return sum(bool(len(found)) and np.hypot(*(found - centre).T).min() < reach for centre in centres)
+    return sum(bool(len(found)) and np.hypot(*(found - centre).T).min() < distance for centre in centres)
 
 
 def test_cells_of_a_drawn_field_are_found_once_each() -> None:
@@ -56,7 +55,7 @@ def test_the_scale_of_the_picture_does_not_matter() -> None:
     assert large[0].side / small[0].side == pytest.approx(3, rel=0.15)
 
 
-def test_of_very_many_cells_those_counted_lie_all_over_the_field() -> None:
+def test_of_very_many_cells_those_counted_are_spread_over_the_field() -> None:
     boxes = [Box(0, top, 10) for top in range(1000)]
     chosen = evenly(boxes)
     assert len(set(chosen)) == len(chosen) == MAX_CELLS
@@ -65,16 +64,16 @@ def test_of_very_many_cells_those_counted_lie_all_over_the_field() -> None:
 
 
 def slide(height: int, width: int, centres: list[tuple[int, int]]) -> Image.Image:
-    """Blasts at (row, column) on an empty ground."""
+    """Blasts at (row, column) on an empty background."""
     patch = draw_field(300, 300, [("BLA", 150, 150)], seed=7)
-    ground = Image.new("RGB", (width, height), background_of(patch))
+    canvas = Image.new("RGB", (width, height), background_of(patch))
     for row, column in centres:
-        ground.paste(patch, (column - 150, row - 150))
-    return ground
+        canvas.paste(patch, (column - 150, row - 150))
+    return canvas
 
 
 def test_cells_on_the_borders_of_a_slides_tiles_are_found_once_each() -> None:
-    edge = round(TILE / FINEST)
+    edge = round(TILE / SLIDE_SCALE)
     shifts = [*range(-60, 61, 8)]  # a nucleus is some 90 pixels wide: on the border, beside it, half across
     along = [(edge + shift, 400 + 350 * i) for i, shift in enumerate(shifts[:8])]
     across = [(400 + 350 * i, edge + shift) for i, shift in enumerate(shifts[8:])]
@@ -88,14 +87,14 @@ def test_memory_for_a_slide_is_that_of_a_tile_and_a_ninth_of_its_pixels() -> Non
     tracemalloc.start()
     try:
         assert len(find_cells(picture)) == 11
-        most = tracemalloc.get_traced_memory()[1]
+        peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert most < picture.width * picture.height * 4, "one float a pixel of the whole would be more"
+    assert peak < picture.width * picture.height * 4, "one float per pixel of the whole picture would be more"
 
 
 @pytest.mark.parametrize("colour", [(244, 240, 238), (90, 40, 140), (0, 0, 0)])
-def test_nothing_is_found_in_an_even_picture(colour: tuple) -> None:
+def test_nothing_is_found_in_a_uniform_picture(colour: tuple) -> None:
     noise = np.random.default_rng(0).normal(0, 2, (400, 500, 3)) + colour
     assert find_cells(Image.fromarray(np.uint8(np.clip(noise, 0, 255)))) == []
 

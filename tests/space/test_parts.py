@@ -1,4 +1,4 @@
-"""Texts, colours, batches, neighbours, the address, and what stays in memory: one rule a test."""
+"""Texts, colours, batches, similar cells, the address, and memory."""
 
 import json
 import re
@@ -6,6 +6,8 @@ import shutil
 import socket
 import string
 import threading
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -16,6 +18,7 @@ from gradio_client import Client
 import space
 from dataset_script.synthetic_cells import draw_cell
 from hub_model.inference.appearance import CLASS_FREE, STATISTICS, Shift
+from hub_model.inference.calibration import Verdict
 from hub_model.inference.classifier import Classifier
 from space import charts
 from space.app import forget_finished, main, start
@@ -68,15 +71,11 @@ def test_numbers_are_written_as_the_language_does() -> None:
 
 
 def test_markup_from_names_and_repos_is_escaped(classifier: Classifier) -> None:
-    odd = Classifier.__new__(Classifier)
-    odd.__dict__.update(classifier.__dict__, label_descriptions={label: "<b>x</b>" for label in LABELS})
-    answer = classifier.predict(draw_cell("BLA", 1))
-    relabelled = answer.__class__(
-        **{**answer.__dict__, "label_names": tuple(f"<i>{label}" for label in LABELS)}
-    )
-    odd.label_descriptions = {f"<i>{label}": "<b>x</b>" for label in LABELS}
-    relabelled.verdicts[0] = relabelled.verdicts[0].__class__("sure", ("<i>BLA",))
-    card = answer_card(Resources(odd, None, None, []), relabelled, "en", "<i>BLA")
+    odd, labels = copy(classifier), tuple(f"<i>{label}" for label in LABELS)
+    odd.label_descriptions = dict.fromkeys(labels, "<b>x</b>")
+    predictions = replace(classifier.predict(draw_cell("BLA", 1)), label_names=labels)
+    predictions.verdicts[0] = Verdict("sure", ("<i>BLA",))
+    card = answer_card(Resources(odd, None, None, []), predictions, "en", "<i>BLA")
     assert "<i>BLA" not in card and "<b>x</b>" not in card
 
 
@@ -85,45 +84,42 @@ def test_how_often_a_sure_answer_may_be_wrong_is_the_model_repos_rule(
 ) -> None:
     repo = shutil.copytree(small_model, tmp_path / "model")
     path = repo / "calibration.json"
-    for error, said in ((0.03, "at most 3%"), (0.055, "at most 6%"), (None, "One class fits")):
+    for error, text in ((0.03, "at most 3%"), (0.055, "at most 6%"), (None, "One class fits")):
         calibration = json.loads(path.read_text())
         calibration["sure"]["error"] = error
         path.write_text(json.dumps(calibration))
         resources = Resources(Classifier.from_pretrained(repo), Batcher(classifier), None, [])
-        assert explanation(resources, "en", "sure").count(said) == 1
+        assert explanation(resources, "en", "sure").count(text) == 1
 
 
 def test_a_percentage_never_claims_certainty() -> None:
     assert [percent(p) for p in (1.0, 0.997, 0.5, 0.001)] == ["&gt;99%", "&gt;99%", "50%", "&lt;1%"]
 
 
-def test_a_shift_is_told_without_a_word_of_english() -> None:
+def test_a_shift_is_described_without_english_words() -> None:
     english = {"background", "mean", "spread", "sharpness", "grain", "red", "green", "blue"}
     for statistic in STATISTICS[:CLASS_FREE]:
         for off in (2.5, -2.5):
             assert not english & set(re.findall(r"\w+", say_shift("id", Shift(statistic, off))))
 
 
-def contrast(one: str, other: str) -> float:
-    """WCAG's contrast of two colours."""
+def contrast(first: str, second: str) -> float:
+    """Contrast ratio of two colours (WCAG)."""
 
     def luminance(colour: str) -> float:
-        shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
         return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
-    low, high = sorted((luminance(one), luminance(other)))
+    low, high = sorted((luminance(first), luminance(second)))
     return (high + 0.05) / (low + 0.05)
 
 
-def test_what_axe_does_not_see_has_contrast_too() -> None:
+def test_colours_that_axe_does_not_check_have_contrast() -> None:
     dark = (FOLDER / "style.css").read_text().partition(".dark {")[2]
     muted, panel = (re.search(rf"--{name}: (#\w+)", dark)[1] for name in ("muted", "panel"))
-    chosen = [
-        *((colour, "#ffffff") for colour in (charts.TEXT, charts.NUMBER, *charts.BOXES)),
-        (muted, panel),
-    ]
-    assert min(contrast(*pair) for pair in chosen) >= 4.5
+    pairs = [(colour, "#ffffff") for colour in (charts.TEXT, charts.NUMBER, *charts.BOXES)]
+    assert min(contrast(*pair) for pair in [*pairs, (muted, panel)]) >= 4.5
 
 
 def test_visitors_share_batches_and_get_their_own_answers(classifier: Classifier) -> None:
@@ -189,7 +185,7 @@ def test_the_most_similar_cell_to_a_known_cell_is_itself(classifier: Classifier,
         ("127.0.0.1", "taken", "in use"),
     ],
 )
-def test_an_address_that_cannot_be_had_is_one_sentence(
+def test_an_unusable_address_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, name: str, port: str, reason: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -202,7 +198,7 @@ def test_an_address_that_cannot_be_had_is_one_sentence(
 def test_what_gradio_remembers_of_calls_stays_small(
     small_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Sessions without a copy of the page, the latest of them; no events and no names of files that are gone."""
+    """The latest sessions, without copies of the page; no events and no names of deleted files."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     page = start(str(small_model), "", server_name="127.0.0.1")
     try:

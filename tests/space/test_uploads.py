@@ -1,4 +1,4 @@
-"""Each bad upload gets its one sentence; odd but good ones are accepted; zips cannot climb, bloat or hide."""
+"""Bad uploads get one sentence each, unusual but valid ones are accepted, and zip files are read safely."""
 
 import io
 import stat
@@ -16,7 +16,7 @@ from hub_model.inference.images import CELL_SIDE, MAX_PIXELS, read_picture
 from space import archives
 from space.archives import MAX_ENTRIES, MAX_PICTURES, count_uploads, read_cell, read_slide, read_uploads
 from space.fields import CROP_SIDE
-from space.tab_cell import Look, checked_frame
+from space.tab_cell import CellPicture, checked_frame
 from space.texts import say_error
 from space.visits import Visit
 from tests.pictures import png_bomb
@@ -51,31 +51,31 @@ def test_a_slide_may_be_long_and_large_but_not_beyond_memory() -> None:
         read_slide(png_bomb(13_000, 12_000))
 
 
-def test_a_part_is_cut_out_of_the_picture_as_it_was_sent(tmp_path: Path) -> None:
-    whole = Image.new("RGB", (6400, 4000), "white")
-    whole.paste((200, 0, 0), (3200, 1000, 3600, 1400))
-    whole.save(tmp_path / "phone.png", compress_level=1)
-    look = Look(str(tmp_path / "phone.png"))
+def test_a_crop_is_taken_from_the_picture_as_it_was_sent(tmp_path: Path) -> None:
+    photograph = Image.new("RGB", (6400, 4000), "white")
+    photograph.paste((200, 0, 0), (3200, 1000, 3600, 1400))
+    photograph.save(tmp_path / "phone.png", compress_level=1)
+    picture = CellPicture(str(tmp_path / "phone.png"))
     with pytest.raises(ImageError, match="crop it"):
-        look.read(Visit(tmp_path / "visit"))
-    assert (look.preview["width"], look.preview["height"]) == (CELL_SIDE, 640), "there is something to crop"
-    look.frame = checked_frame({"left": 0.5, "top": 0.25, "side": 1 / 16})
-    part = np.asarray(look.read(Visit(tmp_path / "visit")))
-    assert part.shape == (CROP_SIDE, CROP_SIDE, 3) and (part == (200, 0, 0)).all()
+        picture.read(Visit(tmp_path / "visit"))
+    assert (picture.preview["width"], picture.preview["height"]) == (CELL_SIDE, 640), "it can be cropped"
+    picture.frame = checked_frame({"left": 0.5, "top": 0.25, "side": 1 / 16})
+    crop = np.asarray(picture.read(Visit(tmp_path / "visit")))
+    assert crop.shape == (CROP_SIDE, CROP_SIDE, 3) and (crop == (200, 0, 0)).all()
 
 
 @pytest.mark.parametrize(
-    "sent", [None, 5, {}, {"left": "x", "top": 0, "side": 1}, {"left": 0, "top": 0, "side": 0}]
+    "value", [None, 5, {}, {"left": "x", "top": 0, "side": 1}, {"left": 0, "top": 0, "side": 0}]
 )
-def test_a_frame_that_is_none_means_the_whole_picture(sent: object) -> None:
-    assert checked_frame(sent) is None
+def test_an_invalid_frame_means_the_whole_picture(value: object) -> None:
+    assert checked_frame(value) is None
 
 
 def entries(tmp_path: Path, data: bytes) -> dict[str, str]:
-    """Name → reason, or "" for a picture."""
+    """Name -> reason of the error, or "" for a picture."""
     (tmp_path / "a.zip").write_bytes(data)
-    found = read_uploads([str(tmp_path / "a.zip")])
-    return {e.name.removeprefix("a.zip/"): e.error.reason if e.error else "" for e in found}
+    uploads = read_uploads([str(tmp_path / "a.zip")])
+    return {e.name.removeprefix("a.zip/"): e.error.reason if e.error else "" for e in uploads}
 
 
 def test_a_zip_gives_its_pictures_and_names_the_bad_ones(tmp_path: Path) -> None:
@@ -97,8 +97,7 @@ def test_a_zip_gives_its_pictures_and_names_the_bad_ones(tmp_path: Path) -> None
             "..\\windows.jpg": jpeg(7),
         }
     )
-    found = entries(tmp_path, data)
-    assert found == {
+    assert entries(tmp_path, data) == {
         "good/1.jpg": "",
         "good/2.jpg": "",
         "notes.txt": "not_an_image",
@@ -122,8 +121,8 @@ def test_a_picture_that_shrinks_well_is_no_bomb(tmp_path: Path) -> None:
     assert entries(tmp_path, zipped({"white.bmp": even("RGB", (3000, 3000), "BMP")})) == {"white.bmp": ""}
 
 
-def test_names_are_shown_as_they_were_meant(tmp_path: Path) -> None:
-    """UTF-8 without its flag, as macOS writes it, and folders with backslashes, as some programs of Windows do."""
+def test_names_of_zip_entries_are_decoded(tmp_path: Path) -> None:
+    """UTF-8 without its flag, as macOS writes it, and backslashes, as some Windows programs do."""
 
     class WithoutFlag(zipfile.ZipInfo):
         def _encodeFilenameFlags(self) -> tuple[bytes, int]:
@@ -134,11 +133,21 @@ def test_names_are_shown_as_they_were_meant(tmp_path: Path) -> None:
     assert entries(tmp_path, buffer.getvalue()) == {"sel/é.jpg": ""}
 
 
+def patched(patches: dict[tuple[bytes, int], bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """A zip file of one picture, with bytes overwritten: (signature of a header, offset in it) -> bytes."""
+    data = bytearray(zipped({"a.jpg": jpeg()}, compression))
+    for (signature, offset), new in patches.items():
+        start = data.rindex(signature) + offset
+        data[start : start + len(new)] = new
+    return bytes(data)
+
+
+LOCAL, CENTRAL = b"PK\x03\x04", b"PK\x01\x02"  # signatures of the headers of an entry
+
+
 def test_a_zip_that_lies_about_sizes_is_caught(tmp_path: Path) -> None:
-    data = bytearray(zipped({"a.jpg": jpeg()}))
-    central = data.rindex(b"PK\x01\x02")
-    data[central + 24 : central + 28] = (10).to_bytes(4, "little")  # the unpacked size
-    assert entries(tmp_path, bytes(data))["a.jpg"] in {"zip_bomb", "damaged", "truncated", "not_an_image"}
+    data = patched({(CENTRAL, 24): (10).to_bytes(4, "little")})  # the unpacked size
+    assert entries(tmp_path, data)["a.jpg"] in {"zip_bomb", "damaged", "truncated", "not_an_image"}
 
 
 def test_links_locks_and_damaged_zips_are_named(tmp_path: Path) -> None:
@@ -147,44 +156,20 @@ def test_links_locks_and_damaged_zips_are_named(tmp_path: Path) -> None:
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, "/etc/passwd")
     assert entries(tmp_path, buffer.getvalue()) == {"link.jpg": "zip_path"}
-    locked = bytearray(zipped({"locked.jpg": jpeg()}))
-    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        locked[locked.index(signature) + flags] |= 1
-    assert entries(tmp_path, bytes(locked)) == {"locked.jpg": "zip_locked"}
+    encrypted = patched({(LOCAL, 6): b"\x01", (CENTRAL, 8): b"\x01"})
+    assert entries(tmp_path, encrypted) == {"a.jpg": "zip_locked"}
     assert set(entries(tmp_path, zipped({"a.jpg": jpeg()})[:-30]).values()) == {"bad_zip"}
-
-
-def lzma_damaged() -> bytes:
-    data = bytearray(zipped({"a.jpg": jpeg()}, zipfile.ZIP_LZMA))
-    data[200:2000] = b"\xff" * 1800
-    return bytes(data)
-
-
-def of_version_9_9() -> bytes:
-    data = bytearray(zipped({"a.jpg": jpeg()}))
-    data[data.rindex(b"PK\x01\x02") + 6] = 99
-    return bytes(data)
-
-
-def nameless() -> bytes:
-    data = bytearray(zipped({"a.jpg": jpeg()}))
-    central = data.rindex(b"PK\x01\x02")
-    data[central + 28], data[central + 32] = 0, 5  # the name becomes the comment
-    return bytes(data)
-
-
-def crowded() -> bytes:
-    return zipped({f"{i}.txt": b"" for i in range(MAX_ENTRIES + 1)}, zipfile.ZIP_STORED)
 
 
 @pytest.mark.parametrize(
     ("make", "name", "reason"),
     [
-        (lzma_damaged, "bad.zip/a.jpg", "damaged"),
-        (of_version_9_9, "bad.zip", "bad_zip"),
-        (nameless, "bad.zip/", "zip_path"),
-        (crowded, "bad.zip", "zip_crowded"),
+        (lambda: patched({(LOCAL, 200): b"\xff" * 1800}, zipfile.ZIP_LZMA), "bad.zip/a.jpg", "damaged"),
+        (lambda: patched({(CENTRAL, 6): bytes([99])}), "bad.zip", "bad_zip"),
+        (lambda: patched({(CENTRAL, 28): b"\0", (CENTRAL, 32): b"\x05"}), "bad.zip/", "zip_path"),
+        (lambda: zipped(dict.fromkeys(map(str, range(MAX_ENTRIES + 1)), b"")), "bad.zip", "zip_crowded"),
     ],
+    ids=["damaged LZMA data", "version 9.9", "name in the comment", "too many entries"],
 )
 def test_a_damaged_zip_leaves_the_picture_beside_it_alone(
     make: Callable[[], bytes], name: str, reason: str, tmp_path: Path
@@ -203,10 +188,13 @@ def test_the_pixels_that_are_claimed_are_those_of_the_sentence_and_of_the_readme
     assert f"{MAX_PIXELS // 10**6} megapixels" in (Path(space.__file__).parent / "README.md").read_text()
 
 
-def test_past_the_limit_nothing_is_left_out_in_silence(tmp_path: Path) -> None:
+def test_past_the_limit_nothing_is_left_out_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "MAX_PICTURES", 5)
     names = [f"{label}/{i}.jpg" for label in ("BLA", "EOS") for i in range(4)]
     (tmp_path / "a.zip").write_bytes(zipped(dict.fromkeys(names, even("RGB", (16, 16), "JPEG"))))
-    found = list(read_uploads([str(tmp_path / "a.zip")], limit=5))
-    assert [entry.name for entry in found] == [f"a.zip/{name}" for name in names]
-    assert [entry.error.reason for entry in found if entry.error] == ["too_many"] * 3
+    uploads = list(read_uploads([str(tmp_path / "a.zip")]))
+    assert [entry.name for entry in uploads] == [f"a.zip/{name}" for name in names]
+    assert [entry.error.reason for entry in uploads if entry.error] == ["too_many"] * 3
     assert MAX_PICTURES == 5_000
