@@ -1,6 +1,6 @@
-"""The Space: run it here, assemble its repo (`build OUT`), or publish it (`push OWNER/NAME`).
+"""The Space: run it locally, assemble its repo (`build OUT`), or publish it (`push OWNER/NAME`).
 
-In: MODEL_ID and DATASET_ID (or `--model`, `--dataset`): Hub ids, or folders when it runs here. Out: the app on
+In: MODEL_ID and DATASET_ID (or `--model`, `--dataset`): Hub ids, or folders for a local run. Out: the app on
 127.0.0.1, a folder, or one commit to a Space repo.
 """
 
@@ -28,16 +28,15 @@ def main(arguments: list[str] | None = None) -> int:
         "--port", type=_port, help="port on 127.0.0.1 (default: the first free one from 7860)"
     )
     commands = parser.add_subparsers(dest="command")
-    build = commands.add_parser("build", parents=[repos], help="assemble the complete Space repo in a folder")
-    build.add_argument("out", metavar="OUT", type=Path, help="a new or empty folder")
+    build = commands.add_parser("build", parents=[repos], help="write the complete Space repo to a folder")
+    build.add_argument("out", metavar="OUT", type=Path, help="new or empty folder")
     build.add_argument(
         "--static",
         action="store_true",
-        help="a static Space instead: the model runs in the visitor's browser, and no image leaves that machine",
+        help="a static Space instead: the model runs in the visitor's browser, and images never leave that machine",
     )
-    push = commands.add_parser(
-        "push", parents=[repos], help="create or update a Space repo on the Hub, in one commit"
-    )
+    push_help = "create or update a Space repo on the Hub in one commit"
+    push = commands.add_parser("push", parents=[repos], help=push_help)
     push.add_argument("repo_id", metavar="OWNER/NAME", help="Space repo to create or update")
     push.add_argument("--private", action="store_true", help="make the Space private (default: public)")
     options = parser.parse_args(arguments)

@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from space import app
+from space import visits as visits_module
 from space.app import App
 from space.visits import ABANDONED, Visits, own_folder
 
@@ -73,6 +74,20 @@ def test_a_strange_token_begins_a_visit_of_its_own(tmp_path: Path) -> None:
     mine = visits.open("", "a", "en")
     other = visits.open("guessed", "b", "id")
     assert other is not mine and other.token != "guessed" and other.language == "id"
+
+
+def test_beyond_the_limit_the_visit_left_longest_ago_ends_and_never_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visits_module, "MAX_VISITS", 3)
+    visits = Visits(tmp_path)
+    first, second, third, fourth = (visits.open("", session, "en") for session in "abcd")
+    assert visits.open(fourth.token, "e", "en") is fourth, "all others have a page"
+    visits.leave(request("b"))
+    visits.leave(request("a"))
+    monkeypatch.setattr(visits_module, "MAX_VISITS", 4)
+    visits.open("", "f", "en")
+    assert [visit.cancelled for visit in (first, second, third, fourth)] == [False, True, False, False]
 
 
 def test_a_job_ends_with_its_visitor_or_at_the_press_of_a_button(tmp_path: Path) -> None:
