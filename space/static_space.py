@@ -15,12 +15,12 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from huggingface_hub import SpaceCard, SpaceCardData
+from huggingface_hub import SpaceCard
 
 from hub_model.inference.calibration import CALIBRATION
 from hub_model.inference.classifier import load_timm_model
 from hub_model.inference.errors import RepoError
-from hub_model.inference.model_repo import ModelRepo, open_model_repo
+from hub_model.inference.model_repo import open_model_repo
 from hub_model.inference.ood import OOD_ARRAYS
 from hub_model.inference.preprocessing import Preprocessing
 from hub_model.onnx.export import export_onnx
@@ -33,25 +33,6 @@ SHA256 = {  # by path within the package
     "dist/ort-wasm-simd-threaded.mjs": "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
     "dist/ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
-MODEL = "onnx/model.onnx"
-# cross-origin isolation, without which WebAssembly has a single thread
-HEADERS = {
-    "cross-origin-embedder-policy": "require-corp",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "cross-origin",
-}
-README = """# Bone-marrow cells, in your browser
-
-The model {model} runs in this page, through onnxruntime-web {version}. **No image leaves the visitor's machine**: there is no
-server behind the page, and its content security policy has the browser refuse every connection to another machine.
-Weights, labels, preprocessing, calibration and OOD rule are the model repo's own, in `model/`.
-
-For research and teaching, not for diagnosis. To run it from this folder:
-
-    python -m http.server --bind 127.0.0.1
-
-A server that sends the headers of `custom_headers` above lets the model use every core of the visitor's machine.
-"""
 
 
 def build_static_space(out: Path, model_id: str) -> list[Path]:
@@ -61,7 +42,7 @@ def build_static_space(out: Path, model_id: str) -> list[Path]:
     config, model = Preprocessing(repo.config.pretrained_cfg).config, load_timm_model(repo)
     shutil.copytree(PAGE, out, dirs_exist_ok=True)
     shutil.copytree(runtime, out / PACKAGE)
-    export_onnx(model, config["input_size"], out / "model" / MODEL, whole_blocks=False)
+    export_onnx(model, config["input_size"], out / "model" / "onnx" / "model.onnx", whole_blocks=False)
     for name in (CALIBRATION, OOD_ARRAYS):  # where the repo is calibrated
         if (repo.folder / name).is_file():
             shutil.copyfile(repo.folder / name, out / "model" / name)
@@ -71,18 +52,11 @@ def build_static_space(out: Path, model_id: str) -> list[Path]:
         "preprocessing": config,
     }
     (out / "model" / "settings.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False), "utf-8")
-    _card(repo).save(out / "README.md")
+    card = SpaceCard.load(out / "README.md")
+    card.data.models = [repo.name] if repo.commit else None
+    card.text = card.text.format(model=repo.name if repo.commit else repo.folder.name, version=VERSION)
+    card.save(out / "README.md")
     return sorted(path for path in out.rglob("*") if path.is_file())
-
-
-def _card(repo: ModelRepo) -> SpaceCard:
-    data = SpaceCardData(
-        title="Bone-marrow cells, in your browser", emoji="🔬", colorFrom="purple", colorTo="indigo", sdk="static",
-        app_file="index.html", pinned=False, license="apache-2.0", custom_headers=HEADERS,
-        models=[repo.name] if repo.commit else None, tags=["image-classification", "hematology", "education"],
-    )  # fmt: skip
-    name = repo.name if repo.commit else repo.folder.name
-    return SpaceCard(f"---\n{data.to_yaml()}\n---\n\n{README.format(model=name, version=VERSION)}")
 
 
 def fetch_npm(package: str, version: str, sha256: dict[str, str]) -> Path:

@@ -44,41 +44,29 @@ function coefficients(from, to, { weigh, radius }) {
 
 const to8Bits = (sum) => Math.min(Math.max(Math.floor((sum + HALF) / ONE), 0), 255);
 
-// `pixels` [height, width, 3] to [newHeight, newWidth, 3], both Uint8Array.
-function resize(pixels, width, height, newWidth, newHeight, filter) {
-  let horizontal = pixels;
-  if (newWidth !== width) {
-    horizontal = new Uint8Array(height * newWidth * 3);
-    const rows = coefficients(width, newWidth, filter);
-    for (let y = 0; y < height; y++) {
-      for (let x = 0; x < newWidth; x++) {
-        const { first, weights } = rows[x];
-        let red = 0, green = 0, blue = 0;
-        for (let k = 0, i = (y * width + first) * 3; k < weights.length; k++, i += 3) {
-          red += pixels[i] * weights[k];
-          green += pixels[i + 1] * weights[k];
-          blue += pixels[i + 2] * weights[k];
-        }
-        const out = (y * newWidth + x) * 3;
-        horizontal[out] = to8Bits(red);
-        horizontal[out + 1] = to8Bits(green);
-        horizontal[out + 2] = to8Bits(blue);
+// `values` [outer, from, inner] resampled to [outer, to, inner], both Uint8Array.
+function resample(values, outer, from, to, inner, filter) {
+  if (to === from) return values;
+  const out = new Uint8Array(outer * to * inner);
+  const rows = coefficients(from, to, filter);
+  let next = 0;
+  for (let o = 0; o < outer; o++) {
+    for (const { first, weights } of rows) {
+      const start = (o * from + first) * inner;
+      for (let c = 0; c < inner; c++) {
+        let sum = 0;
+        for (let k = 0, i = start + c; k < weights.length; k++, i += inner) sum += values[i] * weights[k];
+        out[next++] = to8Bits(sum);
       }
     }
   }
-  if (newHeight === height) return horizontal;
-  const stride = newWidth * 3;
-  const out = new Uint8Array(newHeight * stride);
-  const rows = coefficients(height, newHeight, filter);
-  for (let y = 0; y < newHeight; y++) {
-    const { first, weights } = rows[y];
-    for (let x = 0; x < stride; x++) {
-      let sum = 0;
-      for (let k = 0, i = first * stride + x; k < weights.length; k++, i += stride) sum += horizontal[i] * weights[k];
-      out[y * stride + x] = to8Bits(sum);
-    }
-  }
   return out;
+}
+
+// `pixels` [height, width, 3] resized to [newHeight, newWidth, 3], both Uint8Array.
+function resize(pixels, width, height, newWidth, newHeight, filter) {
+  const horizontal = resample(pixels, height, width, newWidth, 3, filter);
+  return resample(horizontal, 1, height, newHeight, 3 * newWidth, filter);
 }
 
 // Python's round(): halves go to the even neighbour.
