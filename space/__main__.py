@@ -35,16 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="a static Space instead: the model runs in the visitor's browser, and images never leave that machine",
     )
-    push_help = "create or update a Space repo on the Hub in one commit"
-    push = commands.add_parser("push", parents=[repos], help=push_help)
+    push = commands.add_parser("push", parents=[repos], help="create or update a Space repo in one commit")
     push.add_argument("repo_id", metavar="OWNER/NAME", help="Space repo to create or update")
     push.add_argument("--private", action="store_true", help="make the Space private (default: public)")
-    options = parser.parse_args(arguments)
-    for name in ("model", "dataset"):
-        if name in options:
-            os.environ[f"{name.upper()}_ID"] = getattr(options, name)
     try:
-        return _run(options)
+        return _run(parser.parse_args(arguments))
     except (RepoError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -53,22 +48,24 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from space.resources import chosen_repos
 
+    named = {f"{name.upper()}_ID": vars(options)[name] for name in ("model", "dataset") if name in options}
+    repos = chosen_repos(os.environ | named)
     if options.command is None:
         from space.app import serve
 
-        return serve("127.0.0.1", options.port)
+        return serve(*repos, "127.0.0.1", options.port)
     from space.build import build_space, check_ids, push_space
 
     if options.command == "push":
-        print(push_space(options.repo_id, *chosen_repos(), private=options.private))
+        print(push_space(options.repo_id, *repos, private=options.private))
     elif options.static:
         from space.static_space import build_static_space
 
-        files = build_static_space(options.out, chosen_repos()[0])
+        files = build_static_space(options.out, repos[0])
         print(f"{options.out}: {len(files)} files; serve it with `python -m http.server -d {options.out}`")
     else:
-        check_ids(*chosen_repos())
-        files = build_space(options.out, *chosen_repos())
+        check_ids(*repos)
+        files = build_space(options.out, *repos)
         print(f"{options.out}: {len(files)} files; run it with `python app.py`")
     return 0
 

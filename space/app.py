@@ -93,8 +93,8 @@ class App:
         page.launch(**launch_arguments(i18n, head), **self.launch, prevent_thread_lock=True)
         self.page = page
 
-    def heal(self, stopped: threading.Event) -> None:
-        """Retry, less and less often, until both repos are loaded. A page is never replaced while visitors use it."""
+    def load_missing(self, stopped: threading.Event) -> None:
+        """Retry, less and less often, until both repos are loaded. A page is not replaced while visitors use it."""
         seconds = RETRY[0]
         while not self.complete and not stopped.wait(seconds):
             seconds = min(2 * seconds, RETRY[1])
@@ -111,14 +111,14 @@ def start(model_id: str, dataset_id: str, revision: str | None = None, **launch:
     return App(model_id, dataset_id, revision, **launch).page
 
 
-def serve(host: str, port: int | None) -> int:
+def serve(model_id: str, dataset_id: str, host: str, port: int | None) -> int:
     """Run the app until it is interrupted. Raises OSError when the address is in use."""
     revision, stopped = os.environ.get("MODEL_REVISION") or None, threading.Event()
-    app = App(*chosen_repos(), revision, server_name=host, server_port=port)
+    app = App(model_id, dataset_id, revision, server_name=host, server_port=port)
     print(f"The Space is at {app.page.local_url} (press Ctrl-C to stop)", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())  # exit as after Ctrl-C, deleting all files
     try:
-        app.heal(stopped)
+        app.load_missing(stopped)
         stopped.wait()
     except KeyboardInterrupt:
         pass
@@ -135,6 +135,6 @@ def main() -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host.strip("[]"), int(port)), family=family).close()
-        serve(host, int(port))
+        serve(*chosen_repos(), host, int(port))
     except OSError as error:  # in use already, or since the model was loaded
         sys.exit(f"error: the app cannot listen at {host}:{port} ({error.strerror or error})")

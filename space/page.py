@@ -36,7 +36,7 @@ def build_page(resources: Resources, visits: Visits) -> tuple[gr.Blocks, gr.I18n
     with gr.Blocks(title=say("en", title), analytics_enabled=False) as page:
         token = gr.BrowserState("", storage_key="space-visit")
         language = header(words, title, resources.classifier_name)
-        built = []  # by tab: its outputs, and the function that draws them for a visit
+        built = []  # of each tab, its outputs and the function that draws them for a visit
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
             for name, module in TABS.items():
                 with words.put(gr.Tab, f"tab_{name}", id=name, elem_id=f"tab-{name}") as tab:
@@ -44,7 +44,7 @@ def build_page(resources: Resources, visits: Visits) -> tuple[gr.Blocks, gr.I18n
         words.computed(
             gr.HTML(cards.footer(resources, "en")), lambda code: {"value": cards.footer(resources, code)}
         )
-    tabs = [tab for tab in built if tab is not None]
+    tabs = [tab for tab in built if tab]
     outputs = [*words.components, *(output for tab_outputs, _ in tabs for output in tab_outputs)]
 
     def redraw(visit: Visit) -> list[Any]:

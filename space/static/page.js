@@ -191,8 +191,6 @@ function page(model) {
 
 try {
   page(await load());
-  window.ready = threads;
 } catch (error) {
   $("state").textContent = `The model could not be loaded: ${error.message}`;
-  window.failed = String(error);
 }

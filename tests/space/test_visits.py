@@ -141,7 +141,7 @@ def test_the_page_recovers_from_an_outage_at_start(
             "it reloads itself, and shows no path"
         )
         shutil.copytree(small_model, tmp_path / "model", dirs_exist_ok=True)
-        running.heal(stopped)
+        running.load_missing(stopped)
         assert running.complete and "location.reload" not in httpx2.get(running.page.local_url).text
     finally:
         stopped.set()
