@@ -143,7 +143,7 @@ def register(resources: Resources) -> None:
         return answer_cell(resources, _use_uploads(image, read_cell))
 
     def predict_many(files: list[str] | None) -> list[NamedAnswer]:
-        """Classify up to 5,000 pictures, or zip files of them: one row per picture, with its answer or an error."""
+        """Classify up to 5,000 pictures, or zips of them: one row per picture, with an error if unusable or beyond the limit."""
         answer = _use_uploads(files, lambda paths: answer_uploads(resources, paths))
         errors = [(name, str(error)) for name, error in answer.bad]
         for folder, n in sorted(answer.left_out.items()):

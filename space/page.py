@@ -32,7 +32,8 @@ SET_LANGUAGE = "language => { document.documentElement.lang = language; return l
 def build_page(resources: Resources, visits: Visits) -> tuple[gr.Blocks, gr.I18n]:
     """The complete app over loaded resources."""
     words = Words()
-    title = page_title(resources)
+    known = NOTES["en"].keys()  # the classes of this project's model
+    title = "title" if known >= set(resources.classifier.label_names) else "title_other"
     with gr.Blocks(title=say("en", title), analytics_enabled=False) as page:
         token = gr.BrowserState("", storage_key="space-visit")
         language = header(words, title, resources.classifier_name)
@@ -83,11 +84,6 @@ def build_error_page(reason: str) -> tuple[gr.Blocks, gr.I18n]:
         gr.HTML(f'<p class="bad" role="alert" id="reason">{escape(reason)}</p>')
         words.html('<p class="help">{}</p>', "broken_help")
     return page, words.i18n
-
-
-def page_title(resources: Resources) -> str:
-    """The text key of the title: that of bone-marrow cells, or a general one for other classes."""
-    return "title" if set(resources.classifier.label_names) <= NOTES["en"].keys() else "title_other"
 
 
 def header(words: Words, title: str, model: str) -> gr.Radio:

@@ -79,8 +79,11 @@ def is_readable(sample: Sample) -> bool:
     return True
 
 
-def open_classifier(model_id: str, revision: str | None) -> Classifier:
-    """Load the model and run it on a blank image, so that a broken repo raises RepoError now and not at the first upload."""
+def load_resources(model_id: str, dataset_id: str, revision: str | None = None) -> Resources:
+    """Load and warm up the model, open the dataset, and start filling the index of similar cells.
+
+    Raises RepoError for a model repo that cannot be loaded or does not run.
+    """
     try:
         classifier = Classifier.from_pretrained(model_id, revision)
         classifier.warmup()
@@ -88,12 +91,6 @@ def open_classifier(model_id: str, revision: str | None) -> Classifier:
         raise
     except Exception as error:  # the libraries raise all kinds of exceptions for malformed files
         raise RepoError(f"{model_id} breaks the contract ({error!r})") from error
-    return classifier
-
-
-def load_resources(model_id: str, dataset_id: str, revision: str | None = None) -> Resources:
-    """Load and warm up the model, open the dataset, and start filling the index of similar cells."""
-    classifier = open_classifier(model_id, revision)
     try:
         rows = classifier.repo.read_jsonl("history.jsonl")
     except RepoError:  # the page does without training curves

@@ -33,12 +33,6 @@ def function(page: gr.Blocks, elem_id: str, event: str) -> Any:
     return next(fn for fn in page.fns.values() if (ids[elem_id], event) in fn.targets)
 
 
-def tab_function(page: gr.Blocks, name: str) -> Any:
-    """The function that is called when a tab is opened."""
-    ids = {block.id: number for number, block in page.blocks.items() if isinstance(block, gr.Tab)}
-    return next(fn for fn in page.fns.values() if (ids[name], "select") in fn.targets)
-
-
 def post(url: str, body: dict, headers: dict[str, str] | None = None) -> dict[str, Any]:
     """The response of a Gradio route to a JSON body, in which NaN is allowed."""
     headers = {"content-type": "application/json", **(headers or {})}
@@ -72,7 +66,7 @@ def test_no_verdict_comes_after_the_next_cell(page: gr.Blocks, monkeypatch: pyte
 
     monkeypatch.setattr(Batcher, "predict", slow)
     check, following = function(page, "learn-check", "click"), function(page, "learn-next", "click")
-    send(page, "hasty", tab_function(page, "learn"))
+    send(page, "hasty", function(page, "tab-learn", "select"))
     ((cell, *_),) = answers(page, "hasty")
     send(page, "hasty", check, cell, LABELS[0])
     send(page, "hasty", following)
@@ -91,7 +85,7 @@ def test_a_visit_that_is_over_gets_a_new_cell_and_the_reason(page: gr.Blocks) ->
 
 
 def test_the_quiz_asks_every_cell_once_before_any_comes_again(page: gr.Blocks) -> None:
-    send(page, "thorough", tab_function(page, "learn"))
+    send(page, "thorough", function(page, "tab-learn", "select"))
     ((first, *_),) = answers(page, "thorough")
     asked = [first]
     for _ in range(27):
@@ -101,7 +95,7 @@ def test_the_quiz_asks_every_cell_once_before_any_comes_again(page: gr.Blocks) -
 
 
 def test_the_score_of_the_quiz_is_listed_by_class(page: gr.Blocks) -> None:
-    send(page, "scored", tab_function(page, "learn"))
+    send(page, "scored", function(page, "tab-learn", "select"))
     ((cell, *_),) = answers(page, "scored")
     send(page, "scored", function(page, "learn-check", "click"), cell, LABELS[0])
     ((*_, score),) = answers(page, "scored")
