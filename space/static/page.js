@@ -166,11 +166,7 @@ function page(model) {
       input.value = "";
     });
   }
-  document.addEventListener("dragover", (event) => event.preventDefault());
-  document.addEventListener("drop", async (event) => {
-    event.preventDefault();
-    work(await droppedFiles(event.dataTransfer.items));
-  });
+  document.addEventListener("drop", async (event) => work(await droppedFiles(event.dataTransfer.items)));
   $("csv").addEventListener("click", () => {
     const link = element("a");
     link.href = URL.createObjectURL(new Blob([csv(answers, model)], { type: "text/csv" }));
@@ -188,6 +184,9 @@ function page(model) {
   });
   $("state").textContent = ready;
 }
+
+// Also while the model is loading: by default, the browser leaves the page to open the dropped file.
+for (const type of ["dragover", "drop"]) document.addEventListener(type, (event) => event.preventDefault());
 
 try {
   page(await load());

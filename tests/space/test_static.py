@@ -122,6 +122,22 @@ def test_the_released_model_answers_200_real_crops_as_in_python(tmp_path: Path) 
 
 
 @pytest.mark.browser
+def test_a_drop_on_a_page_without_its_model_does_not_open_the_file(small_model: Path, tmp_path: Path) -> None:
+    folder = built(small_model, tmp_path / "static")
+    (folder / "model" / "settings.json").unlink()
+    drop = "['dragover', 'drop'].map((type) => document.dispatchEvent(new DragEvent(type, { cancelable: true })))"
+
+    def not_prevented() -> list[bool]:
+        with served(folder) as address, chromium() as browser:
+            page = browser.new_page()
+            page.goto(address)
+            page.wait_for_selector("#state:has-text('could not be loaded')")
+            return page.evaluate(drop)
+
+    assert in_thread(not_prevented) == [False, False]
+
+
+@pytest.mark.browser
 def test_the_pages_tensors_are_bit_identical_to_timms(tmp_path: Path) -> None:
     rng, cases, expected = np.random.default_rng(0), [], []
     modes, filters, sizes = ["center", "squash", "border"], ["bicubic", "bilinear"], [(150, 150), (73, 131)]
