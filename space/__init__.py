@@ -1,1 +1,1 @@
-"""The Space: a Gradio app over one model repo and one dataset repo of the Hub. It needs only `hub_model.inference`."""
+"""The Space: a Gradio app over one model repo and one dataset repo. Needs only `hub_model.inference` and `hub_model.publish`."""

@@ -1,8 +1,8 @@
 """The API: named endpoints with typed results.
 
-In: files, sent as Gradio clients send them. Out: plain typed values (below). Uploads are deleted as soon as
-they were read. A bad upload is an error of one sentence for `/predict` and `/field`, a row with `error` for
-`/predict_many`, and for `/count` one of `unusable`, or that error when nothing is left to count.
+In: files, as Gradio clients send them. Out: plain typed values (below). Uploads are deleted as soon as they have been read. An
+unusable upload is an error of one sentence for `/predict` and `/field`, a row with `error` for `/predict_many`, and one of
+`unusable` for `/count`, or that error when there is nothing left to count.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import base64
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import gradio as gr
 from gradio.components.api_component import Api
@@ -23,7 +23,7 @@ from hub_model.inference.classifier import Predictions
 from hub_model.inference.errors import ImageError
 from space.archives import MAX_PICTURES, read_cell, read_slide
 from space.bulk import BulkAnswer, answer_uploads
-from space.inputs import FileInput
+from space.inputs import FileInput, refusal
 from space.resources import Resources
 from space.tab_cells import BULK_JOBS
 from space.tab_field import FIELDS, answer_field, nucleus_share
@@ -31,10 +31,11 @@ from space.texts import say
 from space.visits import forget
 
 AGENT_PICTURES = 200
+T = TypeVar("T")
 
 
 class CellAnswer(TypedDict):
-    """One cell: `verdict` begins with "sure", "between", "a cell that", "not a cell" or "uncalibrated"; `sets` fit it."""
+    """One cell: `verdict` begins with "sure", "between", "a cell that", "not a cell" or "uncalibrated"; `sets` are conformal."""
 
     label: str
     description: str
@@ -45,9 +46,9 @@ class CellAnswer(TypedDict):
 
 
 class NamedAnswer(TypedDict):
-    """One row of many: `error` is empty for a picture that could be used, and then `label` is set.
+    """One row of many: `label` is set where `error` is empty.
 
-    `warning`, in every such row: a sentence where all of them together look unlike the training images, else empty.
+    `warning`, the same in every such row: a sentence if the pictures as a whole look unlike the training images, else empty.
     """
 
     file: str
@@ -59,10 +60,10 @@ class NamedAnswer(TypedDict):
 
 
 class CountRow(TypedDict):
-    """Shares in 0…1 with their 95% intervals [low, high].
+    """Fractions in 0…1 with their 95% intervals [low, high].
 
-    Left out, and said in every row: cells `unknown` to the model, `unusable` files, and pictures `beyond_limit`. So is
-    `warning`: a sentence where 20 or more pictures look unlike those of every training laboratory, else empty.
+    The same in every row: how many cells `unknown` to the model, `unusable` files and pictures `beyond_limit` were left out; and
+    `warning`, a sentence if 20 or more pictures look unlike those of every training laboratory, else empty.
     """
 
     label: str
@@ -80,7 +81,7 @@ class CountRow(TypedDict):
 class FieldCell(TypedDict):
     """A square box in pixels of the picture, and its class.
 
-    Every row says how many cells were `found` in all, and as `warning` whether they look unlike the training images.
+    The same in every row: how many cells were `found`, and `warning`, a sentence if they look unlike the training images.
     """
 
     left: int
@@ -94,7 +95,7 @@ class FieldCell(TypedDict):
 
 
 class ModelCard(TypedDict):
-    """What answers here."""
+    """The model behind this Space."""
 
     model: str
     revision: str
@@ -103,7 +104,7 @@ class ModelCard(TypedDict):
     backend: str
 
 
-ENDPOINTS = {  # name -> what it returns
+ENDPOINTS = {  # name -> return type
     "predict": CellAnswer,
     "predict_many": list[NamedAnswer],
     "count": list[CountRow],
@@ -130,47 +131,51 @@ def answer_cell(resources: Resources, picture: Image.Image) -> CellAnswer:
 def answer_row(predictions: Predictions, row: int) -> dict[str, Any]:
     """One of many answers."""
     label, confidence = predictions.top(row, 1)[0]
-    verdict, warning = str(predictions.verdicts[row]), warning_of(predictions)
+    verdict, warning = str(predictions.verdicts[row]), str(predictions.shift or "")
     return {"label": label, "confidence": confidence, "verdict": verdict, "warning": warning}
 
 
 def register(resources: Resources) -> None:
-    """Register the endpoints and the tools for agents with the page that is being built."""
-    classifier = resources.classifier
+    """Add the endpoints, and the tools for agents, to the page that is being built."""
 
     def predict(image: str | None) -> CellAnswer:
         """Classify the picture of one cell."""
-        return answer_cell(resources, _read_and_forget(image, read_cell))
+        return answer_cell(resources, _use_uploads(image, read_cell))
 
     def predict_many(files: list[str] | None) -> list[NamedAnswer]:
-        """Classify up to 5,000 pictures, or zips of them: a row a picture, bad ones and those beyond the limit with an error."""
-        answer = _answer_and_forget(resources, files)
-        nothing = {"label": "", "confidence": 0.0, "verdict": "", "warning": ""}
-        rows: list[NamedAnswer] = [
-            {"file": name, "error": str(error), **nothing} for name, error in [*answer.bad, *beyond(answer)]
+        """Classify up to 5,000 pictures, or zips of them: one row per picture, with an error if unusable or beyond the limit."""
+        answer = _use_uploads(files, lambda paths: answer_uploads(resources, paths))
+        errors = [(name, str(error)) for name, error in answer.bad]
+        for folder, n in sorted(answer.left_out.items()):
+            name = folder or "/"
+            errors.append((name, say("en", "count_left_out", total=n, limit=MAX_PICTURES, folders=name)))
+        empty = {"label": "", "confidence": 0.0, "verdict": "", "warning": ""}
+        return [
+            *({"file": name, "error": error, **empty} for name, error in errors),
+            *(
+                {"file": entry.name, "error": "", **answer_row(answer.predictions, row)}
+                for row, entry in enumerate(answer.entries)
+            ),
         ]
-        for row, entry in enumerate(answer.entries):
-            rows.append({"file": entry.name, "error": "", **answer_row(answer.predictions, row)})
-        return rows
 
     def count(files: list[str] | None) -> list[CountRow]:
         """Differential count of up to 5,000 pictures: as counted and corrected for the prevalence."""
-        return count_rows(resources, _answer_and_forget(resources, files))
+        return count_rows(resources, _use_uploads(files, lambda paths: answer_uploads(resources, paths)))
 
     def field(image: str | None) -> list[FieldCell]:
-        """Find and classify the nucleated cells of a whole microscope picture: of more than 400, that many, evenly spread."""
-        picture = _read_and_forget(image, read_slide)
+        """Find and classify the nucleated cells of a whole microscope field; of more than 400, 400 evenly spread ones."""
+        picture = _use_uploads(image, read_slide)
         found, boxes, predictions = answer_field(resources, picture, nucleus_share(resources), None)
         return [
             {**asdict(box), **answer_row(predictions, row), "found": found} for row, box in enumerate(boxes)
         ]
 
     def model() -> ModelCard:
-        """Which model answers: repo, revision, labels, temperature, backend."""
-        repo = classifier.repo
+        """The model behind this Space: repo, revision, labels, temperature, backend."""
+        classifier = resources.classifier
         return {
             "model": resources.classifier_name,
-            "revision": repo.commit or "",
+            "revision": classifier.repo.commit or "",
             "labels": classifier.label_descriptions,
             "temperature": classifier.calibration.temperature,
             "backend": classifier.backend,
@@ -182,7 +187,10 @@ def register(resources: Resources) -> None:
         Args:
             image_base64: a JPEG, PNG, TIFF, BMP or WebP with one cell in its centre, base64-encoded (a data URI works too).
         """
-        return answer_cell(resources, _read(_decoded(image_base64), read_cell))
+        try:
+            return answer_cell(resources, read_cell(_decoded(image_base64)))
+        except ImageError as error:
+            raise refusal(str(error)) from None
 
     def count_cells(images_base64: list[str]) -> list[CountRow]:
         """Count the classes among pictures of single cells, with 95% intervals, as counted and corrected for the prevalence.
@@ -192,7 +200,7 @@ def register(resources: Resources) -> None:
         """
         if not images_base64 or len(images_base64) > AGENT_PICTURES:
             reason = "upload_too_many" if images_base64 else "upload_missing"
-            raise gr.Error(say("en", reason, limit=AGENT_PICTURES), print_exception=False)
+            raise refusal(say("en", reason, limit=AGENT_PICTURES))
         pictures, bad = [], []
         for i, text in enumerate(images_base64):
             try:
@@ -203,84 +211,58 @@ def register(resources: Resources) -> None:
         return count_rows(resources, BulkAnswer([], predictions, bad, Counter()))
 
     one, many = FileInput(visible=False), FileInput(visible=False, file_count="multiple")
-    _register(predict, one, None, 16)
-    _register(predict_many, many, "bulk", BULK_JOBS)
-    _register(count, many, "bulk", BULK_JOBS)
-    _register(field, one, "field", FIELDS)
-    _register(model, None, None, None)
+    for fn, source, concurrency_id, limit in (
+        (predict, one, None, 16),
+        (predict_many, many, "bulk", BULK_JOBS),  # the events of the page with the same id share the limit
+        (count, many, "bulk", BULK_JOBS),
+        (field, one, "field", FIELDS),
+        (model, None, None, None),
+    ):
+        gr.on(
+            [],
+            fn,
+            source,
+            Api(None, python_type_to_json_schema(ENDPOINTS[fn.__name__])),
+            api_name=fn.__name__,
+            concurrency_id=concurrency_id,
+            concurrency_limit=limit,
+        )
     gr.api(classify_cell, api_name="classify_cell", concurrency_limit=16)
     gr.api(count_cells, api_name="count_cells", concurrency_id="bulk", concurrency_limit=BULK_JOBS)
 
 
 def count_rows(resources: Resources, answer: BulkAnswer) -> list[CountRow]:
-    """The count of a request as plain rows; an error when nothing is left to count."""
-    found = answer.predictions
-    counts = found and resources.classifier.calibration.count(found.probabilities, found.ood_score)
+    """The count of a request as plain rows; an error when there is nothing left to count."""
+    predictions = answer.predictions
+    counts = predictions and resources.classifier.calibration.count(
+        predictions.probabilities, predictions.ood_score
+    )
     if not counts:
-        raise gr.Error(say("en", "count_nothing" if found else "cells_none"), print_exception=False)
-    left_out = {
+        raise refusal(say("en", "count_nothing" if predictions else "cells_none"))
+    shared = {
         "unknown": answer.unknown,
         "unusable": len(answer.bad),
         "beyond_limit": sum(answer.left_out.values()),
-        "warning": warning_of(found),
+        "warning": str(predictions.shift or ""),
     }
-    return [{**asdict(count), **left_out} for count in counts]
+    return [{**asdict(count), **shared} for count in counts]
 
 
-def warning_of(predictions: Predictions) -> str:
-    """The sentence on a batch unlike every training laboratory; empty otherwise."""
-    return str(predictions.shift or "")
-
-
-def beyond(answer: BulkAnswer) -> list[tuple[str, str]]:
-    """One row a folder for what the limit left out."""
-    return [
-        (folder or "/", say("en", "count_left_out", total=n, limit=MAX_PICTURES, folders=folder or "/"))
-        for folder, n in sorted(answer.left_out.items())
-    ]
-
-
-def _register(fn: Any, source: FileInput | None, shared: str | None, limit: int | None) -> None:
-    """`limit` calls at a time; `shared` names the events of the page that count among them."""
-    gr.on(
-        [],
-        fn,
-        source,
-        Api(None, python_type_to_json_schema(ENDPOINTS[fn.__name__])),
-        api_name=fn.__name__,
-        concurrency_id=shared,
-        concurrency_limit=limit,
-    )
-
-
-def _read_and_forget(path: str | None, read: Callable[[str], Image.Image]) -> Image.Image:
-    if not path:
-        raise gr.Error(say("en", "upload_missing"), print_exception=False)
+def _use_uploads(uploads: list[str] | str | None, use: Callable[[Any], T]) -> T:
+    """`use(uploads)`; the uploads are deleted afterwards, and an ImageError is shown to the caller."""
+    if not uploads:
+        raise refusal(say("en", "upload_missing"))
     try:
-        return _read(path, read)
-    finally:
-        forget([path])
-
-
-def _read(source: Any, read: Callable[[Any], Image.Image]) -> Image.Image:
-    try:
-        return read(source)
+        return use(uploads)
     except ImageError as error:
-        raise gr.Error(str(error), print_exception=False) from None
+        raise refusal(str(error)) from None
+    finally:
+        forget([uploads] if isinstance(uploads, str) else uploads)
 
 
 def _decoded(text: str) -> bytes:
-    """The bytes of base64 text or of a data URI; of anything else, bytes that are no picture."""
+    """The bytes of base64 text or of a data URI; for anything else, bytes that are not an image."""
     try:
         return base64.b64decode(str(text).rpartition(",")[2], validate=True)
     except ValueError:
         return b"no base64"
-
-
-def _answer_and_forget(resources: Resources, paths: list[str] | None) -> Any:
-    if not paths:
-        raise gr.Error(say("en", "upload_missing"), print_exception=False)
-    try:
-        return answer_uploads(resources, paths)
-    finally:
-        forget(paths)

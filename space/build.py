@@ -1,7 +1,7 @@
 """The Space repo: `app.py`, this package, `hub_model/inference`, the front matter and pinned requirements.
 
-In: the ids of the model and the dataset. Out: a folder that runs alone with `python app.py`, or one commit to a
-Space repo with the same files.
+In: the ids of the model and the dataset. Out: a self-contained folder that `python app.py` runs, or one commit to a Space
+repo with the same files.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from huggingface_hub import SpaceCard
 import hub_model
 from hub_model.inference.errors import RepoError
 from hub_model.inference.hub import is_repo_id
-from hub_model.publish import check_access, find_repo, push_folder
+from hub_model.publish import check_access, find_repo, links, push_folder
 
 PACKAGES = {"space": Path(__file__).parent, "hub_model": Path(hub_model.__file__).parent}
 FILES = {
     "space": ["*.py", "*.css", "*.js", "locales/*.yaml"],
-    "hub_model": ["__init__.py", "publish.py", "inference/*.py"],  # visitors may push what they corrected
+    "hub_model": ["__init__.py", "publish.py", "inference/*.py"],  # publish.py: visitors push corrected cells
 }
-REPO, LINKS = "OWNER/NAME", "<!-- links: model and dataset -->"  # in README.md, until the Space's id is known
-TOP = ("README.md", "requirements.txt", "pre-requirements.txt")  # where a Space looks for them
+REPO, LINKS = "OWNER/NAME", "<!-- links: model and dataset -->"  # placeholders in README.md
+TOP = ("README.md", "requirements.txt", "pre-requirements.txt")  # a Space reads them at the root of the repo
 APP = '"""The entry of the Space."""\n\nfrom space.app import main\n\nmain()\n'
 
 
@@ -32,12 +32,9 @@ def build_space(out: Path, model_id: str, dataset_id: str, space_id: str = REPO)
 
     The card links model and dataset; its snippet calls `space_id`.
     """
-    from hub_model.publish import links  # publishing is not part of the Space repo
-
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RepoError(f"{out} is not an empty directory: name a new one")
+    check_empty(out)
     for package, patterns in FILES.items():
-        for source in sorted(path for pattern in patterns for path in PACKAGES[package].glob(pattern)):
+        for source in (path for pattern in patterns for path in PACKAGES[package].glob(pattern)):
             target = out / package / source.relative_to(PACKAGES[package])
             target.parent.mkdir(parents=True, exist_ok=True)
             copyfile(source, target)
@@ -48,15 +45,20 @@ def build_space(out: Path, model_id: str, dataset_id: str, space_id: str = REPO)
     card.data.models = [model_id]
     card.data.datasets = [dataset_id] if dataset_id else []
     card.data["preload_from_hub"] = [model_id]
-    card.text = card.text.replace(f'"{REPO}"', f'"{space_id}"').replace(
-        LINKS, links(model=model_id, dataset=dataset_id)
-    )
+    card.text = card.text.replace(f'"{REPO}"', f'"{space_id}"')
+    card.text = card.text.replace(LINKS, links(model=model_id, dataset=dataset_id))
     card.save(out / "README.md")
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 
+def check_empty(out: Path) -> None:
+    """Raise RepoError unless `out` is an empty directory or does not exist."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RepoError(f"{out} is not an empty directory: name a new one")
+
+
 def check_ids(model_id: str, dataset_id: str) -> None:
-    """A Space reads its repos from the Hub: refuse what is not an id. Raises RepoError."""
+    """Raise RepoError unless both are repo ids: a Space reads its repos from the Hub. The dataset may be empty."""
     if not model_id:
         raise RepoError("no model is named: pass --model OWNER/NAME")
     for name in filter(None, (model_id, dataset_id)):
@@ -67,10 +69,10 @@ def check_ids(model_id: str, dataset_id: str) -> None:
 
 
 def push_space(space_id: str, model_id: str, dataset_id: str, private: bool = False) -> str:
-    """Create or update the Space repo in one commit and return its address.
+    """Create or update the Space repo in one commit and return its URL.
 
     Raises:
-        RepoError: an id is wrong, there is no access, model or dataset are not on the Hub, or it refuses.
+        RepoError: an id is wrong, the token has no write access, the model or dataset is not on the Hub, or the Hub refuses.
     """
     check_ids(model_id, dataset_id)
     check_access(space_id)

@@ -1,7 +1,7 @@
-"""Inputs that hand over uploads as they are: their paths, nothing decoded, nothing copied, each in a folder of its own.
+"""Input components that pass on uploads as they are: their paths, not decoded or copied, each in a folder of its own.
 
-`gr.Image` would decode a picture before anyone has looked at its header. An address is no upload: this Space fetches
-nothing that a visitor names.
+`gr.Image` would decode an image before its header has been checked. URLs are refused: this Space downloads nothing for a
+visitor.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ from space.texts import say
 from space.visits import UPLOAD
 
 
+def refusal(sentence: str) -> gr.Error:
+    """An error that the visitor sees, without a traceback in the log."""
+    return gr.Error(sentence, print_exception=False)
+
+
 class _WithoutStub(type(gr.Image)):
     """Gradio's metaclass (6.31, without an option) writes a `.pyi` file beside every subclass; this one does not."""
 
@@ -29,16 +34,16 @@ class _WithoutStub(type(gr.Image)):
 
 
 async def _accept_upload(component: gr.components.Component, path: str | Path | None) -> str | None:
-    """Refuse an address, which Gradio would download."""
+    """Refuse a URL, which Gradio would download."""
     if is_http_url_like(str(path)):
-        raise gr.Error("An address cannot be used: upload the file itself.", print_exception=False)
+        raise refusal("URLs are not accepted: upload the file itself.")
     return await gr.components.Component.async_move_resource_to_block_cache(component, path)
 
 
 class PictureInput(gr.Image, metaclass=_WithoutStub):
     """`gr.Image` in the page (drop, paste, camera); the path of the upload, undecoded, in Python."""
 
-    is_template = True  # the page shows it as its parent
+    is_template = True  # the frontend shows it as its parent class
     async_move_resource_to_block_cache = _accept_upload
 
     def preprocess(self, payload: Any) -> str | None:
@@ -46,13 +51,13 @@ class PictureInput(gr.Image, metaclass=_WithoutStub):
 
 
 class Upload(str):
-    """The path of an upload; `name` is what its sender calls it, where Gradio's path has other characters."""
+    """The path of an upload; `name` is the visitor's file name, of which Gradio's path replaces some characters."""
 
     name: str
 
 
 class FileInput(gr.File, metaclass=_WithoutStub):
-    """`gr.File` in the page; the uploads in Python (its parent leaves an empty file for each)."""
+    """`gr.File` in the page; the uploads in Python (its parent class leaves an empty file for each)."""
 
     is_template = True
     async_move_resource_to_block_cache = _accept_upload
@@ -60,48 +65,46 @@ class FileInput(gr.File, metaclass=_WithoutStub):
     def preprocess(self, payload: Any) -> Upload | list[Upload] | None:
         if payload is None:
             return None
-        files = payload if isinstance(payload, list) else getattr(payload, "root", [payload])
         paths = []
-        for file in files:
+        for file in payload if isinstance(payload, list) else getattr(payload, "root", [payload]):
             paths.append(Upload(file.path))
             paths[-1].name = Path(str(file.orig_name or file.path).replace("\\", "/")).name
         return paths if self.file_count == "multiple" else paths[0]
 
 
-def refuse_what_does_not_fit(page: gr.Blocks) -> None:
-    """Answer inputs that an event cannot take with a sentence.
+def refuse_invalid_inputs(page: gr.Blocks) -> None:
+    """Answer inputs of the wrong type with one sentence.
 
-    A patch: Gradio 6.31 logs a traceback and tells the caller nothing. It can go when `launch` has an option for it.
+    A patch: Gradio 6.31 logs a traceback and tells the caller nothing. Obsolete once `launch` has an option for it.
     """
-    read = page.preprocess_data
+    preprocess = page.preprocess_data
 
-    async def read_or_refuse(*arguments: Any, **options: Any) -> list[Any]:
+    async def preprocess_or_refuse(*arguments: Any, **options: Any) -> list[Any]:
         try:
-            return await read(*arguments, **options)
+            return await preprocess(*arguments, **options)
         except gr.Error as error:
-            raise gr.Error(error.message, print_exception=False) from None
-        except Exception:  # a path of any kind, or a value of any type
-            raise gr.Error(say("en", "upload_unfit"), print_exception=False) from None
+            raise refusal(error.message) from None
+        except Exception:  # depends on what the caller sent as a path or a value
+            raise refusal(say("en", "upload_unfit")) from None
 
-    page.preprocess_data = read_or_refuse
+    page.preprocess_data = preprocess_or_refuse
 
 
 class _Upload(route_utils.GradioUploadFile):
-    """An upload whose folder nobody else has, and nobody can guess."""
+    """An upload in a folder of its own, whose name cannot be guessed."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.filename = re.sub(
-            r"^\.*$", "picture", Path(self.filename or "").name
-        )  # "", "." and ".." are no names
-        name = UPLOAD + secrets.token_hex(16)
-        self.sha = SimpleNamespace(update=lambda data: None, hexdigest=lambda: name)
+        name = Path(self.filename or "").name
+        self.filename = re.sub(r"^\.*$", "picture", name)  # "", "." and ".." are not file names
+        folder = UPLOAD + secrets.token_hex(16)
+        self.sha = SimpleNamespace(update=lambda data: None, hexdigest=lambda: folder)
 
 
-def separate_uploads() -> None:
-    """Give every upload a folder of its own, from now on in this process.
+def isolate_uploads() -> None:
+    """Give every upload a folder of its own, for the rest of this process.
 
-    A patch: Gradio 6.31 names the folder by the hash of the content, so two visitors who send the same picture share one
-    file, and the first to be answered takes it away from the other. It can go when uploads belong to a session.
+    A patch: Gradio 6.31 names the folder after the hash of the content, so two visitors who send the same file share it, and it
+    is deleted as soon as the first of them has been answered. Obsolete once uploads belong to a session.
     """
     route_utils.GradioUploadFile = _Upload

@@ -1,15 +1,14 @@
-"""The page: header, tabs, footer, and the page that says why there is nothing to show.
+"""The page: header, tabs and footer; and the error page for a model that cannot be loaded.
 
-In: `Resources`, or the error that kept them from loading. Out: `gr.Blocks` and the arguments of its `launch`.
+In: `Resources`, or the error message. Out: `gr.Blocks` and the arguments of its `launch`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 from starlette.requests import ClientDisconnect, Request
@@ -21,57 +20,50 @@ from space.resources import Resources
 from space.texts import LANGUAGES, NAMES, NOTES, Words, language_of, say
 from space.visits import Visit, Visits
 
-SESSIONS = 256  # that Gradio remembers, the oldest go first: each call of the API is one
+SESSIONS = 256  # kept by Gradio, the oldest are dropped first: each API call is a session
 TABS = {
     "cell": tab_cell, "cells": tab_cells, "field": tab_field,
     "learn": tab_learn, "model": tab_model, "data": tab_data, "api": tab_api,
 }  # fmt: skip
+RELOAD = "<script>setTimeout(() => location.reload(), 15000)</script>"  # of the error page
 SET_LANGUAGE = "language => { document.documentElement.lang = language; return language; }"
 
 
-class Drawn(NamedTuple):
-    """What a tab draws for a visit: on a reload, and in another language."""
-
-    outputs: list[Any]
-    draw: Callable[[Visit], list[Any]]
-
-
 def build_page(resources: Resources, visits: Visits) -> tuple[gr.Blocks, gr.I18n]:
-    """The whole app over loaded resources."""
+    """The complete app over loaded resources."""
     words = Words()
-    title = say("en", page_title(resources))
-    with gr.Blocks(title=title, analytics_enabled=False) as page:
+    known = NOTES["en"].keys()  # the classes of this project's model
+    title = "title" if known >= set(resources.classifier.label_names) else "title_other"
+    with gr.Blocks(title=say("en", title), analytics_enabled=False) as page:
         token = gr.BrowserState("", storage_key="space-visit")
-        language = header(words, page_title(resources), resources.classifier_name)
-        drawn: list[Drawn] = []
+        language = header(words, title, resources.classifier_name)
+        built = []  # of each tab, its outputs and the function that draws them for a visit
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
             for name, module in TABS.items():
                 with words.put(gr.Tab, f"tab_{name}", id=name, elem_id=f"tab-{name}") as tab:
-                    drawn += [Drawn(*part) for part in [module.build(resources, words, visits, tab)] if part]
-        footer = words.computed(gr.HTML(), lambda code: {"value": cards.footer(resources, code)})
-        footer.value = cards.footer(resources, "en")
-    outputs = [*words.components, *(output for part in drawn for output in part.outputs)]
+                    built.append(module.build(resources, words, visits, tab))
+        words.computed(
+            gr.HTML(cards.footer(resources, "en")), lambda code: {"value": cards.footer(resources, code)}
+        )
+    tabs = [tab for tab in built if tab]
+    outputs = [*words.components, *(output for tab_outputs, _ in tabs for output in tab_outputs)]
 
-    def rewrite(visit: Visit, arriving: bool = False) -> list[Any]:
-        static = words.updates(visit.language)
-        if arriving and not visit.results:  # nothing to bring back, nor to write over what is begun meanwhile
-            return [*static, *[gr.skip()] * (len(outputs) - len(static))]
-        return [*static, *(value for part in drawn for value in part.draw(visit))]
+    def redraw(visit: Visit) -> list[Any]:
+        drawn = (value for _, draw in tabs for value in draw(visit))
+        return [*words.updates(visit.language), *drawn]
 
     def arrive(remembered: str, request: gr.Request) -> list[Any]:
-        asked = request.query_params.get("lang") if request.query_params else None
         visit = visits.open(remembered, request.session_hash, language_of(request))
-        if asked:
+        if request.query_params and request.query_params.get("lang"):
             visit.language = language_of(request)
-        return [visit.token, gr.update(value=visit.language), *rewrite(visit, arriving=True)]
+        values = redraw(visit) if visit.results else words.updates(visit.language)
+        unchanged = [gr.skip()] * (len(outputs) - len(values))  # a new visitor may already be using the page
+        return [visit.token, gr.update(value=visit.language), *values, *unchanged]
 
     def switch(code: str, request: gr.Request) -> list[Any]:
         visit = visits.of(request)
         visit.language = code if code in LANGUAGES else "en"
-        return rewrite(visit)
-
-    def leave(request: gr.Request) -> None:
-        visits.leave(request)
+        return redraw(visit)
 
     with page:
         page.load(
@@ -80,12 +72,12 @@ def build_page(resources: Resources, visits: Visits) -> tuple[gr.Blocks, gr.I18n
         language.input(
             switch, language, outputs, js=SET_LANGUAGE, api_visibility="private", show_progress="hidden"
         )
-        page.unload(leave)
+        page.unload(visits.leave)
     return page, words.i18n
 
 
 def build_error_page(reason: str) -> tuple[gr.Blocks, gr.I18n]:
-    """What a visitor sees while the model repo is missing, unreachable or broken; it asks again by itself."""
+    """What visitors see while the model repo is missing, unreachable or broken. With `RELOAD` in its head it reloads itself."""
     words = Words()
     with gr.Blocks(title=say("en", "broken_title"), analytics_enabled=False) as page:
         words.html('<h2 class="broken">{}</h2>', "broken_title")
@@ -94,13 +86,8 @@ def build_error_page(reason: str) -> tuple[gr.Blocks, gr.I18n]:
     return page, words.i18n
 
 
-def page_title(resources: Resources) -> str:
-    """The key of the title: of this project's cells, or of cells of any kind."""
-    return "title" if set(resources.classifier.label_names) <= NOTES["en"].keys() else "title_other"
-
-
 def header(words: Words, title: str, model: str) -> gr.Radio:
-    """Title, the one sentence on what this is for, and the language switch, which is returned."""
+    """Title, a sentence on what this is for, and the language switch, which is returned."""
     with gr.Row(elem_id="masthead"):
         with gr.Column(scale=8, min_width=240):
             words.html("<h1>{}</h1>", title)
@@ -119,16 +106,13 @@ def header(words: Words, title: str, model: str) -> gr.Radio:
     return language
 
 
-async def broken_off(request: Request, error: ClientDisconnect) -> Response:
-    """To an upload whose visitor has left; without it, Gradio 6.31 writes a traceback into the Space's log."""
+async def ignore_disconnect(request: Request, error: ClientDisconnect) -> Response:
+    """Answer a cancelled upload, for which Gradio 6.31 would log a traceback."""
     return Response(status_code=400)
 
 
-AGAIN = "<script>setTimeout(() => location.reload(), 15000)</script>"  # of the error page
-
-
 def launch_arguments(i18n: gr.I18n, head: str = "") -> dict[str, Any]:
-    """Everything that `launch` needs to know; fonts are the system's, so that the page asks nobody else."""
+    """The arguments of `launch`. System fonts, so that the page loads nothing from other servers."""
     theme = gr.themes.Base(
         primary_hue=gr.themes.colors.violet,
         neutral_hue=gr.themes.colors.zinc,
@@ -160,10 +144,10 @@ def launch_arguments(i18n: gr.I18n, head: str = "") -> dict[str, Any]:
         "head": head,
         "theme": theme,
         "css_paths": Path(__file__).parent / "style.css",
-        "footer_links": [],  # the tab says it, in the visitor's language
-        "run_history": False,  # which would keep what visitors send in their browser
+        "footer_links": [],  # the API tab replaces them, in the visitor's language
+        "run_history": False,  # it would store visitors' inputs in their browser
         "max_file_size": MAX_BYTES,
-        "app_kwargs": {"exception_handlers": {ClientDisconnect: broken_off}},
+        "app_kwargs": {"exception_handlers": {ClientDisconnect: ignore_disconnect}},
         "state_session_capacity": SESSIONS,
         "ssr_mode": False,
         "quiet": True,

@@ -1,7 +1,7 @@
-"""What the page is made of: one model repo, one dataset repo, and what is read of them once at start-up.
+"""What the page shows: one model repo and one dataset repo, and what is read from them once at start-up.
 
-In: MODEL_ID and DATASET_ID, else the first of `models:` and `datasets:` in the front matter of the README.md. Out:
-`Resources`. A broken model repo raises RepoError; without a dataset the page does without.
+In: MODEL_ID and DATASET_ID, else the first of `models:` and `datasets:` in the front matter of README.md. Out: `Resources`.
+A broken model repo raises RepoError; the dataset is optional.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHOWN_PER_CLASS = 24
 
 @dataclass
 class Resources:
-    """`held_out` are labelled samples that the model did not learn from, a class-balanced few."""
+    """`held_out` is a small class-balanced set of labelled samples that the model was not trained on."""
 
     classifier: Classifier
     batcher: Batcher
@@ -41,24 +41,24 @@ class Resources:
 
     @property
     def classifier_name(self) -> str:
-        """The model as visitors may know it: its id, or the name of its folder."""
+        """The name of the model that visitors see: its repo id, or the name of its folder."""
         return public_name(self.classifier.repo.name)
 
     @property
     def askable(self) -> list[Sample]:
-        """The held-out samples of classes that the model has."""
+        """The held-out samples whose class the model has."""
         return [s for s in self.held_out if s.label in self.classifier.label_names]
 
 
 def front_matter() -> dict[str, Any]:
-    """The YAML block at the head of the README.md, which lies in this folder or, in a Space repo, above it."""
+    """The YAML front matter of README.md, which is in this folder or, in a Space repo, in the one above."""
     here = Path(__file__).parent
     readme = next(path for path in (here / "README.md", here.parent / "README.md") if path.is_file())
     return yaml.safe_load(readme.read_text("utf-8").split("---\n")[1])
 
 
 def chosen_repos(environment: Mapping[str, str] = os.environ) -> tuple[str, str]:
-    """Model and dataset ids: of the environment, else of the front matter."""
+    """Model and dataset ids from the environment, else from the front matter."""
     declared = front_matter()
     model_id = environment.get("MODEL_ID") or next(iter(declared.get("models") or []), "")
     dataset_id = environment.get("DATASET_ID") or next(iter(declared.get("datasets") or []), "")
@@ -66,12 +66,12 @@ def chosen_repos(environment: Mapping[str, str] = os.environ) -> tuple[str, str]
 
 
 def public_name(repo: str) -> str:
-    """A repo without the path of this machine."""
+    """A repo id as it is; of a local folder, only its name."""
     return Path(repo).name if Path(repo).exists() else repo
 
 
 def is_readable(sample: Sample) -> bool:
-    """Whether the dataset holds a picture there, and not something that a page would stumble over."""
+    """Whether the image of a sample can be decoded."""
     try:
         read_picture(sample.image, CELL_SIDE)
     except ImageError:
@@ -79,24 +79,21 @@ def is_readable(sample: Sample) -> bool:
     return True
 
 
-def open_classifier(model_id: str, revision: str | None) -> Classifier:
-    """Load the model and let it answer for a white picture as it will for a visitor's: a repo that cannot is broken."""
+def load_resources(model_id: str, dataset_id: str, revision: str | None = None) -> Resources:
+    """Load and warm up the model, open the dataset, and start filling the index of similar cells.
+
+    Raises RepoError for a model repo that cannot be loaded or does not run.
+    """
     try:
         classifier = Classifier.from_pretrained(model_id, revision)
         classifier.warmup()
     except RepoError:
         raise
-    except Exception as error:  # whatever the libraries raise for files that they cannot use
+    except Exception as error:  # the libraries raise all kinds of exceptions for malformed files
         raise RepoError(f"{model_id} breaks the contract ({error!r})") from error
-    return classifier
-
-
-def load_resources(model_id: str, dataset_id: str, revision: str | None = None) -> Resources:
-    """Load the model and warm it up, open the dataset, and start filling the index of similar cells."""
-    classifier = open_classifier(model_id, revision)
     try:
         rows = classifier.repo.read_jsonl("history.jsonl")
-    except RepoError:  # the curves are left out
+    except RepoError:  # the page does without training curves
         rows = []
     resources = Resources(
         classifier=classifier,
@@ -105,14 +102,13 @@ def load_resources(model_id: str, dataset_id: str, revision: str | None = None) 
         history=[row for row in rows if "epoch" in row],
     )
     try:
-        resources.dataset = open_dataset_repo(dataset_id)
+        resources.dataset = dataset = open_dataset_repo(dataset_id)
     except RepoError as error:
-        resources.dataset_error = str(error).replace(dataset_id or "\0", public_name(dataset_id))
+        resources.dataset_error = str(error).replace(dataset_id, public_name(dataset_id))
         return resources
-    split = next((s for s in ("test", "validation", "train") if s in resources.dataset.counts), "train")
-    samples = resources.dataset.samples(split, SHOWN_PER_CLASS)
-    resources.held_out = [sample for sample in samples if is_readable(sample)]
+    split = next((s for s in ("test", "validation") if s in dataset.labels), "train")
+    resources.held_out = list(filter(is_readable, dataset.samples(split, SHOWN_PER_CLASS)))
     random.Random(0).shuffle(resources.held_out)
     resources.similar = SimilarCells(resources.batcher)
-    resources.similar.fill_in_background(resources.dataset.samples("train", SIMILAR_PER_CLASS))
+    resources.similar.fill_in_background(dataset.samples("train", SIMILAR_PER_CLASS))
     return resources

@@ -1,8 +1,9 @@
-"""Who is here, and what is kept for them: uploads, results and corrections, as long as the visit lives and no longer.
+"""Visits: who is here, and what is stored for them (uploads, results, corrections) until the visit ends.
 
-A visit begins with a page and survives reloads and language switches: the browser keeps its token, this process everything
-else. It ends `GRACE` seconds after its last page was closed, and with the process; then its files are deleted. Uploads that no
-visit claims are deleted after `UNCLAIMED` seconds. The files of processes that were killed are deleted by the next one.
+A visit begins when a page is opened and survives reloads and language switches: the browser stores its token, this process
+everything else. It ends `GRACE` seconds after its last page was closed, or with the process; its files are then deleted.
+Uploads that belong to no visit are deleted after `UNCLAIMED` seconds. Files that a killed process left behind are deleted by
+the next process.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ import gradio as gr
 
 from space.texts import language_of
 
-GRACE = 60  # seconds from the last page's end to the visit's: a reload takes less
+GRACE = 60  # seconds between the close of the last page and the end of the visit: a reload takes less
 UNCLAIMED = 120  # seconds that an upload may wait for the event that uses it
 ABANDONED = 5  # seconds without a page after which a job stops
 SWEEP = 15  # seconds between sweeps
-MOST = 256  # visits; the one left longest ago goes first
-UPLOAD, VISIT, PROCESS = "upload-", "visit-", "space-"  # how the names of folders begin
+MAX_VISITS = 256  # beyond that, the visit that was left longest ago ends
+UPLOAD, VISIT, PROCESS = "upload-", "visit-", "space-"  # prefixes of folder names
 
 
 @dataclass
 class Visit:
-    """`folder` holds what is made for the visitor; `uploads` are the folders of what they sent and is still in use."""
+    """`folder` holds files made for the visitor; `uploads` are the folders of their uploads that are still in use."""
 
     folder: Path
     token: str = ""
@@ -48,7 +49,7 @@ class Visit:
     lock: Any = field(default_factory=threading.RLock)
 
     def stops(self) -> bool:
-        """Whether a job of this visit should end: its button was pressed, or nobody is there any more."""
+        """Whether jobs of this visit should stop: it was cancelled, or every page has been closed."""
         return self.cancelled or (not self.sessions and time.monotonic() - self.left > ABANDONED)
 
     def keep(self, paths: list[str] | str | None) -> None:
@@ -58,13 +59,13 @@ class Visit:
                 self.uploads.add(Path(path).parent)
 
     def file(self, name: str) -> Path:
-        """A path of its own for what is made for the visitor."""
+        """The path of a new file for the visitor, in the visit's own folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return self.folder / name
 
 
 class Visits:
-    """All visits of this process, by session and by token."""
+    """All visits of this process, by session and by token. `on_end` is called whenever one ends."""
 
     def __init__(self, folder: Path, on_end: Callable[[], None] = lambda: None) -> None:
         self.folder, self._on_end = folder, on_end
@@ -76,7 +77,7 @@ class Visits:
         return sum(bool(visit.sessions) for visit in self._tokens.values())
 
     def open(self, token: str | None, session: str, language: str) -> Visit:
-        """The visit of a page that was opened: the one that the browser remembers, if it lives, else a new one."""
+        """The visit of a page that was just opened: that of the browser's token if it is still known, else a new one."""
         with self._lock:
             visit = self._tokens.get(token or "") or self._new(language)
             visit.sessions.add(session)
@@ -84,13 +85,13 @@ class Visits:
             self._sessions[session] = visit
             return visit
 
-    def of(self, request: Any, language: str | None = None) -> Visit:
-        """The visit of an event; one of its own for an event that no page has announced."""
-        session = getattr(request, "session_hash", None) or ""
+    def of(self, request: Any) -> Visit:
+        """The visit of an event; a new one for the event of a session that no page has opened."""
+        session = getattr(request, "session_hash", None)
         with self._lock:
             visit = self._sessions.get(session)
             if visit is None:
-                visit = self._new(language or language_of(request))
+                visit = self._new(language_of(request))
                 if session:
                     self._sessions[session] = visit
             if not visit.sessions:
@@ -107,27 +108,26 @@ class Visits:
     def drawn_when_opened(
         self, name: str, tab: Any, outputs: list[Any], draw: Callable[[str], list[Any]]
     ) -> tuple:
-        """Draw a tab's outputs when it is first opened and, from then on, in every language that is switched to."""
+        """Draw a tab's outputs when it is first opened and, from then on, whenever the language is switched."""
 
         def opened(request: gr.Request) -> list[Any]:
-            visit = self.of(request, language_of(request))
+            visit = self.of(request)
             visit.results[name] = True
             return draw(visit.language)
 
-        def again(visit: Visit) -> list[Any]:
+        def redraw(visit: Visit) -> list[Any]:
             return draw(visit.language) if visit.results.get(name) else [gr.skip()] * len(outputs)
 
         tab.select(opened, None, outputs, api_visibility="private", show_progress="hidden")
-        return outputs, again
+        return outputs, redraw
 
     def _new(self, language: str) -> Visit:
+        closed = sorted((v for v in self._tokens.values() if not v.sessions), key=lambda v: v.left)
+        for oldest in closed[: max(0, len(self._tokens) + 1 - MAX_VISITS)]:
+            self._end(oldest)
         token = secrets.token_urlsafe(24)
-        visit = Visit(self.folder / (VISIT + secrets.token_hex(16)), token, language)
-        self._tokens[token] = visit
-        gone = sorted((v for v in self._tokens.values() if not v.sessions), key=lambda v: v.left)
-        for old in gone[: max(0, len(self._tokens) - MOST)]:
-            self._end(old)
-        return visit
+        self._tokens[token] = Visit(self.folder / (VISIT + secrets.token_hex(16)), token, language)
+        return self._tokens[token]
 
     def _end(self, visit: Visit) -> None:
         self._tokens.pop(visit.token, None)
@@ -137,23 +137,25 @@ class Visits:
         for folder in (visit.folder, *visit.uploads):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def sweep(self, grace: float = GRACE, unclaimed: float = UNCLAIMED) -> None:
-        """End visits whose visitors have left, and delete uploads, whole or cut off, that nobody claims."""
+    def sweep(self, grace: float = GRACE) -> None:
+        """End visits without a page for `grace` seconds; delete unclaimed uploads, complete or cut off."""
         with self._lock:
             now = time.monotonic()
             for visit in list(self._tokens.values()):
                 if not visit.sessions and now - visit.left > grace:
                     self._end(visit)
-            kept = {folder for visit in self._tokens.values() for folder in (visit.folder, *visit.uploads)}
+            in_use = {folder for visit in self._tokens.values() for folder in (visit.folder, *visit.uploads)}
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
-            if path in kept or not path.name.startswith((UPLOAD, VISIT, "tmp")):
+            if path in in_use or not path.name.startswith((UPLOAD, VISIT, "tmp")):
                 continue
-            with contextlib.suppress(OSError):  # somebody else was faster
-                if time.time() - path.stat().st_mtime > unclaimed:
+            with contextlib.suppress(OSError):  # deleted meanwhile
+                if time.time() - path.stat().st_mtime > UNCLAIMED:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-        delete_left_behind(self.folder.parent)
+        delete_orphaned(self.folder.parent)
 
-    def sweep_from_now_on(self, also: Callable[[], Any]) -> None:
+    def start_sweeping(self, also: Callable[[], Any]) -> None:
+        """Sweep every `SWEEP` seconds in a thread of its own, and call `also` each time."""
+
         def work() -> None:
             while True:
                 time.sleep(SWEEP)
@@ -164,15 +166,15 @@ class Visits:
 
 
 def own_folder() -> Path:
-    """A folder for everything that this process stores, in GRADIO_TEMP_DIR or the temporary folder; gone when it ends.
+    """A new folder for everything this process stores, in GRADIO_TEMP_DIR or the temporary folder, deleted when it exits.
 
-    Its lock tells other processes that it is in use.
+    A lock file tells other processes that the folder is in use.
     """
     base = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
     base.mkdir(parents=True, exist_ok=True)
-    delete_left_behind(base)
+    delete_orphaned(base)
     folder = Path(tempfile.mkdtemp(prefix=PROCESS, dir=base)).resolve()
-    lock = open(folder / "lock", "w")  # noqa: SIM115 (held, and so locked, until the process ends)
+    lock = open(folder / "lock", "w")  # noqa: SIM115 (open, and so locked, until the process ends)
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
 
@@ -186,8 +188,8 @@ def own_folder() -> Path:
     return folder
 
 
-def delete_left_behind(base: Path) -> None:
-    """Delete the folders of processes that were killed: nobody holds their locks."""
+def delete_orphaned(base: Path) -> None:
+    """Delete the folders of killed processes: those whose lock is free."""
     for path in base.glob(f"{PROCESS}*/lock"):
         with contextlib.suppress(OSError), path.open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -195,7 +197,7 @@ def delete_left_behind(base: Path) -> None:
 
 
 def forget(paths: list[str]) -> None:
-    """Delete uploads of the API as soon as they were read. Only uploads: a caller may also name an example of the page."""
+    """Delete uploads to the API. Other paths stay: a caller may also name an example file of the page."""
     for path in map(Path, paths):
         if path.parent.name.startswith(UPLOAD):
             shutil.rmtree(path.parent, ignore_errors=True)

@@ -1,36 +1,42 @@
-// The differential count, as hub_model/inference/counts.py computes it: the same numbers, intervals to within the sampling.
+// The differential count, as computed by hub_model/inference/counts.py; the sampled intervals differ by the sampling error.
 
 const Z95 = 1.959963984540054;
 const [CONFIDENT, DISPERSION, UNSEEN, UNIFORM, CHAINS, STEPS] = [0.6, 3, 0.1, 0.5, 200, 20]; // of counts.py
 
-// Wilson's score interval for a share (Wilson 1927).
+// Wilson score interval for a proportion (Wilson 1927).
 function wilson(successes, trials) {
-  const share = successes / trials;
-  const square = Z95 * Z95;
-  const middle = (share + square / (2 * trials)) / (1 + square / trials);
-  const root = Math.sqrt((share * (1 - share)) / trials + square / (4 * trials * trials));
-  const half = (Z95 / (1 + square / trials)) * root;
-  return [Math.max(0, middle - half), Math.min(1, middle + half)];
+  const p = successes / trials;
+  const z2 = Z95 ** 2;
+  const centre = (p + z2 / (2 * trials)) / (1 + z2 / trials);
+  const half = (Z95 / (1 + z2 / trials)) * Math.sqrt((p * (1 - p)) / trials + z2 / (4 * trials * trials));
+  return [Math.max(0, centre - half), Math.min(1, centre + half)];
 }
 
-// Prevalence that explains posteriors which hold under `prior` (Saerens et al. 2002, section 2.3).
-function prevalence(probabilities, prior, steps) {
-  let shares = prior;
-  for (let step = 0; step < steps; step++) {
-    const updated = prior.map(() => 0);
+const sum = (values) => values.reduce((a, b) => a + b);
+
+// Values divided by their sum.
+export function normalized(values) {
+  const total = sum(values);
+  return values.map((value) => value / total);
+}
+
+// The class prevalence of a sample from posteriors under `prior` (expectation maximisation, Saerens et al. 2002, section 2.3).
+function prevalence(probabilities, prior) {
+  let current = prior;
+  for (let step = 0; step < 1000; step++) {
+    const totals = prior.map(() => 0);
     for (const row of probabilities) {
-      const weighted = row.map((p, i) => p * (shares[i] / prior[i]));
-      const sum = weighted.reduce((a, b) => a + b);
-      weighted.forEach((value, i) => (updated[i] += value / sum));
+      normalized(row.map((p, i) => p * (current[i] / prior[i]))).forEach((p, i) => (totals[i] += p));
     }
-    const moved = Math.max(...updated.map((value, i) => Math.abs(value / probabilities.length - shares[i])));
-    shares = updated.map((value) => value / probabilities.length);
-    if (moved < 1e-6) break;
+    const updated = totals.map((total) => total / probabilities.length);
+    const change = Math.max(...updated.map((value, i) => Math.abs(value - current[i])));
+    current = updated;
+    if (change < 1e-6) break;
   }
-  return shares;
+  return current;
 }
 
-// Uniform numbers in (0, 1) from a seed (mulberry32): the same cells get the same intervals.
+// Seeded uniform numbers in (0, 1) (mulberry32): the same cells get the same intervals.
 function uniform(seed) {
   let state = seed;
   return () => {
@@ -53,32 +59,29 @@ function gamma(shape, random) {
 }
 
 function dirichlet(counts, random) {
-  const draws = counts.map((count) => gamma(count, random));
-  const sum = draws.reduce((a, b) => a + b);
-  return draws.map((draw) => draw / sum);
+  return normalized(counts.map((count) => gamma(count, random)));
 }
 
-// What the classifier says of a cell: the likeliest class c is 2 c, confidently so 2 c + 1.
+// The classifier's answer for a cell whose likeliest class is c: 2 c, or 2 c + 1 if it is confident.
 function answerOf(row) {
   const largest = Math.max(...row);
   return 2 * row.indexOf(largest) + (largest >= CONFIDENT ? 1 : 0);
 }
 
-// Draws of the sample's prevalence, given how often each answer was given in it (Ziegler & Czyż 2024): see counts.py.
-function samplePrevalence(given, confusion) {
+// Samples of the prevalence given the count of each answer (Gibbs sampling, Ziegler & Czyż 2024): see counts.py.
+function samplePrevalence(answerCounts, confusion) {
   const [random, draws] = [uniform(1), []];
   for (let chain = 0; chain < CHAINS; chain++) {
     const rates = confusion.map((row) => dirichlet(row.map((count) => UNSEEN + count / DISPERSION), random));
     let shares = confusion.map(() => 1 / confusion.length);
     for (let step = 0; step < STEPS; step++) {
       const cells = confusion.map(() => UNIFORM);
-      given.forEach((count, answer) => {
-        if (count === 0) return;
+      answerCounts.forEach((count, answer) => {
         const posterior = shares.map((share, c) => share * rates[c][answer] + 1e-300);
-        const sum = posterior.reduce((a, b) => a + b);
+        const total = sum(posterior);
         for (let cell = 0; cell < count; cell++) {
-          let [left, c] = [random() * sum, 0];
-          while (c < posterior.length - 1 && (left -= posterior[c]) > 0) c++;
+          let [rest, c] = [random() * total, 0];
+          while (c < posterior.length - 1 && (rest -= posterior[c]) > 0) c++;
           cells[c]++;
         }
       });
@@ -89,35 +92,34 @@ function samplePrevalence(given, confusion) {
   return draws;
 }
 
-// NumPy's quantile, linear between the two nearest.
+// NumPy's quantile with linear interpolation, for q < 1.
 function quantile(sorted, q) {
-  const at = q * (sorted.length - 1);
-  const low = Math.floor(at);
-  return sorted[low] + (at - low) * ((sorted[low + 1] ?? sorted[low]) - sorted[low]);
+  const rank = q * (sorted.length - 1);
+  const low = Math.floor(rank);
+  return sorted[low] + (rank - low) * (sorted[low + 1] - sorted[low]);
 }
 
-// One entry a class: cells, share and corrected share in 0…1 with their 95% intervals; empty for no cells.
-// `confusion`: answers to labelled images of each class; without, the probabilities stand in for labels.
+// One entry per class: cells, fraction and corrected fraction in 0…1 with their 95% intervals; none for no cells.
+// `confusion`: counts of the answers for labelled images of each class; without it, the probabilities stand in for labels.
 export function differentialCount(labels, probabilities, prior, confusion) {
   const cells = probabilities.length;
   if (cells === 0) return [];
   const rows = probabilities.map((row) => row.map((p) => Math.min(Math.max(p, 1e-9), 1)));
   const counted = labels.map(() => 0);
   for (const row of rows) counted[row.indexOf(Math.max(...row))]++;
-  const corrected = prevalence(rows, prior, 1000);
-  const given = new Array(2 * labels.length).fill(0);
-  const own = labels.map(() => new Array(2 * labels.length).fill(0));
+  const corrected = prevalence(rows, prior);
+  const answerCounts = new Array(2 * labels.length).fill(0);
+  const estimated = labels.map(() => new Array(2 * labels.length).fill(0));
   for (const row of rows) {
-    given[answerOf(row)]++;
-    const weighted = row.map((p, c) => (p * corrected[c]) / prior[c]);
-    const sum = weighted.reduce((a, b) => a + b);
-    weighted.forEach((value, c) => (own[c][answerOf(row)] += value / sum));
+    const answer = answerOf(row);
+    answerCounts[answer]++;
+    normalized(row.map((p, c) => (p * corrected[c]) / prior[c])).forEach((p, c) => (estimated[c][answer] += p));
   }
-  const draws = samplePrevalence(given, confusion ?? own);
+  const draws = samplePrevalence(answerCounts, confusion ?? estimated);
   return labels.map((label, i) => {
     const sorted = draws.map((shares) => shares[i]).sort((a, b) => a - b);
-    const [lowest, high] = [quantile(sorted, 0.025), quantile(sorted, 0.975)];
-    const low = lowest * cells < 0.5 ? 0 : lowest; // less than half a cell is none
+    let [low, high] = [quantile(sorted, 0.025), quantile(sorted, 0.975)];
+    if (low * cells < 0.5) low = 0; // less than half a cell is none
     return {
       label,
       cells: counted[i],

@@ -1,8 +1,8 @@
-// The page: pictures or folders in; a card a picture, the differential count and a CSV file out.
+// The page: pictures or folders in; a card per picture, the differential count and a CSV file out.
 
 import { load, threads } from "./classifier.js";
 
-const SHOWN = 500; // cards; the count and the CSV file hold every picture
+const MAX_CARDS = 500; // the count and the CSV file cover every picture
 const THUMBNAIL = 112;
 const DOUBT = ["unknown", "between", "uncalibrated", "unidentifiable", "sure"];
 const OR = new Intl.ListFormat("en-GB", { type: "disjunction" }); // A, B or C
@@ -11,12 +11,9 @@ const percent = (share) => `${(100 * share).toFixed(1)}%`;
 const range = ([low, high]) => `${percent(low)} – ${percent(high)}`;
 
 function element(tag, { className = "", text = "", title = "" } = {}, ...children) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text) made.textContent = text;
-  if (title) made.title = title;
-  made.append(...children);
-  return made;
+  const created = Object.assign(document.createElement(tag), { className, textContent: text, title });
+  created.append(...children);
+  return created;
 }
 
 function sentence({ kind, open }) {
@@ -40,13 +37,12 @@ function card(answer, { labels, descriptions }) {
     return element("li", { className: "failed" }, element("h3", { text: answer.name }), element("p", { text: answer.error }));
   }
   const order = labels.map((_, i) => i).sort((a, b) => answer.probabilities[b] - answer.probabilities[a]);
-  const top = element("ol");
-  for (const i of order.slice(0, 3)) {
+  const top = order.slice(0, 3).map((i) => {
     const meter = element("meter");
     meter.value = answer.probabilities[i];
     const name = element("span", { text: labels[i], title: descriptions[labels[i]] });
-    top.append(element("li", {}, name, meter, element("span", { text: percent(answer.probabilities[i]) })));
-  }
+    return element("li", {}, name, meter, element("span", { text: percent(answer.probabilities[i]) }));
+  });
   const sets = Object.entries(answer.sets).map(([level, names]) => `${percent(level).replace(".0", "")} set: ${names.join(", ") || "none"}`);
   const details = [...sets, ...(answer.oodScore === null ? [] : [`OOD score: ${answer.oodScore.toPrecision(4)}`])];
   return element(
@@ -55,12 +51,12 @@ function card(answer, { labels, descriptions }) {
     thumbnail(answer.bitmap),
     element("h3", { text: answer.name, title: answer.name }),
     element("p", { className: "verdict", text: sentence(answer.verdict) }),
-    top,
+    element("ol", {}, ...top),
     element("p", { className: "details", text: details.join(" · ") }),
   );
 }
 
-// RFC 4180; a cell that a spreadsheet would run as a formula is neutralised.
+// CSV (RFC 4180); values that a spreadsheet would run as a formula are quoted with an apostrophe.
 function csv(answers, { labels }) {
   const levels = Object.keys(answers.find((answer) => answer.sets)?.sets ?? {});
   const header = ["file_name", "predicted_label", ...labels.map((label) => `probability_${label}`)];
@@ -74,30 +70,30 @@ function csv(answers, { labels }) {
     answer.verdict?.kind,
     answer.error,
   ]);
-  const cell = (value) => {
+  const field = (value) => {
     let text = String(value ?? "");
     if (typeof value === "string" && /^\s*[=+\-@]|^[\t\r\n]/.test(text)) text = `'${text}`;
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
-  return [header, ...rows].map((row) => row.map(cell).join(",") + "\r\n").join("");
+  return [header, ...rows].map((row) => row.map(field).join(",") + "\r\n").join("");
 }
 
-// Files of a drop, those of dropped folders included, with their paths.
-async function dropped(items) {
-  const found = [];
+// The dropped files, and those in dropped folders, with their paths.
+async function droppedFiles(items) {
+  const files = [];
   async function walk(entry) {
     if (entry.isFile) {
       const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
-      found.push({ file, name: entry.fullPath.replace(/^\//, "") });
+      files.push({ file, name: entry.fullPath.replace(/^\//, "") });
       return;
     }
     const reader = entry.createReader();
     for (let batch; (batch = await new Promise((resolve, reject) => reader.readEntries(resolve, reject))).length; ) {
-      for (const inside of batch) await walk(inside);
+      for (const child of batch) await walk(child);
     }
   }
   for (const entry of [...items].map((item) => item.webkitGetAsEntry()).filter(Boolean)) await walk(entry);
-  return found;
+  return files;
 }
 
 function page(model) {
@@ -111,7 +107,7 @@ function page(model) {
     const failed = answers.length - good.length;
     $("summary").textContent = [
       `${good.length.toLocaleString("en")} ${good.length === 1 ? "cell" : "cells"}`,
-      kinds.between && `${kinds.between} not sure`,
+      kinds.between && `${kinds.between} uncertain`,
       kinds.unknown && `${kinds.unknown} out of distribution`,
       failed && `${failed} unreadable`,
     ].filter(Boolean).join(", ");
@@ -125,7 +121,7 @@ function page(model) {
   }
 
   async function work(files) {
-    queue.push(...files.sort((a, b) => (a.name < b.name ? -1 : 1))); // a folder comes in no order
+    queue.push(...files.sort((a, b) => (a.name < b.name ? -1 : 1))); // folders are listed in no particular order
     if (working) return;
     working = true;
     $("result").hidden = false;
@@ -133,30 +129,31 @@ function page(model) {
     for (let done = 0, next; done < queue.length; done++) {
       const { file, name } = queue[done];
       const opening = next ?? model.open(file);
-      next = queue[done + 1] && model.open(queue[done + 1].file); // is decoded while the network works
-      next?.catch(() => {}); // its error is told in its turn
+      next = queue[done + 1] && model.open(queue[done + 1].file); // decoded while the network runs
+      next?.catch(() => {}); // thrown by `classify` when its turn comes
       let answer;
       try {
         answer = { name, ...(await model.classify(opening)) };
       } catch (error) {
         answer = { name, error: error.message };
       }
-      if (answers.length < SHOWN) $("cells").append(card(answer, model));
+      if (answers.length < MAX_CARDS) $("cells").append(card(answer, model));
       answer.bitmap?.close();
       delete answer.bitmap;
       answers.push(answer);
       $("progress").value = (done + 1) / queue.length;
       $("state").textContent = `${done + 1} of ${queue.length}`;
-      await new Promise((resolve) => setTimeout(resolve)); // lets the page draw
+      await new Promise((resolve) => setTimeout(resolve)); // let the page render
     }
     queue = [];
     working = false;
     $("progress").hidden = true;
     $("state").textContent = ready;
     const rank = (answer) => (answer.error ? -1 : DOUBT.indexOf(answer.verdict.kind) + Math.max(...answer.probabilities));
-    const cards = [...$("cells").children].map((made, i) => ({ made, rank: rank(answers[i]) }));
-    cards.sort((a, b) => a.rank - b.rank).forEach(({ made }, i) => (made.style.order = i)); // doubtful first
-    $("more").textContent = answers.length > SHOWN ? `The first ${SHOWN} of ${answers.length} pictures are shown; the CSV file holds all.` : "";
+    const cards = [...$("cells").children].map((item, i) => ({ item, rank: rank(answers[i]) }));
+    cards.sort((a, b) => a.rank - b.rank).forEach(({ item }, i) => (item.style.order = i)); // most uncertain first
+    $("more").textContent =
+      answers.length > MAX_CARDS ? `Only the first ${MAX_CARDS} of ${answers.length} pictures are shown; the CSV file has all.` : "";
     showCounts();
     window.answers = answers;
   }
@@ -169,11 +166,7 @@ function page(model) {
       input.value = "";
     });
   }
-  document.addEventListener("dragover", (event) => event.preventDefault());
-  document.addEventListener("drop", async (event) => {
-    event.preventDefault();
-    work(await dropped(event.dataTransfer.items));
-  });
+  document.addEventListener("drop", async (event) => work(await droppedFiles(event.dataTransfer.items)));
   $("csv").addEventListener("click", () => {
     const link = element("a");
     link.href = URL.createObjectURL(new Blob([csv(answers, model)], { type: "text/csv" }));
@@ -185,17 +178,18 @@ function page(model) {
     if (working) return;
     answers.length = 0;
     $("cells").replaceChildren();
-    $("summary").textContent = ""; // or the next pictures would begin below the count of these
+    $("summary").textContent = ""; // else it would stand above the next pictures
     $("counts").hidden = true;
     $("result").hidden = true;
   });
   $("state").textContent = ready;
 }
 
+// Also while the model is loading: by default, the browser leaves the page to open the dropped file.
+for (const type of ["dragover", "drop"]) document.addEventListener(type, (event) => event.preventDefault());
+
 try {
   page(await load());
-  window.ready = threads;
 } catch (error) {
   $("state").textContent = `The model could not be loaded: ${error.message}`;
-  window.failed = String(error);
 }

@@ -1,5 +1,5 @@
-// timm's evaluation transform in the page: RGB bytes in, normalised float32 [3, height, width] out, bit for bit Pillow's.
-// Pillow resizes in two passes (across, then down), each rounded to 8 bits, with coefficients of 22 fractional bits.
+// timm's evaluation transform: RGB bytes in, normalised float32 [3, height, width] out, bit-identical to Pillow's.
+// Pillow resizes in two passes (horizontal, then vertical), each rounded to 8 bits, with fixed-point weights of 22 fractional bits.
 
 const FRACTION_BITS = 22;
 const HALF = 2 ** (FRACTION_BITS - 1);
@@ -20,7 +20,7 @@ function bilinear(x) {
 
 const FILTERS = { bicubic: { weigh: bicubic, radius: 2 }, bilinear: { weigh: bilinear, radius: 1 } };
 
-// For each of `to` output pixels: the first input pixel that it sees and its integer weights.
+// For each of `to` output pixels: the first input pixel of its support, and the fixed-point weights.
 function coefficients(from, to, { weigh, radius }) {
   const scale = from / to;
   const filterScale = Math.max(scale, 1);
@@ -44,41 +44,29 @@ function coefficients(from, to, { weigh, radius }) {
 
 const to8Bits = (sum) => Math.min(Math.max(Math.floor((sum + HALF) / ONE), 0), 255);
 
-// `pixels` [height, width, 3] to [newHeight, newWidth, 3], both Uint8Array.
-function resize(pixels, width, height, newWidth, newHeight, filter) {
-  let across = pixels;
-  if (newWidth !== width) {
-    across = new Uint8Array(height * newWidth * 3);
-    const rows = coefficients(width, newWidth, filter);
-    for (let y = 0; y < height; y++) {
-      for (let x = 0; x < newWidth; x++) {
-        const { first, weights } = rows[x];
-        let red = 0, green = 0, blue = 0;
-        for (let k = 0, at = (y * width + first) * 3; k < weights.length; k++, at += 3) {
-          red += pixels[at] * weights[k];
-          green += pixels[at + 1] * weights[k];
-          blue += pixels[at + 2] * weights[k];
-        }
-        const out = (y * newWidth + x) * 3;
-        across[out] = to8Bits(red);
-        across[out + 1] = to8Bits(green);
-        across[out + 2] = to8Bits(blue);
+// `values` [outer, from, inner] resampled to [outer, to, inner], both Uint8Array.
+function resample(values, outer, from, to, inner, filter) {
+  if (to === from) return values;
+  const out = new Uint8Array(outer * to * inner);
+  const rows = coefficients(from, to, filter);
+  let next = 0;
+  for (let o = 0; o < outer; o++) {
+    for (const { first, weights } of rows) {
+      const start = (o * from + first) * inner;
+      for (let c = 0; c < inner; c++) {
+        let sum = 0;
+        for (let k = 0, i = start + c; k < weights.length; k++, i += inner) sum += values[i] * weights[k];
+        out[next++] = to8Bits(sum);
       }
     }
   }
-  if (newHeight === height) return across;
-  const line = newWidth * 3;
-  const out = new Uint8Array(newHeight * line);
-  const rows = coefficients(height, newHeight, filter);
-  for (let y = 0; y < newHeight; y++) {
-    const { first, weights } = rows[y];
-    for (let x = 0; x < line; x++) {
-      let sum = 0;
-      for (let k = 0, at = first * line + x; k < weights.length; k++, at += line) sum += across[at] * weights[k];
-      out[y * line + x] = to8Bits(sum);
-    }
-  }
   return out;
+}
+
+// `pixels` [height, width, 3] resized to [newHeight, newWidth, 3], both Uint8Array.
+function resize(pixels, width, height, newWidth, newHeight, filter) {
+  const horizontal = resample(pixels, height, width, newWidth, 3, filter);
+  return resample(horizontal, 1, height, newHeight, 3 * newWidth, filter);
 }
 
 // Python's round(): halves go to the even neighbour.
@@ -88,8 +76,8 @@ function round(x) {
   return low % 2 === 0 ? low : low + 1;
 }
 
-// [width, height] that a picture is resized to before the crop.
-function resized(width, height, { input_size, crop_pct, crop_mode }) {
+// [width, height] after resizing, before the crop.
+function resizedSize(width, height, { input_size, crop_pct, crop_mode }) {
   const [scaledHeight, scaledWidth] = input_size.slice(1).map((side) => Math.floor(side / crop_pct));
   if (crop_mode === "squash") return [scaledWidth, scaledHeight];
   const ratios = [height / scaledHeight, width / scaledWidth];
@@ -101,35 +89,34 @@ function resized(width, height, { input_size, crop_pct, crop_mode }) {
   return [Math.trunc((scaledHeight * width) / height), scaledHeight];
 }
 
-// Where a centred crop of `wanted` pixels begins; negative where the picture is smaller.
-function margin(side, wanted) {
-  return side >= wanted ? round((side - wanted) / 2) : -Math.floor((wanted - side) / 2);
+// Offset of a centre crop; negative if the image is smaller.
+function cropOffset(side, cropSide) {
+  return side >= cropSide ? round((side - cropSide) / 2) : -Math.floor((cropSide - side) / 2);
 }
 
-// Throws for a configuration that this page does not know, rather than showing another picture to the network.
-export function check(config) {
-  if (!FILTERS[config.interpolation]) throw new Error(`interpolation ${config.interpolation} is not known to this page`);
+// Throws for a configuration that this page does not support, instead of preprocessing in another way.
+export function check({ interpolation }) {
+  if (!FILTERS[interpolation]) throw new Error(`interpolation ${interpolation} is not supported by this page`);
 }
 
 // `pixels` Uint8Array [height, width, 3]; `config` the pretrained_cfg of config.json.
 export function preprocess(pixels, width, height, config) {
   const [, outHeight, outWidth] = config.input_size;
-  const [newWidth, newHeight] = resized(width, height, config);
+  const [newWidth, newHeight] = resizedSize(width, height, config);
   const picture = resize(pixels, width, height, newWidth, newHeight, FILTERS[config.interpolation]);
-  const left = margin(newWidth, outWidth);
-  const top = margin(newHeight, outHeight);
+  const left = cropOffset(newWidth, outWidth);
+  const top = cropOffset(newHeight, outHeight);
   const out = new Float32Array(3 * outHeight * outWidth);
   for (let channel = 0; channel < 3; channel++) {
     const mean = Math.fround(config.mean[channel]);
     const std = Math.fround(config.std[channel]);
-    const ground = config.crop_mode === "border" ? round(255 * config.mean[channel]) : 0;
+    const fill = config.crop_mode === "border" ? round(255 * config.mean[channel]) : 0;
     for (let y = 0; y < outHeight; y++) {
       for (let x = 0; x < outWidth; x++) {
         const [row, column] = [y + top, x + left];
         const inside = row >= 0 && row < newHeight && column >= 0 && column < newWidth;
-        const value = inside ? picture[(row * newWidth + column) * 3 + channel] : ground;
-        const centred = Math.fround(Math.fround(value / 255) - mean);
-        out[(channel * outHeight + y) * outWidth + x] = centred / std;
+        const value = inside ? picture[(row * newWidth + column) * 3 + channel] : fill;
+        out[(channel * outHeight + y) * outWidth + x] = Math.fround(Math.fround(value / 255) - mean) / std;
       }
     }
   }

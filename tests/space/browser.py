@@ -1,4 +1,4 @@
-"""A real Chromium: the system's when there is one, else Playwright's own download."""
+"""A real Chromium: the system's if there is one, else Playwright's own download."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from runs.chromium import FLAGS, find_chromium
 
-PATIENCE = 120_000  # milliseconds: a loaded machine is no fault
+PATIENCE = 120_000  # timeout in milliseconds, for loaded machines
 expect.set_options(timeout=PATIENCE)
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Launch it headless. Fails, never skips, when there is none: `python -m runs.chromium` installs one."""
-    found = find_chromium()
+    """Launch Chromium headless. Fails if there is none: `python -m runs.chromium` installs it."""
+    path = find_chromium()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         try:
             yield browser
         finally:

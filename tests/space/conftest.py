@@ -11,13 +11,12 @@ from playwright.sync_api import Browser
 from dataset_script.synthetic_cells import draw_cell
 from tests.space.browser import chromium
 from tests.space.running import RunningSpace, of_repos, running
+from tests.space.small_dataset_repo import build
 
 
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a dataset repo of drawn cells: 42 train, 14 validation, 28 test."""
-    from tests.space.small_dataset_repo import build
-
     return build(tmp_path_factory.mktemp("dataset") / "repo", {"train": 6, "validation": 2, "test": 4})
 
 
@@ -25,16 +24,16 @@ def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def space(
     small_model: Path, small_dataset: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningSpace]:
-    """The Space over both, running."""
-    with running(of_repos(small_model, small_dataset, tmp_path_factory.mktemp("space"))) as started:
-        yield started
+    """The running Space over both."""
+    with running(of_repos(small_model, small_dataset, tmp_path_factory.mktemp("space"))) as space:
+        yield space
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """A headless Chromium."""
-    with chromium() as started:
-        yield started
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

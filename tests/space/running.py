@@ -1,4 +1,4 @@
-"""A Space in a process of its own: started, waited for, stopped, started again on the same port."""
+"""A Space in a process of its own, which can be stopped and started again on the same port."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ import psutil
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 @dataclass
 class RunningSpace:
-    """`arguments` follow `python`; uploads lie below `folder`, and so does what it prints."""
+    """`python *arguments`; its uploads and its log are in `folder`."""
 
     arguments: list[str]
     folder: Path
@@ -47,24 +46,22 @@ class RunningSpace:
     def log(self) -> str:
         return (self.folder / "space.log").read_text()
 
-    def start(self, seconds: float = 300) -> None:
-        """Start it and wait until it answers."""
+    def start(self) -> None:
+        """Start the Space and wait until it responds, for at most five minutes."""
         settings = {
             "GRADIO_SERVER_NAME": "127.0.0.1",
             "GRADIO_SERVER_PORT": str(self.port),
             "GRADIO_TEMP_DIR": str(self.uploads),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        begin = time.monotonic()
+        started = time.monotonic()
         with (self.folder / "space.log").open("a") as log:
-            environment = os.environ | settings | self.environment
-            self.process = subprocess.Popen(
-                [self.python, *self.arguments], cwd=self.cwd, env=environment, stdout=log, stderr=log
-            )
-        while time.monotonic() - begin < seconds and self.process.poll() is None:
+            environment, command = os.environ | settings | self.environment, [self.python, *self.arguments]
+            self.process = subprocess.Popen(command, cwd=self.cwd, env=environment, stdout=log, stderr=log)
+        while time.monotonic() - started < 300 and self.process.poll() is None:
             with suppress(OSError):
                 urllib.request.urlopen(f"{self.address}/config", timeout=5).close()
-                self.seconds_to_ready = time.monotonic() - begin
+                self.seconds_to_ready = time.monotonic() - started
                 return
             time.sleep(0.1)
         self.stop()
@@ -76,8 +73,8 @@ class RunningSpace:
 
     def memory_mb(self) -> float:
         """Resident memory of the process and its children."""
-        program = psutil.Process(self.process.pid)
-        return sum(p.memory_info().rss for p in [program, *program.children(recursive=True)]) / 2**20
+        process = psutil.Process(self.process.pid)
+        return sum(p.memory_info().rss for p in [process, *process.children(recursive=True)]) / 2**20
 
 
 @contextmanager
@@ -90,5 +87,5 @@ def running(space: RunningSpace) -> Iterator[RunningSpace]:
 
 
 def of_repos(model: Path | str, dataset: Path | str, folder: Path) -> RunningSpace:
-    """The Space of this checkout over two repos, or their folders."""
+    """The Space of this checkout over two repos or their folders."""
     return RunningSpace(["-m", "space", "--model", str(model), "--dataset", str(dataset)], folder)

@@ -1,5 +1,4 @@
-"""A dataset repo of drawn cells by the contract of DESIGN.md, for tests that need nothing but its Parquet
-files."""
+"""A dataset repo of drawn cells as DESIGN.md specifies it, for tests that need only its Parquet files."""
 
 from __future__ import annotations
 
@@ -20,12 +19,9 @@ def build(
     names: Sequence[str] = tuple(LOOKS),
     file_name: str = "{label}_{number}{i:04d}.jpg",
 ) -> Path:
-    """Write `sizes[split]` cells a class for each split into `folder/data` and return the folder."""
-    columns = {
-        "image": datasets.Image(),
-        "label": datasets.ClassLabel(names=list(names)),
-        "file_name": datasets.Value("string"),
-    }
+    """Write `sizes[split]` cells per class for each split to `folder/data` and return the folder."""
+    labels, text = datasets.ClassLabel(names=list(names)), datasets.Value("string")
+    features = datasets.Features({"image": datasets.Image(), "label": labels, "file_name": text})
     (folder / "data").mkdir(parents=True)
     for number, (split, per_class) in enumerate(sizes.items()):
         rows = []
@@ -34,7 +30,7 @@ def build(
                 data = encoded(draw_cell(label, 20_000 + 1_000 * number + i), "JPEG", quality=90)
                 name = file_name.format(label=label, number=number, i=i)
                 rows.append({"image": {"bytes": data, "path": name}, "label": index, "file_name": name})
-        table = datasets.Dataset.from_list(rows, features=datasets.Features(columns))
+        table = datasets.Dataset.from_list(rows, features=features)
         table.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet", batch_size=32)
     (folder / "README.md").write_text(CARD)
     return folder

@@ -1,5 +1,4 @@
-"""The running Space through its API: the documented examples are run, bad uploads get a sentence, nothing
-stays."""
+"""The API of the running Space: the documented examples run, and a bad upload gets an error of one sentence."""
 
 import asyncio
 import base64
@@ -18,7 +17,7 @@ from space.api import ENDPOINTS, TOOLS
 from space.tab_api import address_of, examples
 from tests.small_model_repo import LABELS
 from tests.space.bad_uploads import PICTURES, jpeg, zipped
-from tests.space.conftest import RunningSpace
+from tests.space.running import RunningSpace
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def client(space: RunningSpace) -> Client:
 
 @pytest.fixture(scope="module")
 def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the examples name."""
+    """The files that the examples use."""
     folder = tmp_path_factory.mktemp("examples")
     draw_cell("PMO", 77).save(folder / "cell.jpg", quality=90)
     (folder / "cells.zip").write_bytes(zipped({f"{i}.jpg": jpeg(i) for i in range(3)}))
@@ -36,7 +35,7 @@ def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SHOWS = {
+PRINTED = {
     "predict": "PMO",
     "predict_many": "cells.zip/2.jpg",
     "count": "share_interval",
@@ -46,37 +45,35 @@ SHOWS = {
 
 
 @pytest.mark.parametrize("name", ENDPOINTS)
-@pytest.mark.parametrize("kind", ["Python", "curl"])
+@pytest.mark.parametrize(("kind", "program"), [("Python", sys.executable), ("curl", "bash")])
 def test_every_example_of_the_page_runs(
-    space: RunningSpace, example_folder: Path, name: str, kind: str
+    space: RunningSpace, example_folder: Path, name: str, kind: str, program: str
 ) -> None:
-    example = examples(name, space.address)[kind]
-    command = [sys.executable, "-c"] if kind == "Python" else ["bash", "-c"]
+    command = [program, "-c", examples(name, space.address)[kind]]
     done = subprocess.run(
-        [*command, example], cwd=example_folder, capture_output=True, text=True, timeout=120, check=True
+        command, cwd=example_folder, capture_output=True, text=True, timeout=120, check=True
     )
-    assert SHOWS[name] in done.stdout, done.stdout + done.stderr
+    assert PRINTED[name] in done.stdout, done.stdout + done.stderr
 
 
-def test_the_examples_keep_the_path_of_a_reverse_proxy() -> None:
-    class Request:
-        request = SimpleNamespace(scope={})
+PROXY = {"host": "127.0.0.1:7860", "x-forwarded-host": "lab.example", "x-forwarded-proto": "https"}
+NO_PREFIX = {
+    "host": "lab.example",
+    "x-forwarded-proto": "https",
+    "referer": "https://lab.example/cells/?lang=id",
+}
 
-        def __init__(self, **headers: str) -> None:
-            self.headers = {key.replace("_", "-"): value for key, value in headers.items()}
 
-    proxied = Request(
-        host="127.0.0.1:7860",
-        x_forwarded_host="lab.example",
-        x_forwarded_proto="https",
-        x_forwarded_prefix="/cells",
-    )
-    assert address_of(proxied) == "https://lab.example/cells"
-    silent = Request(
-        host="lab.example", x_forwarded_proto="https", referer="https://lab.example/cells/?lang=id"
-    )
-    assert address_of(silent) == "https://lab.example/cells"
-    assert address_of(Request(host="127.0.0.1:7860")) == "http://127.0.0.1:7860"
+@pytest.mark.parametrize(
+    ("headers", "address"),
+    [
+        (PROXY | {"x-forwarded-prefix": "/cells"}, "https://lab.example/cells"),
+        (NO_PREFIX, "https://lab.example/cells"),
+        ({"host": "127.0.0.1:7860"}, "http://127.0.0.1:7860"),
+    ],
+)
+def test_the_examples_keep_the_path_of_a_reverse_proxy(headers: dict[str, str], address: str) -> None:
+    assert address_of(SimpleNamespace(request=SimpleNamespace(scope={}), headers=headers)) == address
 
 
 def test_an_agent_classifies_and_counts_through_mcp(space: RunningSpace, example_folder: Path) -> None:
@@ -156,7 +153,7 @@ def test_a_bad_upload_is_one_sentence_for_its_sender(client: Client, tmp_path: P
     assert "Traceback" not in str(refusal.value) and str(refusal.value).rstrip().endswith(".")
 
 
-def test_500_megabytes_are_refused_at_the_door(client: Client, tmp_path: Path) -> None:
+def test_500_megabytes_are_refused_during_the_upload(client: Client, tmp_path: Path) -> None:
     with (tmp_path / "large.jpg").open("wb") as file:
         file.truncate(500 * 2**20)
     with pytest.raises(Exception, match=r"(?i)size|413|large"):

@@ -68,7 +68,7 @@ def test_every_tab_answers_in_its_language_without_requests_to_other_hosts(
     expected = {
         "en": {"cell": "promyelocyte", "cells": "Differential count", "field": "nucleated cells found",
                "model": "Balanced accuracy", "data": "images of 7 classes", "learn": "Expert label",
-               "api": "Call this Space from a program"},
+               "api": "Call this Space from your own code"},
         "id": {"cell": "promielosit", "cells": "Hitung jenis", "field": "sel berinti ditemukan",
                "model": "Akurasi seimbang", "data": "gambar dari 7 kelas", "learn": "Label ahli",
                "api": "Panggil Space ini dari program"},

@@ -67,12 +67,8 @@ def test_every_package_that_the_space_imports_is_required(built: Path) -> None:
     }
     needed -= {"bone-marrow-cells"}
     assert imported >= {"gradio", "timm", "numpy"}
-    optional = {
-        "gradio_client",
-        "httpx",
-        "pillow-heif",
-        "pillow_heif",
-    }  # gradio pins the first; the others may be missing
+    # gradio pins the first; the others may be missing
+    optional = {"gradio_client", "httpx", "pillow-heif", "pillow_heif"}
     assert needed <= {line.partition("==")[0].lower() for line in pinned_requirements()} | optional
 
 
@@ -83,7 +79,7 @@ def pinned_requirements() -> list[str]:
 
 @pytest.fixture(scope="module")
 def built(repos: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `python -m space build` makes of the two repos."""
+    """The output of `python -m space build` for the two repos."""
     out = tmp_path_factory.mktemp("built") / "space"
     assert main(["build", str(out), "--model", repos[0], "--dataset", repos[1]]) == 0
     return out
@@ -91,11 +87,11 @@ def built(repos: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment that has the required packages and nothing of this project."""
+    """A virtual environment with the required packages and without this project."""
     folder = tmp_path_factory.mktemp("bare") / "environment"
     venv.create(folder, symlinks=True)
     (site_packages,) = folder.glob("lib/python*/site-packages")
-    # a path of another .pth file is not searched for .pth files: an editable install of the project stays outside
+    # .pth files in this path are not read, so an editable install of the project is left out
     (site_packages / "required.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return folder / "bin" / "python"
 
@@ -103,32 +99,27 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_built_folder_runs_alone(
     built: Path, bare_python: Path, repos: tuple[str, str], tmp_path: Path, cell_file: Path
 ) -> None:
-    """Only that folder is on the path: the other folders of the project cannot be imported."""
+    """With only that folder on the path: the other packages of the project cannot be imported."""
     alone = {"PYTHONPATH": "", "MODEL_ID": "", "DATASET_ID": "", "PYTHONDONTWRITEBYTECODE": "1"}
-    others = ["dataset_script", "training", "local_hub", "train_accelerate", "hub_model.push"]
-    for name in others:
-        done = subprocess.run(
-            [bare_python, "-c", f"import {name}"], cwd=built, env=os.environ | alone, capture_output=True
-        )
+    for name in ("dataset_script", "training", "local_hub", "train_accelerate", "hub_model.push"):
+        command = [bare_python, "-c", f"import {name}"]
+        done = subprocess.run(command, cwd=built, env=os.environ | alone, capture_output=True)
         assert b"ModuleNotFoundError" in done.stderr, name
-    space = RunningSpace(
-        ["app.py"], tmp_path / "space", cwd=built, environment=alone, python=str(bare_python)
-    )
-    with running(space):
+    with running(RunningSpace(["app.py"], tmp_path / "space", built, alone, str(bare_python))) as space:
         client = Client(space.address, verbose=False)
         assert client.predict(handle_file(cell_file), api_name="/predict")["label"] == "PMO"
         assert client.predict(api_name="/model")["model"] == repos[0]
         assert "Bone-marrow cells" in urllib.request.urlopen(space.address).read().decode()
 
 
-def test_build_does_not_mix_with_what_is_there(repos: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
+def test_build_refuses_a_folder_with_files(repos: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     assert main(["build", str(tmp_path), "--model", repos[0]]) == 1
     assert "is not an empty directory" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_push_is_one_commit_of_what_is_built_and_a_second_push_is_none(
+def test_a_push_is_one_commit_of_the_built_folder_and_a_second_push_makes_none(
     repos: tuple[str, str], owner: str, built: Path, tmp_path: Path
 ) -> None:
     name = f"{owner}/cells-space"
@@ -158,16 +149,11 @@ def test_the_environment_beats_the_front_matter() -> None:
 @pytest.mark.parametrize(
     ("model", "dataset"),
     [
-        ("", ""),
-        ("/tmp", ""),
-        ("a/b", "three/part/name"),
-        ("plain", ""),
-        ("a/b@main", ""),
-        ("a/b c\nx: y", ""),
-        ("a/b", "a/b.git"),
+        *((model, "") for model in ("", "/tmp", "plain", "a/b@main", "a/b c\nx: y")),
+        *(("a/b", dataset) for dataset in ("three/part/name", "a/b.git")),
     ],
 )
-def test_a_space_cannot_show_what_is_not_on_the_hub(model: str, dataset: str) -> None:
+def test_a_model_or_dataset_that_is_no_repo_id_is_refused(model: str, dataset: str) -> None:
     with pytest.raises(RepoError):
         push_space("nobody/x", model, dataset)
 
@@ -175,12 +161,12 @@ def test_a_space_cannot_show_what_is_not_on_the_hub(model: str, dataset: str) ->
 def test_a_space_over_a_repo_that_is_missing_or_of_another_type_is_refused(
     repos: tuple[str, str], owner: str
 ) -> None:
-    for model, dataset, said in (
+    for model, dataset, message in (
         (f"{owner}/none", repos[1], f"there is no model repo {owner}/none"),
         (repos[0], f"{owner}/none", f"there is no dataset repo {owner}/none"),
         (repos[1], repos[1], f"{repos[1]} is a dataset repo, not a model repo"),
     ):
-        with pytest.raises(RepoError, match=said):
+        with pytest.raises(RepoError, match=message):
             push_space(f"{owner}/never", model, dataset)
     assert not HfApi().repo_exists(f"{owner}/never", repo_type="space")
 
@@ -196,12 +182,8 @@ def test_a_space_of_another_owner_is_refused(
 @pytest.mark.parametrize("fault", ["no hub", "bad name"])
 def test_a_refused_push_is_one_sentence_and_exit_1(repos: tuple[str, str], owner: str, fault: str) -> None:
     name = "two words/cells" if fault == "bad name" else f"{owner}/cells"
-    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"} if fault == "no hub" else None
-    done = subprocess.run(
-        [sys.executable, "-m", "space", "push", name, "--model", repos[0], "--dataset", repos[1]],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
+    environment = os.environ | ({"HF_ENDPOINT": "http://127.0.0.1:9"} if fault == "no hub" else {})
+    command = [sys.executable, "-m", "space", "push", name, "--model", repos[0], "--dataset", repos[1]]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 1 and done.stderr.startswith("error: "), done.stderr
     assert len(done.stderr.splitlines()) == 1

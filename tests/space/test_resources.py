@@ -1,4 +1,4 @@
-"""What the page is made of: broken model repos, missing figures, dataset repos and whose pictures they hold."""
+"""Resources: broken model repos, missing figures, dataset repos, and the credits of their images."""
 
 import json
 import shutil
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import datasets
 import gradio as gr
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfApi
 
@@ -22,29 +24,29 @@ from space.visits import Visits
 from tests.small_model_repo import LABELS
 
 
-def without_arrays(repo: Path) -> None:
+def arrays_missing(repo: Path) -> None:
     rule = {"score": "mahalanobis", "threshold": 1.0, "residual_variance": 1.0}
     (repo / "calibration.json").write_text(json.dumps({"out_of_distribution": rule}))
     (repo / "out_of_distribution.safetensors").unlink()
 
 
-def of_garbage(repo: Path) -> None:
-    without_arrays(repo)
+def arrays_garbled(repo: Path) -> None:
+    arrays_missing(repo)
     (repo / "out_of_distribution.safetensors").write_bytes(b"garbage")
 
 
-def cut_off(repo: Path) -> None:
+def weights_cut_off(repo: Path) -> None:
     shutil.rmtree(repo / "onnx")  # with it, the weights are not needed
     (repo / "model.safetensors").write_bytes((repo / "model.safetensors").read_bytes()[:1000])
 
 
-def of_no_architecture(repo: Path) -> None:
+def architecture_unknown(repo: Path) -> None:
     shutil.rmtree(repo / "onnx")
-    says(architecture="nonsense")(repo)
+    config_with(architecture="nonsense")(repo)
 
 
-def says(**changes: object) -> Callable[[Path], None]:
-    """The change to config.json, those to its pretrained_cfg among them."""
+def config_with(**changes: object) -> Callable[[Path], None]:
+    """Change values of config.json or of its pretrained_cfg."""
 
     def change(repo: Path) -> None:
         config = json.loads((repo / "config.json").read_text())
@@ -59,15 +61,15 @@ def says(**changes: object) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     "damage",
     [
-        without_arrays,
-        of_garbage,
-        cut_off,
-        of_no_architecture,
-        says(input_size=[3, 0, 0]),
-        says(input_size="144"),
-        says(interpolation="nonsense"),
-        says(label_names=list(LABELS[:6]), num_classes=6),
-        says(label_names=[*LABELS, "XYZ"], num_classes=8),
+        arrays_missing,
+        arrays_garbled,
+        weights_cut_off,
+        architecture_unknown,
+        config_with(input_size=[3, 0, 0]),
+        config_with(input_size="144"),
+        config_with(interpolation="nonsense"),
+        config_with(label_names=list(LABELS[:6]), num_classes=6),
+        config_with(label_names=[*LABELS, "XYZ"], num_classes=8),
     ],
 )
 def test_a_model_repo_that_cannot_answer_is_refused_in_one_sentence(
@@ -96,7 +98,7 @@ def test_figures_that_are_missing_or_garbled_are_left_out(small_model: Path, tmp
         assert resources.history == [] and head and sum(bool(part) for part in parts) == drawn
 
 
-def test_the_data_set_repo_reads_alike_from_folder_and_hub(small_dataset: Path, owner: str) -> None:
+def test_a_dataset_repo_reads_the_same_from_a_folder_and_the_hub(small_dataset: Path, owner: str) -> None:
     repo = f"{owner}/small-cells"
     HfApi().create_repo(repo, repo_type="dataset", exist_ok=True)
     HfApi().upload_folder(repo_id=repo, repo_type="dataset", folder_path=small_dataset)
@@ -106,7 +108,7 @@ def test_the_data_set_repo_reads_alike_from_folder_and_hub(small_dataset: Path, 
     assert list(folder.samples("train", 4)) == list(hub.samples("train", 4))
 
 
-def test_samples_are_balanced_seeded_and_read_where_they_are(small_dataset: Path) -> None:
+def test_samples_are_balanced_and_seeded(small_dataset: Path) -> None:
     dataset = open_dataset_repo(small_dataset)
     samples = list(dataset.samples("train", 4, seed=1))
     assert sorted(s.label for s in samples) == sorted(LABELS * 4)
@@ -115,22 +117,19 @@ def test_samples_are_balanced_seeded_and_read_where_they_are(small_dataset: Path
 
 
 @pytest.mark.parametrize("name", ["", "nobody/no-data", "not an id"])
-def test_a_missing_data_set_is_one_sentence(name: str) -> None:
+def test_a_missing_dataset_is_one_sentence(name: str) -> None:
     with pytest.raises(RepoError) as refusal:
         open_dataset_repo(name)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_folder_without_class_names_is_one_sentence(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     pq.write_table(pa.table({"image": [1], "target": [2]}), tmp_path / "train.parquet")
     with pytest.raises(RepoError, match=r"class names|label"):
         open_dataset_repo(tmp_path)
 
 
-def test_whose_pictures_they_are_follows_the_dataset(small_model: Path, tmp_path: Path) -> None:
+def test_the_footer_credits_the_images_of_the_dataset(small_model: Path, tmp_path: Path) -> None:
     kinds = {"label": datasets.ClassLabel(names=list(LABELS)), "source": datasets.Value("string")}
     rows = {"label": [0, 1, 2], "source": ["bone_marrow", "blood", "blood"]}
     datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).to_parquet(tmp_path / "train.parquet")

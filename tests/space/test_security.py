@@ -1,13 +1,12 @@
-"""What a visitor cannot do to the Space, and what a hostile model or dataset repo cannot do through it."""
+"""Attacks by visitors on the Space, and through it by a hostile model or dataset repo."""
 
 from __future__ import annotations
 
 import csv
-import http.server
 import json
 import re
 import shutil
-import threading
+import socket
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,24 +39,23 @@ EVIL = {
 }
 
 
-def get(address: str) -> tuple[int, bytes]:
-    """Status and content; the path is sent as it is, where other clients would tidy it up."""
-    request = httpx2.Request("GET", address)
+def get(url: str) -> tuple[int, bytes]:
+    """Status and content; `httpx2.Request` does not normalise the path."""
     with httpx2.Client(timeout=60) as client:
-        answer = client.send(request)
-        return answer.status_code, answer.content
+        response = client.send(httpx2.Request("GET", url))
+        return response.status_code, response.content
 
 
 def call(space: RunningSpace, endpoint: str, data: object) -> str:
-    """Ask an endpoint as any program could, with any data; "complete" or "error".
+    """Call an endpoint with any data; "complete" or "error".
 
-    (`gradio_client` would upload a path that is in the data: it looks for it on the visitor's own machine.)
+    (`gradio_client` would look for a path in the data on this machine and upload the file.)
     """
     url = f"{space.address}/gradio_api/call/{endpoint}"
-    begun = httpx2.post(url, json={"data": [data]}, timeout=60)
-    if begun.status_code != 200:
+    response = httpx2.post(url, json={"data": [data]}, timeout=60)
+    if response.status_code != 200:
         return "error"
-    text = httpx2.get(f"{url}/{begun.json()['event_id']}", timeout=60).text
+    text = httpx2.get(f"{url}/{response.json()['event_id']}", timeout=60).text
     return re.findall(r"^event: (complete|error)$", text, re.MULTILINE)[-1]
 
 
@@ -67,17 +65,17 @@ def file(path: object, **more: object) -> dict:
 
 # ---- files of the server
 @pytest.fixture
-def strange_files(space: RunningSpace, small_model: Path, tmp_path: Path) -> list[Path]:
-    """Files that are no visitor's business: the system's, the repo's own, the model's, another program's."""
+def private_files(space: RunningSpace, small_model: Path, tmp_path: Path) -> list[Path]:
+    """Files that visitors must not read: of the system, of this repo, of the model, of another program."""
     other = tmp_path / "other-program.txt"
     other.write_text("none of your business")
-    found = [Path("/etc/passwd"), Path("/proc/self/environ"), other, small_model / "model.safetensors"]
-    return [*found, FOLDER / "app.py", FOLDER.parent / "pyproject.toml", FOLDER.parent / ".git" / "config"]
+    outside = [Path("/etc/passwd"), Path("/proc/self/environ"), other, small_model / "model.safetensors"]
+    return [*outside, FOLDER / "app.py", FOLDER.parent / "pyproject.toml", FOLDER.parent / ".git" / "config"]
 
 
-def test_no_address_serves_a_file_of_the_server(space: RunningSpace, strange_files: list[Path]) -> None:
-    for path in strange_files:
-        for way in (
+def test_no_url_serves_a_file_of_the_server(space: RunningSpace, private_files: list[Path]) -> None:
+    for path in private_files:
+        for route in (
             f"gradio_api/file={path}",
             f"gradio_api/file={quote(str(path), safe='')}",
             f"gradio_api/file={space.uploads}/../../../../../../../../..{path}",
@@ -88,17 +86,17 @@ def test_no_address_serves_a_file_of_the_server(space: RunningSpace, strange_fil
             f"assets/../../../../../..{path}",
             f"gradio_api/proxy=file://{path}",
         ):
-            status, content = get(f"{space.address}/{way}")
+            status, content = get(f"{space.address}/{route}")
             secret = path.read_bytes()[:40] if path.stat().st_size else b"PATH="
-            assert secret not in content, way
-            assert status in (400, 403, 404, 405, 422, 500), (way, status)
+            assert secret not in content, route
+            assert status in (400, 403, 404, 405, 422, 500), (route, status)
 
 
 def test_a_path_in_a_request_is_no_upload(
-    space: RunningSpace, strange_files: list[Path], cell_file: Path
+    space: RunningSpace, private_files: list[Path], cell_file: Path
 ) -> None:
     climbing = space.uploads / ".." / ".." / cell_file.parent.name / cell_file.name
-    for path in [*strange_files, cell_file, climbing]:
+    for path in [*private_files, cell_file, climbing]:
         for endpoint in ("predict", "field"):
             assert call(space, endpoint, file(path)) == "error"
         for endpoint in ("predict_many", "count"):
@@ -106,26 +104,16 @@ def test_a_path_in_a_request_is_no_upload(
         assert path.exists()
 
 
-def test_the_space_fetches_no_address_that_a_visitor_names(space: RunningSpace) -> None:
-    asked = []
-
-    class Listener(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_error(404)
-
-        def log_message(self, *_: object) -> None:
-            """Nothing on the screen."""
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Listener) as listener:
-        threading.Thread(target=listener.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{listener.server_address[1]}/cell.jpg"
-        for payload in (file(address), file("x.jpg", url=address), file("https://127.0.0.1:9/cell.jpg")):
+def test_the_space_fetches_no_url_that_a_visitor_names(space: RunningSpace) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/cell.jpg"
+        for payload in (file(url), file("x.jpg", url=url), file("https://127.0.0.1:9/cell.jpg")):
             assert call(space, "predict", payload) == "error"
             assert call(space, "count", [payload]) == "error"
-        get(f"{space.address}/gradio_api/file={address}")
-        listener.shutdown()
-    assert asked == []
+        get(f"{space.address}/gradio_api/file={url}")
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody has connected
+            listener.accept()
 
 
 @pytest.mark.parametrize(
@@ -135,16 +123,15 @@ def test_the_name_of_an_upload_leads_nowhere(space: RunningSpace, cell_file: Pat
     upload = {"files": (name, cell_file.read_bytes())}
     (path,) = httpx2.post(f"{space.address}/gradio_api/upload", files=upload).json()
     assert Path(path).resolve().is_relative_to(space.uploads.resolve())
-    assert Path(path).parent.parent.parent == space.uploads and Path(path).parent.parent.name.startswith(
-        "space-"
-    )
+    folder = Path(path).parent.parent
+    assert folder.parent == space.uploads and folder.name.startswith("space-")
     Path(path).unlink()
 
 
 def test_two_uploads_of_the_same_picture_are_two_files_that_nobody_can_guess(
     space: RunningSpace, cell_file: Path
 ) -> None:
-    """One visitor's answer must not take the picture of the other away."""
+    """Deleting the file of one visitor after the answer must not delete that of the other."""
     upload = {"files": ("cell.jpg", cell_file.read_bytes())}
     paths = [httpx2.post(f"{space.address}/gradio_api/upload", files=upload).json()[0] for _ in range(2)]
     assert paths[0] != paths[1]
@@ -164,14 +151,14 @@ def test_a_visitor_cannot_delete_the_examples_of_the_page(space: RunningSpace) -
 
 
 # ---- text of repos
-def test_names_in_charts_are_no_markup() -> None:
+def test_names_in_charts_are_escaped() -> None:
     bars = class_bars({"train": [1, 2]}, ["<b>x</b>", "<a href='javascript:1'>y</a>"], "en").to_json()
     pie = share_pie({"<b>x</b>": 1, "y": 2}, "en").to_json()
     assert "<b>" not in bars + pie and "<a" not in bars
     assert "&lt;b&gt;x" in json.loads(bars)["data"][0]["x"][0]
 
 
-def test_a_data_set_with_gaps_gives_no_wrong_label(tmp_path: Path) -> None:
+def test_a_dataset_with_gaps_gives_no_wrong_label(tmp_path: Path) -> None:
     """Rows without an image or a label, as foreign datasets have them (-1 stands for an unknown label)."""
     picture = {"bytes": jpeg(), "path": None}
     kinds = {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=["a", "b"])}
@@ -188,7 +175,7 @@ def test_a_data_set_with_gaps_gives_no_wrong_label(tmp_path: Path) -> None:
 def hostile_space(
     small_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[RunningSpace, Path]]:
-    """A Space over repos whose every name is an attack: labels, descriptions, file names."""
+    """A Space over repos in which every label, description and file name is an attack."""
     top = tmp_path_factory.mktemp("hostile")
     model = shutil.copytree(small_model, top / "model")
     for name in ("config.json", "calibration.json", "metrics.json"):
@@ -206,7 +193,7 @@ def hostile_space(
 
 @pytest.mark.browser
 @pytest.mark.timeout(900)
-def test_no_name_of_a_repo_or_file_acts_on_the_page(
+def test_no_name_of_a_repo_or_file_runs_in_the_page(
     hostile_space: tuple[RunningSpace, Path], browser: Browser, tmp_path: Path
 ) -> None:
     space, top = hostile_space
@@ -239,5 +226,5 @@ def test_no_name_of_a_repo_or_file_acts_on_the_page(
     assert page.locator("img[src='x'], svg[onload], a[href*='evil.example']").count() == 0
     assert "__class__" not in page.inner_text("body").replace("{0.__class__}", "")
     page.close()
-    places = (top, *list(top.parents)[:3])
-    assert [path for place in places for path in place.glob("*escaped*")] == []
+    folders = (top, *list(top.parents)[:3])
+    assert [path for folder in folders for path in folder.glob("*escaped*")] == []

@@ -1,10 +1,9 @@
-"""Where the Space has `hf_oauth`: what was corrected goes to the visitor's own private dataset repo, and their token nowhere."""
+"""Signing in (`hf_oauth`): corrected cells go to the visitor's own private dataset repo, and their token is stored nowhere."""
 
 import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import datasets
 import gradio as gr
@@ -29,23 +28,23 @@ TOKEN = "hf_annas_own_token"
 
 @pytest.fixture
 def anna(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> HfApi:
-    """Another user than the one whose token this machine has; there is Bob, too."""
+    """A second user besides the one whose token this machine has, and a third, Bob."""
     monkeypatch.setitem(hub.tokens, TOKEN, "anna")
     monkeypatch.setitem(hub.tokens, "hf_bobs", "bob")
     return HfApi(token=TOKEN)
 
 
-def resources(model: Path) -> Any:
-    classifier = Classifier.from_pretrained(model)
-    return SimpleNamespace(classifier=classifier, classifier_name="localdev/model", prior=None)
+@pytest.fixture
+def resources(small_model: Path) -> SimpleNamespace:
+    classifier = Classifier.from_pretrained(small_model)
+    return SimpleNamespace(classifier=classifier, classifier_name="localdev/model")
 
 
 def test_a_push_is_a_private_dataset_of_the_visitors_and_a_second_one_changes_it(
-    small_model: Path, anna: HfApi, tmp_path: Path
+    resources: SimpleNamespace, anna: HfApi, tmp_path: Path
 ) -> None:
-    found = resources(small_model)
-    desk, visit = filled(found.classifier, tmp_path), Visit(tmp_path / "visit")
-    assert desk.repo in push_export(found, visit, desk, "anna", TOKEN)
+    desk, visit = filled(resources.classifier, tmp_path), Visit(tmp_path / "visit")
+    assert desk.repo in push_export(resources, visit, desk, "anna", TOKEN)
     info = anna.dataset_info(desk.repo)
     assert info.private and info.author == "anna"
     loaded = datasets.load_dataset(desk.repo, token=TOKEN)
@@ -53,21 +52,20 @@ def test_a_push_is_a_private_dataset_of_the_visitors_and_a_second_one_changes_it
     assert loaded["train"].features["label"].names == list(LABELS)
     desk.correct({"0": "EOS"}, LABELS)
     before = desk.repo
-    push_export(found, visit, desk, "anna", TOKEN)
+    push_export(resources, visit, desk, "anna", TOKEN)
     assert desk.repo == before and anna.dataset_info(desk.repo).sha != info.sha
     assert [path for path in visit.folder.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(
-    ("user", "token", "told"), [("anna", "hf_expired", "sign in"), ("bob", TOKEN, "Nothing was pushed")]
+    ("user", "token", "message"), [("anna", "hf_expired", "sign in"), ("bob", TOKEN, "Nothing was pushed")]
 )
-def test_what_the_hub_refuses_is_a_sentence(
-    small_model: Path, anna: HfApi, tmp_path: Path, user: str, token: str, told: str
+def test_a_refusal_of_the_hub_is_a_sentence(
+    resources: SimpleNamespace, anna: HfApi, tmp_path: Path, user: str, token: str, message: str
 ) -> None:
-    found = resources(small_model)
-    desk = filled(found.classifier, tmp_path, 1)
-    page = push_export(found, Visit(tmp_path / "visit"), desk, user, token)
-    assert told in page and token not in page and "Traceback" not in page
+    desk = filled(resources.classifier, tmp_path, 1)
+    page = push_export(resources, Visit(tmp_path / "visit"), desk, user, token)
+    assert message in page and token not in page and "Traceback" not in page
 
 
 def test_without_oauth_there_is_no_button(small_model: Path, tmp_path: Path) -> None:
@@ -76,11 +74,11 @@ def test_without_oauth_there_is_no_button(small_model: Path, tmp_path: Path) -> 
     assert not [block for block in page.blocks.values() if isinstance(block, gr.LoginButton)]
 
 
-def test_who_has_signed_in_pushes_with_one_click_and_the_token_is_kept_nowhere(
+def test_a_signed_in_visitor_pushes_with_one_click_and_the_token_is_stored_nowhere(
     small_model: Path, small_dataset: Path, anna: HfApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     capfd: pytest.CaptureFixture,
 ) -> None:  # fmt: skip
-    """Gradio signs in by itself where it is not on a Space: everything but the page of huggingface.co is real."""
+    """Outside of a Space, Gradio mocks the sign-in page of huggingface.co; everything else is real."""
     profile = {"name": "Anna", "preferred_username": "anna", "profile": "", "picture": ""}
     info = {
         "access_token": TOKEN,
@@ -93,17 +91,17 @@ def test_who_has_signed_in_pushes_with_one_click_and_the_token_is_kept_nowhere(
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     page = start(str(small_model), str(small_dataset), server_name="127.0.0.1")
     try:
-        signed = httpx2.get(f"{page.local_url}login/callback")
-        cookie = {"cookie": signed.headers["set-cookie"].partition(";")[0]}
-        push = function(page, "cells-push", "click")
-        for headers, told in (({}, "Sign in"), (cookie, "anna/corrected-cells-")):
-            session = f"visitor {told}"
-            for fn in (function(page, "cells-try", "click"), push):
+        signed_in = httpx2.get(f"{page.local_url}login/callback")
+        cookie = {"cookie": signed_in.headers["set-cookie"].partition(";")[0]}
+        for headers, message in (({}, "Sign in"), (cookie, "anna/corrected-cells-")):
+            session = f"visitor {message}"
+            for button in ("cells-try", "cells-push"):
+                fn = function(page, button, "click")
                 body = {"fn_index": fn._id, "session_hash": session, "data": []}
                 post(f"{page.local_api_url}queue/join", body, headers)
-                *_, (said, *_) = answers(page, session)
-            assert told in said
-        assert anna.dataset_info(re.search(r"anna/[\w-]+", said)[0]).private
+                *_, (shown, *_) = answers(page, session)
+            assert message in shown
+        assert anna.dataset_info(re.search(r"anna/[\w-]+", shown)[0]).private
     finally:
         page.close()
     written = [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -1,4 +1,4 @@
-"""What is kept for a visitor lives as long as the visit: over reloads, not beyond its end, and not beyond a crash."""
+"""Files and results of a visit survive reloads, and are deleted when the visit ends or the process was killed."""
 
 import os
 import shutil
@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from space import app
+from space import visits as visits_module
 from space.app import App
 from space.visits import ABANDONED, Visits, own_folder
 
@@ -30,13 +31,13 @@ def upload(folder: Path, name: str = "cell.jpg") -> Path:
 
 
 def aged(path: Path) -> Path:
-    """Sent ten minutes ago."""
-    for one in (path, path.parent):
-        os.utime(one, (time.time() - 600,) * 2)
+    """An upload of ten minutes ago."""
+    for changed in (path, path.parent):
+        os.utime(changed, (time.time() - 600,) * 2)
     return path
 
 
-def test_a_reload_finds_results_and_uploads_again(tmp_path: Path) -> None:
+def test_a_reload_restores_results_and_uploads(tmp_path: Path) -> None:
     visits = Visits(tmp_path)
     visit, kept = visits.open("", "first page", "en"), aged(upload(tmp_path))
     visit.keep([str(kept)])
@@ -47,17 +48,17 @@ def test_a_reload_finds_results_and_uploads_again(tmp_path: Path) -> None:
     assert again is visit and again.results["cells"] == "corrected" and kept.exists()
 
 
-def test_uploads_stay_while_the_visit_lives_and_go_with_it(tmp_path: Path) -> None:
+def test_uploads_and_files_of_a_visit_are_deleted_when_it_ends(tmp_path: Path) -> None:
     visits = Visits(tmp_path)
-    visit, kept, nobodys = visits.open("", "page", "en"), aged(upload(tmp_path)), aged(upload(tmp_path))
+    visit, kept, unclaimed = visits.open("", "page", "en"), aged(upload(tmp_path)), aged(upload(tmp_path))
     visit.keep(str(kept))
-    made = visit.file("thumbnail.jpg")
-    made.write_bytes(b"x")
+    thumbnail = visit.file("thumbnail.jpg")
+    thumbnail.write_bytes(b"x")
     visits.sweep()
-    assert kept.exists() and made.exists() and not nobodys.exists()
+    assert kept.exists() and thumbnail.exists() and not unclaimed.exists()
     visits.leave(request("page"))
     visits.sweep(grace=0)
-    assert not kept.exists() and not made.exists() and list(tmp_path.iterdir()) == []
+    assert not kept.exists() and not thumbnail.exists() and list(tmp_path.iterdir()) == []
 
 
 def test_an_upload_that_was_cut_off_is_deleted(tmp_path: Path) -> None:
@@ -68,14 +69,28 @@ def test_an_upload_that_was_cut_off_is_deleted(tmp_path: Path) -> None:
     assert not (tmp_path / "tmpabc").exists() and fresh.exists()
 
 
-def test_a_strange_token_begins_a_visit_of_its_own(tmp_path: Path) -> None:
+def test_an_unknown_token_begins_a_new_visit(tmp_path: Path) -> None:
     visits = Visits(tmp_path)
-    mine = visits.open("", "a", "en")
+    visit = visits.open("", "a", "en")
     other = visits.open("guessed", "b", "id")
-    assert other is not mine and other.token != "guessed" and other.language == "id"
+    assert other is not visit and other.token != "guessed" and other.language == "id"
 
 
-def test_a_job_ends_with_its_visitor_or_at_the_press_of_a_button(tmp_path: Path) -> None:
+def test_beyond_the_limit_the_visit_left_longest_ago_ends_and_never_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visits_module, "MAX_VISITS", 3)
+    visits = Visits(tmp_path)
+    first, second, third, fourth = (visits.open("", session, "en") for session in "abcd")
+    assert visits.open(fourth.token, "e", "en") is fourth, "all others have a page"
+    visits.leave(request("b"))
+    visits.leave(request("a"))
+    monkeypatch.setattr(visits_module, "MAX_VISITS", 4)
+    visits.open("", "f", "en")
+    assert [visit.cancelled for visit in (first, second, third, fourth)] == [False, True, False, False]
+
+
+def test_a_job_stops_when_its_visitor_leaves_or_cancels_it(tmp_path: Path) -> None:
     visits = Visits(tmp_path)
     visit = visits.open("", "page", "en")
     assert not visit.stops()
@@ -99,21 +114,21 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_what_a_killed_process_left_is_deleted_by_the_next(
+def test_files_of_a_killed_process_are_deleted_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     killed = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True)
-    left = Path(killed.stdout.strip())
-    assert killed.returncode == -signal.SIGKILL and (left / "upload-x" / "cell.jpg").exists()
-    mine = own_folder()
-    assert mine.parent == tmp_path and not left.exists()
+    orphaned = Path(killed.stdout.strip())
+    assert killed.returncode == -signal.SIGKILL and (orphaned / "upload-x" / "cell.jpg").exists()
+    folder = own_folder()
+    assert folder.parent == tmp_path and not orphaned.exists()
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     other = own_folder()
-    assert mine.exists() and other.exists(), "who is alive keeps what is theirs"
+    assert folder.exists() and other.exists(), "folders of running processes stay"
 
 
-def test_an_outage_at_start_heals_itself(
+def test_the_page_recovers_from_an_outage_at_start(
     small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
@@ -122,9 +137,11 @@ def test_an_outage_at_start_heals_itself(
     running, stopped = App(str(tmp_path / "model"), "", server_name="127.0.0.1"), threading.Event()
     try:
         first = httpx2.get(running.page.local_url).text
-        assert "location.reload" in first and str(tmp_path) not in first, "it asks again, and shows no path"
+        assert "location.reload" in first and str(tmp_path) not in first, (
+            "it reloads itself, and shows no path"
+        )
         shutil.copytree(small_model, tmp_path / "model", dirs_exist_ok=True)
-        running.heal(stopped)
+        running.load_missing(stopped)
         assert running.complete and "location.reload" not in httpx2.get(running.page.local_url).text
     finally:
         stopped.set()
