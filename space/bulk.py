@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
@@ -16,18 +16,21 @@ from space.batching import MAX_BATCH
 from space.resources import Resources
 from space.texts import say
 
+Place = tuple[str, str | None]  # path of an upload, and entry of a zip file
+
 
 @dataclass(frozen=True)
 class BulkAnswer:
     """`entries[i]` is row i of `predictions`, which is None if no picture could be used.
 
-    `left_out` is the number of pictures beyond the limit, by folder.
+    `left_out` is the number of pictures beyond the limit, by folder; `done` are all pictures that were read.
     """
 
     entries: list[Entry]
     predictions: Predictions | None
     bad: list[tuple[str, ImageError]]
     left_out: Counter
+    done: set[Place] = field(default_factory=set)
 
     @property
     def unknown(self) -> int:
@@ -41,15 +44,18 @@ def answer_uploads(
     progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
     on_picture: Callable[[int, Image.Image], None] = lambda row, picture: None,
+    skip: Collection[Place] = (),
 ) -> BulkAnswer:
     """Classify every picture of the files and zip files in batches, without keeping the pictures in memory.
 
-    `on_picture(row, picture)` is called for each picture, `progress(done, total)` and `should_stop()` after each batch.
+    `on_picture(row, picture)` is called for each picture, `progress(done, total)` and `should_stop()` after each batch. Pictures
+    of `skip` are left out: those that a stopped job has read.
     """
     total = count_uploads(paths)
     entries: list[Entry] = []
     bad: list[tuple[str, ImageError]] = []
     left_out: Counter = Counter()
+    done: set[Place] = set()
     outputs: list[tuple[np.ndarray, ...]] = []
     batch: list[Image.Image] = []
 
@@ -61,6 +67,10 @@ def answer_uploads(
         progress(min(total, len(entries) + len(bad)), total)
 
     for entry in read_uploads(paths):
+        place = (str(entry.path), entry.entry)
+        if place in skip:
+            continue
+        done.add(place)
         if entry.error is not None and entry.error.reason == "too_many":
             left_out[entry.name.rpartition("/")[0]] += 1
         elif entry.error is not None:
@@ -75,9 +85,9 @@ def answer_uploads(
                     break
     flush()
     if not outputs:
-        return BulkAnswer([], None, bad, left_out)
+        return BulkAnswer([], None, bad, left_out, done)
     predictions = resources.classifier.interpret(*map(np.concatenate, zip(*outputs, strict=True)))
-    return BulkAnswer(entries, predictions, bad, left_out)
+    return BulkAnswer(entries, predictions, bad, left_out, done)
 
 
 def prior_note(language: str, resources: Resources) -> str:

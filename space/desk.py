@@ -108,7 +108,10 @@ class Desk:
     ignored: set[str] = field(default_factory=set)  # classes left out of the denominator
     bad: list[tuple[str, ImageError]] = field(default_factory=list)
     left_out: Counter = field(default_factory=Counter)  # class folder -> pictures beyond the limit
-    uploads: set[str] = field(default_factory=set)  # paths that were added already
+    uploads: set[str] = field(default_factory=set)  # paths that were read to their end
+    done: set[tuple[str, str | None]] = field(
+        default_factory=set
+    )  # path and zip entry of the pictures that were read
     version: float = 0.0  # of the corrections, so that late ones can be told from newer ones
     shift: Shift | None = None  # of the latest batch that looked unlike the training images
     field: dict[str, Any] | None = None  # url, width and height of the picture of a field

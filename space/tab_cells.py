@@ -100,7 +100,6 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         if not new and not desk.cells:
             return [cards.message(say(language, "cells_first")), *[gr.skip()] * (len(outputs) - 1)]
         visit.cancelled = False
-        desk.uploads |= {str(path) for path in new}
         batch, thumbnails = secrets.token_hex(4), {}
 
         def save(row: int, picture: Image.Image) -> None:
@@ -109,7 +108,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         def report(done: int, total: int) -> None:
             progress((done, total), desc=say(language, "cells_progress"), unit="")
 
-        answer = answer_uploads(resources, new, report, visit.stops, save)
+        answer = answer_uploads(resources, new, report, visit.stops, save, desk.done)
         with visit.lock:
             for row, entry in enumerate(answer.entries):
                 sample = entry.sample or say(language, "loose_files")
@@ -119,6 +118,8 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
             desk.left_out += answer.left_out
             desk.shift = (answer.predictions and answer.predictions.shift) or desk.shift
             desk.stopped = visit.cancelled
+            desk.done |= answer.done
+            desk.uploads |= set() if desk.stopped else {str(path) for path in new}
         return draw(visit)
 
     def try_example(request: gr.Request, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008

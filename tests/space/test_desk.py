@@ -150,10 +150,15 @@ def test_unknown_cells_are_not_counted_until_they_are_corrected(
     assert sum(row.cells for row in small_desk.count(FLAT)) == 8
 
 
-def test_a_job_can_be_stopped(resources: Resources, tmp_path: Path) -> None:
-    (tmp_path / "a.zip").write_bytes(zipped({f"{i}.jpg": jpeg(i % 3) for i in range(100)}))
+def test_a_job_can_be_stopped_and_resumed(resources: Resources, tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(
+        zipped({f"{i}.jpg": jpeg(i % 3) for i in range(100)} | {"bad.jpg": b"x"})
+    )
     answer = answer_uploads(resources, [str(tmp_path / "a.zip")], should_stop=lambda: True)
     assert len(answer.entries) == len(answer.predictions) == 32
+    rest = answer_uploads(resources, [str(tmp_path / "a.zip")], skip=answer.done)
+    assert sorted(e.entry for e in answer.entries + rest.entries) == sorted(f"{i}.jpg" for i in range(100))
+    assert [name for name, _ in answer.bad + rest.bad] == ["a.zip/bad.jpg"]
 
 
 def test_seven_hundred_pictures_are_seven_hundred_answers(resources: Resources, tmp_path: Path) -> None:
