@@ -94,9 +94,9 @@ def print_summary(summary: Summary) -> None:
     print(" " * width + "".join(f"{split:>12}" for split in SPLITS))
     for label, name in [*enumerate(summary.classes), (None, "all")]:
         print(f"{name:<{width}}" + "".join(f"{summary.count(split, label):12,}" for split in SPLITS))
-    groups = summary.shared_groups
+    sizes = summary.shared_groups
     print(
-        f"{len(groups):,} groups of near-duplicates ({sum(groups):,} images); {summary.compared:,} pairs compared"
+        f"{len(sizes):,} groups of several images ({sum(sizes):,} in all); {summary.compared:,} pairs compared"
     )
     if summary.listed is not None:
         missing = summary.listed - summary.listed_kept

@@ -90,13 +90,9 @@ def check_free(out: Path, overwrite: bool) -> None:
         DatasetError: `out` holds something that may not be replaced.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
-        raise DatasetError(
-            f"{out} exists and is not empty: choose another folder, or pass --overwrite to replace it"
-        )
+        raise DatasetError(f"{out} already exists: choose another folder, or pass --overwrite to replace it")
     if holds_other_things(out, "splits.csv"):
-        raise DatasetError(
-            f"{out} is not a dataset, so --overwrite does not delete it: choose another folder"
-        )
+        raise DatasetError(f"{out} is not a dataset, so --overwrite keeps it: choose another folder")
 
 
 @contextlib.contextmanager
@@ -154,10 +150,8 @@ def name_rows(rows: Sequence[Row]) -> None:
         row.file_name = shown(name if counts[name] == 1 else row.path)
 
 
-def split_rows(
-    rows: Sequence[Row], classes: Sequence[str], n_listed: int | None, seed: int
-) -> list[Rejected]:
-    """Set each row's split; `n_listed` is the number of names on the test list, None without one.
+def split_rows(rows: Sequence[Row], classes: Sequence[str], listed: int | None, seed: int) -> list[Rejected]:
+    """Set each row's split; `listed` is the number of names on the test list, None without one.
 
     Images that a list, a folder or a table holds out keep their split, and so does the rest of their group.
 
@@ -166,8 +160,8 @@ def split_rows(
     Raises:
         DatasetError: a class has too few images, or the list names none of the images.
     """
-    if n_listed is not None and not any(row.listed for row in rows):
-        raise DatasetError(f"none of the {n_listed} names of the test list is among the {len(rows)} images")
+    if listed is not None and not any(row.listed for row in rows):
+        raise DatasetError(f"none of the {listed} names of the test list is among the {len(rows)} images")
     given = {row.own_split for row in rows} - {""}
     fixed: dict[str, str] = {}
     for split in SPLITS:  # a later split overrides an earlier one
@@ -177,7 +171,7 @@ def split_rows(
 
     def fractions(stratum: tuple[str, int]) -> tuple[float, float]:
         test = 0 if "test" in given else FRACTION
-        if n_listed is not None:
+        if listed is not None:
             test = 0 if stratum[0] in listed_sources else FRACTION_BESIDE_LIST
         return test, 0 if "validation" in given else FRACTION
 

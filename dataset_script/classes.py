@@ -268,12 +268,10 @@ def _check_names(found: ClassFolders) -> None:
     alike = defaultdict(set)
     for name in spellings | (set(found.files) - set(map(class_name, spellings))):  # a table's are no folders
         alike[_appearance(class_name(name))].add(name)
-    if pair := next((sorted(names) for names in alike.values() if len(names) > 1), None):
-        names = " and ".join(
-            f"'{shown(name)}'" if name.isascii() else f"'{shown(name)}' ({name!a})" for name in pair
-        )
+    if same := next((sorted(names) for names in alike.values() if len(names) > 1), None):
+        listing = " and ".join(f"'{shown(name)}'" + f" ({name!a})" * (not name.isascii()) for name in same)
         raise DatasetError(
-            f"the classes {names} look alike (case, whitespace or Unicode form): rename or merge them"
+            f"the classes {listing} look alike (case, whitespace or Unicode form): rename or merge them"
         )
 
 

@@ -42,10 +42,10 @@ def split_named(folder: str) -> str:
     return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "")
 
 
-def first_few(names: Iterable[str], n: int = 4) -> str:
-    """Return the first `n` names in sorted order as a comma-separated list, with an ellipsis if there are more."""
+def first_few(names: Iterable[str], n: int = 4, separator: str = ", ") -> str:
+    """Return the first `n` names in sorted order as a list, with an ellipsis if there are more."""
     names = sorted(names)
-    return ", ".join(names[:n]) + (", …" if len(names) > n else "")
+    return separator.join(names[:n] + ["…"] * (len(names) > n))
 
 
 class Folders:
@@ -164,9 +164,9 @@ class Folders:
             )
         if self.selected or len(self.names) < 2 or not (ambiguity := self._ambiguity()):
             return
-        answers = [f"--classes {','.join(sorted(self.names)[:4])} if they are the classes after all"]
-        if inner := sorted(self._at(1)):
-            answers.append(f"--classes {','.join(inner[:4])} if those are")
+        answers = [f"--classes {first_few(self.names, separator=',')} if they are the classes after all"]
+        if inner := self._at(1):
+            answers.append(f"--classes {first_few(inner, separator=',')} if those are")
         if re.search(r"\d", "".join(self.names)):
             word = re.match(r"[^\W\d_]*", min(self.names))[0].lower()
             answers.append(f"--group_by {word or 'patient'} if the images of each must stay in one split")

@@ -23,9 +23,8 @@ ROW_GROUP_BYTES = 16 * 2**20
 def features(classes: list[str], sources: bool = False) -> Features:
     """Return the columns of the dataset, with labels in the order of `classes` and, if `sources`, a column `source`."""
     texts = ["file_name", "sha256", "group", *["source"] * sources]
-    return Features(
-        {"image": ImageFeature(), "label": ClassLabel(names=classes)} | dict.fromkeys(texts, Value("string"))
-    )
+    columns = {"image": ImageFeature(), "label": ClassLabel(names=classes)}
+    return Features(columns | dict.fromkeys(texts, Value("string")))
 
 
 def chunks(rows: Iterable[Row], max_bytes: int, max_rows: int | None = None) -> Iterator[list[Row]]:

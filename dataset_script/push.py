@@ -42,9 +42,7 @@ def check_contract(folder: Path) -> None:
         raise DatasetError(f"{folder} is not a complete dataset: {', '.join(missing)} is missing")
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or (path.is_file() and _is_foreign(path.relative_to(folder))):
-            raise DatasetError(
-                f"{path} does not belong in a dataset repo: remove it, or build the folder again"
-            )
+            raise DatasetError(f"{path} does not belong in a dataset repo: remove it, or rebuild the folder")
     groups, counts = {}, Counter()
     for split in SPLITS:
         for path in sorted((folder / "data").glob(f"{split}-*-of-*.parquet")):
@@ -52,7 +50,7 @@ def check_contract(folder: Path) -> None:
                 counts[split] += 1
                 if groups.setdefault(group, split) != split:
                     raise DatasetError(
-                        f"{path}: group {group} is in {groups[group]} and in {split}; build the folder again"
+                        f"{path}: group {group} is in {groups[group]} and in {split}; rebuild the folder"
                     )
     if empty := [split for split in SPLITS if not counts[split]]:
         raise DatasetError(f"{folder}/data has no images for the split {', '.join(empty)}")
@@ -66,12 +64,12 @@ def check_contract(folder: Path) -> None:
         in_card = {item["name"]: item["num_examples"] for item in infos.get("splits", ())}
     except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise DatasetError(
-            f"{folder}/README.md has front matter that is not as `build` wrote it: fix it, or build the folder again"
+            f"{folder}/README.md has front matter that is not as `build` wrote it: fix it, or rebuild the folder"
         ) from error
     for name, numbers in (("splits.csv", dict(in_table)), ("README.md", in_card)):
         if numbers != dict(counts):
             raise DatasetError(
-                f"{folder}/{name} counts {numbers}, but the Parquet files hold {dict(counts)}: build the folder again"
+                f"{folder}/{name} counts {numbers}, but the Parquet files hold {dict(counts)}: rebuild the folder"
             )
 
 
@@ -85,7 +83,7 @@ def _groups_of(path: Path) -> list[str]:
     try:
         with pq.ParquetFile(path) as file:
             if missing := [name for name in COLUMNS if name not in file.schema_arrow.names]:
-                raise DatasetError(f"{path} has no column {', '.join(missing)}: build the folder again")
+                raise DatasetError(f"{path} has no column {', '.join(missing)}: rebuild the folder")
             return file.read(columns=["group"])["group"].to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{path} cannot be read as Parquet: {first_line(error)}") from error

@@ -1,7 +1,7 @@
 """Sources of raw files: folders, zips or Kaggle datasets in; paths and bytes out.
 
-Zips are not unpacked, and nothing outside a source is read unless --follow_links is given: unsafe entries (`..`, symlinks, zip
-bombs) are listed with the reason why they are not read. Paths are relative to the source, with forward slashes; a zip inside a
+Zips are not unpacked, and nothing outside a source is read unless --follow_links is given: entries that lead outside and zip
+bombs are listed with the reason why they are not read. Paths are relative to the source, with forward slashes; a zip inside a
 folder counts as a folder. With several sources, each path begins with the name of its source.
 """
 
@@ -20,7 +20,7 @@ from hub_model.inference.errors import first_line
 from hub_model.inference.images import MAX_BYTES
 from hub_model.inference.text import shown
 
-BOMB_RATIO = 200  # maximum compression ratio of a zip entry, except of these formats
+BOMB_RATIO = 200  # maximum compression ratio of a zip entry, except in these formats
 UNCOMPRESSED = (".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".csv", ".tsv", ".txt")
 SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information"}
 # only zips are read, and only outside other zips
@@ -61,8 +61,8 @@ class FolderSource:
 
     def _walk(self, folder: str) -> Listing:
         try:
-            with os.scandir(self.root / folder) as entries:
-                entries = sorted(entries, key=lambda entry: entry.name)
+            with os.scandir(self.root / folder) as iterator:
+                entries = sorted(iterator, key=lambda entry: entry.name)
         except OSError as error:
             yield folder, f"cannot be read: {error.strerror}"
             return

@@ -40,12 +40,8 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         writer.writerows([csv_cell(shown(str(value))) for value in row] for row in rows)
 
 
-def decode_text(data: bytes) -> str:
-    """Decode a text file: UTF-16 with a BOM, UTF-8 with or without one, or Windows-1252.
-
-    Raises:
-        DatasetError: it is none of them.
-    """
+def _decode(name: str, data: bytes) -> str:
+    """Decode a text file: UTF-16 with a BOM, UTF-8 with or without one, or Windows-1252."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
     try:
@@ -54,7 +50,7 @@ def decode_text(data: bytes) -> str:
         text = data.decode("cp1252", "replace")
     # three such letters in a row occur in no western language
     if garbled := re.search(r"[^\x00-\x7f‘’“”–—…•]{3,}", text):
-        raise DatasetError(f"the table is in an unknown code page ({garbled[0]}): save it as UTF-8")
+        raise DatasetError(f"{name} is in an unknown code page ({garbled[0]}): save it as UTF-8")
     return text
 
 
@@ -62,9 +58,9 @@ def parse_cells(name: str, data: bytes) -> list[list[str]]:
     """Return the rows of stripped cells of a table separated by tabs, semicolons, commas or bars; cells may be quoted.
 
     Raises:
-        DatasetError: it is not text, or a cell is too long.
+        DatasetError: it is not text in a known encoding, or a cell is too long.
     """
-    text = re.sub(r"\Asep=.\s*\n", "", decode_text(data))  # Excel writes it above the header
+    text = re.sub(r"\Asep=.\s*\n", "", _decode(name, data))  # Excel writes it above the header
     separator = max("\t;,|", key=re.sub(r'"[^"\n]*"', "", text).count)
     options = {"delimiter": separator, "skipinitialspace": True}
     try:

@@ -71,7 +71,7 @@ def check(path: str, data: bytes) -> Accepted | Rejected:
 
 
 def digest(picture: Image.Image) -> bytes:
-    """Return a digest, 16 bytes, of size and pixels; a million pixels at a time, since `tobytes` takes twice their memory."""
+    """Return a 16-byte digest of size and pixels, hashed a million pixels at a time: `tobytes` takes twice their memory."""
     hashed = hashlib.blake2b(repr(picture.size).encode(), digest_size=16)
     rows = max(1, 2**20 // picture.width)
     for top in range(0, picture.height, rows):
@@ -137,9 +137,8 @@ class Validated:
                 dropped.update(paths)
                 for path in paths:
                     others = ", ".join(other for other in paths if other != path) or "an earlier file"
-                    self.rejected.append(
-                        Rejected(path, "same bytes under different labels", f"also {others}")
-                    )
+                    item = Rejected(path, "same bytes under different labels", f"also {others}")
+                    self.rejected.append(item)
             else:
                 dropped.update(paths[1:])
                 self.rejected += [Rejected(p, "duplicate", f"same bytes as {paths[0]}") for p in paths[1:]]
@@ -170,7 +169,7 @@ def validate(
             if not batch:
                 validated.spare = sum(map(len, queues))
                 return validated
-            results = _check_all(sources, [path for path, _ in batch], workers, bar)
+            results = check_all(sources, [path for path, _ in batch], workers, bar)
             for (path, label), result in zip(batch, results, strict=True):
                 if isinstance(result, Rejected):
                     validated.rejected.append(result)
@@ -184,9 +183,7 @@ def signals_deferred() -> Iterator[None]:
     """Defer SIGINT and SIGTERM to the end of the block: a worker that loses its parent while it starts prints a traceback."""
     received: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    handlers = {
-        number: signal.signal(number, lambda number, _: received.append(number)) for number in numbers
-    }
+    handlers = {n: signal.signal(n, lambda n, _: received.append(n)) for n in numbers}
     try:
         yield
     finally:
@@ -196,21 +193,21 @@ def signals_deferred() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _check_all(
+def check_all(
     sources: Sources, paths: Sequence[str], workers: int, bar: tqdm
 ) -> Iterator[Accepted | Rejected]:
     """Yield the result of each file, in the order of `paths`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["dataset_script.validate"])
     chunk = max(1, min(CHUNK_FILES, len(paths) // (4 * workers)))
-    with ProcessPoolExecutor(workers, context, start_worker, (sources,)) as pool:
+    with contextlib.ExitStack() as stack:
         try:
             with signals_deferred():
+                pool = ProcessPoolExecutor(workers, context, start_worker, (sources,))
+                stack.callback(pool.shutdown, cancel_futures=True)
                 results = pool.map(check_file, paths, chunksize=chunk)  # starts the workers
             for result in results:
                 bar.update()
                 yield result
         except BrokenProcessPool as error:
-            raise DatasetError(
-                "a worker process died while decoding (out of memory?): nothing was written"
-            ) from error
+            raise DatasetError("a worker process died (out of memory?): nothing was written") from error

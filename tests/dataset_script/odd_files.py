@@ -25,9 +25,8 @@ def write_odd_folder(raw: Path, outside: Path) -> dict[str, int]:
     exif[0x0112] = 6  # stored rotated by 90°
     for i in range(4):  # 20 unusual but good ones: 280 + 20 = 300 kept
         (raw / "EOS" / f"gray_{i}.png").write_bytes(encoded(noise().convert("L"), "PNG"))
-        (raw / "EOS" / f"deep_{i}.png").write_bytes(
-            encoded(Image.fromarray(rng.integers(0, 65536, (60, 60), np.uint16)), "PNG")
-        )
+        deep = Image.fromarray(rng.integers(0, 65536, (60, 60), np.uint16))
+        (raw / "EOS" / f"deep_{i}.png").write_bytes(encoded(deep, "PNG"))
         (raw / "LYT" / f"cmyk_{i}.jpg").write_bytes(encoded(noise().convert("CMYK"), "JPEG"))
         (raw / "MON" / f"alpha_{i}.webp").write_bytes(encoded(noise().convert("RGBA"), "WEBP", lossless=True))
         (raw / "NGS" / f"turned_{i}.JPG").write_bytes(encoded(noise(), "JPEG", exif=exif))

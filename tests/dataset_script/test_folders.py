@@ -41,6 +41,7 @@ def test_split_folders_are_read_as_splits(paths, splits) -> None:
 AMBIGUOUS = [
     (each("fold_0 fold_1 fold_2", "all hem"), "look like folds.*--classes all,hem.*--group_by fold"),
     (each("patient_01 patient_02"), "look like folds, patients"),
+    (each("fold_0 fold_1", "a b c d e"), "--classes a,b,c,d,… if those are"),  # not all, and says so
     (["Patient 1/1.png", "Patient 2/1.png"], "look like folds, patients"),
     (each("001 002", "neutrophil blast"), "hold folders of the same names.*--group_by patient"),
     (each("siteA siteB", "neutrophil blast"), "hold folders of the same names"),

@@ -38,7 +38,7 @@ def grouped(images: list[np.ndarray]) -> list[int]:
 
 
 def recall(fields: list[np.ndarray], frame: int, damage: str, shifts=SHIFTS) -> dict[tuple[int, int], float]:
-    """Return the fraction of linked pairs for each shift (of a frame of 250); crops of different fields are never linked."""
+    """Return the fraction of linked pairs for each shift (of a frame of 250), and assert that no fields are linked."""
     rng = np.random.default_rng(1)
     recalls = {}
     for rows, columns in shifts:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from tqdm import tqdm
 
 from dataset_script.build import replace_on_success
 from dataset_script.push import check_contract
 from dataset_script.source import DatasetError
-from dataset_script.validate import check
+from dataset_script.validate import check, check_all
 from tests.dataset_script.raw_folders import build, noise_folder
 
 
@@ -95,6 +96,26 @@ def test_an_interrupted_build_leaves_nothing_behind(number: signal.Signals, tmp_
     error = process.communicate(timeout=250)[1]
     assert error == "dataset_script build: stopped; nothing was written\n"
     assert process.returncode == 1 and list(tmp_path.iterdir()) == [raw]
+
+
+class Logged:
+    """A source that logs each read as one byte of a file."""
+
+    def __init__(self, log: Path):
+        self.log = log
+
+    def read(self, path: str) -> bytes:
+        with self.log.open("ab") as file:
+            file.write(b".")
+        time.sleep(0.001)
+        return b""
+
+
+def test_the_workers_of_an_interrupted_build_stop(tmp_path: Path) -> None:
+    results = check_all(Logged(tmp_path / "log"), ["a/1.png"] * 3200, 1, tqdm(disable=True))
+    next(results)
+    results.close()
+    assert (tmp_path / "log").stat().st_size < 3200
 
 
 @pytest.mark.parametrize("data", [b"\xff\xd8\xff" + b"x" * 50, b"II*\0" + b"x" * 40])
