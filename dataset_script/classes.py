@@ -84,10 +84,10 @@ def arrange(
     """
     merged = ClassFolders()
     for name, source in sources.parts.items():
-        found = _arrange_one(source, selected, group_by, labels)
+        result = _arrange_one(source, selected, group_by, labels)
         if name:
-            _check_number(found, 1)
-        merged.add(found, name)
+            _check_number(result, 1)
+        merged.add(result, name)
     merged.files = dict(sorted(merged.files.items()))
     if missing := sorted(set(selected) - set(merged.files)):
         names = first_few(merged.classes, 20) or "none"
@@ -100,35 +100,35 @@ def arrange(
 def _arrange_one(
     source, selected: Sequence[str], group_by: str | None, labels: tuple[str, bytes] | None
 ) -> ClassFolders:
-    found, files = ClassFolders(), []
+    result, files = ClassFolders(), []
     for path, reason in source.listing():
-        found.seen += 1
+        result.seen += 1
         if reason:
-            found.rejected.append(Rejected(path, *reason.split(": ", 1)))
+            result.rejected.append(Rejected(path, *reason.split(": ", 1)))
         else:
             files.append(path)
     tables = [path for path in files if TABLES.fullmatch(base_name(path))]
     if labels is not None:
-        rows = _by_table(found, files, {"": read_labels(*labels)})
+        rows = _by_table(result, files, {"": read_labels(*labels)})
     else:
         folders = Folders([path for path in files if _may_be_image(source, path)], selected, group_by)
         if tables and len(folders.names) < 2:
             labels_of = {path.rpartition("/")[0]: read_labels(path, source.read(path)) for path in tables}
-            rows = _by_table(found, [path for path in files if path not in tables], labels_of)
+            rows = _by_table(result, [path for path in files if path not in tables], labels_of)
         else:
             folders.check()
             _check_against_tables(source, tables, folders.names)
-            rows = _by_folders(found, files, folders)
+            rows = _by_folders(result, files, folders)
     for row in rows:
         if isinstance(row, Rejected):
-            found.rejected.append(row)
+            result.rejected.append(row)
         elif selected and row.label not in selected:
-            found.left_out += 1
+            result.left_out += 1
         else:
-            found.files.setdefault(row.label, []).append(row.file)
-            found.split_of.update({row.file: row.split} if row.split else {})
-            found.group_of.update({row.file: row.group} if row.group else {})
-    return found
+            result.files.setdefault(row.label, []).append(row.file)
+            result.split_of.update({row.file: row.split} if row.split else {})
+            result.group_of.update({row.file: row.group} if row.group else {})
+    return result
 
 
 def _may_be_image(source, path: str) -> bool:
@@ -141,20 +141,20 @@ def _may_be_image(source, path: str) -> bool:
         return False
 
 
-def _check_number(found: ClassFolders, minimum: int) -> None:
+def _check_number(result: ClassFolders, minimum: int) -> None:
     """Raise DatasetError, with the skipped files and what to do about them, if there are fewer than `minimum` classes."""
-    if len(found.files) < minimum:
-        names = ", ".join(found.files) or "none"
+    if len(result.files) < minimum:
+        names = ", ".join(result.files) or "none"
         raise DatasetError(
-            f"a dataset needs at least two classes with images; found: {names}{_skipped(found)}"
+            f"a dataset needs at least two classes with images; found: {names}{_skipped(result)}"
         )
 
 
-def _skipped(found: ClassFolders) -> str:
+def _skipped(result: ClassFolders) -> str:
     """Return the end of an error message: the skipped files by reason and ending, each with a hint."""
-    counts = Counter((item.reason, suffix(item.path)) for item in found.rejected)
+    counts = Counter((item.reason, suffix(item.path)) for item in result.rejected)
     if not counts:
-        return "" if found.seen else " (it is empty)"
+        return "" if result.seen else " (it is empty)"
     items = []
     for (reason, ending), n in counts.most_common(4):
         hint = f": {HINTS[reason]}" if reason in HINTS else ""
@@ -175,7 +175,7 @@ def _check_against_tables(source, tables: Sequence[str], names: set[str]) -> Non
             )
 
 
-def _by_folders(found: ClassFolders, files: Sequence[str], folders: Folders) -> Iterator[LabelRow | Rejected]:
+def _by_folders(result: ClassFolders, files: list[str], folders: Folders) -> Iterator[LabelRow | Rejected]:
     """Yield each file with the class of its folder; a file in a folder without images takes that of the nearest one above.
 
     Files that are not images are included: decoding rejects them later.
@@ -184,7 +184,7 @@ def _by_folders(found: ClassFolders, files: Sequence[str], folders: Folders) -> 
     tops_with_images = {folder.partition("/")[0] for folder in label_of_folder}
     published = folders.names & set(CLASSES)
     are_published = 2 * len(published) > len(folders.names) and not folders.selected
-    found.classes = published if are_published else folders.names
+    result.classes = published if are_published else folders.names
     without_images = set()
     for path in files:
         folder = path.rpartition("/")[0]
@@ -192,7 +192,7 @@ def _by_folders(found: ClassFolders, files: Sequence[str], folders: Folders) -> 
             folder = folder.rpartition("/")[0]
         label = label_of_folder.get(folder, "")
         top, below, _ = path.partition("/")
-        if label in found.classes:
+        if label in result.classes:
             yield LabelRow(path, label, folders.split_of.get(path, ""), folders.group_of.get(path, ""))
         elif label:
             yield Rejected(path, "unknown class folder")
@@ -202,16 +202,16 @@ def _by_folders(found: ClassFolders, files: Sequence[str], folders: Folders) -> 
         else:
             yield Rejected(path, OUTSIDE)
     if without_images:
-        found.notes.append(f"no pictures that are read in the folders {first_few(without_images)}")
+        result.notes.append(f"no pictures that are read in the folders {first_few(without_images)}")
     if folders.split_folders:
-        found.notes.append(f"splits read from the folders {', '.join(folders.split_folders)}")
+        result.notes.append(f"splits read from the folders {', '.join(folders.split_folders)}")
     if folders.group_by:
-        groups = len(set(found.group_of.values()))
-        found.notes.append(f"{groups:,} groups read from folder names ({folders.group_by})")
+        groups = len(set(result.group_of.values()))
+        result.notes.append(f"{groups:,} groups read from folder names ({folders.group_by})")
 
 
 def _by_table(
-    found: ClassFolders, files: Sequence[str], tables: dict[str, list[LabelRow]]
+    result: ClassFolders, files: list[str], tables: dict[str, list[LabelRow]]
 ) -> Iterator[LabelRow | Rejected]:
     """Yield each file with the class of its table row; `tables` has the rows by the folder that their names are relative to."""
     by_name: dict[str, list[str]] = defaultdict(list)
@@ -236,7 +236,7 @@ def _by_table(
         raise DatasetError(
             f"none of the {len(rows):,} rows of the table of labels names a file of the source (for example {example})"
         )
-    found.notes.append(f"table of labels: {len(rows):,} rows, {missing:,} of them name no file here")
+    result.notes.append(f"table of labels: {len(rows):,} rows, {missing:,} of them name no file here")
     for path in files:
         labels = sorted({class_name(row.label) for row in rows_of[path]})
         if not labels:
@@ -246,7 +246,7 @@ def _by_table(
         elif labels == [""]:
             yield Rejected(path, NO_LABEL, "its name stands for several files: add folders" * bool(ambiguous))
         else:
-            found.classes.update(labels)
+            result.classes.update(labels)
             row = rows_of[path][0]
             yield LabelRow(path, labels[0], split_named(row.split), row.group)
 
@@ -261,12 +261,13 @@ def _paths_named(name: str, paths: list[str]) -> list[str]:
     return paths
 
 
-def _check_names(found: ClassFolders) -> None:
+def _check_names(result: ClassFolders) -> None:
     """Raise DatasetError if two class names, as folders spell them, look alike."""
-    parts = {part for paths in found.files.values() for path in paths for part in path.split("/")[:-1]}
-    spellings = {ZIP_SUFFIX.sub("", part) for part in parts if class_name(part) in found.files}
+    parts = {part for paths in result.files.values() for path in paths for part in path.split("/")[:-1]}
+    spellings = {ZIP_SUFFIX.sub("", part) for part in parts if class_name(part) in result.files}
     alike = defaultdict(set)
-    for name in spellings | (set(found.files) - set(map(class_name, spellings))):  # a table's are no folders
+    # the classes of a table need not be folders
+    for name in spellings | (set(result.files) - set(map(class_name, spellings))):
         alike[_appearance(class_name(name))].add(name)
     if same := next((sorted(names) for names in alike.values() if len(names) > 1), None):
         listing = " and ".join(f"'{shown(name)}'" + f" ({name!a})" * (not name.isascii()) for name in same)
