@@ -1,4 +1,4 @@
-"""What the command lines share: argparse types of numbers within limits, and what `--overwrite` may delete."""
+"""Shared by the command lines: argparse types for numbers in a range, and what `--overwrite` may delete."""
 
 from __future__ import annotations
 
@@ -7,51 +7,38 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-LARGEST_SEED = 2**32 - 1  # NumPy's
-LARGEST_PORT = 65_535
 
-
-def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
-    """Return the type of an integer of at least `least` and, where given, at most `most`."""
-    limits = f"a whole number of at least {least}" if most is None else f"a whole number in {least}..{most}"
-
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least or (most is not None and value > most):
-            raise argparse.ArgumentTypeError(f"must be {limits}, not {text!r}")
-        return value
-
-    return read
-
-
-def real_number(accepts: Callable[[float], bool], limits: str) -> Callable[[str], float]:
-    """Return the type of a finite number that `accepts` is true of; `limits` says which those are."""
+def real_number(accepts: Callable[[float], bool], limits: str, kind: type = float) -> Callable[[str], float]:
+    """Return the argparse type of a finite number for which `accepts` is true; `limits` describes the range in errors."""
 
     def read(text: str) -> float:
         try:
-            value = float(text)
+            value = kind(text)
         except ValueError:
             value = math.nan
-        if not (math.isfinite(value) and accepts(value)):
+        if not (abs(value) < math.inf and accepts(value)):
             raise argparse.ArgumentTypeError(f"must be {limits}, not {text!r}")
         return value
 
     return read
+
+
+def whole_number(minimum: int, maximum: float = math.inf) -> Callable[[str], int]:
+    """Return the argparse type of an integer in `minimum`..`maximum` (inclusive)."""
+    limits = f"in {minimum}..{maximum}" if maximum < math.inf else f"of at least {minimum}"
+    return real_number(lambda value: minimum <= value <= maximum, f"a whole number {limits}", int)
 
 
 positive = real_number(lambda value: value > 0, "a number above 0")
 not_negative = real_number(lambda value: value >= 0, "a number of at least 0")
 share = real_number(lambda value: 0 <= value <= 1, "a number in 0..1")
-seed = whole_number(0, LARGEST_SEED)
-port = whole_number(0, LARGEST_PORT)
+seed = whole_number(0, 2**32 - 1)  # what NumPy accepts
+port = whole_number(0, 65_535)
 
 
-def holds_other_things(out: Path, mark: str) -> bool:
-    """Return what `--overwrite` refuses to delete: a file, or a folder with content but without the file `mark`.
+def holds_other_things(out: Path, marker: str) -> bool:
+    """Return whether `out` is something that `--overwrite` refuses to delete: a file, or a non-empty folder without `marker`.
 
-    Each kind of output has a file that marks it.
+    `marker` is the name of a file that every output of the command has.
     """
-    return out.exists() and not (out / mark).is_file() and (out.is_file() or any(out.iterdir()))
+    return out.exists() and not (out / marker).is_file() and (out.is_file() or any(out.iterdir()))

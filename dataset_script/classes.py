@@ -1,8 +1,8 @@
-"""Which file belongs to which class: a source's listing in, files by class out, with their split and group where they have one.
+"""Sorts files into classes: the listing of a source in; files by class, with their split and group if known, out.
 
-Read are: one folder a class, files at any depth below it; the same below folders that are splits (`train`, `Test`, `val_data`)
-or that stand alone; a table of file names and labels. What cannot be told apart is asked for, never guessed: folders that look
-like folds, patients or wrappers become no classes.
+Three layouts are read: one folder per class, with files at any depth below it; the same inside split folders (`train`, `Test`,
+`val_data`) or a single wrapper folder; a table of file names and labels. Ambiguous layouts are reported, never guessed:
+folders that look like folds, patients or wrappers do not become classes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from dataset_script.folders import Folders, class_name, some, split_named
+from dataset_script.folders import ZIP_SUFFIX, Folders, class_name, first_few, split_named
 from dataset_script.labels import CLASSES
 from dataset_script.records import OUTSIDE, Rejected
 from dataset_script.source import OUT_OF_FOLDER, PACKED, DatasetError, Sources, base_name
@@ -25,112 +25,114 @@ from hub_model.inference.text import shown
 TABLES = re.compile(r"(metadata|labels)\.(csv|tsv|parquet|jsonl)", re.IGNORECASE)
 NO_LABEL = "no label in the table"
 NO_PICTURES = "folder without pictures that are read"
-# Cyrillic and Greek letters, after casefold, that look like Latin ones; dashes
+# dashes, and Cyrillic and Greek letters (casefolded) that look like Latin ones
 LOOK_ALIKE = str.maketrans("авекмнорстухіјѕαβεζηικμνορτυχ‐‑‒–—−", "abekmhopctyxijsabezhikmnoptyx------")
-WAYS_OUT = {
+HINTS = {  # by reason of rejection
     OUT_OF_FOLDER: "pass --follow_links, or copy the files",
-    OUTSIDE: "put them into one folder a class, or pass --labels FILE",
+    OUTSIDE: "put them into one folder per class, or pass --labels FILE",
     PACKED: "unpack it",
     NO_PICTURES: "save the pictures as JPEG, PNG or TIFF",
-    NO_LABEL: "give names that stand for several files their folders",
+    NO_LABEL: "add the folder to names that match several files",
 }
 
 
 @dataclass
 class ClassFolders:
-    """The classes and what is in them."""
+    """The classes and their files."""
 
     files: dict[str, list[str]] = field(default_factory=dict)  # class -> sorted paths
     split_of: dict[str, str] = field(default_factory=dict)  # path -> split, for files that come with one
-    group_of: dict[str, str] = field(default_factory=dict)  # path -> group, the same
+    group_of: dict[str, str] = field(default_factory=dict)  # path -> group, likewise
     rejected: list[Rejected] = field(default_factory=list)
-    classes: set[str] = field(default_factory=set)  # also those that --classes does not name
-    left_out: int = 0  # files of classes that --classes does not name
+    classes: set[str] = field(default_factory=set)  # including those not named by --classes
+    left_out: int = 0  # files of classes not named by --classes
     seen: int = 0  # all entries
-    notes: list[str] = field(default_factory=list)  # on what was read of splits, groups and tables
+    notes: list[str] = field(default_factory=list)  # on the splits, groups and tables that were read
 
     def add(self, other: ClassFolders, name: str) -> None:
-        """Add what is in one of several sources, the source's name before each path; "" for a lone one."""
-        before, about = (f"{name}/", f"{name}: ") if name else ("", "")
+        """Add the files of a source; its name, unless "", is put before each path."""
+        prefix, note_prefix = (f"{name}/", f"{name}: ") if name else ("", "")
         for label, paths in other.files.items():
-            self.files.setdefault(label, []).extend(before + path for path in paths)
-        self.split_of.update({before + path: split for path, split in other.split_of.items()})
-        self.group_of.update({before + path: before + group for path, group in other.group_of.items()})
-        self.rejected += [Rejected(before + item.path, item.reason, item.detail) for item in other.rejected]
+            self.files.setdefault(label, []).extend(prefix + path for path in paths)
+        self.split_of.update({prefix + path: split for path, split in other.split_of.items()})
+        self.group_of.update({prefix + path: prefix + group for path, group in other.group_of.items()})
+        self.rejected += [Rejected(prefix + item.path, item.reason, item.detail) for item in other.rejected]
         self.classes |= other.classes
-        self.left_out, self.seen = self.left_out + other.left_out, self.seen + other.seen
-        self.notes += [about + note for note in other.notes]
+        self.left_out += other.left_out
+        self.seen += other.seen
+        self.notes += [note_prefix + note for note in other.notes]
 
 
 def suffix(path: str) -> str:
-    name = path.rsplit("/", 1)[-1]
-    return name.rsplit(".", 1)[-1].lower() if "." in name else ""
+    """Return the lowercase ending of a path without its dot, "" if none."""
+    _, dot, ending = base_name(path).rpartition(".")
+    return ending.lower() if dot else ""
 
 
 def arrange(
-    sources: Sources, wanted: Sequence[str] = (), group_by: str | None = None, labels: tuple[str, bytes] | None = None
+    sources: Sources, selected: Sequence[str] = (), group_by: str | None = None, labels: tuple[str, bytes] | None = None
 ) -> ClassFolders:  # fmt: skip
     """Sort the files of all sources into classes.
 
     Args:
-        wanted: picks classes; the others are left out, which is no rejection.
-        group_by: what the names of folders that are groups begin with (`patient`); without such folders, all that are no class.
-        labels: the name and bytes of a table of labels; without one, one in a source is read where its folders are no classes.
+        selected: classes to keep, all by default; files of the others are left out, not rejected.
+        group_by: prefix of the folders that are groups (`patient`); if no folder has it, every folder that is not a class.
+        labels: name and bytes of a label table; by default, a table in a source is read if its folders are not classes.
 
     Raises:
-        DatasetError: the classes cannot be told, are too few, not those that are wanted, or look alike.
+        DatasetError: the classes are ambiguous, fewer than two, lack a selected one, or have names that look alike.
     """
-    whole = ClassFolders()
+    merged = ClassFolders()
     for name, source in sources.parts.items():
-        part = _arrange_one(source, wanted, group_by, labels)
+        result = _arrange_one(source, selected, group_by, labels)
         if name:
-            _check_number(part, 1)
-        whole.add(part, name)
-    whole.files = dict(sorted(whole.files.items()))
-    if missing := sorted(set(wanted) - set(whole.files)):
-        there = some(whole.classes, 20) or "none"
-        raise DatasetError(f"no class {', '.join(missing)}; there are: {there}{_passed_over(whole)}")
-    _check_names(whole)
-    _check_number(whole, 2)
-    return whole
+            _check_number(result, 1)
+        merged.add(result, name)
+    merged.files = dict(sorted(merged.files.items()))
+    if missing := sorted(set(selected) - set(merged.files)):
+        names = first_few(merged.classes, 20) or "none"
+        raise DatasetError(f"no class {', '.join(missing)}; found: {names}{_skipped(merged)}")
+    _check_names(merged)
+    _check_number(merged, 2)
+    return merged
 
 
 def _arrange_one(
-    source, wanted: Sequence[str], group_by: str | None, labels: tuple[str, bytes] | None
+    source, selected: Sequence[str], group_by: str | None, labels: tuple[str, bytes] | None
 ) -> ClassFolders:
-    found, plain = ClassFolders(), []
+    result, files = ClassFolders(), []
     for path, reason in source.listing():
-        found.seen += 1
+        result.seen += 1
         if reason:
-            found.rejected.append(Rejected(path, *reason.split(": ", 1)))
+            result.rejected.append(Rejected(path, *reason.split(": ", 1)))
         else:
-            plain.append(path)
-    tables = [path for path in plain if TABLES.fullmatch(base_name(path))]
+            files.append(path)
+    tables = [path for path in files if TABLES.fullmatch(base_name(path))]
     if labels is not None:
-        sorted_files = _by_table(found, plain, {"": read_labels(*labels)})
+        rows = _by_table(result, files, {"": read_labels(*labels)})
     else:
-        folders = Folders([path for path in plain if _may_be_picture(source, path)], wanted, group_by)
+        folders = Folders([path for path in files if _may_be_image(source, path)], selected, group_by)
         if tables and len(folders.names) < 2:
-            rows = {path.rpartition("/")[0]: read_labels(path, source.read(path)) for path in tables}
-            sorted_files = _by_table(found, [path for path in plain if path not in tables], rows)
+            labels_of = {path.rpartition("/")[0]: read_labels(path, source.read(path)) for path in tables}
+            rows = _by_table(result, [path for path in files if path not in tables], labels_of)
         else:
             folders.check()
             _check_against_tables(source, tables, folders.names)
-            sorted_files = _by_folders(found, plain, folders)
-    for item in sorted_files:
-        if isinstance(item, Rejected):
-            found.rejected.append(item)
-        elif wanted and item.label not in wanted:
-            found.left_out += 1
+            rows = _by_folders(result, files, folders)
+    for row in rows:
+        if isinstance(row, Rejected):
+            result.rejected.append(row)
+        elif selected and row.label not in selected:
+            result.left_out += 1
         else:
-            found.files.setdefault(item.label, []).append(item.file)
-            found.split_of.update({item.file: item.split} if item.split else {})
-            found.group_of.update({item.file: item.group} if item.group else {})
-    return found
+            result.files.setdefault(row.label, []).append(row.file)
+            result.split_of.update({row.file: row.split} if row.split else {})
+            result.group_of.update({row.file: row.group} if row.group else {})
+    return result
 
 
-def _may_be_picture(source, path: str) -> bool:
-    """Whether a file counts when folders are told apart: it has a picture's ending, or none and a picture's first bytes."""
+def _may_be_image(source, path: str) -> bool:
+    """Whether a file has the ending of an image or, without an ending, the first bytes of one."""
     if "." in base_name(path):
         return suffix(path) in SUFFIXES
     try:
@@ -139,108 +141,103 @@ def _may_be_picture(source, path: str) -> bool:
         return False
 
 
-def _check_number(found: ClassFolders, least: int) -> None:
-    """Check that there are so many classes.
-
-    Raises:
-        DatasetError: there are fewer; it counts what was not read, by reason and ending, with the way out.
-    """
-    if len(found.files) < least:
-        names = ", ".join(found.files) or "none"
+def _check_number(result: ClassFolders, minimum: int) -> None:
+    """Raise DatasetError, with the skipped files and what to do about them, if there are fewer than `minimum` classes."""
+    if len(result.files) < minimum:
+        names = ", ".join(result.files) or "none"
         raise DatasetError(
-            f"a dataset needs two classes with images or more; found: {names}{_passed_over(found)}"
+            f"a dataset needs at least two classes with images; found: {names}{_skipped(result)}"
         )
 
 
-def _passed_over(found: ClassFolders) -> str:
-    """What was not read, by reason and ending, with the way out: "" where there is nothing."""
-    counts = Counter((item.reason, suffix(item.path)) for item in found.rejected)
+def _skipped(result: ClassFolders) -> str:
+    """Return the end of an error message: the skipped files by reason and ending, each with a hint."""
+    counts = Counter((item.reason, suffix(item.path)) for item in result.rejected)
     if not counts:
-        return "" if found.seen else " (it is empty)"
-    told = []
-    for (reason, ending), number in counts.most_common(4):
-        way = f": {WAYS_OUT[reason]}" if reason in WAYS_OUT else ""
-        told.append(f"{number:,} {f'.{ending} ' if ending else ''}({reason}{way})")
-    return f"; passed over: {', '.join(told)}"
+        return "" if result.seen else " (it is empty)"
+    items = []
+    for (reason, ending), n in counts.most_common(4):
+        hint = f": {HINTS[reason]}" if reason in HINTS else ""
+        items.append(f"{n:,} {f'.{ending} ' if ending else ''}({reason}{hint})")
+    return f"; skipped: {', '.join(items)}"
 
 
 def _check_against_tables(source, tables: Sequence[str], names: set[str]) -> None:
-    """Check that a table of labels in the source, where there is one, does not tell of other classes than the folders.
-
-    Raises:
-        DatasetError: it does.
-    """
+    """Raise DatasetError if a label table in the source has none of the classes of the folders."""
     for path in tables:
         labels = set()
-        with contextlib.suppress(DatasetError, OSError):  # a table of other things
+        with contextlib.suppress(DatasetError, OSError):  # not a label table
             labels = {class_name(row.label) for row in read_labels(path, source.read(path))} - {""}
         if labels and not labels & names:
-            told = f"{some(labels)} in {shown(path)}, {some(names)} as folders"
             raise DatasetError(
-                f"there are two kinds of classes ({told}): pass --labels FILE, or --classes with the folders' names"
+                f"the classes in {shown(path)} ({first_few(labels)}) are not those of the folders ({first_few(names)}): pass "
+                "--labels FILE, or --classes with the folder names"
             )
 
 
-def _by_folders(found: ClassFolders, plain: Sequence[str], folders: Folders) -> Iterator[LabelRow | Rejected]:
-    """Say of every file what its folder says: one that is no picture goes with the pictures beside it, to be rejected there."""
-    label_of_folder = {path.rpartition("/")[0]: folders.label(path) for path in folders.rest}
-    tops_with_pictures = {folder.partition("/")[0] for folder in label_of_folder}
+def _by_folders(result: ClassFolders, files: list[str], folders: Folders) -> Iterator[LabelRow | Rejected]:
+    """Yield each file with the class of its folder; a file in a folder without images takes that of the nearest one above.
+
+    Files that are not images are included: decoding rejects them later.
+    """
+    label_of_folder = {path.rpartition("/")[0]: folders.label(path) for path in folders.folders_of}
+    tops_with_images = {folder.partition("/")[0] for folder in label_of_folder}
     published = folders.names & set(CLASSES)
-    are_published = 2 * len(published) > len(folders.names) and not folders.wanted
-    found.classes = published if are_published else folders.names
-    bare = set()
-    for path in plain:
+    are_published = 2 * len(published) > len(folders.names) and not folders.selected
+    result.classes = published if are_published else folders.names
+    without_images = set()
+    for path in files:
         folder = path.rpartition("/")[0]
-        while folder and folder not in label_of_folder:  # no picture is in it: the nearest above counts
+        while folder and folder not in label_of_folder:
             folder = folder.rpartition("/")[0]
         label = label_of_folder.get(folder, "")
         top, below, _ = path.partition("/")
-        if label in found.classes:
+        if label in result.classes:
             yield LabelRow(path, label, folders.split_of.get(path, ""), folders.group_of.get(path, ""))
         elif label:
             yield Rejected(path, "unknown class folder")
-        elif below and top not in tops_with_pictures:
-            bare.add(top)
+        elif below and top not in tops_with_images:
+            without_images.add(top)
             yield Rejected(path, NO_PICTURES)
         else:
             yield Rejected(path, OUTSIDE)
-    if bare:
-        found.notes.append(f"no pictures that are read in the folders {some(bare)}")
+    if without_images:
+        result.notes.append(f"no pictures that are read in the folders {first_few(without_images)}")
     if folders.split_folders:
-        found.notes.append(f"splits read from the folders {', '.join(folders.split_folders)}")
+        result.notes.append(f"splits read from the folders {', '.join(folders.split_folders)}")
     if folders.group_by:
-        groups = len(set(found.group_of.values()))
-        found.notes.append(f"{groups:,} groups read from folder names ({folders.group_by})")
+        groups = len(set(result.group_of.values()))
+        result.notes.append(f"{groups:,} groups read from folder names ({folders.group_by})")
 
 
 def _by_table(
-    found: ClassFolders, plain: Sequence[str], tables: dict[str, list[LabelRow]]
+    result: ClassFolders, files: list[str], tables: dict[str, list[LabelRow]]
 ) -> Iterator[LabelRow | Rejected]:
-    """Say of every file what a table's row says; each table's names are relative to the folder that it is in."""
+    """Yield each file with the class of its table row; `tables` has the rows by the folder that their names are relative to."""
     by_name: dict[str, list[str]] = defaultdict(list)
-    for path in plain:
+    for path in files:
         name = base_name(path)
-        bare = name.rpartition(".")[0] or name
-        for key in {name, bare, f"/{name.lower()}", f"/{bare.lower()}"}:  # no ending, or in another case
+        stem = name.rpartition(".")[0] or name
+        for key in {name, stem, f"/{name.lower()}", f"/{stem.lower()}"}:  # without ending, or in another case
             by_name[key].append(path)
     rows_of: dict[str, list[LabelRow]] = defaultdict(list)
     rows = [(folder, row) for folder, rows in tables.items() for row in rows]
-    absent = ambiguous = 0
+    missing = ambiguous = 0
     for folder, row in rows:
         name = base_name(row.file)
-        paths = _paths_named(
-            f"{folder}/{row.file}".lstrip("/"), by_name.get(name) or by_name.get(f"/{name.lower()}", ())
-        )
-        absent, ambiguous = absent + (not paths), ambiguous + (len(paths) > 1)
+        candidates = by_name.get(name) or by_name.get(f"/{name.lower()}", [])
+        paths = _paths_named(f"{folder}/{row.file}".lstrip("/"), candidates)
+        missing += not paths
+        ambiguous += len(paths) > 1
         for path in paths:
             rows_of[path].append(row if len(paths) == 1 else LabelRow(row.file, ""))
     if not rows_of:
         example = shown(rows[0][1].file) if rows else "none"
         raise DatasetError(
-            f"none of the {len(rows):,} rows of the table of labels names a file that is here (for example {example})"
+            f"none of the {len(rows):,} rows of the table of labels names a file of the source (for example {example})"
         )
-    found.notes.append(f"table of labels: {len(rows):,} rows, {absent:,} of them name no file here")
-    for path in plain:
+    result.notes.append(f"table of labels: {len(rows):,} rows, {missing:,} of them name no file here")
+    for path in files:
         labels = sorted({class_name(row.label) for row in rows_of[path]})
         if not labels:
             yield Rejected(path, "not in the table of labels")
@@ -249,62 +246,55 @@ def _by_table(
         elif labels == [""]:
             yield Rejected(path, NO_LABEL, "its name stands for several files: add folders" * bool(ambiguous))
         else:
-            found.classes.update(labels)
+            result.classes.update(labels)
             row = rows_of[path][0]
             yield LabelRow(path, labels[0], split_named(row.split), row.group)
 
 
-def _paths_named(name: str, paths: Sequence[str]) -> list[str]:
-    """Of files with the right base name, those that share most trailing folders with a name: one, or several to choose from."""
+def _paths_named(name: str, paths: list[str]) -> list[str]:
+    """Return those of `paths`, which have the right base name, that share the most trailing folders with `name`."""
     folders = name.split("/")[:-1]
     tail = ""
     while folders and len(paths) > 1:
         tail = f"{folders.pop()}/{tail}"
         paths = [path for path in paths if f"/{path.rpartition('/')[0]}/".endswith(f"/{tail}")] or paths
-    return list(paths)
+    return paths
 
 
-def _check_names(found: ClassFolders) -> None:
-    """Check that no two classes look alike.
-
-    Raises:
-        DatasetError: two differ in case, blanks or Unicode form only.
-    """
-    parts = {part for paths in found.files.values() for path in paths for part in path.split("/")[:-1]}
-    spelt = {part.removesuffix(".zip") for part in parts if class_name(part) in found.files}
+def _check_names(result: ClassFolders) -> None:
+    """Raise DatasetError if two class names, as folders spell them, look alike."""
+    parts = {part for paths in result.files.values() for path in paths for part in path.split("/")[:-1]}
+    spellings = {ZIP_SUFFIX.sub("", part) for part in parts if class_name(part) in result.files}
     alike = defaultdict(set)
-    for name in spelt | (set(found.files) - set(map(class_name, spelt))):  # not all are folders: a table's
-        alike[_looks(class_name(name))].add(name)
-    if pair := next((sorted(names) for names in alike.values() if len(names) > 1), None):
-        names = " and ".join(
-            f"'{shown(name)}'" if name.isascii() else f"'{shown(name)}' ({name!a})" for name in pair
-        )
+    # the classes of a table need not be folders
+    for name in spellings | (set(result.files) - set(map(class_name, spellings))):
+        alike[_appearance(class_name(name))].add(name)
+    if same := next((sorted(names) for names in alike.values() if len(names) > 1), None):
+        listing = " and ".join(f"'{shown(name)}'" + f" ({name!a})" * (not name.isascii()) for name in same)
         raise DatasetError(
-            f"the classes {names} look alike (case, blanks or Unicode form): rename or join them"
+            f"the classes {listing} look alike (case, whitespace or Unicode form): rename or merge them"
         )
 
 
-def _looks(name: str) -> str:
-    """What a reader sees of a name: nothing of case, kind of blank, invisible characters, and script of a letter."""
-    seen = unicodedata.normalize("NFKC", name).casefold().translate(LOOK_ALIKE)
-    return re.sub(r"[\s_]+", " ", "".join(char for char in seen if unicodedata.category(char) != "Cf"))
+def _appearance(name: str) -> str:
+    """Return a name without case, kind of whitespace, invisible characters and script of its letters."""
+    folded = unicodedata.normalize("NFKC", name).casefold().translate(LOOK_ALIKE)
+    return re.sub(r"[\s_]+", " ", "".join(char for char in folded if unicodedata.category(char) != "Cf"))
 
 
 def find_listed(folders: ClassFolders, names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the paths that each name on a test list stands for: several where it does not tell them apart.
+    """Return the paths that match each name of a test list: several if the name is ambiguous.
 
-    They end in its file name and, where it has the folder of a class, are of that class; of these, those that share most
-    trailing folders with it. So `x.jpg` stands for every x.jpg, `/elsewhere/BLA/0001/x.jpg` for `BLA/x.jpg`.
+    A match has the same file name and, if the listed name contains a class folder, that class; of several, those that share the
+    most trailing folders are kept. So `x.jpg` matches every x.jpg, and `/elsewhere/BLA/0001/x.jpg` matches `BLA/x.jpg`.
     """
     by_name: dict[tuple[str, str], list[str]] = defaultdict(list)
     for label, paths in folders.files.items():
         for path in paths:
             by_name[label, base_name(path)].append(path)
-    found = {}
+    matches = {}
     for name in names:
         *parents, last = name.split("/")
         labels = folders.classes.intersection(parents) or folders.files
-        found[name] = _paths_named(
-            name, [path for label in labels for path in by_name.get((label, last), ())]
-        )
-    return found
+        matches[name] = _paths_named(name, [p for label in labels for p in by_name.get((label, last), ())])
+    return matches

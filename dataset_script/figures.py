@@ -1,4 +1,4 @@
-"""The figures of the dataset card: images of each class by split, the share of each class, and a contact sheet of the classes."""
+"""The figures of the dataset card: bar chart by class and split, pie chart of the classes, contact sheet, example images."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from hub_model.inference.images import read_picture
 COLOURS = {"train": "#3b6fb6", "validation": "#e3a23c", "test": "#b5485d"}
 FONT = font_manager.findfont("DejaVu Sans")  # matplotlib's own
 GLYPHS = frozenset(ft2font.FT2Font(FONT).get_charmap())
-TILE, ACROSS, MOST_CLASSES = 120, 7, 40  # pixels, images of a class, classes on the contact sheet
+TILE, COLUMNS, MAX_CLASSES = 120, 7, 40  # of the contact sheet: pixels per image, images per class, classes
 
 
 def drawable(name: str, length: int = 24) -> str:
-    """Return a name as the figures show it: short, without markup, a box for what the font does not have (emoji)."""
+    """Return the first `length` characters of a name, with a box for those that the font lacks (emoji)."""
     return "".join(char if ord(char) in GLYPHS else "□" for char in name[:length])
 
 
 def draw_figures(folder: Path, summary: Summary, read: Callable[[Row], bytes]) -> None:
-    """Write classes_bar.png, classes_pie.png, classes.jpg and examples/ in figures/; `read` gives the bytes of a row's image."""
+    """Write classes_bar.png, classes_pie.png, classes.jpg and examples/ to figures/; `read` returns the bytes of an image."""
     (folder / "figures").mkdir()
     names = [drawable(name).replace("$", r"\$") for name in summary.classes]
     totals = [summary.count(label=label) for label in range(len(names))]
 
     bar = Figure(figsize=(max(6, 0.7 * len(names) + 2), 4), layout="constrained")
     axes = bar.subplots()
-    base = [0] * len(names)
+    bottom = [0] * len(names)
     for split in SPLITS:
         heights = [summary.count(split, label) for label in range(len(names))]
-        axes.bar(range(len(names)), heights, bottom=base, label=split, color=COLOURS[split])
-        base = [a + b for a, b in zip(base, heights, strict=True)]
+        axes.bar(range(len(names)), heights, bottom=bottom, label=split, color=COLOURS[split])
+        bottom = [a + b for a, b in zip(bottom, heights, strict=True)]
     for x, total in enumerate(totals):
         axes.annotate(f"{total:,}", (x, total), ha="center", va="bottom", fontsize=9)
     axes.set(ylabel="images", title="Images of each class, by split", ylim=(0, 1.15 * max(totals)))
@@ -59,31 +59,31 @@ def draw_figures(folder: Path, summary: Summary, read: Callable[[Row], bytes]) -
 
 
 def write_examples(folder: Path, summary: Summary, read: Callable[[Row], bytes]) -> None:
-    """Write LABEL.jpg, the first test image of each class: what model cards and widgets name by URL."""
+    """Write the first test image of each class as LABEL.jpg, for model cards and widgets to link to."""
     first = {row.label: row for row in reversed(summary.rows) if row.split == "test"}
     folder.mkdir()
-    for label in sorted(first)[:MOST_CLASSES]:
+    for label in sorted(first)[:MAX_CLASSES]:
         picture = read_picture(read(first[label]))
         picture.thumbnail((512, 512))
         picture.save(folder / f"{label}.jpg", quality=90)
 
 
 def contact_sheet(summary: Summary, read: Callable[[Row], bytes]) -> Image.Image:
-    """Return a row of training images for each class, from its sources in turn."""
-    shown: dict[int, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    """Return an image with one row of training images per class, taken from its sources in turn."""
+    by_class: dict[int, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in summary.rows:
         if row.split == "train":
-            shown[row.label][row.source].append(row)
-    classes = summary.classes[:MOST_CLASSES]
+            by_class[row.label][row.source].append(row)
+    classes = summary.classes[:MAX_CLASSES]
     font = ImageFont.truetype(FONT, 14)
     left = 16 + int(max(font.getlength(drawable(name)) for name in classes))
-    sheet = Image.new("RGB", (left + ACROSS * TILE, len(classes) * TILE), "white")
+    sheet = Image.new("RGB", (left + COLUMNS * TILE, len(classes) * TILE), "white")
     draw = ImageDraw.Draw(sheet)
     for label, name in enumerate(classes):
         draw.text((8, label * TILE + TILE // 2), drawable(name), fill="black", font=font, anchor="lm")
-        by_source = [shown[label][source] for source in sorted(shown[label])]
-        turns = [rows[i] for i in range(ACROSS) for rows in by_source if i < len(rows)]
-        for column, row in enumerate(turns[:ACROSS]):
+        by_source = [rows for _, rows in sorted(by_class[label].items())]
+        mixed = [rows[i] for i in range(COLUMNS) for rows in by_source if i < len(rows)]
+        for column, row in enumerate(mixed[:COLUMNS]):
             picture = read_picture(read(row))
             picture.thumbnail((TILE - 4, TILE - 4))
             sheet.paste(picture, (left + column * TILE + 2, label * TILE + 2))

@@ -1,4 +1,4 @@
-"""The published datasets that the project knows: their classes, and how their files look.
+"""The published datasets that the project recognizes: their classes, and what their files look like.
 
 The classes are the 21 of Matek et al. 2021, "An Expert-Annotated Dataset of Bone Marrow Cytology in Hematologic Malignancies",
 The Cancer Imaging Archive, doi:10.7937/TCIA.AXH3-T579 (171,373 crops, 945 patients).
@@ -39,13 +39,13 @@ CLASSES = {
 
 @dataclass(frozen=True)
 class Sheet:
-    """How the files of a published dataset are known; what the card says about it is in `card.md.jinja`."""
+    """How to recognize the files of a published dataset; the card's text about it is in `card.md.jinja`."""
 
     title: str
     tags: tuple[str, ...]
-    frames: tuple[tuple[int, int], ...]  # width, height of its files
-    file_name: str  # a pattern with {code}
-    codes: dict[str, str]  # class -> what its file names begin with
+    sizes: tuple[tuple[int, int], ...]  # width, height of its images in pixels
+    file_name: str  # regular expression with the placeholder {code}
+    codes: dict[str, str]  # class -> {code}
 
 
 SHEETS = {
@@ -62,9 +62,9 @@ SHEETS = {
 
 
 def published_as(row: Row, label: str) -> str:
-    """Return the key in SHEETS of the dataset whose files have this class, name and form; "" for none."""
+    """Return the key in SHEETS of the dataset that an image's class, name, format and size match, "" if none."""
     for key, sheet in SHEETS.items():
         pattern = sheet.file_name.format(code=sheet.codes.get(label, "-"))
-        if row.format == "JPEG" and row.size in sheet.frames and re.fullmatch(pattern, base_name(row.path)):
+        if row.format == "JPEG" and row.size in sheet.sizes and re.fullmatch(pattern, base_name(row.path)):
             return key
     return ""

@@ -1,18 +1,19 @@
-"""Near-duplicates: near copies, and overlapping crops cut from one slide with a shift. Luminance in, links out.
+"""Near-duplicates: near copies, and overlapping crops of one slide. Luminance in, linked images out.
 
-How. (1) Points: the strongest extrema of a band-passed picture (difference of Gaussians), at most 128 an image. The pattern
-within 12 pixels of each is written as 48 bits, each the comparison of two band-passed values: brightness and contrast do not
-change them, JPEG hardly does. Of the 8 bit patterns that turning and mirroring give, the smallest stands for all. (2) Two
-images are candidates when two points or more have equal bits and agree on one shift (and turn). Bits that more than 16 points
-share are no evidence and are passed over, so the work grows with the number of images, not with its square. (3) Candidates
-are decoded again and laid over each other: a link needs a correlation of the band-passed pictures of at least `SAME` over the
-overlap, of at least a tenth of the frame. Different cells alike in shape stay far below, since grain and edges do not agree.
+How. (1) Keypoints: the strongest extrema of the band-passed image (difference of Gaussians), at most 128 per image. The pattern
+within 12 pixels of each is described by 48 bits, each a comparison of two band-passed values: independent of brightness and
+contrast, and hardly affected by JPEG. Of the 8 descriptors of the rotated and mirrored patterns, the smallest is kept. (2) Two
+images are candidates if at least two keypoints have equal bits and agree on one shift (and orientation). Bits shared by more
+than 16 keypoints are no evidence and are skipped, so the work grows with the number of images, not with its square.
+(3) Candidates are decoded again and aligned: they are near-duplicates if the correlation of the band-passed images over the
+overlap is at least `SAME`, and the overlap is at least a tenth of the frame. Different cells of similar shape stay far below,
+since their grain and edges do not match.
 
-An image leaves about a kilobyte of points in a file on disk; in memory there is one partition of them at a time.
+The keypoints of an image take about a kilobyte in a temporary file; one partition of them at a time is in memory.
 
-On the 3,500 real images 30 candidates are compared; 25 pairs agree with 0.94 or more, over a seventh to three fifths of the frame
-(looked at: neighbouring cells of one field, each with a crop of its own), the other 5 with 0.12 or less. Synthetic cells that
-share nothing but a similar background stay below 0.77.
+On the 3,500 real images, 30 candidates are compared: 25 pairs correlate at 0.94 or more, over a seventh to three fifths of the
+frame (checked by eye: neighbouring cells of one field, each with a crop of its own), the other 5 at 0.12 or less. Synthetic
+cells with nothing in common but a similar background stay below 0.77.
 """
 
 from __future__ import annotations
@@ -28,35 +29,30 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 
 RADIUS, STEP, BITS = 12, 2, 48
 MAX_POINTS = 128
-MIN_CONTRAST = 1.5  # grey levels of the band-passed picture
-COMMON = 16  # bits that more points than this share say nothing
+MIN_CONTRAST = 1.5  # grey levels of the band-passed image
+COMMON = 16  # bits shared by more keypoints are skipped
 MIN_VOTES = 2
 MIN_OVERLAP = 0.1  # of the smaller frame
-SAME = 0.8  # correlation of the band-passed pictures over the overlap
-WORKING_SIDES = (160, 480)  # pixels: smaller images are enlarged and larger ones reduced, by whole factors
+SAME = 0.8  # correlation of the band-passed images over the overlap
+WORKING_SIDES = (160, 480)  # pixels: smaller images are enlarged and larger ones reduced, by integer factors
 
 POINT = np.dtype([("bits", "<u8"), ("node", "<u4"), ("y", "<i2"), ("x", "<i2"), ("turn", "u1")])
 VOTE = np.dtype([("a", "<u4"), ("b", "<u4"), ("turn", "u1"), ("y", "<i2"), ("x", "<i2")])
-PARTITION = 2_000_000  # points or votes that are held in memory at a time
+PARTITION = 2_000_000  # keypoints or votes in memory at a time
 
-
-def _turns() -> np.ndarray:
-    """Return the 8 turns and mirrorings as matrices on (row, column), [8, 2, 2]: k quarter turns, then the same mirrored."""
-    quarter = np.array([[0, -1], [1, 0]])
-    return np.array([
-        np.linalg.matrix_power(quarter, k) @ np.diag([1, mirror]) for mirror in (1, -1) for k in range(4)
-    ])  # fmt: skip
-
-
-TURNS = _turns()
-# RELATIVE[s, t] is the turn that leads from a pattern seen in turn s to the same seen in turn t
+# the 8 orientations as matrices on (row, column), [8, 2, 2]: k quarter turns, then the same after mirroring
+QUARTER = np.array([[0, -1], [1, 0]])
+TURNS = np.array([
+    np.linalg.matrix_power(QUARTER, k) @ np.diag([1, mirror]) for mirror in (1, -1) for k in range(4)
+])  # fmt: skip
+# RELATIVE[s, t] is the orientation that maps a pattern in orientation s to orientation t
 RELATIVE = np.array([
     [next(m for m in range(8) if (TURNS[m] == TURNS[t] @ TURNS[s].T).all()) for t in range(8)] for s in range(8)
 ])  # fmt: skip
 
 
 def _comparisons() -> tuple[np.ndarray, np.ndarray]:
-    """Return the offsets [8, BITS, 2] of the first and of the second value of each comparison, in each turn."""
+    """Return the offsets [8, BITS, 2] of the first and second value of each comparison, in each orientation."""
     rng = np.random.default_rng(20211)
     span = np.arange(-RADIUS, RADIUS + 1, STEP)
     grid = np.stack(np.meshgrid(span, span, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -71,7 +67,7 @@ FIRST, SECOND = _comparisons()
 
 
 def working_size(gray: np.ndarray) -> np.ndarray:
-    """Return luminance [H, W] enlarged or reduced by the whole factor that brings its short side near WORKING_SIDES, float32."""
+    """Return luminance [H, W] as float32, scaled by the integer factor that brings its short side near WORKING_SIDES."""
     side, (low, high) = min(gray.shape), WORKING_SIDES
     if side > high:
         factor = -(-side // high)
@@ -84,10 +80,10 @@ def working_size(gray: np.ndarray) -> np.ndarray:
 
 
 def band_pass(gray: np.ndarray) -> np.ndarray:
-    """Return luminance [H, W] without its fine noise and its slow changes, float32."""
+    """Return luminance [H, W] as float32 without its high and low spatial frequencies."""
     fine = gaussian_filter(gray, 1.6, truncate=3, mode="nearest")
     coarse = fine
-    for _ in range(2):  # two boxes are near a Gaussian of 5.3 pixels, at a fifth of its cost
+    for _ in range(2):  # two box filters approximate a Gaussian of sigma 5.3 at a fifth of its cost
         coarse = uniform_filter(coarse, 13, mode="nearest")
     return fine - coarse
 
@@ -102,7 +98,7 @@ def _largest_around(values: np.ndarray) -> np.ndarray:
 
 
 def fingerprint(gray: np.ndarray) -> np.ndarray:
-    """Return the points of a picture given as luminance, float32 [H, W]: an array of `POINT` (node 0)."""
+    """Return the keypoints of luminance [H, W] as an array of `POINT` with node 0."""
     band = band_pass(working_size(gray))
     if min(band.shape) <= 2 * RADIUS:
         return np.zeros(0, dtype=POINT)
@@ -127,7 +123,7 @@ def fingerprint(gray: np.ndarray) -> np.ndarray:
 
 
 class Spool:
-    """Records in a temporary file, which is gone when it is closed: those of equal `key` come back together."""
+    """Records in a temporary file, read back in partitions by the field `key`; the file is deleted on `close`."""
 
     def __init__(self, dtype: np.dtype, key: str, folder: Path | None = None):
         self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
@@ -139,29 +135,26 @@ class Spool:
         self.count += len(records)
 
     def partitions(self) -> Iterator[np.ndarray]:
-        """Yield all records, those of equal key in one array, about PARTITION at a time, in the order of adding."""
-        parts = 1 + self.count // PARTITION
-        for part in range(parts):
+        """Yield arrays of about PARTITION records in insertion order; records of equal key are in the same array."""
+        n = 1 + self.count // PARTITION
+        for partition in range(n):
             self.file.seek(0)
-            kept = [np.empty(0, dtype=self.dtype)]
+            arrays = [np.empty(0, dtype=self.dtype)]
             while chunk := self.file.read(self.dtype.itemsize * 100_000):
                 records = np.frombuffer(chunk, dtype=self.dtype)
-                kept.append(records[records[self.key] % parts == part])
-            yield np.concatenate(kept)
+                arrays.append(records[records[self.key] % n == partition])
+            yield np.concatenate(arrays)
 
     def close(self) -> None:
         self.file.close()
 
 
 def _votes(points: np.ndarray) -> np.ndarray:
-    """Return a VOTE for each two points of equal bits in different images: the turn and shift that lays a over b."""
+    """Return a VOTE for each pair of keypoints with equal bits in different images: the orientation and shift from a to b."""
     points = points[np.argsort(points["bits"], kind="stable")]
-    bits = points["bits"]
-    starts = np.flatnonzero(np.r_[True, bits[1:] != bits[:-1]]) if len(bits) else np.empty(0, dtype=int)
-    sizes = np.diff(np.r_[starts, len(bits)])
-    rare = np.repeat((sizes > 1) & (sizes <= COMMON), sizes)
-    points = points[rare]
-    found = []
+    _, counts = np.unique(points["bits"], return_counts=True)
+    points = points[np.repeat((counts > 1) & (counts <= COMMON), counts)]
+    result = []
     for step in range(1, COMMON):
         a, b = points[:-step], points[step:]
         same = (a["bits"] == b["bits"]) & (a["node"] != b["node"])
@@ -171,15 +164,15 @@ def _votes(points: np.ndarray) -> np.ndarray:
         votes = np.empty(len(a), dtype=VOTE)
         votes["a"], votes["b"], votes["turn"] = a["node"], b["node"], turn
         votes["y"], votes["x"] = b["y"] - moved[:, 0], b["x"] - moved[:, 1]
-        found.append(votes)  # nodes were added in rising order and the sort is stable: a < b
-    return np.concatenate(found)
+        result.append(votes)  # nodes were added in ascending order and the sort is stable: a < b
+    return np.concatenate(result)
 
 
 def candidates(points: Spool) -> Iterator[tuple[int, int, int, tuple[int, int]]]:
-    """Yield (a, b, turn, (y, x)): two nodes that MIN_VOTES points or more agree on, and how a is to be laid over b."""
+    """Yield (a, b, turn, (y, x)): two nodes with at least MIN_VOTES equal votes, and the orientation and shift from a to b."""
     with contextlib.closing(Spool(VOTE, "a")) as spool:
-        for some in points.partitions():
-            spool.add(_votes(some))
+        for partition in points.partitions():
+            spool.add(_votes(partition))
         for votes in spool.partitions():
             agreed, counts = np.unique(votes, return_counts=True)
             order = np.argsort(-counts, kind="stable")
@@ -188,25 +181,22 @@ def candidates(points: Spool) -> Iterator[tuple[int, int, int, tuple[int, int]]]
 
 
 def agreement(a: np.ndarray, b: np.ndarray, turn: int, shift: tuple[int, int]) -> float:
-    """Return the correlation (-1…1) of two luminances [H, W] where a, turned and shifted, lies over b.
+    """Return the correlation (-1…1) of band-passed luminances [H, W] over the overlap of `b` and the transformed `a`.
 
-    It is taken between the band-passed pictures; 0 where the overlap is less than MIN_OVERLAP of the smaller frame.
+    It is 0 if the overlap is less than MIN_OVERLAP of the smaller frame.
     """
     a, b = working_size(a), working_size(b)
     matrix = TURNS[turn]
     height, width = a.shape
-    # the pixel (row, column) of a goes to matrix @ (row, column) + shift: array axes follow, then the corner is found
+    # pixel (row, column) of a maps to matrix @ (row, column) + shift
     corner = np.minimum(matrix @ [height - 1, width - 1], 0) + shift
     if matrix[0, 0] == 0:
         a, matrix = a.T, matrix[:, ::-1]
     a = a[:: matrix[0, 0], :: matrix[1, 1]]
     top, left = max(corner[0], 0), max(corner[1], 0)
     bottom, right = min(corner[0] + a.shape[0], b.shape[0]), min(corner[1] + a.shape[1], b.shape[1])
-    if (
-        bottom - top < 8
-        or right - left < 8
-        or (bottom - top) * (right - left) < MIN_OVERLAP * min(a.size, b.size)
-    ):
+    height, width = bottom - top, right - left
+    if min(height, width) < 8 or height * width < MIN_OVERLAP * min(a.size, b.size):
         return 0.0
     x = band_pass(a)[top - corner[0] : bottom - corner[0], left - corner[1] : right - corner[1]]
     y = band_pass(b)[top:bottom, left:right]
@@ -215,22 +205,22 @@ def agreement(a: np.ndarray, b: np.ndarray, turn: int, shift: tuple[int, int]) -
 
 
 def link(points: Spool, luminance: Callable[[int], np.ndarray]) -> tuple[DisjointSet, int, int]:
-    """Join the nodes that show the same place.
+    """Merge near-duplicate nodes.
 
     Args:
         points: the `POINT`s of all nodes.
-        luminance: gives the luminance, float32 [H, W], of a node; called for candidates only.
+        luminance: returns the luminance [H, W] of a node; called only for candidates.
 
     Returns:
-        The sets of the nodes that were candidates, how many pairs were compared, and how many of them were the same place.
+        The sets of near-duplicates among the candidates, the number of pairs compared, and of near-duplicates among these.
     """
-    sets, compared, same = DisjointSet(), 0, 0
+    sets, compared, confirmed = DisjointSet(), 0, 0
     for a, b, turn, shift in candidates(points):
         sets.add(a)
         sets.add(b)
         if not sets.connected(a, b):
             compared += 1
             if agreement(luminance(a), luminance(b), turn, shift) >= SAME:
-                same += 1
+                confirmed += 1
                 sets.merge(a, b)
-    return sets, compared, same
+    return sets, compared, confirmed

@@ -1,7 +1,7 @@
-"""The rows of the dataset as Parquet shards: `data/SPLIT-00000-of-0000N.parquet`, image bytes as they were found.
+"""The rows of the dataset as Parquet shards, `data/SPLIT-00000-of-0000N.parquet`, with the original image bytes.
 
-The same rows give the same bytes: no time, path or machine goes in. Row groups are small and carry a page index, so that
-readers stream them; only one of them is in memory here.
+The same rows give the same bytes: shards contain no time, path or machine name. Row groups are small and have a page index,
+so that readers can stream them; the writer holds one of them in memory.
 """
 
 from __future__ import annotations
@@ -21,23 +21,22 @@ ROW_GROUP_BYTES = 16 * 2**20
 
 
 def features(classes: list[str], sources: bool = False) -> Features:
-    """Return the columns of the dataset, labels in the order of `classes`; with a column `source` where there are several."""
+    """Return the columns of the dataset, with labels in the order of `classes` and, if `sources`, a column `source`."""
     texts = ["file_name", "sha256", "group", *["source"] * sources]
-    return Features(
-        {"image": ImageFeature(), "label": ClassLabel(names=classes)} | dict.fromkeys(texts, Value("string"))
-    )
+    columns = {"image": ImageFeature(), "label": ClassLabel(names=classes)}
+    return Features(columns | dict.fromkeys(texts, Value("string")))
 
 
 def chunks(rows: Iterable[Row], max_bytes: int, max_rows: int | None = None) -> Iterator[list[Row]]:
-    """Cut rows into chunks of at most `max_bytes` of images (a larger image has one of its own) and `max_rows` rows."""
+    """Yield chunks of at most `max_rows` rows and `max_bytes` of images; a larger image gets a chunk of its own."""
     chunk: list[Row] = []
-    filled = 0
+    size = 0
     for row in rows:
-        if chunk and (filled + row.length > max_bytes or len(chunk) == max_rows):
+        if chunk and (size + row.length > max_bytes or len(chunk) == max_rows):
             yield chunk
-            chunk, filled = [], 0
+            chunk, size = [], 0
         chunk.append(row)
-        filled += row.length
+        size += row.length
     if chunk:
         yield chunk
 
@@ -47,13 +46,12 @@ def write_shard(
     rows: Iterable[Row],
     schema: pa.Schema,
     read: Callable[[Row], bytes],
-    written: Callable[[int], object],
+    update: Callable[[int], object],
 ) -> None:
-    """Write one shard; `read` gives the bytes of a row's image, and `written` is told of how many more rows have been."""
-    with pq.ParquetWriter(
-        path, schema, compression="snappy", use_dictionary=["label"], write_page_index=True
-    ) as writer:
-        for group in chunks(rows, ROW_GROUP_BYTES, ROW_GROUP_ROWS):
+    """Write one shard; `read` returns the image bytes of a row, `update` is called with the number of rows just written."""
+    options = {"compression": "snappy", "use_dictionary": ["label"], "write_page_index": True}
+    with pq.ParquetWriter(path, schema, **options) as writer:
+        for chunk in chunks(rows, ROW_GROUP_BYTES, ROW_GROUP_ROWS):
             table = [
                 {
                     "image": {"bytes": read(row), "path": row.file_name},
@@ -63,7 +61,7 @@ def write_shard(
                     "group": row.group,
                     "source": row.source,
                 }
-                for row in group
+                for row in chunk
             ]
-            writer.write_table(pa.Table.from_pylist(table, schema), row_group_size=len(group))
-            written(len(group))
+            writer.write_table(pa.Table.from_pylist(table, schema), row_group_size=len(chunk))
+            update(len(chunk))

@@ -1,4 +1,4 @@
-"""What a build hands from step to step: a row of the dataset, a rejected file, and the summary for screen and card."""
+"""The records of a build: a row of the dataset, a rejected file, and the summary that is printed and written into the card."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-NEAR = "near-duplicate of a {} image"  # of a split that comes from a list, a folder or a table
+NEAR = "near-duplicate of a {} image"  # of a split that a test list, a folder or a table names
+NEAR_HELD_OUT = [NEAR.format(split) for split in ("test", "validation")]
 OUTSIDE = "outside the class folders"
 READ_THROUGH_LINK = "read through a symlink to it"
-# beside the class folders these describe the dataset: listed, but no reason for --strict to fail
+# files that describe the dataset: rejected beside the class folders, but no reason for --strict to fail
 DOCUMENTS = {"sha256sums", "readme", "readme.md", "readme.txt", "license", "license.txt", "citation.cff"}
 
 
@@ -24,12 +25,10 @@ class Rejected:
 
     @property
     def is_expected(self) -> bool:
-        """Whether --strict passes over it: a document beside the class folders, a file that was read
-        through a link, a near-duplicate of a held-out image."""
-        is_document = self.path.rsplit("/", 1)[-1].lower() in DOCUMENTS
-        return self.reason in (READ_THROUGH_LINK, NEAR.format("test"), NEAR.format("validation")) or (
-            self.reason == OUTSIDE and is_document
-        )
+        """Whether --strict accepts it: a document, a file read through a link, a near-duplicate of a held-out image."""
+        if self.reason == OUTSIDE:
+            return self.path.rsplit("/", 1)[-1].lower() in DOCUMENTS
+        return self.reason in (READ_THROUGH_LINK, *NEAR_HELD_OUT)
 
 
 @dataclass(slots=True)
@@ -38,24 +37,29 @@ class Row:
 
     path: str  # in the source
     sha256: bytes  # of the file, 32 bytes
-    length: int  # bytes of the file
-    size: tuple[int, int] = (0, 0)  # width, height
+    length: int  # of the file, in bytes
+    size: tuple[int, int] = (0, 0)  # width, height in pixels
     format: str = ""
-    synthetic: bool = False  # carries the comment of synthetic_cells
+    synthetic: bool = False  # the file has the comment of synthetic_cells
     label: int = 0
-    node: int = 0  # which picture it shows: one number for all copies of its pixels
+    node: int = 0  # index of its pixels: shared by all files that decode to the same pixels
     file_name: str = ""
     group: str = ""
     split: str = ""
     listed: bool = False  # on the published test list
     source: str = ""
-    given_split: str = ""  # by a folder or a table of the user's
+    given_split: str = ""  # from a folder or a table
     given_group: str = ""
+
+    @property
+    def own_split(self) -> str:
+        """The split that the test list, a folder or a table gives the image itself, "" if none."""
+        return "test" if self.listed else self.given_split
 
 
 @dataclass
 class Summary:
-    """What a build did."""
+    """The outcome of a build."""
 
     out: Path
     classes: list[str]
@@ -64,32 +68,32 @@ class Summary:
     rejected: list[Rejected]
     left_out: int  # files of classes that --classes does not name
     spare: int  # files beyond --per_class
-    pictures: int  # different ones
-    compared: int  # pairs of pictures
-    confirmed: int  # of them, near-duplicates
+    pictures: int  # images with distinct pixels
+    compared: int  # pairs of them
+    confirmed: int  # compared pairs that are near-duplicates
     seed: int
-    kinds: dict[str, str]  # source ("" for a lone one without a name) -> matek, acevedo, synthetic or own
+    kinds: dict[str, str]  # source ("" for an unnamed one) -> matek, acevedo, synthetic or own
     notes: list[str]
     listed: int | None = None  # names on the published test list, None without one
-    here: int = 0  # of them that are the name of a kept image
+    listed_kept: int = 0  # names on it that match a kept image
 
     @cached_property
     def reasons(self) -> Counter:
-        """How many files were rejected for each reason."""
+        """Number of rejected files by reason."""
         return Counter(item.reason for item in self.rejected)
 
     @cached_property
     def counts(self) -> Counter:
-        """How many images each (split, label, source) has."""
+        """Number of images by (split, label, source)."""
         return Counter((row.split, row.label, row.source) for row in self.rows)
 
     def count(self, split: str | None = None, label: int | None = None, source: str | None = None) -> int:
-        """How many images a split, a label, a source or all that are given have."""
-        wanted = (split, label, source)
+        """Return the number of images of a split, a label and a source; None stands for all of them."""
+        query = (split, label, source)
         return sum(
             n
             for key, n in self.counts.items()
-            if all(a in (None, b) for a, b in zip(wanted, key, strict=True))
+            if all(q in (None, k) for q, k in zip(query, key, strict=True))
         )
 
     @cached_property
@@ -99,5 +103,5 @@ class Summary:
 
     @property
     def near_held_out(self) -> int:
-        """How many images were left out since they are near-duplicates of a test or validation image that was named."""
-        return sum(self.reasons[NEAR.format(split)] for split in ("test", "validation"))
+        """Number of images left out as near-duplicates of a held-out (test or validation) image."""
+        return sum(self.reasons[reason] for reason in NEAR_HELD_OUT)

@@ -1,8 +1,8 @@
-"""Where the raw files come from: folders, zips or Kaggle datasets in; paths and bytes out.
+"""Sources of raw files: folders, zips or Kaggle datasets in; paths and bytes out.
 
-Nothing is unpacked, and no path is followed out of a source unless --follow_links says so: an entry that climbs, leads outside
-or lies is listed with the reason why it is not read. Paths are relative to the source, with forward slashes; a zip in a folder
-counts as a folder, and of several sources each path begins with its source's name.
+Zips are not unpacked, and nothing outside a source is read unless --follow_links is given: entries that lead outside and zip
+bombs are listed with the reason why they are not read. Paths are relative to the source, with forward slashes; a zip inside a
+folder counts as a folder. With several sources, each path begins with the name of its source.
 """
 
 from __future__ import annotations
@@ -20,19 +20,18 @@ from hub_model.inference.errors import first_line
 from hub_model.inference.images import MAX_BYTES
 from hub_model.inference.text import shown
 
-BOMB_RATIO = 200  # compressed formats hardly shrink; a zip entry that grows more than this is a bomb
-# but these do shrink
+BOMB_RATIO = 200  # maximum compression ratio of a zip entry, except in these formats
 UNCOMPRESSED = (".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".csv", ".tsv", ".txt")
 SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information"}
-# of which zips beside images are read
+# only zips are read, and only outside other zips
 ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".rar", ".7z", ".zip")
 PACKED = "archive that is not read"
 OUT_OF_FOLDER = "symlink out of the folder"
-Listing = Iterator[tuple[str, str]]  # (path, reason why it is not read, "" for a plain file)
+Listing = Iterator[tuple[str, str]]  # (path, reason why it is not read, "" if it is)
 
 
 class DatasetError(ValueError):
-    """Something about the input that the person at the keyboard can change, in one sentence."""
+    """An error in the input that the user can fix; the message is one sentence."""
 
 
 def base_name(path: str) -> str:
@@ -44,26 +43,26 @@ def is_hidden(name: str) -> bool:
 
 
 class FolderSource:
-    """A folder on this machine, with the zips in it."""
+    """A local folder, including the zips in it."""
 
     def __init__(self, root: Path, follow_links: bool = False, zip_encoding: str | None = None):
         self.root = self.place = Path(root).resolve()
         self.follow_links, self.zip_encoding = follow_links, zip_encoding
         self.zips: dict[str, ZipSource] = {}
-        self._targets: set[Path] = set()  # what links in the folder point to: it is read through them
+        self._targets: set[Path] = set()  # of symlinks in the folder: read through these
 
     def listing(self) -> Listing:
         """Yield everything below the folder, in sorted order."""
         for path, reason in list(self._walk("")):
-            place = self.root / path
-            if not reason and self._targets and place.resolve() == place:  # no link itself
-                reason = "" if self._targets.isdisjoint((place, *place.parents)) else READ_THROUGH_LINK
+            full = self.root / path
+            if not reason and self._targets and full.resolve() == full:  # not reached through a symlink
+                reason = "" if self._targets.isdisjoint((full, *full.parents)) else READ_THROUGH_LINK
             yield path, reason
 
     def _walk(self, folder: str) -> Listing:
         try:
-            with os.scandir(self.root / folder) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+            with os.scandir(self.root / folder) as iterator:
+                entries = sorted(iterator, key=lambda entry: entry.name)
         except OSError as error:
             yield folder, f"cannot be read: {error.strerror}"
             return
@@ -113,7 +112,7 @@ class FolderSource:
         """Return the bytes of a listed file, at most MAX_BYTES + 1 of them.
 
         Raises:
-            OSError: the file cannot be read, or became a link out of the folder since it was listed.
+            OSError: the file cannot be read, or has become a symlink out of the folder since it was listed.
         """
         for name, archive in self.zips.items():
             if path.startswith(f"{name}/"):
@@ -126,7 +125,7 @@ class FolderSource:
 
 
 class ZipSource:
-    """A zip file, read entry by entry, never unpacked."""
+    """A zip file, read entry by entry without unpacking it."""
 
     def __init__(self, path: Path, encoding: str | None = None):
         self.place, self.encoding = path.resolve(), encoding
@@ -137,7 +136,7 @@ class ZipSource:
         self.entries: dict[str, zipfile.ZipInfo] = {}
 
     def __getstate__(self) -> dict:
-        return vars(self) | {"archive": None}  # another process opens the file anew
+        return vars(self) | {"archive": None}  # reopened in another process
 
     def listing(self) -> Listing:
         """Yield every entry, in sorted order.
@@ -145,24 +144,23 @@ class ZipSource:
         Raises:
             DatasetError: the names of its folders are in an unknown code page.
         """
-        named = [(self._path(info), info) for info in self.archive.infolist()]
-        for path, info in sorted(named, key=lambda pair: pair[0]):
-            if path.endswith("/"):
-                continue
-            reason = self._judge(path, info)
-            if not reason:
-                self.entries[path] = info
-            yield path, reason
+        entries = [(self._path(info), info) for info in self.archive.infolist()]
+        for path, info in sorted(entries, key=lambda entry: entry[0]):
+            if not path.endswith("/"):
+                reason = self._judge(path, info)
+                if not reason:
+                    self.entries[path] = info
+                yield path, reason
 
     def _path(self, info: zipfile.ZipInfo) -> str:
-        """The entry's path, without the dots and doubled slashes that say nothing."""
+        """Return an entry's path without redundant dots and slashes."""
         return re.sub(r"(?<![^/])\./|(?<=/)/+", "", self._name(info).replace("\\", "/"))
 
     def _name(self, info: zipfile.ZipInfo) -> str:
-        """The entry's name: UTF-8, which macOS writes without saying so, or a code page."""
+        """Return an entry's name, decoded as UTF-8 (which macOS writes without the flag) or in a code page."""
         if info.flag_bits & 0x800:
             return info.filename
-        raw = info.filename.encode("cp437")  # as zipfile has decoded what is not marked as UTF-8
+        raw = info.filename.encode("cp437")  # zipfile decodes names without the UTF-8 flag as cp437
         for encoding in filter(None, ("utf-8", self.encoding)):
             try:
                 return raw.decode(encoding)
@@ -177,19 +175,19 @@ class ZipSource:
         return info.filename
 
     def _judge(self, path: str, info: zipfile.ZipInfo) -> str:
-        """The reason why an entry is not read, "" for none."""
+        """Return the reason why an entry is not read, "" if it is."""
         parts, name = path.split("/"), path.lower()
-        shrinks = name.endswith(UNCOMPRESSED) and info.file_size <= MAX_BYTES
+        compressible = name.endswith(UNCOMPRESSED) and info.file_size <= MAX_BYTES
         reasons = {
             "path climbs out of the zip": re.match(r"/|[A-Za-z]:", path) or ".." in parts,
             "hidden or system file": any(map(is_hidden, parts)),
             "symlink in a zip: unpack the zip and give its folder": stat.S_ISLNK(info.external_attr >> 16),
             "encrypted: unpack the zip and give its folder": info.flag_bits & 0x1,
             PACKED: name.endswith(ARCHIVES),
-            "zip bomb": info.file_size > max(BOMB_RATIO * info.compress_size, 2**20) and not shrinks,
+            "zip bomb": info.file_size > max(BOMB_RATIO * info.compress_size, 2**20) and not compressible,
             "same path twice in the zip": path in self.entries,
         }
-        return next((reason for reason, holds in reasons.items() if holds), "")
+        return next((reason for reason, applies in reasons.items() if applies), "")
 
     def read(self, path: str) -> bytes:
         """Return the bytes of a listed entry, at most MAX_BYTES + 1 of them.
@@ -206,35 +204,35 @@ class ZipSource:
 
 
 class Sources:
-    """Several sources, read as one: each path begins with its source's name, of two of one name as `NAME-2`."""
+    """Several sources read as one: each path begins with the source's name, `NAME-2` for the second one of a name."""
 
     def __init__(self, raws: Sequence[str], follow_links: bool = False, zip_encoding: str | None = None):
-        """Open `NAME=RAW` arguments, or a lone RAW without a name.
+        """Open `NAME=RAW` arguments, or a single RAW without a name.
 
         Raises:
-            DatasetError: one is not there or cannot be read, or of several one has no name.
+            DatasetError: a source does not exist or cannot be read, or one of several has no name.
         """
         self.parts: dict[str, FolderSource | ZipSource] = {}
         for raw in raws:
             match = None if Path(raw).exists() else re.fullmatch(r"([A-Za-z]\w*)=(.*)", raw, re.DOTALL)
-            name, place = match.groups() if match else ("", raw)
+            name, location = match.groups() if match else ("", raw)
             if not name and len(raws) > 1:
                 raise DatasetError(
                     f"several sources need a name each, as in bone_marrow=FOLDER: {shown(raw)} has none"
                 )
-            number = sum(part == name or part.startswith(f"{name}-") for part in self.parts)
-            opened = open_source(place, follow_links, zip_encoding)
-            self.parts[f"{name}-{number + 1}" if number else name] = opened
+            earlier = sum(part == name or part.startswith(f"{name}-") for part in self.parts)
+            key = f"{name}-{earlier + 1}" if earlier else name
+            self.parts[key] = open_source(location, follow_links, zip_encoding)
 
     def read(self, path: str) -> bytes:
-        """Return the bytes of a listed file, as its source does."""
+        """Return the bytes of a listed file, at most MAX_BYTES + 1 of them; OSError if it cannot be read."""
         if "" in self.parts:
             return self.parts[""].read(path)
         name, _, inner = path.partition("/")
         return self.parts[name].read(inner)
 
     def name_of(self, path: str) -> str:
-        """Return the name of a file's source; "" for a lone one without a name."""
+        """Return the name of a file's source, "" if it has none."""
         return "" if "" in self.parts else re.sub(r"-\d+$", "", path.partition("/")[0])
 
 
@@ -244,32 +242,32 @@ def open_source(
     """Open RAW: a folder, a zip file or `kaggle:OWNER/DATASET`.
 
     Raises:
-        DatasetError: there is no such thing, or it cannot be read.
+        DatasetError: it does not exist or cannot be read.
     """
     path = fetch_from_kaggle(raw.removeprefix("kaggle:")) if raw.startswith("kaggle:") else Path(raw)
     if raw and path.is_dir():
         return FolderSource(path, follow_links, zip_encoding)
     if path.is_file():
         return ZipSource(path, zip_encoding)
-    state = f"{shown(raw)} does not exist" if raw else "RAW is empty"
-    raise DatasetError(f"{state}: give a folder (one folder a class), a zip, or kaggle:OWNER/DATASET")
+    problem = f"{shown(raw)} does not exist" if raw else "RAW is empty"
+    raise DatasetError(f"{problem}: pass a folder (one subfolder per class), a zip, or kaggle:OWNER/DATASET")
 
 
 def fetch_from_kaggle(name: str) -> Path:
-    """Download `OWNER/DATASET` with kagglehub (which keeps a cache) and return its folder.
+    """Download `OWNER/DATASET` with kagglehub (which caches it) and return its folder.
 
     Raises:
         DatasetError: the package is missing, or Kaggle cannot be reached or refuses.
     """
-    by_hand = "or download the dataset by hand and give its folder or zip"
+    by_hand = "or download the dataset manually and pass its folder or zip"
     try:
         import kagglehub
 
         return Path(kagglehub.dataset_download(name))
     except ImportError as error:
-        package = 'the package kagglehub (pip install "bone-marrow-cells[kaggle]")'
-        raise DatasetError(f"kaggle: needs {package}; {by_hand}") from error
-    except Exception as error:  # kagglehub lets through whatever its transports raise
+        install = 'pip install "bone-marrow-cells[kaggle]"'
+        raise DatasetError(f"kaggle: needs the package kagglehub ({install}), {by_hand}") from error
+    except Exception as error:  # kagglehub does not wrap the errors of its HTTP client
         raise DatasetError(
             f"Kaggle dataset {name} could not be downloaded ({first_line(error)}); check the network and the name "
             f"(OWNER/DATASET), {by_hand}"

@@ -1,9 +1,9 @@
-"""Which split each image goes to: groups in, `train` / `validation` / `test` out. Pure functions, no files.
+"""Assigns images to splits: groups in, `train` / `validation` / `test` out. Pure functions, no files.
 
-A group (near-duplicates, or a patient's images) is placed whole. Inside a stratum (a class of a source), groups are ranked by
-the SHA-256 of `seed:group`, so the split of a group depends on its content and the seed alone: not on file names, on the order
-of reading, or on what else is in the folder. The first groups of the ranking fill `test`, the next ones `validation`, and the
-rest is `train`; groups that come with a split, or are on a published test list, have theirs before.
+A group (near-duplicates, or a patient's images) is never divided. Within a stratum (a class of a source), groups are ranked by
+the SHA-256 of `seed:group`, so the split of a group depends only on its content and the seed: not on file names, the order
+of reading, or the other files in the folder. The first groups of the ranking fill `test`, the next ones `validation`, and the
+rest is `train`. Groups that come with a split, or are on a published test list, keep theirs.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 SPLITS = ("train", "validation", "test")
-FRACTION = 0.15  # of a class's images, for `validation`, and for `test` where nothing names it
-FRACTION_BESIDE_LIST = (
-    0.20  # for `test`, of a source that a list names nothing of while it names images of another
-)
+FRACTION = 0.15  # of a class's images: `validation`, and `test` if no list, folder or table defines it
+FRACTION_BESIDE_LIST = 0.20  # `test` of a source without images on a test list that covers other sources
 
 
 def rank(group: str, seed: int) -> str:
@@ -34,14 +32,14 @@ def assign_splits(
     """Return {group: split} for images given by their group ids and strata.
 
     Args:
-        groups: the group id of each image; a lone image's group is its own SHA-256.
-        strata: the stratum of each image. A group of several counts for its most frequent one.
-        seed: reorders the ranking.
-        fixed: the splits of groups that have one already.
-        fractions: gives the share of a stratum's other images that goes to `test`, and to `validation`.
+        groups: group id of each image; an image without near-duplicates has its own SHA-256.
+        strata: stratum of each image. A group in several strata counts for its most frequent one.
+        seed: changes the ranking.
+        fixed: splits of the groups that already have one.
+        fractions: returns the fractions of a stratum's other images that go to `test` and to `validation`.
     """
     sizes = Counter(groups)
-    votes: dict[str, Counter] = defaultdict(Counter)  # of the groups that have several images: they are few
+    votes: dict[str, Counter] = defaultdict(Counter)  # only of groups with several images: there are few
     by_stratum: dict[Hashable, list[str]] = defaultdict(list)
     for group, stratum in zip(groups, strata, strict=True):
         if sizes[group] == 1:

@@ -1,4 +1,4 @@
-"""Tables: the CSV files of the dataset repo out; published test lists and label tables in, from whatever system."""
+"""Tables: writes the CSV files of the dataset repo, and reads test lists and label tables in the formats of many programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hub_model.inference.errors import first_line
 from hub_model.inference.text import csv_cell, shown
 
 ENDING = re.compile(r"\.[A-Za-z]\w{1,4}$")
-COLUMNS = {  # names of columns as they are found, in order of preference
+COLUMNS = {  # accepted column names, in order of preference
     "file": ("file_name", "filename", "file", "image", "image_path", "path", "image_name", "img", "image_id", "name", "id"),
     "label": ("label", "labels", "class", "class_name", "category", "cell_type", "diagnosis", "target", "annotation"),
     "split": ("split", "subset", "set", "partition"),
@@ -24,7 +24,7 @@ COLUMNS = {  # names of columns as they are found, in order of preference
 
 @dataclass(frozen=True)
 class LabelRow:
-    """A file with its label, and its split and group where it has them; a table's `file` has forward slashes."""
+    """A file with its label, and its split and group, "" if none; `file` has forward slashes."""
 
     file: str
     label: str
@@ -33,57 +33,53 @@ class LabelRow:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table as UTF-8 CSV with Unix line ends."""
+    """Write a table as UTF-8 CSV with Unix line endings; cells that a spreadsheet would run as formulas are escaped."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows([csv_cell(shown(str(value))) for value in row] for row in rows)
 
 
-def decode_text(data: bytes) -> str:
-    """Return a text file's content: UTF-16 with its mark, UTF-8 with or without one, or the Windows code page.
-
-    Raises:
-        DatasetError: it is none of them.
-    """
+def _decode(name: str, data: bytes) -> str:
+    """Decode a text file: UTF-16 with a BOM, UTF-8 with or without one, or Windows-1252."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("cp1252", "replace")
-    # no word of a western language: it is another code page
-    if odd := re.search(r"[^\x00-\x7f‘’“”–—…•]{3,}", text):
-        raise DatasetError(f"the table is in an unknown code page ({odd[0]}): save it as UTF-8")
+    # three such letters in a row occur in no western language
+    if garbled := re.search(r"[^\x00-\x7f‘’“”–—…•]{3,}", text):
+        raise DatasetError(f"{name} is in an unknown code page ({garbled[0]}): save it as UTF-8")
     return text
 
 
 def parse_cells(name: str, data: bytes) -> list[list[str]]:
-    """Return the rows of a table whose cells are parted by tabs, semicolons, commas or bars, stripped; a cell may be quoted.
+    """Return the rows of stripped cells of a table separated by tabs, semicolons, commas or bars; cells may be quoted.
 
     Raises:
-        DatasetError: it is no text, or a cell is absurdly long.
+        DatasetError: it is not text in a known encoding, or a cell is too long.
     """
-    text = re.sub(r"\Asep=.\s*\n", "", decode_text(data))  # what Excel writes before the header
+    text = re.sub(r"\Asep=.\s*\n", "", _decode(name, data))  # Excel writes it above the header
     separator = max("\t;,|", key=re.sub(r'"[^"\n]*"', "", text).count)
     options = {"delimiter": separator, "skipinitialspace": True}
     try:
-        try:  # a quoted cell may go on over several lines
+        try:  # a quoted cell may contain newlines
             rows = list(csv.reader(io.StringIO(text, newline=""), strict=True, **options))
-        except csv.Error:  # a quote that stands alone ends with its line
+        except csv.Error:  # an unmatched quote: parse each line on its own
             rows = [row for line in text.splitlines() for row in csv.reader([line], **options)]
     except csv.Error as error:
-        raise DatasetError(f"{name} is no table: {error}") from error
+        raise DatasetError(f"{name} is not a table: {error}") from error
     return [[cell.strip().strip("\"'").strip() for cell in row] for row in rows if any(map(str.strip, row))]
 
 
 def forward(name: str) -> str:
-    """Return a path with single forward slashes, without leading ones."""
+    """Return a path with single forward slashes and no leading one."""
     return "/".join(part for part in re.split(r"[/\\]", name) if part not in ("", "."))
 
 
 def read_option(option: str, path: Path) -> bytes:
-    """Return the bytes of a file that an option names; DatasetError where it cannot be read."""
+    """Return the bytes of the file passed to an option; DatasetError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -91,18 +87,18 @@ def read_option(option: str, path: Path) -> bytes:
 
 
 def read_test_names(path: Path) -> set[str]:
-    """Return the names of a published test list: text with a name a line, or CSV with a column of names or paths.
+    """Return the names on a published test list: text with one name per line, or CSV with a column of names or paths.
 
-    Folders stay before a name.
+    A name keeps its folders.
 
     Raises:
-        DatasetError: the file cannot be read or names no file.
+        DatasetError: the file cannot be read or contains no file name.
     """
     rows = parse_cells(f"--test_names {path}", read_option("--test_names", path))
     names = {forward(cell) for row in rows for cell in row if ENDING.search(cell)}
     if not names:
         raise DatasetError(
-            f"--test_names {path} names no image file: it needs a file name (like BLA_00001.jpg) a line"
+            f"--test_names {path} names no image file: it needs one file name (like BLA_00001.jpg) per line"
         )
     return names
 
@@ -110,10 +106,10 @@ def read_test_names(path: Path) -> set[str]:
 def read_labels(name: str, data: bytes) -> list[LabelRow]:
     """Return the rows of a label table: CSV, TSV, JSON lines or Parquet with a column of file names and one of labels.
 
-    Columns are known by their names (see `COLUMNS`); a table of two columns needs no header.
+    Columns are recognized by name (see `COLUMNS`); a table of two columns needs no header.
 
     Raises:
-        DatasetError: it is no such table.
+        DatasetError: it is not such a table.
     """
     reader = _read_arrow if name.lower().endswith((".parquet", ".jsonl")) else _read_text
     header, rows = reader(name, data)
@@ -122,17 +118,17 @@ def read_labels(name: str, data: bytes) -> list[LabelRow]:
     index = {
         kind: next((lowered.index(n) for n in names if n in lowered), None) for kind, names in COLUMNS.items()
     }
-    if index["file"] is None:  # a column of another name that holds file names
-        endings = [sum(bool(ENDING.search(row[i])) for row in rows) for i in range(len(header))]
-        most = max(endings, default=0)
-        index["file"] = endings.index(most) if most > len(rows) / 2 else None
+    if index["file"] is None:  # a column of another name whose cells are mostly file names
+        counts = [sum(bool(ENDING.search(row[i])) for row in rows) for i in range(len(header))]
+        largest = max(counts, default=0)
+        index["file"] = counts.index(largest) if largest > len(rows) / 2 else None
     if len(header) == 2 and index["file"] is not None:
         index["label"] = 1 - index["file"]
     for kind in ("file", "label"):
         if index[kind] is None:
             found = ", ".join(f"'{shown(cell)}'" for cell in header[:12])
             raise DatasetError(
-                f"{name} has no column of {kind} names (found: {found}): call one '{COLUMNS[kind][0]}'"
+                f"{name} has no column of {kind} names (found: {found}): name one '{COLUMNS[kind][0]}'"
             )
     columns = [[row[i] for row in rows] if i is not None else [""] * len(rows) for i in index.values()]
     return [LabelRow(forward(file), *others) for file, *others in zip(*columns, strict=True) if forward(file)]

@@ -1,4 +1,4 @@
-"""300 damaged and odd files beside 300 good ones: the folder that the build has to sort out."""
+"""A raw folder of 300 good files and 300 that the build has to reject."""
 
 from __future__ import annotations
 
@@ -13,22 +13,20 @@ from tests.pictures import encoded, png_bomb
 
 
 def write_odd_folder(raw: Path, outside: Path) -> dict[str, int]:
-    """Write 300 good and 300 odd files below `raw`; return how many files each reason should have."""
+    """Write 300 good and 300 bad files into `raw`; return the expected number of rejected files by reason."""
     rng = np.random.default_rng(5)
     draw_folder(raw, per_class=40, seed=3)
     names = list(LOOKS)
-    photo = Image.open(raw / "BLA" / "BLA_synthetic_00001.jpg").convert("RGB")
 
     def noise() -> Image.Image:
         return Image.fromarray(rng.integers(0, 256, (64, 72, 3), dtype=np.uint8))
 
     exif = Image.Exif()
-    exif[0x0112] = 6  # stored turned by a quarter
-    for i in range(4):  # 20 odd but good: 280 + 20 = 300 kept
+    exif[0x0112] = 6  # stored rotated by 90°
+    for i in range(4):  # 20 unusual but good ones: 280 + 20 = 300 kept
         (raw / "EOS" / f"gray_{i}.png").write_bytes(encoded(noise().convert("L"), "PNG"))
-        (raw / "EOS" / f"deep_{i}.png").write_bytes(
-            encoded(Image.fromarray(rng.integers(0, 65536, (60, 60), np.uint16)), "PNG")
-        )
+        deep = Image.fromarray(rng.integers(0, 65536, (60, 60), np.uint16))
+        (raw / "EOS" / f"deep_{i}.png").write_bytes(encoded(deep, "PNG"))
         (raw / "LYT" / f"cmyk_{i}.jpg").write_bytes(encoded(noise().convert("CMYK"), "JPEG"))
         (raw / "MON" / f"alpha_{i}.webp").write_bytes(encoded(noise().convert("RGBA"), "WEBP", lossless=True))
         (raw / "NGS" / f"turned_{i}.JPG").write_bytes(encoded(noise(), "JPEG", exif=exif))
@@ -51,20 +49,14 @@ def write_odd_folder(raw: Path, outside: Path) -> dict[str, int]:
         put("duplicate", f"{names[i // 7]}/copy_{i}.jpg", good[i])
         put("hidden or system file", f"{name}/.hidden_{i}.jpg" if i % 2 else f"Thumbs{i}/Thumbs.db", b"x")
         put("unknown class folder", f"XYZ/other_{i}.jpg", encoded(noise(), "JPEG"))
-    conflict = [encoded(noise(), "JPEG") for _ in range(10)]
-    for i, data in enumerate(conflict):
+    for i in range(10):
+        data, animation = encoded(noise(), "JPEG"), {"save_all": True, "append_images": [noise()]}
         put("same bytes under different labels", f"BLA/both_{i}.jpg", data)
         put("same bytes under different labels", f"PMO/both_{i}.jpg", data)
-    for i in range(10):
-        frames = [noise(), noise()]
-        put(
-            "several pages",
-            f"NIF/moving_{i}.gif",
-            encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]),
-        )
+        put("several pages", f"NIF/moving_{i}.gif", encoded(noise(), "GIF", **animation))
         put("damaged", f"NIF/broken_{i}.png", b"\x89PNG\r\n\x1a\n" + rng.bytes(200) + b"IEND\xaeB`\x82")
     outside.mkdir()
-    (outside / "secret.jpg").write_bytes(encoded(photo, "JPEG"))
+    (outside / "secret.jpg").write_bytes(encoded(noise(), "JPEG"))
     for i in range(20):
         os.symlink(outside / "secret.jpg", raw / "BLA" / f"link_{i}.jpg")
     expected["symlink out of the folder"] = 20

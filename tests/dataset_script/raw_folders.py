@@ -1,4 +1,4 @@
-"""Raw folders to build from, on disk or in name only, and what a built dataset holds."""
+"""Raw folders to build from, on disk or in memory, and readers of a built dataset."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.pictures import encoded, noise
 PICTURE = encoded(noise(np.random.default_rng(0), 32), "PNG")
 
 
-class Listed:
-    """Sources of paths in memory: pictures, and the bytes of other files by their path."""
+class InMemory:
+    """A source in memory: the paths of images, and the bytes of other files by path."""
 
-    def __init__(self, *pictures: str, **others: bytes):
-        self.files = dict.fromkeys(pictures, PICTURE) | others
+    def __init__(self, *images: str, **others: bytes):
+        self.files = dict.fromkeys(images, PICTURE) | others
         self.parts = {"": self}
 
     def listing(self) -> list[tuple[str, str]]:
@@ -29,13 +29,13 @@ class Listed:
         return self.files[path]
 
 
-def arranged(*pictures: str, others: dict[str, bytes] | None = None, **options) -> ClassFolders:
-    """What becomes of pictures at these paths, beside others of these bytes; `options` as `arrange` has them."""
-    return arrange(Listed(*pictures, **others or {}), **options)
+def arranged(*images: str, others: dict[str, bytes] | None = None, **options) -> ClassFolders:
+    """Arrange images at these paths, and other files of these bytes; `options` are those of `arrange`."""
+    return arrange(InMemory(*images, **others or {}), **options)
 
 
 def noise_folder(raw: Path, names: Sequence[str], per_class: int, seed: int = 0) -> Path:
-    """Write `per_class` different pictures into each folder of `names` below `raw`, and return `raw`."""
+    """Write `per_class` different images into each of the folders `names` in `raw`; return `raw`."""
     rng = np.random.default_rng(seed)
     for name in names:
         (raw / name).mkdir(parents=True)
@@ -44,9 +44,9 @@ def noise_folder(raw: Path, names: Sequence[str], per_class: int, seed: int = 0)
     return raw
 
 
-def build(*words: object) -> int:
-    """Run `build` with these words; return its exit code."""
-    return main(["build", *map(str, words)])
+def build(*arguments: object) -> int:
+    """Run the command `build`; return its exit code."""
+    return main(["build", *map(str, arguments)])
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -55,5 +55,5 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    """The bytes of each file below a folder, by its path there."""
+    """Return the bytes of each file in a folder by its relative path."""
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

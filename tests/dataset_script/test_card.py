@@ -1,4 +1,4 @@
-"""The card, its figures and its front matter, whatever the classes are called and whoever edited it."""
+"""The dataset card, its front matter and its figures, with any class names."""
 
 from __future__ import annotations
 
@@ -24,18 +24,16 @@ from tests.pictures import encoded
 PICTURE = encoded(Image.new("RGB", (64, 64)), "PNG")
 
 
-def summary(
-    out: Path, classes: list[str], rows: list[Row], kinds: dict[str, str], notes: tuple = ()
-) -> Summary:
-    return Summary(out, classes, len(rows), rows, [], 0, 0, len(rows), 0, 0, 0, kinds, list(notes))
+def summary(classes: list[str], rows: list[Row], kinds: dict[str, str], *notes: str) -> Summary:
+    return Summary(Path(), classes, len(rows), rows, [], 0, 0, len(rows), 0, 0, 0, kinds, list(notes))
 
 
-def test_every_class_has_its_own_bar_and_slice(tmp_path: Path, monkeypatch) -> None:
+def test_every_class_has_a_bar_and_a_slice(tmp_path: Path, monkeypatch) -> None:
     figures = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
     classes = [f"plasma cells of the patient {number}" for number in range(3)]
     rows = [Row("", b"", 1, label=label, split="train") for label in (0, 1, 1, 2)]
-    draw_figures(tmp_path, summary(tmp_path, classes, rows, {"": "own"}), lambda row: PICTURE)
+    draw_figures(tmp_path, summary(classes, rows, {"": "own"}), lambda row: PICTURE)
     bar, pie = (figure.axes[0] for figure in figures)
     assert [patch.get_height() for patch in bar.containers[0]] == [1, 2, 1]
     assert len({patch.get_x() for patch in bar.containers[0]}) == 3
@@ -44,12 +42,12 @@ def test_every_class_has_its_own_bar_and_slice(tmp_path: Path, monkeypatch) -> N
 
 
 @pytest.mark.parametrize("name", ["it's", "no. #1 & <b>", 'a "b" `c` | $d$'])
-def test_a_name_reads_in_the_card_as_it_is(name: str) -> None:
+def test_markup_in_a_name_is_escaped_in_the_card(name: str) -> None:
     assert html.unescape(plain(name)) == name
     assert not set(plain(name)) & set("<>|`$") and "&&" not in plain(name)
 
 
-def test_control_characters_of_a_class_reach_neither_terminal_nor_card(tmp_path: Path, capsys) -> None:
+def test_control_characters_in_class_names_are_escaped(tmp_path: Path, capsys) -> None:
     raw = noise_folder(tmp_path / "raw", ["a\x1b[31m", "b\nc", "d\x9b2J"], 6)
     assert build(raw, tmp_path / "out") == 0
     written = capsys.readouterr().out + (tmp_path / "out" / "README.md").read_text()
@@ -64,30 +62,24 @@ ODD_NAMES = [
 ]  # fmt: skip
 
 
-def test_every_name_is_the_same_text_in_yaml_parquet_and_figures_and_cannot_act(
-    tmp_path: Path, recwarn
-) -> None:
+def test_odd_class_names_are_the_same_in_yaml_parquet_and_figures(tmp_path: Path, recwarn) -> None:
     raw, out = noise_folder(tmp_path / "raw", ODD_NAMES, 4), tmp_path / "out"
     (raw / "=cmd()" / "=HYPERLINK(1).png").write_bytes(b"")
     assert build(raw, out, "--workers", "1") == 0
-    wanted = sorted("\u00e9" if name == "e\u0301" else name for name in ODD_NAMES)
+    expected = sorted("\u00e9" if name == "e\u0301" else name for name in ODD_NAMES)
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
     front, body = (out / "README.md").read_text().split("---\n", 2)[1:]
     names = yaml.safe_load(front)["dataset_info"]["features"][1]["dtype"]["class_label"]["names"]
-    assert list(names.values()) == wanted
+    assert list(names.values()) == expected
     values = [line.split(": ", 1)[1] for line in front.splitlines() if line.strip().startswith("'")]
-    # YAML 1.2, as the Hub reads it, takes these for numbers when they are not quoted
+    # YAML 1.2, which the Hub reads, parses these as numbers unless they are quoted
     assert [value for value in values if value[0] in "0123456789.+-~"] == []
-    assert load_dataset(str(out), split="train").features["label"].names == wanted
+    assert load_dataset(str(out), split="train").features["label"].names == expected
     assert "<img" not in body and "a|b" not in body
-    cells = [
-        cell
-        for table in ("splits", "rejected")
-        for row in rows_of(out / f"{table}.csv")
-        for cell in row.values()
-    ]
+    rows = rows_of(out / "splits.csv") + rows_of(out / "rejected.csv")
+    cells = [cell for row in rows for cell in row.values()]
     assert "'=cmd()" in cells and not any(cell.startswith(("=", "+", "-", "@")) for cell in cells)
-    assert "Matek" not in body and "license:" not in front, "of someone's own images nothing is claimed"
+    assert "Matek" not in body and "license:" not in front, "nothing is claimed about a user's own images"
 
 
 def test_synthetic_images_say_so(drawn_dataset: Path) -> None:
@@ -99,9 +91,7 @@ def test_synthetic_images_say_so(drawn_dataset: Path) -> None:
     "front_matter",
     ["license: [a", "- license", "dataset_info: [1]", "dataset_info: {splits: [1]}", "dataset_info: {splits: [{}]}"],
 )  # fmt: skip
-def test_front_matter_that_was_edited_badly_is_one_sentence(
-    front_matter: str, drawn_dataset: Path, tmp_path: Path, capsys
-) -> None:
+def test_broken_front_matter_is_one_line(front_matter, drawn_dataset: Path, tmp_path: Path, capsys) -> None:
     folder = shutil.copytree(drawn_dataset, tmp_path / "dataset")
     (folder / "README.md").write_text(f"---\n{front_matter}\n---\n\n# Cells\n")
     assert main(["push", str(folder), "owner/name"]) == 1
@@ -112,24 +102,24 @@ def test_front_matter_that_was_edited_badly_is_one_sentence(
 @pytest.fixture
 def two_laboratories(tmp_path: Path) -> str:
     """The card of a dataset of both published sources."""
+    kinds = {"marrow": "matek", "blood": "acevedo"}
     splits = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
     rows = [
         Row("", b"", 1, label=i % 2, split=split, source=source)
-        for source in ("marrow", "blood")
+        for source in kinds
         for i, split in enumerate(splits)
     ]
-    kinds = {"marrow": "matek", "blood": "acevedo"}
-    return card_text(tmp_path, summary(tmp_path, ["EOS", "NIF"], rows, kinds, ("a note",)))
+    return card_text(tmp_path, summary(["EOS", "NIF"], rows, kinds, "a note"))
 
 
-def test_the_card_has_what_a_reader_and_the_viewer_need(two_laboratories: str) -> None:
+def test_the_card_has_metadata_tables_licence_and_citations(two_laboratories: str) -> None:
     card = DatasetCard(two_laboratories)
     data = card.data.to_dict()
     assert (data["license"], data["annotations_creators"], data["size_categories"]) == (
         "cc-by-4.0", ["expert-generated"], ["n<1K"],
     )  # fmt: skip
-    assert [part["split"] for part in data["configs"][0]["data_files"]] == ["train", "validation", "test"]
-    assert [part["num_examples"] for part in data["dataset_info"]["splits"]] == [8, 4, 4]
+    assert [files["split"] for files in data["configs"][0]["data_files"]] == ["train", "validation", "test"]
+    assert [split["num_examples"] for split in data["dataset_info"]["splits"]] == [8, 4, 4]
     assert data["label_descriptions"] == {"EOS": "eosinophil", "NIF": "not identifiable"}
     for words in (
         "16 images in 2 classes: 8 `train`, 4 `validation`, 4 `test`.",
@@ -144,18 +134,16 @@ def test_the_card_has_what_a_reader_and_the_viewer_need(two_laboratories: str) -
         "a note.",
     ):  # fmt: skip
         assert words in card.text, words
-    whole, streamed, one_source = snippets(card.text)
-    assert "streaming=True" in streamed and 'source == "marrow"' in one_source and "streaming" not in whole
+    full, streamed, one_source = snippets(card.text)
+    assert "streaming=True" in streamed and 'source == "marrow"' in one_source and "streaming" not in full
 
 
-def test_a_pushed_card_names_its_repo_and_links_model_and_space(
-    two_laboratories: str, drawn_repo: str
-) -> None:
+def test_a_pushed_card_names_its_repo_and_links_others(two_laboratories: str, drawn_repo: str) -> None:
     card = rendered_for(two_laboratories, "anna/cells", "anna/model", "anna/space")
     assert "OWNER/NAME" not in card and card.count('load_dataset("anna/cells"') == 3
     model, space = f"{constants.ENDPOINT}/anna/model", f"{constants.ENDPOINT}/spaces/anna/space"
     assert f"\n[Model: anna/model]({model}) · [Space: anna/space]({space})\n" in card
-    assert "<!-- links" in rendered_for(two_laboratories, "anna/cells"), "a later push can still link them"
+    assert "<!-- links" in rendered_for(two_laboratories, "anna/cells"), "a later push can still add links"
     pushed = DatasetCard.load(drawn_repo).text
     assert f'load_dataset("{drawn_repo}", split="train", streaming=True)' in pushed
     assert "OWNER/NAME" not in pushed

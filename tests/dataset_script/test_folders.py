@@ -1,4 +1,4 @@
-"""Folders that people bring: read as splits, groups and classes, or asked about; and which images a test list names."""
+"""How folders are read: as splits, groups and classes, or refused as ambiguous; and which images a test list matches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.dataset_script.raw_folders import arranged
 
 
 def each(tops: str, classes: str = "a b") -> list[str]:
-    """The paths of one picture in each class folder of each top folder."""
+    """Return the path of one image in each class folder of each top folder."""
     return [f"{top}/{name}/1.png" for top in tops.split() for name in classes.split()]
 
 
@@ -33,14 +33,15 @@ SPLITS = [
 
 
 @pytest.mark.parametrize(("paths", "splits"), SPLITS)
-def test_folders_that_are_splits_are_read_as_splits(paths, splits) -> None:
+def test_split_folders_are_read_as_splits(paths, splits) -> None:
     found = arranged(*paths)
     assert list(found.files) == ["a", "b"] and Counter(found.split_of.values()) == splits
 
 
-DOUBTS = [
+AMBIGUOUS = [
     (each("fold_0 fold_1 fold_2", "all hem"), "look like folds.*--classes all,hem.*--group_by fold"),
     (each("patient_01 patient_02"), "look like folds, patients"),
+    (each("fold_0 fold_1", "a b c d e"), "--classes a,b,c,d,… if those are"),  # not all, and says so
     (["Patient 1/1.png", "Patient 2/1.png"], "look like folds, patients"),
     (each("001 002", "neutrophil blast"), "hold folders of the same names.*--group_by patient"),
     (each("siteA siteB", "neutrophil blast"), "hold folders of the same names"),
@@ -50,14 +51,14 @@ DOUBTS = [
     (each("train test unlabelled"), "are splits and some are not"),
     (each("a b", "train test other"), "hold folders of the same names"),
     (each("Fold1/train Fold1/test Fold2/train Fold2/test"), "look like folds.*--classes a,b"),
-    (["train/1.png", "val/1.png", "test/2.png"], "folders test, train, val are splits and hold no folder a class.*--labels"),
+    (["train/1.png", "val/1.png", "test/2.png"], "folders test, train, val are splits without class folders.*--labels"),
     (["images/1.png", "masks/1.png"], "not like classes"),
     (["\udcff/0.png", "\\xff/1.png"], "look alike"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("paths", "sentence"), DOUBTS)
-def test_folders_that_may_be_no_classes_are_asked_for(paths, sentence) -> None:
+@pytest.mark.parametrize(("paths", "sentence"), AMBIGUOUS)
+def test_ambiguous_folders_are_refused(paths, sentence) -> None:
     with pytest.raises(DatasetError, match=sentence):
         arranged(*paths)
 
@@ -73,7 +74,7 @@ CLASSES = [
 
 
 @pytest.mark.parametrize("paths", CLASSES)
-def test_folders_that_can_only_be_classes_are_classes(paths) -> None:
+def test_unambiguous_folders_are_classes(paths) -> None:
     found = arranged(*paths)
     assert list(found.files) == sorted({path.split("/")[0] for path in paths}) and not found.split_of
 
@@ -84,53 +85,51 @@ ANSWERS = [
     (PATIENTS, {"group_by": "patient"}, {"Patient 1", "Patient 2"}),
     (each("001 002", "neutrophil blast"), {"group_by": "patient"}, {"001", "002"}),
     (each("train/p1 test/p2"), {"group_by": "p"}, {"p1", "p2"}),
-    (each("fold_0 fold_1"), {"wanted": ("a", "b")}, set()),
-    (each("fold_0 fold_1", "a b c"), {"wanted": ("a", "b"), "group_by": "fold"}, {"fold_0", "fold_1"}),
+    (each("fold_0 fold_1"), {"selected": ("a", "b")}, set()),
+    (each("fold_0 fold_1", "a b c"), {"selected": ("a", "b"), "group_by": "fold"}, {"fold_0", "fold_1"}),
 ]
 
 
 @pytest.mark.parametrize(("paths", "options", "groups"), ANSWERS)
-def test_the_answer_to_the_question_is_followed(paths, options, groups) -> None:
+def test_options_resolve_the_ambiguity(paths, options, groups) -> None:
     found = arranged(*paths, **options)
     assert len(found.files) == 2 and sum(map(len, found.files.values())) + found.left_out == len(paths)
     assert set(found.group_of.values()) == groups
 
 
 WRONG_ANSWERS = [
-    ({"group_by": "patient"}, "no folder's name begins so"),
-    ({"wanted": ("a", "c")}, "no class c; there are: a, b"),
-    ({"wanted": ("c",)}, "no class folder c; there are: a, b"),
+    ({"group_by": "patient"}, "no folder name begins with it"),
+    ({"selected": ("a", "c")}, "no class c; found: a, b"),
+    ({"selected": ("c",)}, "no class folder c; found: a, b"),
 ]
 
 
 @pytest.mark.parametrize(("options", "sentence"), WRONG_ANSWERS)
-def test_an_answer_that_names_no_folder_is_refused(options, sentence) -> None:
+def test_an_option_that_matches_no_folder_is_refused(options, sentence) -> None:
     with pytest.raises(DatasetError, match=sentence):
         arranged("a/1.png", "b/1.png", **options)
 
 
-def test_a_class_list_may_hold_names_with_commas() -> None:
+def test_names_in_a_class_list_may_contain_commas_and_newlines() -> None:
     assert class_list('"blast, small",BLA') == ("blast, small", "BLA")
+    assert class_list("b\nc, d") == (r"b\x0ac", "d")
 
 
-PASSED_OVER = [
-    (
-        ["a/1.svs", "b/2.svs"],
-        r"found: none; passed over: 2 .svs \(folder without pictures that are read: save",
-    ),
-    (["1.png", "2.png"], r"found: none; passed over: 2 .png \(outside the class folders: .*--labels FILE"),
+SKIPPED = [
+    (["a/1.svs", "b/2.svs"], r"found: none; skipped: 2 .svs \(folder without pictures that are read: save"),
+    (["1.png", "2.png"], r"found: none; skipped: 2 .png \(outside the class folders: .*--labels FILE"),
     ([], r"found: none \(it is empty\)"),
-    (["a/1.npy", "b/1.npy"], r"passed over: 2 .npy \(folder without pictures that are read"),
+    (["a/1.npy", "b/1.npy"], r"skipped: 2 .npy \(folder without pictures that are read"),
 ]
 
 
-@pytest.mark.parametrize(("paths", "sentence"), PASSED_OVER)
-def test_found_none_never_stands_alone(paths, sentence) -> None:
+@pytest.mark.parametrize(("paths", "sentence"), SKIPPED)
+def test_the_error_for_no_classes_says_what_was_skipped(paths, sentence) -> None:
     with pytest.raises(DatasetError, match=sentence):
         arranged(*paths)
 
 
-def test_a_picture_without_an_ending_is_read_and_a_class_that_cannot_be_is_named() -> None:
+def test_an_image_without_an_ending_is_read_and_a_folder_without_images_is_noted() -> None:
     found = arranged("a/1", "b/2", "c/3.svs")
     assert found.files == {"a": ["a/1"], "b": ["b/2"]}
     assert found.notes == ["no pictures that are read in the folders c"]
@@ -159,7 +158,7 @@ LISTED = [
 
 
 @pytest.mark.parametrize(("name", "paths"), LISTED)
-def test_folders_of_a_listed_name_choose_the_class_and_then_the_nearest_paths(name, paths) -> None:
-    """A bare name is every image of that name."""
+def test_a_listed_name_matches_by_class_and_then_by_trailing_folders(name, paths) -> None:
+    """A bare name matches every image of that name."""
     files = ("set/a/s1/0.png", "set/a/s2/0.png", "set/a/s2/1.png", "set/b/0.png", "set/c/0.png")
-    assert find_listed(arranged(*files, wanted=["a", "b"]), [name]) == {name: paths}
+    assert find_listed(arranged(*files, selected=["a", "b"]), [name]) == {name: paths}

@@ -1,7 +1,8 @@
-"""Crops cut from one place share a group; different cells do not."""
+"""Overlapping crops are linked; different cells are not."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -17,8 +18,8 @@ SHIFTS = ((60, 60), (125, 0), (90, 90), (125, 125))  # rows, columns, of a frame
 DAMAGE = {"JPEG 90": (90, 1.0, 0), "JPEG 75": (75, 1.0, 0), "JPEG 75, darker": (75, 0.8, 10)}
 
 
-def saved_again(pixels: np.ndarray, quality: int, gain: float = 1.0, offset: float = 0) -> np.ndarray:
-    """Return the luminance of RGB pixels [H, W, 3] after a change of brightness and a round through JPEG."""
+def degraded(pixels: np.ndarray, quality: int, gain: float = 1.0, offset: float = 0) -> np.ndarray:
+    """Return the luminance of RGB pixels [H, W, 3] after a change of brightness and JPEG compression."""
     buffer = io.BytesIO()
     changed = (pixels * gain + offset).clip(0, 255).astype(np.uint8)
     Image.fromarray(changed).save(buffer, "JPEG", quality=quality)
@@ -27,47 +28,42 @@ def saved_again(pixels: np.ndarray, quality: int, gain: float = 1.0, offset: flo
 
 def grouped(images: list[np.ndarray]) -> list[int]:
     """Return the group of each luminance image."""
-    store = Spool(POINT, "bits")
-    for node, image in enumerate(images):
-        points = fingerprint(image)
-        points["node"] = node
-        store.add(points)
-    sets, _, _ = link(store, images.__getitem__)
-    store.close()
+    with contextlib.closing(Spool(POINT, "bits")) as store:
+        for node, image in enumerate(images):
+            points = fingerprint(image)
+            points["node"] = node
+            store.add(points)
+        sets, _, _ = link(store, images.__getitem__)
     return [min(sets.subset(node)) if node in sets else node for node in range(len(images))]
 
 
 def recall(fields: list[np.ndarray], frame: int, damage: str, shifts=SHIFTS) -> dict[tuple[int, int], float]:
-    """Return, for each shift (for a frame of 250), the part of pairs that were joined; none may join across fields."""
+    """Return the fraction of linked pairs for each shift (of a frame of 250), and assert that no fields are linked."""
     rng = np.random.default_rng(1)
-    found = {}
+    recalls = {}
     for rows, columns in shifts:
         down, right = rows * frame // 250, columns * frame // 250
         images = []
         for field in fields:
             top = rng.integers(field.shape[0] - frame - down + 1)
             left = rng.integers(field.shape[1] - frame - right + 1)
-            images.append(saved_again(field[top : top + frame, left : left + frame], 95))
+            images.append(degraded(field[top : top + frame, left : left + frame], 95))
             second = field[top + down : top + down + frame, left + right : left + right + frame]
-            images.append(saved_again(second, *DAMAGE[damage]))
+            images.append(degraded(second, *DAMAGE[damage]))
         groups = grouped(images)
         pairs = list(zip(groups[::2], groups[1::2], strict=True))
-        assert all(a // 2 == i for i, pair in enumerate(pairs) for a in pair), (
-            "crops of different fields were joined"
-        )
-        found[rows, columns] = sum(a == b for a, b in pairs) / len(pairs)
-    return found
+        assert all(a // 2 == i for i, pair in enumerate(pairs) for a in pair), "different fields were linked"
+        recalls[rows, columns] = sum(a == b for a, b in pairs) / len(pairs)
+    return recalls
 
 
 def drawn_fields(count: int) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
-    names = list(LOOKS)
-    return [
-        np.asarray(
-            draw_field(400, 400, [(names[rng.integers(7)], *rng.integers(0, 400, 2)) for _ in range(9)], seed)
-        )
-        for seed in range(count)
-    ]
+    names, fields = list(LOOKS), []
+    for seed in range(count):
+        cells = [(names[rng.integers(7)], *rng.integers(0, 400, 2)) for _ in range(9)]
+        fields.append(np.asarray(draw_field(400, 400, cells, seed)))
+    return fields
 
 
 def real_crops(folder: Path, count: int) -> list[np.ndarray]:
@@ -76,29 +72,29 @@ def real_crops(folder: Path, count: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_crops_of_one_field_are_found_up_to_shifts_of_half_the_frame(damage: str) -> None:
-    found = recall(drawn_fields(20), 250, damage)
-    assert min(found[60, 60], found[125, 0], found[90, 90]) >= 0.95, found
-    assert found[125, 125] >= 0.6, found
+def test_crops_of_one_field_are_linked_up_to_shifts_of_half_the_frame(damage: str) -> None:
+    recalls = recall(drawn_fields(20), 250, damage)
+    assert min(recalls[60, 60], recalls[125, 0], recalls[90, 90]) >= 0.95, recalls
+    assert recalls[125, 125] >= 0.6, recalls
 
 
 @pytest.mark.real_data
-def test_windows_of_real_crops_are_found(real_images: Path) -> None:
-    found = recall(real_crops(real_images, 60), 160, "JPEG 90")
-    assert min(found[60, 60], found[125, 0], found[90, 90]) >= 0.95, found
+def test_overlapping_parts_of_real_crops_are_linked(real_images: Path) -> None:
+    recalls = recall(real_crops(real_images, 60), 160, "JPEG 90")
+    assert min(recalls[60, 60], recalls[125, 0], recalls[90, 90]) >= 0.95, recalls
 
 
-def test_different_cells_are_not_joined() -> None:
+def test_different_cells_are_not_linked() -> None:
     images = [luminance(draw_cell(label, seed)) for label in LOOKS for seed in range(12)]
     assert len(set(grouped(images))) == len(images)
 
 
 @pytest.mark.parametrize("turn", range(8))
-def test_a_turned_or_mirrored_copy_is_joined(turn: int) -> None:
+def test_a_rotated_or_mirrored_copy_is_linked(turn: int) -> None:
     pixels = np.asarray(draw_cell("PMO", 4))
     turned = np.rot90(pixels if turn < 4 else pixels[:, ::-1], -(turn % 4))
     other = luminance(draw_cell("PMO", 5))
-    groups = grouped([luminance(Image.fromarray(pixels)), other, saved_again(turned, 85)])
+    groups = grouped([luminance(Image.fromarray(pixels)), other, degraded(turned, 85)])
     assert groups == [0, 1, 0]
 
 
@@ -115,7 +111,7 @@ def test_agreement_follows_a_known_turn_and_shift() -> None:
         assert agreement(b, target, turn, tuple(corner)) > 0.9
 
 
-def test_flat_and_tiny_pictures_have_no_points_and_no_fault() -> None:
+def test_flat_and_tiny_images_have_no_keypoints() -> None:
     assert len(fingerprint(np.full((250, 250), 200, dtype=np.float32))) == 0
     assert len(fingerprint(np.zeros((8, 8), dtype=np.float32))) == 0
     assert len(fingerprint(np.zeros((8, 9000), dtype=np.float32))) == 0

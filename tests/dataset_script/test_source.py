@@ -1,4 +1,4 @@
-"""Links, zips and the names in them: read where they lead nowhere else, and otherwise listed with the reason."""
+"""Symlinks, zips and the names in them: read if that is safe, else listed with the reason."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write(root: Path, *paths: str) -> Path:
 
 
 @pytest.mark.parametrize("follow", [False, True])
-def test_links_are_followed_inside_the_folder_and_out_of_it_when_asked(follow: bool, tmp_path: Path) -> None:
+def test_symlinks_out_of_the_folder_are_followed_only_on_request(follow: bool, tmp_path: Path) -> None:
     outside = write(tmp_path / "outside", "o.png")
     raw = write(tmp_path / "raw", "store/a/1.png", "blobs/x", "b/2.png")
     os.symlink(raw / "store/a", raw / "a")
@@ -40,7 +40,7 @@ def test_links_are_followed_inside_the_folder_and_out_of_it_when_asked(follow: b
     assert all(sources.read(path) == PICTURE for paths in classes.values() for path in paths)
 
 
-def test_a_link_that_turned_outwards_since_the_listing_is_not_read(tmp_path: Path) -> None:
+def test_a_folder_replaced_by_a_symlink_after_listing_is_not_read(tmp_path: Path) -> None:
     secret, raw = write(tmp_path / "secret", "1.png"), write(tmp_path / "raw", "a/1.png", "b/1.png")
     source = FolderSource(raw)
     assert len(list(source.listing())) == 2
@@ -51,7 +51,7 @@ def test_a_link_that_turned_outwards_since_the_listing_is_not_read(tmp_path: Pat
 
 
 def zipped(names: list[str], encoding: str = "utf-8") -> bytes:
-    """A zip of pictures whose names are in an encoding, without the mark of UTF-8."""
+    """Return a zip of images whose names have an encoding, without the UTF-8 flag."""
     with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
         for number, name in enumerate(names):
             archive.writestr("QXZ"[number] * len(name.encode(encoding)), PICTURE)
@@ -73,18 +73,16 @@ ZIPS = [
 ]
 
 
-@pytest.mark.parametrize(("names", "encoding", "told", "classes"), ZIPS)
-def test_names_in_zips_are_read_or_their_code_page_is_asked_for(
-    names, encoding, told, classes, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("names", "encoding", "option", "classes"), ZIPS)
+def test_names_in_zips_are_decoded_or_need_a_code_page(names, encoding, option, classes, tmp_path) -> None:
     (tmp_path / "raw.zip").write_bytes(zipped(names, encoding))
-    if told:
+    if option:
         with pytest.raises(DatasetError, match=r"unknown code page .*--zip_encoding"):
             arrange(Sources([str(tmp_path / "raw.zip")]))
-    assert list(arrange(Sources([str(tmp_path / "raw.zip")], zip_encoding=told)).files) == classes
+    assert list(arrange(Sources([str(tmp_path / "raw.zip")], zip_encoding=option)).files) == classes
 
 
-def test_a_zip_in_a_folder_counts_as_a_folder_and_other_archives_are_named(tmp_path: Path) -> None:
+def test_a_zip_in_a_folder_counts_as_a_folder_and_other_archives_are_rejected(tmp_path: Path) -> None:
     raw = write(tmp_path, "b/9.png", "d.tar.gz")
     (raw / "a.zip").write_bytes(zipped(["11.png", "222.png"]))
     (raw / "c.zip").write_bytes(b"PK no zip")
@@ -96,6 +94,13 @@ def test_a_zip_in_a_folder_counts_as_a_folder_and_other_archives_are_named(tmp_p
     assert reasons == {"c.zip": "damaged zip", "d.tar.gz": "archive that is not read"}
 
 
-def test_archives_alone_are_to_be_unpacked(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"passed over: 1 .gz \(archive that is not read: unpack it"):
+@pytest.mark.parametrize("name", ["a.zip", "a.ZIP"])
+def test_a_zip_and_a_folder_of_one_name_are_one_class(name: str, tmp_path: Path) -> None:
+    raw = write(tmp_path, "a/1.png", "b/2.png")
+    (raw / name).write_bytes(zipped(["33.png"]))
+    assert arrange(Sources([str(raw)])).files == {"a": ["a/1.png", f"{name}/33.png"], "b": ["b/2.png"]}
+
+
+def test_other_archives_have_to_be_unpacked(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"skipped: 1 .gz \(archive that is not read: unpack it"):
         arrange(Sources([str(write(tmp_path, "a.tar.gz", "b.rar"))]))
