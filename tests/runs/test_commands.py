@@ -20,7 +20,7 @@ COMMANDS = [runs.pipeline.main, runs.space.main, lambda argv: runs.publish.main(
 def test_an_unusable_folder_is_one_sentence(command, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert command(["--out", str(tmp_path / "file")]) == 1
-    assert capsys.readouterr().err == f"error: {tmp_path / 'file'} cannot be a folder (File exists)\n"
+    assert capsys.readouterr().err == f"error: cannot create directory {tmp_path / 'file'}: File exists\n"
     assert command(["--data", str(tmp_path / "none"), "--out", str(tmp_path)]) == 1
     assert capsys.readouterr().err == f"error: {tmp_path / 'none'} is not a directory\n"
 

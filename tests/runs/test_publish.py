@@ -178,7 +178,7 @@ def test_an_outage_midway_leaves_whole_repos_and_the_same_command_continues(publ
     with monkeypatch.context() as patched:
         patched.setattr(HfApi, "create_commit", outage)
         error = publication.refusal()
-    assert "cannot be reached" in error and "(published before: dataset)" in error
+    assert "cannot be reached" in error and "(already published: dataset)" in error
     before = publication.state()
     assert list(before) == ["dataset"]
     monkeypatch.setattr(runs.publish, "run_snippets", lambda *_: [])
