@@ -48,8 +48,7 @@ def preupload(request: HubRequest) -> Response:
 # ---- LFS objects
 def lfs_batch(request: HubRequest) -> Response:
     """The upload URL of each object that is missing. It is signed, since clients PUT without a token."""
-    repo, body = request.repository(), request.json()
-    request.require_user()
+    repo, body = request.repository(write=True), request.json()
     if body["operation"] != "upload":
         raise HubError(422, "this hub serves large files at /resolve/; its LFS endpoint takes uploads only")
     objects = []
@@ -139,14 +138,14 @@ def stage(repo: Repository, key: str, value: dict[str, str]) -> Change:
         if value.get("size", added.size) != added.size:
             raise HubError(400, f"{path} was uploaded with {added.size} bytes, not {value['size']!r}")
     elif key in ("deletedFile", "deletedFolder"):
-        return lambda files: delete(files, path, whole_folder=key == "deletedFolder")
+        return lambda files: delete(files, path, is_folder=key == "deletedFolder")
     else:
         raise HubError(400, f"unknown operation {key!r} in a commit")
     return lambda files: files.update({path: added})
 
 
-def delete(files: dict[str, File], path: str, whole_folder: bool) -> None:
-    names = [name for name in files if name.startswith(f"{path}/")] if whole_folder else [path]
+def delete(files: dict[str, File], path: str, is_folder: bool) -> None:
+    names = [name for name in files if name.startswith(f"{path}/")] if is_folder else [path]
     if not names or names[0] not in files:
         raise HubError(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
     for name in names:

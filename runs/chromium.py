@@ -40,12 +40,6 @@ def starts(path: str) -> bool:
         return False
 
 
-def install_chromium() -> str | None:
-    """Install a Chromium and return its path; None if both ways fail."""
-    run(sys.executable, "-m", "playwright", "install", "chromium")
-    return find_chromium() or (apt("chromium") and find_chromium())
-
-
 def apt(package: str) -> bool:
     """Try to install a package with apt; False if that needs root or there is no apt."""
     possible = os.geteuid() == 0 and shutil.which("apt-get") is not None
@@ -62,7 +56,10 @@ def run(program: str, *arguments: str) -> None:
 
 def main() -> int:
     """Find or install both and print the browser's path."""
-    browser = find_chromium() or install_chromium()
+    browser = find_chromium()
+    if not browser:
+        run(sys.executable, "-m", "playwright", "install", "chromium")
+        browser = find_chromium() or (apt("chromium") and find_chromium())
     npm = shutil.which("npm") or (apt("npm") and shutil.which("npm"))
     for package, path in (("chromium", browser), ("npm", npm)):
         if not path:

@@ -64,6 +64,14 @@ def test_only_the_owner_writes(users):
     anna.upload_file(path_or_fileobj=b"x", path_in_repo="a.txt", repo_id="some-lab/shared")
 
 
+def test_only_the_owner_gets_an_upload_url(users):
+    anna, _, _ = users
+    anna.create_repo("anna/open")
+    with pytest.raises(httpx2.HTTPStatusError, match="403"):
+        request_upload(anna.endpoint, "anna/open", "0" * 64, 1, token="hf_budi")
+    assert request_upload(anna.endpoint, "anna/open", "0" * 64, 1, token="hf_anna")
+
+
 def test_an_unknown_token_is_refused_by_name(hub, name):
     answer = http.get(f"{hub.endpoint}/api/models/{name}", headers=authorization("hf_wrong"))
     assert answer.status_code == 401
