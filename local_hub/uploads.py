@@ -1,4 +1,4 @@
-"""The requests of `huggingface_hub.create_commit`, in their order.
+"""The requests of `huggingface_hub.create_commit`, in the order in which it sends them.
 
 `preupload` (which files go to LFS, and which are unchanged), the LFS batch (which objects are missing), one PUT per missing
 object, and the commit as lines of JSON. LFS protocol: https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md
@@ -89,7 +89,7 @@ async def lfs_put(kind: str, http: Request) -> Response:
 
 # ---- commits
 def commit(request: HubRequest) -> Response:
-    """Make one commit of lines of JSON: a header, then files, LFS files and deletions."""
+    """Create a commit from lines of JSON: a header, then files, LFS files and deletions."""
     author = request.require_user()
     if request.flag("create_pr"):
         raise HubError(501, "this local hub has no pull requests: push without create_pr")
