@@ -1,6 +1,6 @@
 """The full pipeline, from images to a dataset repo, a model repo and a prediction: `make run [DATA=folder]`.
 
-Each stage is a command of its own, printed before it runs. They talk to the embedded Hub (`local_hub`), which needs no
+Each stage is a separate command, printed before it runs. They talk to the embedded Hub (`local_hub`), which needs no
 account and no network; `make publish` publishes to huggingface.co.
 """
 

@@ -106,7 +106,7 @@ def write_tree(root: Path, files: Tree, as_zip: bool) -> Path:
 
 
 def try_input(
-    tree: tuple[Tree, bytes | None], as_zip: bool, group_by: str | None, wanted: tuple[str, ...]
+    tree: tuple[Tree, bytes | None], as_zip: bool, group_by: str | None, classes: tuple[str, ...]
 ) -> None:
     files, table = tree
     with tempfile.TemporaryDirectory() as root:
@@ -114,7 +114,7 @@ def try_input(
             sources = Sources([str(write_tree(Path(root), files, as_zip))])
             listed = list(sources.parts[""].listing())
             labels = None if table is None else ("labels.csv", table)
-            arranged = arrange(sources, wanted, group_by, labels)
+            arranged = arrange(sources, classes, group_by, labels)
         except DatasetError as error:
             event("refused")
             assert str(error) and "\n" not in shown(str(error)) and len(str(error)) < 3000
@@ -135,7 +135,7 @@ def try_input(
 
 INPUTS = given(
     tree=inputs(), as_zip=st.booleans(), group_by=st.sampled_from([None, None, None, "patient", "fold"]),
-    wanted=st.sampled_from([(), (), (), (), ("a", "b"), ("BLA", "EOS")]),
+    classes=st.sampled_from([(), (), (), (), ("a", "b"), ("BLA", "EOS")]),
 )  # fmt: skip
 STRESS_EXAMPLES = int(os.environ.get("BONE_MARROW_EXAMPLES", 2_000))
 
