@@ -2,8 +2,8 @@
 
     ROOT/collections/OWNER/SLUG.json   {"title", "description", "private", "theme", "items": [{"id", "type", "note"}], …}
 
-As on the Hub, a slug ends with an id of its own, two collections of one owner cannot share a title (409), and an item
-whose repo is gone or private to somebody else is left out.
+As on the Hub, a slug ends with an id, two collections of one owner cannot have the same title (409), and items whose repo
+has been deleted or is private to somebody else are left out.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from starlette.responses import JSONResponse, Response
 from local_hub.request import HubRequest
 from local_hub.storage import KINDS, HubError, object_id, timestamp
 
-NAME = re.compile(r"(?!\.+$)[\w.-]+")  # of an owner or a collection
+NAME = re.compile(r"(?!\.+$)[\w.-]+")  # of an owner, or a slug
 
 
 def path_of(request: HubRequest, owner: str, slug: str) -> Path:
     if not (NAME.fullmatch(owner) and NAME.fullmatch(slug)):
         raise HubError(404, "Collection not found")
-    return request.hub.storage.root / "collections" / owner / f"{slug}.json"
+    return request.storage.root / "collections" / owner / f"{slug}.json"
 
 
 def save(request: HubRequest, path: Path, content: dict[str, Any]) -> Response:
     path.parent.mkdir(parents=True, exist_ok=True)
     content["lastUpdated"] = timestamp()
-    request.hub.storage.write(path, json.dumps(content).encode())
+    request.storage.write(path, json.dumps(content).encode())
     return JSONResponse(describe(request, path, content))
 
 
 def visible(request: HubRequest, item: dict[str, Any]) -> bool:
-    repo = request.hub.storage.repository(f"{item['type']}s", *item["id"].split("/"))
+    repo = request.storage.repository(f"{item['type']}s", *item["id"].split("/"))
     return repo.exists() and request.may_read(repo)
 
 
 def describe(request: HubRequest, path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """The collection with those of its items that the request's user may see."""
+    """The collection, with the items that the request's user may see."""
     owner, slug, items = path.parent.name, path.stem, []
     for item in content["items"]:
         if visible(request, item):
@@ -52,7 +52,7 @@ def describe(request: HubRequest, path: Path, content: dict[str, Any]) -> dict[s
 
 
 def open_collection(request: HubRequest) -> tuple[Path, dict[str, Any]]:
-    """The collection of the address: its file and its content; to others, a private one looks missing."""
+    """The file and the content of the collection in the path; to other users, a private one does not exist."""
     path = path_of(request, request.params["owner"], request.params["slug"])
     content = json.loads(path.read_bytes()) if path.is_file() else None
     if content is None or (content["private"] and not request.may_write(path.parent.name)):
@@ -74,8 +74,8 @@ def create(request: HubRequest) -> Response:
     words = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
     path = path_of(request, owner, f"{words}-{object_id(f'{owner}/{title}')}")
     content = {"title": title, "description": body.get("description"), "theme": "orange", "items": []}
-    with request.hub.storage.lock:
-        if path.is_file():  # with `exists_ok` the client takes the slug from the refusal
+    with request.storage.lock:
+        if path.is_file():  # with `exists_ok` the client reads the slug from the error response
             refusal = {"error": "Collection already exists", "slug": f"{owner}/{path.stem}"}
             return JSONResponse(refusal, 409, {"X-Error-Message": refusal["error"]})
         return save(request, path, {**content, "private": bool(body.get("private"))})
@@ -84,13 +84,13 @@ def create(request: HubRequest) -> Response:
 def add_item(request: HubRequest) -> Response:
     body = request.json()
     item = {"id": body["item"]["id"], "type": body["item"]["type"], "note": body.get("note")}
-    with request.hub.storage.lock:  # of two changes at once, neither overwrites the other
+    with request.storage.lock:  # concurrent changes must not overwrite each other
         path, content = open_collection(request)
         if not request.may_write(owner := path.parent.name):
             raise HubError(403, f"{request.require_user()} has no right to write to collections of {owner}")
         if f"{item['type']}s" not in KINDS or not visible(request, item):
             raise HubError(404, f"{item['type']} {item['id']} not found", "RepoNotFound")
-        if any((item["id"], item["type"]) == (there["id"], there["type"]) for there in content["items"]):
+        if any((item["id"], item["type"]) == (other["id"], other["type"]) for other in content["items"]):
             raise HubError(409, "the item is already in the collection")
         content["items"].append(item)
         return save(request, path, content)

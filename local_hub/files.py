@@ -1,12 +1,13 @@
-"""Files of a repo: listed as the Hub's `tree` and `paths-info`, and their contents.
+"""The files of a repo: the Hub's `tree` and `paths-info` listings, and `resolve`, which serves their contents.
 
-In: a revision and a path. Out: entries as `huggingface_hub` 2.4 parses them, and contents with the headers that
-its cache, byte ranges and `HfFileSystem` rely on.
+Entries are as `huggingface_hub` 2.4 parses them; contents have the headers that its cache, byte ranges and `HfFileSystem`
+rely on.
 """
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, quote
 
@@ -17,7 +18,7 @@ from local_hub.storage import File, HubError
 
 
 def entry(files: dict[str, File], path: str) -> dict[str, Any] | None:
-    """A file, a folder, or None where there is nothing."""
+    """The entry of a file or folder; None if there is neither."""
     if file := files.get(path):
         return {"type": "file", "path": path, "oid": file.oid, "size": file.size, **file.lfs_fields("oid")}
     inside = [f"{name}\0{files[name].oid}\n" for name in sorted(files) if name.startswith(f"{path}/")]
@@ -25,15 +26,12 @@ def entry(files: dict[str, File], path: str) -> dict[str, Any] | None:
     return {"type": "directory", "path": path, "oid": oid, "size": 0} if inside else None
 
 
-def below(files: dict[str, File], folder: str, recursive: bool) -> list[str]:
-    """Paths of the files and folders in a folder ("" is the root), in order."""
-    prefix, found = f"{folder}/" if folder else "", set()
-    for path in files:
-        if path.startswith(prefix):
-            parts = path[len(prefix) :].split("/")
-            ends = range(len(parts) if recursive else 1)
-            found |= {prefix + "/".join(parts[: end + 1]) for end in ends}
-    return sorted(found)
+def list_folder(files: dict[str, File], folder: str, recursive: bool) -> list[str]:
+    """Sorted paths of the files and folders in a folder ("" is the root)."""
+    prefix = f"{folder}/" if folder else ""
+    paths = {*files, *(str(parent) for path in files for parent in PurePosixPath(path).parents)} - {"."}
+    inside = [path for path in paths if path.startswith(prefix)]
+    return sorted(path for path in inside if recursive or "/" not in path.removeprefix(prefix))
 
 
 def tree(request: HubRequest) -> Response:
@@ -41,10 +39,10 @@ def tree(request: HubRequest) -> Response:
     repo, (revision, folder) = request.repository(), request.revision_and_path()
     sha = repo.resolve(revision)
     files = repo.commit(sha).files
-    found = below(files, folder.strip("/"), request.flag("recursive"))
-    if folder and not found:
+    paths = list_folder(files, folder.strip("/"), request.flag("recursive"))
+    if folder and not paths:
         raise HubError(404, f"{folder} does not exist on {revision!r}", "EntryNotFound", sha)
-    return JSONResponse([entry(files, path) for path in found], headers={"X-Repo-Commit": sha})
+    return JSONResponse([entry(files, path) for path in paths], headers={"X-Repo-Commit": sha})
 
 
 def paths_info(request: HubRequest) -> Response:
@@ -52,7 +50,7 @@ def paths_info(request: HubRequest) -> Response:
     repo, form = request.repository(), parse_qs(request.body.read().decode())
     files = repo.commit(repo.resolve(request.params["revision"])).files
     entries = [entry(files, path.strip("/")) for path in form.get("paths", [])]
-    return JSONResponse([found for found in entries if found])
+    return JSONResponse([item for item in entries if item])
 
 
 def resolve(request: HubRequest) -> Response:
@@ -66,7 +64,7 @@ def resolve(request: HubRequest) -> Response:
         "ETag": f'"{file.etag}"',
         "X-Repo-Commit": sha,
         "Content-Disposition": f"inline; filename*=UTF-8''{quote(path.split('/')[-1], safe='')}",
-        "Content-Security-Policy": "default-src 'none'; sandbox",  # a page in a repo is no page of this server
+        "Content-Security-Policy": "default-src 'none'; sandbox",  # an HTML file must not act as a page of this server
         "X-Content-Type-Options": "nosniff",
     }
     if file.sha256:

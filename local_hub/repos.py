@@ -1,8 +1,4 @@
-"""Accounts, repos, branches and tags: the JSON API except for files and uploads.
-
-In: `GET /api/models/OWNER/NAME` and its like. Out: JSON as `huggingface_hub` 2.4 parses it; its `hf_api.py` is the
-reference.
-"""
+"""The JSON API of accounts, repos, branches and tags, as `huggingface_hub` 2.4 parses it (reference: its `hf_api.py`)."""
 
 from __future__ import annotations
 
@@ -27,26 +23,26 @@ def whoami(request: HubRequest) -> Response:
 
 def validate_yaml(request: HubRequest) -> Response:
     body = request.json()
-    errors, warnings = cards.check(body["content"], body.get("repoType") or "model")
-    found = {"errors": errors, "warnings": warnings}
-    answer = {level: [{"message": text} for text in texts] for level, texts in found.items()}
+    errors, warnings = cards.validate(body["content"], body.get("repoType") or "model")
+    levels = {"errors": errors, "warnings": warnings}
+    answer = {level: [{"message": text} for text in texts] for level, texts in levels.items()}
     return JSONResponse(answer, 400 if errors else 200)
 
 
 # ---- repos
 def repo_of_body(request: HubRequest) -> tuple[dict[str, Any], Repository]:
-    """The body of a create or delete request, and its repo, in a namespace of the user's."""
+    """The body of a create or delete request and its repo, in a namespace that the user may write to."""
     body, user = request.json(), request.require_user()
     owner, _, name = body["name"].rpartition("/")
     owner = owner or body.get("organization") or user
-    repo = request.hub.storage.repository(f"{body.get('type') or 'model'}s", owner, name)
+    repo = request.storage.repository(f"{body.get('type') or 'model'}s", owner, name)
     if not request.may_write(owner):
         raise HubError(403, f"{user} has no right to create or delete repos of {owner}")
     return body, repo
 
 
 def wants_private(body: dict[str, Any]) -> bool:
-    """Whether a body asks for a private repo, as `visibility` or, like older clients, as `private`."""
+    """Whether a body asks for a private repo, as `visibility` or, from older clients, as `private`."""
     visibility = body.get("visibility", "public")
     if visibility not in ("public", "private"):
         raise HubError(400, f'"visibility" must be public or private, not {visibility!r}')
@@ -55,33 +51,34 @@ def wants_private(body: dict[str, Any]) -> bool:
 
 def create_repo(request: HubRequest) -> Response:
     body, repo = repo_of_body(request)
-    sdk, known = body.get("sdk"), cards.SPACE_CHOICES["sdk"]
-    if sdk not in (None, *known):
-        raise HubError(400, f'"sdk" must be one of {", ".join(known)}, not {sdk!r}')
+    sdk, sdks = body.get("sdk"), cards.SPACE_CHOICES["sdk"]
+    if sdk not in (None, *sdks):
+        raise HubError(400, f'"sdk" must be one of {", ".join(sdks)}, not {sdk!r}')
     answer = {"url": f"{request.base_url}/{repo.url_path}", "name": repo.id, "id": repo.id}
     try:
         settings = {"private": wants_private(body), "sdk": sdk}
-        request.hub.storage.create(repo, settings, request.require_user())
-    except HubError as error:  # with `exist_ok` the client takes the address from the refusal
+        request.storage.create(repo, settings, request.require_user())
+    except HubError as error:  # with `exist_ok` the client reads the URL from the error response
         refusal = answer | {"error": error.message}
         return JSONResponse(refusal, error.status, {"X-Error-Message": error.message})
     return JSONResponse(answer)
 
 
 def delete_repo(request: HubRequest) -> Response:
-    request.hub.storage.delete(repo_of_body(request)[1])
+    request.storage.delete(repo_of_body(request)[1])
     return JSONResponse({})
 
 
 def list_repos(request: HubRequest) -> Response:
-    query, found = request.query, []
-    words, author = query.get("search", "").lower(), query.get("author")
+    query = request.query
+    search, author = query.get("search", "").lower(), query.get("author")
     tags = {tag for value in query.getlist("filter") for tag in value.split(",")}
-    for repo in request.hub.storage.repositories(request.kind):
-        if words in repo.id.lower() and author in (None, repo.owner) and request.may_read(repo):
-            info = repo_info(repo, "main")
-            found += [info] if tags <= set(info["tags"]) else []
-    return JSONResponse(found)
+    repos = (
+        repo_info(repo, "main")
+        for repo in request.storage.repositories(request.kind)
+        if search in repo.id.lower() and author in (None, repo.owner) and request.may_read(repo)
+    )
+    return JSONResponse([repo for repo in repos if tags <= set(repo["tags"])])
 
 
 def settings(request: HubRequest) -> Response:
@@ -100,19 +97,19 @@ def info(request: HubRequest) -> Response:
 
 
 def eval_results(repo: Repository, revision: str) -> list[dict[str, Any]]:
-    """The entries of `.eval_results/*.yaml`, or the error of a file that holds none."""
-    commit, found = repo.commit(repo.resolve(revision)), []
+    """The entries of `.eval_results/*.yaml`, or the error of an invalid file."""
+    commit, results = repo.commit(repo.resolve(revision)), []
     for path in fnmatch.filter(sorted(commit.files), ".eval_results/*.yaml"):
         try:
             entries = cards.read_eval_results(repo.read(commit, path))
-            found += [{"filename": path, "data": entry} for entry in entries]
+            results += [{"filename": path, "data": entry} for entry in entries]
         except ValueError as error:
-            found.append({"filename": path, "error": str(error)})
-    return found
+            results.append({"filename": path, "error": str(error)})
+    return results
 
 
 def repo_info(repo: Repository, revision: str, blobs: bool = False) -> dict[str, Any]:
-    """The Hub's description of a repo at a revision; with `blobs`, sizes and ids of its files, too."""
+    """The Hub's description of a repo at a revision; with `blobs`, it includes the sizes and hashes of the files."""
     sha = repo.resolve(revision)
     commit, settings = repo.commit(sha), repo.settings()
     card = cards.read_metadata(repo.read(commit, "README.md"))
@@ -120,15 +117,20 @@ def repo_info(repo: Repository, revision: str, blobs: bool = False) -> dict[str,
     for sibling in siblings if blobs else ():
         file = commit.files[sibling["rfilename"]]
         sibling |= {"size": file.size, "blobId": file.oid, **file.lfs_fields("sha256")}
-    answer = {"_id": object_id(repo.url_path), "id": repo.id, "author": repo.owner, "sha": sha}
-    answer |= {
+    answer = {
+        "_id": object_id(repo.url_path),
+        "id": repo.id,
+        "author": repo.owner,
+        "sha": sha,
         "createdAt": settings["createdAt"],
         "lastModified": commit.date,
         "private": settings["private"],
+        **{"gated": False, "disabled": False, "downloads": 0, "likes": 0},
+        "tags": cards.tags(card),
+        "cardData": card,
+        "siblings": siblings,
+        "usedStorage": sum(file.size for file in commit.files.values()),
     }
-    answer |= {"gated": False, "disabled": False, "downloads": 0, "likes": 0}
-    answer |= {"tags": cards.tags(card), "cardData": card, "siblings": siblings}
-    answer["usedStorage"] = sum(file.size for file in commit.files.values())
     if repo.kind == "models":
         shown = ("library_name", "pipeline_tag", "model-index")
         answer |= {"modelId": repo.id, **{key: card[key] for key in shown if card.get(key)}}
@@ -140,11 +142,11 @@ def repo_info(repo: Repository, revision: str, blobs: bool = False) -> dict[str,
 
 # ---- commits, branches and tags
 def commits(request: HubRequest) -> Response:
-    repo, found = request.repository(), []
+    repo, answer = request.repository(), []
     for sha, commit in repo.history(repo.resolve(request.params["revision"])):
-        about = {"title": commit.title, "message": commit.message, "date": commit.date}
-        found.append({"id": sha, **about, "authors": [{"user": commit.author}]})
-    return JSONResponse(found, headers={"X-Total-Count": str(len(found))})
+        message = {"title": commit.title, "message": commit.message, "date": commit.date}
+        answer.append({"id": sha, **message, "authors": [{"user": commit.author}]})
+    return JSONResponse(answer, headers={"X-Total-Count": str(len(answer))})
 
 
 def refs(request: HubRequest) -> Response:

@@ -1,27 +1,24 @@
-"""The local Hub as a server: its routes, a lock on its folder, and a context manager that runs it in a thread.
-
-In: a folder and the tokens that open it. Out: an HTTP server on 127.0.0.1, and the environment for its clients.
-"""
+"""The local Hub as a server: its routes, the lock on its folder, and a context manager that runs it in a thread."""
 
 from __future__ import annotations
 
 import fcntl
+import os
+import secrets
 import socket
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from local_hub import collections, files, repos, uploads
-from local_hub.request import Hub, endpoint, error_response
+from local_hub.request import HANDLED, handle_error, respond
 from local_hub.storage import KINDS, HubError, Storage
 
 ADDRESS = "127.0.0.1"  # never another interface: tokens travel unencrypted
@@ -29,8 +26,8 @@ DEFAULT_PORT = 8777
 DEFAULT_TOKENS = {"hf_localdev": "localdev"}
 
 
-def routes(kind: str) -> list[Route]:
-    """The endpoints for the repos of a kind. A path without a kind means a model: /OWNER/NAME/…"""
+def repo_routes(kind: str) -> list[Route]:
+    """The endpoints for the repos of a kind. A page's path has no kind if the repo is a model: /OWNER/NAME/…"""
     repo = f"/api/{kind}/{{owner}}/{{name}}"
     page = ("" if kind == "models" else f"/{kind}") + "/{owner}/{name}"
     lfs = f"/lfs-objects/{kind}/{{owner}}/{{name}}/{{sha256}}"
@@ -50,19 +47,8 @@ def routes(kind: str) -> list[Route]:
         ("POST", page + ".git/info/lfs/objects/batch", uploads.lfs_batch),
         ("GET", page + "/resolve/{rest:path}", files.resolve),
     ]
-    found = [Route(path, endpoint(call, kind), methods=methods.split()) for methods, path, call in table]
-    return [*found, Route(lfs, uploads.lfs_put(kind), methods=["PUT"])]
-
-
-async def http_error(request: Request, error: HTTPException) -> Response:
-    """Starlette's own errors, in the Hub's form."""
-    known = {
-        404: "this local hub has no such page or endpoint",
-        405: f"this address does not take {request.method}",
-    }
-    response = error_response(HubError(error.status_code, known.get(error.status_code, error.detail)))
-    response.headers.update(error.headers or {})
-    return response
+    routes = [Route(path, partial(respond, call, kind), methods=m.split()) for m, path, call in table]
+    return [*routes, Route(lfs, partial(uploads.lfs_put, kind), methods=["PUT"])]
 
 
 def make_app(storage: Storage, tokens: dict[str, str]) -> ASGIApp:
@@ -75,15 +61,15 @@ def make_app(storage: Storage, tokens: dict[str, str]) -> ASGIApp:
         ("GET", "/api/collections/{owner}/{slug}", collections.get),
         ("POST", "/api/collections/{owner}/{slug}/items", collections.add_item),
     ]
-    found = [Route(path, endpoint(call, "models"), methods=[method]) for method, path, call in table]
-    for kind in reversed(KINDS):  # models last, for their paths have no word in front
-        found += routes(kind)
-    app = Starlette(routes=found, exception_handlers={HTTPException: http_error})
+    routes = [Route(path, partial(respond, call, "models"), methods=[m]) for m, path, call in table]
+    for kind in reversed(KINDS):  # models last, since their pages match any first word
+        routes += repo_routes(kind)
+    app = Starlette(routes=routes, exception_handlers=dict.fromkeys(HANDLED, handle_error))
     app.router.redirect_slashes = False
-    app.state.hub = Hub(storage, tokens)
+    app.state.storage, app.state.tokens, app.state.secret = storage, tokens, secrets.token_bytes(32)
 
     async def on_raw_path(scope: Scope, receive: Receive, send: Send) -> None:
-        """Match routes on the path as it was sent: in `tree/try%2Fthis` the revision is one part."""
+        """Match routes on the undecoded path: in `tree/try%2Fthis` the revision is one segment."""
         await app({**scope, "path": scope["raw_path"].decode("ascii", "replace")}, receive, send)
 
     return on_raw_path
@@ -92,8 +78,8 @@ def make_app(storage: Storage, tokens: dict[str, str]) -> ASGIApp:
 class LocalHub:
     """A Hub over the folder `root`, served while the `with` block runs.
 
-    `port` 0 picks a free one; `tokens` maps each token to its user. After entering: `endpoint`, `token`, `root`, and
-    `environment`, what a client process needs in its own. HubError when the folder or the port cannot be used.
+    `port` 0 picks a free one; `tokens` maps each token to its user. Inside the block, `environment` has the variables that
+    a client process needs (HF_ENDPOINT, HF_TOKEN, …). Raises HubError if the folder or the port cannot be used.
     """
 
     def __init__(self, root: str | Path, port: int = 0, tokens: dict[str, str] | None = None):
@@ -110,7 +96,7 @@ class LocalHub:
         return {
             "HF_ENDPOINT": self.endpoint,
             "HF_TOKEN": self.token,
-            # a cache of its own: the real Hub may have a repo of the same name
+            # a separate cache, since the real Hub may have a repo of the same name
             "HF_HOME": str(self.root / ".hf_home"),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -128,8 +114,8 @@ class LocalHub:
         self.port = listener.getsockname()[1]
         app = make_app(Storage(self.root), self.tokens)
         # clients drop an idle connection after 5 s; a server with the same timeout sometimes cuts a request off
-        waits = {"timeout_keep_alive": 60, "timeout_graceful_shutdown": 2}
-        config = uvicorn.Config(app, log_level="error", lifespan="off", **waits)
+        timeouts = {"timeout_keep_alive": 60, "timeout_graceful_shutdown": 2}
+        config = uvicorn.Config(app, log_level="error", lifespan="off", **timeouts)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
         self._thread.start()
@@ -144,7 +130,7 @@ class LocalHub:
 
 
 def lock_folder(root: Path) -> TextIO:
-    """Hold `root` for this process until the file is closed: of two servers, one would lose the other's commits."""
+    """Lock `root` until the returned file is closed: two servers would overwrite each other's commits."""
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = open(root / ".lock", "w")  # noqa: SIM115 (open as long as the server runs)
@@ -159,13 +145,8 @@ def lock_folder(root: Path) -> TextIO:
 
 
 def listen(port: int) -> socket.socket:
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((ADDRESS, port))
-        listener.listen(256)
+        return socket.create_server((ADDRESS, port), backlog=256)
     except (OSError, OverflowError) as error:
-        listener.close()
-        reason = getattr(error, "strerror", None) or error
+        reason = os.strerror(error.errno) if isinstance(error, OSError) else "not in 0..65535"
         raise HubError(409, f"port {port} cannot be used: {reason}; port 0 picks a free one") from None
-    return listener

@@ -5,12 +5,12 @@
         refs.json            {"heads/main": commit, "tags/v1": commit}
         commits/SHA1.json    {"parent", "date", "author", "title", "message", "files": {path: {"oid", "size", "sha256"}}}
         blobs/GIT_SHA1       contents of regular files
-        lfs/SHA256           contents of large files
-    ROOT/.incoming/          half-written files, emptied at start
+        lfs/SHA256           contents of LFS files
+    ROOT/.incoming/          temporary files, deleted at start
 
-A commit writes contents, then `commits/SHA1.json`, then replaces `refs.json`, each by renaming a file:
-whenever the process dies, a reader finds the commit before or the commit after. A path inside a repo is a key in
-a JSON file, never a path on this disk; it is validated all the same, for those who download it.
+A commit writes contents, then `commits/SHA1.json`, then replaces `refs.json`, each by renaming a file: if the process is
+killed, readers see either the old commit or the new one. A path inside a repo is a key in a JSON file, never a path on
+this disk; it is validated to protect whoever downloads it.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 KINDS = ("models", "datasets", "spaces")
 NAME = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?(?<!\.git)")
 REF_NAME = re.compile(r"(?!.*(?:\.\.|//|@\{))(?![/.-])[^\s~^:?*\[\\\x00-\x20\x7f\ud800-\udfff]+(?<![/.])")
 # .gitattributes of a new repo on the Hub
-LARGE_FILES = """7z arrow avro bin bz2 ckpt ftz gz h5 joblib lz4 mds mlmodel model msgpack npy npz onnx ot parquet pb
+LFS_SUFFIXES = """7z arrow avro bin bz2 ckpt ftz gz h5 joblib lz4 mds mlmodel model msgpack npy npz onnx ot parquet pb
     pickle pkl pt pth rar safetensors tar tflite tgz wasm xz zip zst""".split()  # noqa: SIM905
-GITATTRIBUTES = "".join(f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LARGE_FILES)
+GITATTRIBUTES = "".join(f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
 
 
 class HubError(Exception):
-    """An error response: HTTP `status`, one sentence and, where the Hub has one, its `X-Error-Code`."""
+    """An error response: HTTP status, message (one sentence), and the Hub's `X-Error-Code` if it has one for this case."""
 
     def __init__(self, status: int, message: str, code: str | None = None, commit: str | None = None):
         super().__init__(message)
@@ -47,7 +48,7 @@ class HubError(Exception):
 
 @dataclass(frozen=True)
 class File:
-    """A file of a commit. `oid`: git's SHA-1 of it, or of its LFS pointer when it is large and has a `sha256`."""
+    """A file of a commit. `oid` is its git SHA-1, or that of its LFS pointer if it is an LFS file (with `sha256`)."""
 
     oid: str
     size: int
@@ -58,7 +59,7 @@ class File:
         return self.sha256 or self.oid
 
     def lfs_fields(self, name: str) -> dict[str, Any]:
-        """The `lfs` part of a listed file, with the SHA-256 called `name`; nothing for a regular file."""
+        """The `lfs` field of a file's entry, with its SHA-256 under `name`; empty for a regular file."""
         if self.sha256 is None:
             return {}
         pointer_size = len(lfs_pointer(self.sha256, self.size))
@@ -80,7 +81,7 @@ def timestamp() -> str:
 
 
 def object_id(text: str) -> str:
-    """An id like those of the Hub's database, always the same for one text."""
+    """An id of the form that the Hub's database uses, derived from `text`."""
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -93,60 +94,50 @@ def lfs_pointer(sha256: str, size: int) -> bytes:
 
 
 def checked_path(path: str) -> str:
-    """A path inside a repo; HubError 400 when absolute, with `.`, `..`, `.git`, backslashes, controls or surrogates."""
-    reserved = any(part in ("", ".", "..", ".git") for part in path.split("/"))
+    """Return `path`; HubError 400 if it is absolute or has `.`, `..`, `.git`, backslashes, controls or surrogates."""
+    reserved = {"", ".", "..", ".git"} & set(path.split("/"))
     if reserved or re.search(r"[\\\x00-\x1f\x7f\ud800-\udfff]", path):
         raise HubError(400, f"invalid path in repo: {path!r}")
     return path
 
 
-class Incoming:
-    """A temporary file, renamed to its target when complete; deleted otherwise."""
-
-    def __init__(self, folder: Path):
-        descriptor, name = tempfile.mkstemp(dir=folder)
-        self.path, self.file = Path(name), os.fdopen(descriptor, "wb")
-
-    def __enter__(self) -> Incoming:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.path.unlink(missing_ok=True)
-        self.file.close()
-
-    def move_to(self, target: Path) -> None:
-        """FileNotFoundError when the repo around `target` was deleted meanwhile."""
-        self.file.flush()
-        target.parent.mkdir(exist_ok=True)
-        os.replace(self.path, target)
-
-
 class Storage:
-    """All repos below `root`. One process at a time may open a root; `LocalHub` sees to that."""
+    """The repos below `root`. `LocalHub` locks the folder, so that only one process uses it."""
 
     def __init__(self, root: Path):
         self.root, self.incoming, self.lock = root, root / ".incoming", threading.RLock()
         shutil.rmtree(self.incoming, ignore_errors=True)
         self.incoming.mkdir(parents=True)
 
+    @contextmanager
+    def new_file(self, target: Path) -> Iterator[BinaryIO]:
+        """A temporary file, renamed to `target` if the block succeeds; FileNotFoundError if its repo has been deleted."""
+        with tempfile.NamedTemporaryFile(dir=self.incoming, delete=False) as file:
+            try:
+                yield file
+                file.flush()
+                target.parent.mkdir(exist_ok=True)
+                os.replace(file.name, target)
+            finally:
+                Path(file.name).unlink(missing_ok=True)
+
     def write(self, target: Path, data: bytes) -> None:
-        with Incoming(self.incoming) as new:
-            new.file.write(data)
-            new.move_to(target)
+        with self.new_file(target) as file:
+            file.write(data)
 
     def repositories(self, kind: str) -> list[Repository]:
         folders = sorted(path.parent for path in (self.root / kind).glob("*/*/repo.json"))
         return [Repository(self, kind, f"{folder.parent.name}/{folder.name}") for folder in folders]
 
     def repository(self, kind: str, owner: str, name: str) -> Repository:
-        """The repo, which may not exist yet (`.exists()`); HubError 400 for a name that the Hub would refuse."""
-        reserved = owner in (*KINDS, "api")  # in URLs these first words mean something else
+        """The repo, which need not exist (`.exists()`); HubError 400 for a name that the Hub would refuse."""
+        reserved = owner in (*KINDS, "api")  # these have another meaning at the start of a URL
         if kind not in KINDS or reserved or not (NAME.fullmatch(owner) and NAME.fullmatch(name)):
             raise HubError(400, f"invalid repository type or name: {kind} {owner}/{name}")
         return Repository(self, kind, f"{owner}/{name}")
 
     def create(self, repo: Repository, settings: dict[str, Any], author: str) -> None:
-        """Put a new repo with its first commit in place with one rename, or HubError 409."""
+        """Create a repo with its initial commit in one rename; HubError 409 if it exists."""
         with self.lock:
             if repo.exists():
                 raise HubError(409, f"You already created this {repo.kind[:-1]} repo: {repo.id}")
@@ -160,13 +151,13 @@ class Storage:
             os.rename(draft.folder, repo.folder)
 
     def delete(self, repo: Repository) -> None:
-        """Take a repo away with one rename, or HubError 404."""
+        """Delete a repo in one rename; HubError 404 if there is none."""
         with self.lock:
             if not repo.exists():
                 raise HubError(404, "Repository not found", "RepoNotFound")
-            grave = Path(tempfile.mkdtemp(dir=self.incoming))
-            os.rename(repo.folder, grave / "repo")
-        shutil.rmtree(grave)
+            trash = Path(tempfile.mkdtemp(dir=self.incoming))
+            os.rename(repo.folder, trash / "repo")
+        shutil.rmtree(trash)
 
 
 class Repository:
@@ -200,7 +191,7 @@ class Repository:
         self.storage.write(self.folder / "refs.json", json.dumps(refs, sort_keys=True).encode())
 
     def find_ref(self, refs: dict[str, str], revision: str, groups: tuple[str, ...]) -> str | None:
-        """The key of `refs` that `revision` means: `main`, `v1` or `refs/heads/main`."""
+        """The key of `refs` for a revision such as `main`, `v1` or `refs/heads/main`; None without a match."""
         full = [revision.removeprefix("refs/")] if revision.startswith("refs/") else []
         return next((ref for ref in full + [f"{group}/{revision}" for group in groups] if ref in refs), None)
 
@@ -210,14 +201,15 @@ class Repository:
         if ref := self.find_ref(refs, revision, ("heads", "tags")):
             return refs[ref]
         if re.fullmatch(r"[0-9a-f]{7,40}", revision):
-            found = list((self.folder / "commits").glob(f"{revision}*.json"))
-            if len(found) == 1:
-                return found[0].stem
+            matches = list((self.folder / "commits").glob(f"{revision}*.json"))
+            if len(matches) == 1:
+                return matches[0].stem
         raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
 
     def create_ref(self, ref: str, commit: str) -> None:
-        if not REF_NAME.fullmatch(ref.split("/", 1)[1]):
-            raise HubError(400, f"invalid name for a branch or tag: {ref.split('/', 1)[1]!r}")
+        name = ref.split("/", 1)[1]
+        if not REF_NAME.fullmatch(name):
+            raise HubError(400, f"invalid name for a branch or tag: {name!r}")
         with self.storage.lock:
             if ref in (refs := self.refs()):
                 raise HubError(409, f"Reference refs/{ref} already exists")
@@ -238,7 +230,7 @@ class Repository:
         return Commit(**{**data, "files": {path: File(**file) for path, file in data["files"].items()}})
 
     def history(self, sha: str | None) -> Iterator[tuple[str, Commit]]:
-        """(commit id, commit) from `sha` back to the first."""
+        """(commit id, commit) from `sha` back to the initial commit."""
         while sha:
             commit = self.commit(sha)
             yield sha, commit
@@ -257,8 +249,8 @@ class Repository:
             self.storage.write(self.content(file), data)
         return file
 
-    def large_file(self, sha256: str) -> File | None:
-        """The uploaded LFS object, or None when it was never uploaded completely."""
+    def lfs_file(self, sha256: str) -> File | None:
+        """The LFS object with this SHA-256, or None if its upload has not been completed."""
         stored = self.folder / "lfs" / sha256
         if not re.fullmatch(r"[0-9a-f]{64}", sha256) or not stored.is_file():
             return None
@@ -269,6 +261,6 @@ class Repository:
         return self.folder / "lfs" / file.sha256 if file.sha256 else self.folder / "blobs" / file.oid
 
     def read(self, commit: Commit, path: str) -> str:
-        """A text file of a commit; empty when it is not there."""
+        """The text of a file of a commit; empty if there is none."""
         file = commit.files.get(path)
         return self.content(file).read_text("utf-8", "replace") if file else ""

@@ -1,8 +1,7 @@
-"""The steps of a push: upload modes, large files, then one commit.
+"""The requests of `huggingface_hub.create_commit`, in the order in which it sends them.
 
-In: the requests of `huggingface_hub.create_commit`, in this order: `preupload` (which files are large, which are
-here already), the LFS batch, one PUT per missing large file, the commit as lines of JSON. Out: a new commit.
-LFS protocol: https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md
+`preupload` (which files go to LFS, and which are unchanged), the LFS batch (which objects are missing), one PUT per missing
+object, and the commit as lines of JSON. LFS protocol: https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md
 """
 
 from __future__ import annotations
@@ -15,96 +14,82 @@ import json
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from local_hub.request import HubRequest, answered
-from local_hub.storage import Commit, File, HubError, Incoming, Repository, checked_path, timestamp
+from local_hub.request import HubRequest
+from local_hub.storage import Commit, File, HubError, Repository, checked_path, timestamp
 
-LARGEST_REGULAR_FILE = 10 * 2**20  # bytes; larger ones go to LFS whatever their name
+MAX_REGULAR_SIZE = 10 * 2**20  # bytes; larger files go to LFS whatever their name
 Change = Callable[[dict[str, File]], None]
 
 
 def preupload(request: HubRequest) -> Response:
-    """For each file: `lfs` or `regular`, and the id of the content that the repo has already."""
+    """For each file: `lfs` or `regular`, and the hash of the version that the repo has."""
     repo, body = request.repository(), request.json()
     request.require_user()
     sha = repo.resolve(request.params["revision"])
     commit = repo.commit(sha)
-    lines = repo.read(commit, ".gitattributes").splitlines()
-    patterns = [line.split()[0] for line in lines if "filter=lfs" in line]
+    attributes = repo.read(commit, ".gitattributes").splitlines()
+    patterns = [line.split()[0] for line in attributes if "filter=lfs" in line]
     files = []
     for file in body["files"]:
         path, size = file["path"], file["size"]
         names = (path, path.split("/")[-1])
-        named = any(fnmatch.fnmatch(name, pattern) for pattern in patterns for name in names)
+        matched = any(fnmatch.fnmatch(name, pattern) for pattern in patterns for name in names)
         binary = b"\0" in base64.b64decode(file.get("sample") or "", validate=True)
-        mode = "lfs" if size > 0 and (named or binary or size > LARGEST_REGULAR_FILE) else "regular"
+        mode = "lfs" if size > 0 and (matched or binary or size > MAX_REGULAR_SIZE) else "regular"
         files.append({"path": path, "uploadMode": mode, "shouldIgnore": False})
         if path in commit.files:
             files[-1]["oid"] = commit.files[path].etag
     return JSONResponse({"files": files, "commitOid": sha})
 
 
-# ---- large files
+# ---- LFS objects
 def lfs_batch(request: HubRequest) -> Response:
-    """Where to PUT each large file that is not here yet: an address signed for it, as clients PUT without a token."""
-    repo, body = request.repository(), request.json()
-    request.require_user()
+    """The upload URL of each object that is missing. It is signed, since clients PUT without a token."""
+    repo, body = request.repository(write=True), request.json()
     if body["operation"] != "upload":
         raise HubError(422, "this hub serves large files at /resolve/; its LFS endpoint takes uploads only")
     objects = []
-    for wanted in body["objects"]:
-        objects.append({"oid": wanted["oid"], "size": wanted["size"]})
-        if not repo.large_file(wanted["oid"]):
-            address = f"{request.base_url}/lfs-objects/{repo.kind}/{repo.id}/{wanted['oid']}"
-            query = f"?signature={signature(request, repo, wanted['oid'])}"
-            objects[-1]["actions"] = {"upload": {"href": address + query}}
+    for item in body["objects"]:
+        oid = item["oid"]
+        objects.append({"oid": oid, "size": item["size"]})
+        if not repo.lfs_file(oid):
+            url = f"{request.base_url}/lfs-objects/{repo.kind}/{repo.id}/{oid}"
+            objects[-1]["actions"] = {"upload": {"href": f"{url}?signature={signature(request, repo, oid)}"}}
     return JSONResponse({"transfer": "basic", "objects": objects, "hash_algo": "sha256"})
 
 
 def signature(request: HubRequest, repo: Repository, sha256: str) -> str:
-    """Valid for one object of one repo and for the life of this server."""
+    """Valid for one object of one repo, until the server stops."""
     name = f"{repo.kind}/{repo.id}/{sha256}".encode()
-    return hmac.new(request.hub.secret, name, hashlib.sha256).hexdigest()
+    return hmac.new(request.secret, name, hashlib.sha256).hexdigest()
 
 
-def signed_object(request: HubRequest) -> tuple[Repository, str]:
-    repo = request.hub.storage.repository(request.kind, request.params["owner"], request.params["name"])
-    expected = signature(request, repo, request.params["sha256"])
+async def lfs_put(kind: str, http: Request) -> Response:
+    """Receive one object, chunk by chunk; it is stored only if it is complete and its SHA-256 is right."""
+    request = HubRequest(http, kind)
+    sha256 = request.params["sha256"]
+    repo = request.storage.repository(kind, request.params["owner"], request.params["name"])
+    expected = signature(request, repo, sha256)
     if not hmac.compare_digest(request.query.get("signature", "").encode(), expected.encode()):
         raise HubError(403, "this upload address is not valid (any more); start the push again")
     if not repo.exists():
         raise HubError(404, "Repository not found", "RepoNotFound")
-    return repo, request.params["sha256"]
-
-
-def lfs_put(kind: str) -> Callable[[Request], object]:
-    """An endpoint that receives one large file; it gets its name only when complete and when its SHA-256 is right."""
-
-    async def receive(http: Request) -> Response:
-        request = HubRequest(http, kind)
-        repo, sha256 = signed_object(request)
-        digest = hashlib.sha256()
-        with Incoming(request.hub.storage.incoming) as new:
-            async for chunk in http.stream():
-                digest.update(chunk)
-                new.file.write(chunk)
-            if digest.hexdigest() != sha256:
-                raise HubError(422, f"the content received does not have the SHA-256 {sha256}")
-            await run_in_threadpool(new.move_to, repo.folder / "lfs" / sha256)
-        return Response(headers={"ETag": f'"{sha256}"'})
-
-    async def handle(http: Request) -> Response:
-        return await answered(receive(http))
-
-    return handle
+    digest = hashlib.sha256()
+    with request.storage.new_file(repo.folder / "lfs" / sha256) as file:
+        async for chunk in http.stream():
+            digest.update(chunk)
+            file.write(chunk)
+        if digest.hexdigest() != sha256:
+            raise HubError(422, f"the content received does not have the SHA-256 {sha256}")
+    return Response(headers={"ETag": f'"{sha256}"'})
 
 
 # ---- commits
 def commit(request: HubRequest) -> Response:
-    """One commit from lines of JSON: a header, then files, LFS files and deletions."""
+    """Create a commit from lines of JSON: a header, then files, LFS files and deletions."""
     author = request.require_user()
     if request.flag("create_pr"):
         raise HubError(501, "this local hub has no pull requests: push without create_pr")
@@ -118,8 +103,8 @@ def commit(request: HubRequest) -> Response:
     title, message = header["summary"], header.get("description") or ""
     if not (isinstance(title, str) and isinstance(message, str)):
         raise HubError(400, "the summary and the description of a commit must be text")
-    (title + message).encode()  # ValueError for a lone surrogate, which no answer can hold
-    with request.hub.storage.lock:
+    (title + message).encode()  # ValueError for a lone surrogate, which no JSON response could contain
+    with request.storage.lock:
         refs = repo.refs()
         ref = repo.find_ref(refs, revision := request.params["revision"], ("heads",))
         if ref is None or ref.startswith("tags/"):
@@ -130,7 +115,7 @@ def commit(request: HubRequest) -> Response:
         files = dict(repo.commit(parent).files)
         for change in changes:
             change(files)
-        refuse_files_in_files(files)
+        refuse_file_as_folder(files)
         sha = repo.add_commit(Commit(parent, timestamp(), author, title, message, files))
         repo.write_refs({**refs, ref: sha})
     url = f"{request.base_url}/{repo.url_path}"
@@ -139,7 +124,7 @@ def commit(request: HubRequest) -> Response:
 
 
 def stage(repo: Repository, key: str, value: dict[str, str]) -> Change:
-    """Store what a line of a commit brings, and return what it does to the files of the parent."""
+    """Store the content of one operation, and return the change that it makes to the files of the parent commit."""
     path = checked_path(value["path"].rstrip("/") if key == "deletedFolder" else value["path"])
     if key == "file":
         content = value["content"].encode()
@@ -147,27 +132,27 @@ def stage(repo: Repository, key: str, value: dict[str, str]) -> Change:
             content = base64.b64decode(content, validate=True)
         added = repo.add_blob(content)
     elif key == "lfsFile":
-        added = repo.large_file(value["oid"])
+        added = repo.lfs_file(value["oid"])
         if added is None:
             raise HubError(400, f"LFS pointer pointed to a file that does not exist: {path}")
         if value.get("size", added.size) != added.size:
             raise HubError(400, f"{path} was uploaded with {added.size} bytes, not {value['size']!r}")
     elif key in ("deletedFile", "deletedFolder"):
-        return lambda files: delete(files, path, whole_folder=key == "deletedFolder")
+        return lambda files: delete(files, path, is_folder=key == "deletedFolder")
     else:
         raise HubError(400, f"unknown operation {key!r} in a commit")
     return lambda files: files.update({path: added})
 
 
-def delete(files: dict[str, File], path: str, whole_folder: bool) -> None:
-    gone = [name for name in files if name.startswith(f"{path}/")] if whole_folder else [path]
-    if not gone or gone[0] not in files:
+def delete(files: dict[str, File], path: str, is_folder: bool) -> None:
+    names = [name for name in files if name.startswith(f"{path}/")] if is_folder else [path]
+    if not names or names[0] not in files:
         raise HubError(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
-    for name in gone:
+    for name in names:
         del files[name]
 
 
-def refuse_files_in_files(files: dict[str, File]) -> None:
+def refuse_file_as_folder(files: dict[str, File]) -> None:
     """As in git, `a` and `a/b` cannot both be files."""
     for path in files:
         for parent in map(str, PurePosixPath(path).parents):

@@ -1,6 +1,6 @@
-"""The folders that are published, built where that is needed, and the embedded Hub that they are tried on.
+"""What the reference runs share: the dataset and model folders, rebuilt if their source has changed, and the embedded Hub.
 
-Nothing here imports a Hugging Face library: they read `HF_ENDPOINT` at import, so the Hub comes first.
+Nothing here imports a Hugging Face library, since they read `HF_ENDPOINT` when they are imported.
 """
 
 from __future__ import annotations
@@ -20,49 +20,48 @@ ROOT = Path(__file__).parent.parent
 RELEASE = ROOT / "hub_model" / "release"
 TEST_NAMES = "published_test_names.txt"  # beside the images: the test set of the DinoBloom evaluation
 OWNER = "localdev"
-MARKERS = {"dataset": "splits.csv", "model": "metrics.json", "space": "app.py"}  # what each of our repos has
+# a file that identifies each of our repos
+MARKERS = {"dataset": "splits.csv", "model": "metrics.json", "space": "app.py"}
 
 
 def check_folders(data: Path | None, out: Path) -> None:
-    """Raise NotADirectoryError where `data` is not a directory or `out` cannot be one."""
+    """Create `out`; NotADirectoryError if that fails or `data` is not a directory."""
     if data and not data.is_dir():
         raise NotADirectoryError(f"{data} is not a directory")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise NotADirectoryError(f"{out} cannot be a folder ({error.strerror})") from None
+        raise NotADirectoryError(f"cannot create directory {out}: {error.strerror}") from None
 
 
 def embedded_hub(out: Path, user: str = OWNER) -> LocalHub:
-    """The embedded Hub in `out`/hub, for one user; on the default port if it is free, since published cards hold the address."""
+    """The embedded Hub in `out`/hub, for one user; on the default port if it is free, since cards contain its URL."""
     with socket.socket() as probe:
         free = probe.connect_ex((ADDRESS, DEFAULT_PORT)) != 0
     return LocalHub(out / "hub", DEFAULT_PORT if free else 0, dict.fromkeys(DEFAULT_TOKENS, user))
 
 
 def draw(out: Path, per_class: int) -> Path:
-    """Draw synthetic cells into `out`/raw, a folder for each class."""
+    """Draw synthetic cells into `out`/raw, one folder per class."""
     shutil.rmtree(out / "raw", ignore_errors=True)
     python("dataset_script", "synthetic", out / "raw", "--per_class", per_class)
     return out / "raw"
 
 
 def build_dataset(raw: Path, out: Path) -> None:
-    """Build the dataset repo folder, with the published test set where its list lies beside the images."""
-    listed = raw.parent / TEST_NAMES
-    names = ["--test_names", listed] if listed.is_file() else []
-    python("dataset_script", "build", raw, out, "--overwrite", *names)
-    stamp(out).write_text(fingerprint(raw))
+    """Build the dataset repo folder, with the published test set if its list is beside the images."""
+    test_names = raw.parent / TEST_NAMES
+    build("dataset_script", raw, out, *(["--test_names", test_names] if test_names.is_file() else []))
 
 
-def build_model(run_folder: Path, out: Path) -> None:
-    """Build the model repo folder of a run folder."""
-    python("hub_model", "build", run_folder, out, "--overwrite")
-    stamp(out).write_text(fingerprint(run_folder))
+def build(program: str, source: Path, out: Path, *options: object) -> None:
+    """Build a repo folder with `python -m PROGRAM build`, and write what it was built from."""
+    python(program, "build", source, out, "--overwrite", *options)
+    stamp(out).write_text(fingerprint(source))
 
 
 def dataset_folder(data: Path | None, out: Path) -> Path:
-    """The dataset repo folder: `data` if it is one, else `out`/dataset, built from `data` where that has changed."""
+    """The dataset repo folder: `data` if it is one, else `out`/dataset, rebuilt if `data` has changed."""
     built = out / "dataset"
     if data and (data / MARKERS["dataset"]).is_file():
         return data
@@ -75,18 +74,18 @@ def dataset_folder(data: Path | None, out: Path) -> Path:
 
 
 def model_folder(model: Path, out: Path) -> Path:
-    """The model repo folder: `model` if it is one, else `out`/model, built from that run folder where it has changed."""
+    """The model repo folder: `model` if it is one, else `out`/model, rebuilt if that run folder has changed."""
     if not model.is_dir():
         raise NotADirectoryError(f"--model {model} is not a directory")
     if (model / MARKERS["model"]).is_file():
         return model
     if not is_built(model, out / "model"):
-        build_model(model, out / "model")
+        build("hub_model", model, out / "model")
     return out / "model"
 
 
 def stamp(built: Path) -> Path:
-    """The file that says what a folder was built from."""
+    """The file with the fingerprint of what a folder was built from."""
     return built.with_name(f"{built.name}.sha256")
 
 
@@ -109,7 +108,7 @@ def python(module: str, *arguments: object) -> None:
 
 
 def run(*command: object) -> None:
-    """Print a command as a person would type it, and run it."""
+    """Print a command as one would type it, and run it."""
     words = [str(word) for word in command]
     print(f"$ {shlex.join([Path(words[0]).name, *words[1:]])}", flush=True)
     subprocess.run(words, check=True)

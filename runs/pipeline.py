@@ -1,8 +1,7 @@
-"""The full pipeline: `make run [DATA=folder]`.
+"""The full pipeline, from images to a dataset repo, a model repo and a prediction: `make run [DATA=folder]`.
 
-Images become a dataset repo, a trained model, a model repo, and a prediction from one line of timm. Each stage is a command
-of its own, printed before it runs, and talks to the embedded Hub (see `local_hub`), which needs no account and no network.
-`make publish` does the same for huggingface.co.
+Each stage is a separate command, printed before it runs. They talk to the embedded Hub (`local_hub`), which needs no
+account and no network; `make publish` publishes to huggingface.co.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from runs.folders import (
     RELEASE,
     ROOT,
     TEST_NAMES,
+    build,
     build_dataset,
-    build_model,
     check_folders,
     draw,
     embedded_hub,
@@ -38,14 +37,12 @@ from runs.folders import (
 def main(argv: list[str] | None = None) -> int:
     """Run every stage; stop at the first that fails, with its exit code."""
     parser = argparse.ArgumentParser(prog="python -m runs.pipeline", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data", type=Path, help="folder of images, one folder a class (default: synthetic cells)"
-    )
-    parser.add_argument("--out", type=Path, default=Path(".run"), help="output folder (default: %(default)s)")
-    minutes = "minutes of training (default: %(default)s)"
-    parser.add_argument("--minutes", type=positive, default=4.0, help=minutes)
-    per_class = "synthetic cells of each class, without --data (default: %(default)s)"
-    parser.add_argument("--per_class", type=whole_number(10), default=60, help=per_class)
+    option = parser.add_argument
+    option("--data", type=Path, help="folder of images, one folder per class (default: synthetic cells)")
+    option("--out", type=Path, default=Path(".run"), help="output folder (default: %(default)s)")
+    option("--minutes", type=positive, default=4.0, help="minutes of training (default: %(default)s)")
+    per_class = "synthetic cells per class, without --data (default: %(default)s)"
+    option("--per_class", type=whole_number(10), default=60, help=per_class)
     arguments = parser.parse_args(argv)
     started = time.monotonic()
     try:
@@ -67,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_stages(raw: Path | None, out: Path, minutes: float, per_class: int) -> None:
-    """From images to a prediction, each stage reading what the one before it published."""
+    """Run the stages from images to a prediction; each reads what the one before it has published."""
     name = "bone-marrow-cells" if raw else "synthetic-cells"
     data_repo, model_repo = f"{OWNER}/{name}", f"{OWNER}/rexnet-150-{name}"
     if not raw:
@@ -79,21 +76,14 @@ def run_stages(raw: Path | None, out: Path, minutes: float, per_class: int) -> N
     python("dataset_script", "push", out / "dataset", data_repo, "--model", model_repo)
 
     stage("2. Dataset repo to a trained model")
-    launch = [
-        Path(sys.executable).with_name("accelerate"),
-        "launch",
-        "--num_processes",
-        1,
-        "--num_machines",
-        1,
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", ROOT / "train_accelerate.py"]
+    launch = [Path(sys.executable).with_name("accelerate"), "launch", "--num_processes", 1]
+    launch += ["--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += [ROOT / "train_accelerate.py", "--dataset", data_repo, "--output_dir", out / "train"]
     options = ["--image_size", 96, "--epochs", 30, "--max_minutes", minutes, "--overwrite"]
-    start = start_options(raw)
-    run(*launch, "--dataset", data_repo, "--output_dir", out / "train", *start, *options)
+    run(*launch, *start_options(raw), *options)
 
     stage("3. Trained model to a model repo")
-    build_model(out / "train", out / "model")
+    build("hub_model", out / "train", out / "model")
     python("hub_model", "push", out / "model", model_repo, "--dataset", data_repo)
 
     stage("4. One line loads it: the first snippet of its card")
@@ -107,13 +97,13 @@ def run_stages(raw: Path | None, out: Path, minutes: float, per_class: int) -> N
 
 
 def start_options(raw: Path) -> list:
-    """Start from the released model, unless its training images could be in the test split of this dataset."""
+    """Start from the released model, unless the images that it was trained on could be in this dataset's test split."""
     if not (RELEASE / "model.safetensors").is_file():
         return ["--no-pretrained"]
-    scored = pq.read_table(RELEASE / "logits_validation.parquet", columns=["file_name"])
-    known = set(scored["file_name"].to_pylist())
+    validation = pq.read_table(RELEASE / "logits_validation.parquet", columns=["file_name"])
+    known = set(validation["file_name"].to_pylist())
     if not (raw.parent / TEST_NAMES).is_file() and any(file.name in known for file in raw.rglob("*")):
-        print("The released model was trained on images of this folder: training starts from scratch.")
+        print("The released model was trained on images of this folder: training from scratch.")
         return ["--no-pretrained"]
     return ["--init_from", RELEASE, "--learning_rate", 5e-4]
 
@@ -123,7 +113,7 @@ def stage(title: str) -> None:
 
 
 def summarize(out: Path, minutes: float) -> None:
-    """Print what is where, the test metrics, and the next commands."""
+    """Print the test metrics, the output folders and the next commands."""
     metrics = json.loads((out / "model" / "metrics.json").read_text())
     test = metrics["splits"].get("test") or metrics["splits"]["validation"]
     figures = f"accuracy {test['accuracy']:.3f}, macro-F1 {test['macro_f1']:.3f} on {test['images']} images"
@@ -136,7 +126,7 @@ def summarize(out: Path, minutes: float) -> None:
 
 Open the Space with this model:   make space MODEL={out}/model
 Publish to huggingface.co:        hf auth login && make publish OWNER=name
-Train on your own images:         make run DATA=folder        (one folder a class)""")
+Train on your own images:         make run DATA=folder        (one folder per class)""")
 
 
 if __name__ == "__main__":

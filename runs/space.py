@@ -1,7 +1,7 @@
-"""The Space on this machine, over the embedded Hub: `make space [DATA=folder] [MODEL=folder]`.
+"""Run the Space on this machine, with the embedded Hub: `make space [DATA=folder] [MODEL=folder]`.
 
-A model (the release, unless `--model` names another) and a dataset are published on the embedded Hub, and `python -m space`
-reads them from there, as it would from huggingface.co. What has not changed since the last time is neither built nor pushed.
+The model (by default the release) and the dataset are pushed to the embedded Hub, from which `python -m space` reads them
+as it would from huggingface.co. What has not changed since the last run is neither rebuilt nor pushed.
 """
 
 from __future__ import annotations
@@ -32,17 +32,14 @@ DATASET = f"{OWNER}/bone-marrow-cells"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Publish where needed, then run the Space until Ctrl-C."""
+    """Push what has changed, then run the Space until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m runs.space", description=__doc__.splitlines()[0])
-    dataset = "images, one folder a class (default: the dataset of the last `make run`, else synthetic cells)"
-    parser.add_argument("--data", type=Path, help=dataset)
-    parser.add_argument(
-        "--model", type=Path, default=RELEASE, help="model repo or run folder (default: the release)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path(".run"), help="working folder (default: %(default)s)"
-    )
-    parser.add_argument("--port", type=port, help="port of the Space (default: the first free one from 7860)")
+    option = parser.add_argument
+    data = "images, one folder per class (default: the dataset of the last `make run`, else synthetic cells)"
+    option("--data", type=Path, help=data)
+    option("--model", type=Path, default=RELEASE, help="model repo or run folder (default: the release)")
+    option("--out", type=Path, default=Path(".run"), help="working folder (default: %(default)s)")
+    option("--port", type=port, help="port of the Space (default: the first free one from 7860)")
     arguments = parser.parse_args(argv)
     started, out = time.monotonic(), arguments.out
     try:
@@ -67,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def push_changed(program: str, folder: Path, repo: str, hub: LocalHub) -> None:
-    """Push a folder with `python -m PROGRAM push`, unless it and the program are those of the last push."""
+    """Push a folder with `python -m PROGRAM push`, unless neither has changed since the last push."""
     stamps = hub.root / "pushed.json"
     pushed = json.loads(stamps.read_text()) if stamps.is_file() else {}
     digest = fingerprint(folder, ROOT / program)

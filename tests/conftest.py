@@ -1,7 +1,7 @@
-"""One local Hub for the whole test session, started before any Hugging Face library is imported; drawn test data.
+"""One local Hub for the test session, and test data of synthetic cells.
 
-The libraries read HF_ENDPOINT, HF_TOKEN and HF_HOME when they are imported. So the Hub starts when this file is, and
-every test that speaks to "the Hub", in this process or in one that it starts, speaks to this one.
+Hugging Face libraries read HF_ENDPOINT, HF_TOKEN and HF_HOME when they are imported, so the Hub is started when this file is
+imported. Every test that uses "the Hub", in this process or in a subprocess, uses this one.
 """
 
 import atexit
@@ -28,13 +28,13 @@ session_hub = LocalHub(session_folder / "hub").__enter__()
 atexit.register(session_hub.__exit__)
 os.environ.update(session_hub.environment, HF_HOME=str(session_folder / "hf_home"))
 os.environ.pop("HF_HUB_OFFLINE", None)
-# processes that tests start import the project from here, wherever they run
+# subprocesses import the project from this checkout, whatever their working directory
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Let every test draw the same numbers in every run, alone or among others."""
+    """Seed every test, so that its random numbers do not depend on the tests before it."""
     import torch
 
     torch.manual_seed(0)
@@ -48,13 +48,13 @@ def hub() -> LocalHub:
 
 @pytest.fixture(scope="session")
 def owner() -> str:
-    """The user whose token the session has."""
+    """The user of the session's token."""
     return session_hub.tokens[session_hub.token]
 
 
 @pytest.fixture(scope="session")
 def real_images() -> Path:
-    """The folder of real crops, one folder a class."""
+    """The folder of real crops, one folder per class."""
     folder = Path(os.environ.get("BONE_MARROW_DATA", REPOSITORY.parent / "shared" / "data" / "bone_marrow"))
     if not folder.is_dir():
         pytest.skip(f"no real crops at {folder} (BONE_MARROW_DATA names another folder)")
@@ -63,7 +63,7 @@ def real_images() -> Path:
 
 @pytest.fixture(scope="session")
 def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A raw folder of drawn cells: seven classes, 24 images each."""
+    """A raw folder of synthetic cells: seven classes of 24 images."""
     from dataset_script.synthetic_cells import draw_folder
 
     folder = tmp_path_factory.mktemp("drawn") / "raw"
@@ -73,7 +73,7 @@ def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def drawn_dataset(drawn_folder: Path) -> Path:
-    """The dataset repo folder that `dataset_script build` makes of the drawn cells."""
+    """The dataset repo folder that `dataset_script build` makes of the synthetic cells."""
     out = drawn_folder.parent / "dataset"
     subprocess.run([sys.executable, "-m", "dataset_script", "build", str(drawn_folder), str(out)], check=True)
     return out
@@ -81,7 +81,7 @@ def drawn_dataset(drawn_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def drawn_repo(drawn_dataset: Path, owner: str) -> str:
-    """The drawn dataset on the local Hub: its repo id."""
+    """The repo id of the synthetic dataset on the local Hub."""
     repo_id = f"{owner}/drawn-cells"
     subprocess.run([sys.executable, "-m", "dataset_script", "push", str(drawn_dataset), repo_id], check=True)
     return repo_id
@@ -89,7 +89,7 @@ def drawn_repo(drawn_dataset: Path, owner: str) -> str:
 
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a model repo that knows drawn cells."""
+    """The folder of a model repo trained on synthetic cells."""
     from tests.small_model_repo import build
 
     return build(tmp_path_factory.mktemp("model") / "repo")

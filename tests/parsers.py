@@ -1,4 +1,4 @@
-"""The argument parsers of the programs, caught before they parse."""
+"""The argument parsers of the programs."""
 
 from __future__ import annotations
 
@@ -10,25 +10,21 @@ from collections.abc import Iterator
 import pytest
 
 
-class Caught(Exception):
-    """The parser that a command would have used."""
-
-
 @functools.cache
 def parser_of(module: str) -> argparse.ArgumentParser:
-    """The parser that a module's `main` makes."""
-
-    def caught(parser: argparse.ArgumentParser, *_: object) -> None:
-        raise Caught(parser)
-
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(Caught) as found:
-        patched.setattr(argparse.ArgumentParser, "parse_args", caught)
+    """The parser that a module's `main` creates."""
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(NotImplementedError) as error:
+        patched.setattr(argparse.ArgumentParser, "parse_args", instead_of_parsing)
         importlib.import_module(module).main([])
-    return found.value.args[0]
+    return error.value.args[0]
+
+
+def instead_of_parsing(parser: argparse.ArgumentParser, *_: object) -> None:
+    raise NotImplementedError(parser)
 
 
 def actions(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.ArgumentParser, argparse.Action]]:
-    """Every argument of a parser and of its commands."""
+    """Every argument of a parser and of its subcommands."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():

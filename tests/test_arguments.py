@@ -1,4 +1,4 @@
-"""Every command line has a help page, and refuses a number outside its limits in one sentence that names the flag."""
+"""Every command has a help page, and rejects a number out of range with one sentence that names the option."""
 
 import argparse
 import importlib
@@ -9,7 +9,7 @@ from dataset_script.arguments import not_negative, positive, share, whole_number
 from tests.parsers import actions, parser_of
 
 TRAINER = "train_accelerate --dataset d --output_dir o"
-REFUSED = [
+OUT_OF_RANGE = [
     "dataset_script.__main__ synthetic out --per_class 0",
     "dataset_script.__main__ synthetic out --seed -1",
     f"dataset_script.__main__ build raw out --seed {2**32}",
@@ -37,9 +37,9 @@ COMMANDS = {
     [(m, [c]) for m in COMMANDS for c in COMMANDS[m].split()] + [(m, []) for m in COMMANDS],
 )
 def test_every_command_has_a_help_page(module, command, capsys):
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit) as exit_info:
         importlib.import_module(module).main([*command, "--help"])
-    assert end.value.code == 0
+    assert exit_info.value.code == 0
     page = capsys.readouterr().out
     assert page.startswith("usage: ")
     if not command:
@@ -55,16 +55,16 @@ def test_every_option_has_help_that_names_its_default(module):
             assert "default" in action.help, f"{parser.prog} {action.dest} does not name its default"
 
 
-@pytest.mark.parametrize("command", REFUSED)
-def test_a_number_outside_its_limits_is_refused_by_name(command, capsys):
+@pytest.mark.parametrize("command", OUT_OF_RANGE)
+def test_a_number_out_of_range_is_rejected_by_name(command, capsys):
     module, *arguments, flag, number = command.split()
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit) as exit_info:
         importlib.import_module(module).main([*arguments, flag, number])
-    assert end.value.code == 2
+    assert exit_info.value.code == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert flag in last and number in last and "must be" in last
 
 
-def test_numbers_within_their_limits_are_read():
+def test_numbers_in_range_are_accepted():
     assert [whole_number(0, 5)(text) for text in ("0", "5")] == [0, 5]
     assert [not_negative("0"), positive("1e-3"), share("1")] == [0.0, 0.001, 1.0]

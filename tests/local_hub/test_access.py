@@ -2,31 +2,24 @@
 
 import hashlib
 import socket
-from pathlib import Path
 
 import httpx2
 import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-from local_hub import HubError, LocalHub
+from local_hub import HubError
 from local_hub.storage import checked_path
-from tests.local_hub.by_hand import add, announce_upload, commit_by_hand, http
+from tests.local_hub.raw_requests import add, authorization, http, post_commit, request_upload
 
 api = HfApi()
 
 
-@pytest.fixture
-def two_users(tmp_path: Path):
-    with LocalHub(tmp_path / "hub", tokens={"hf_anna": "anna", "hf_budi": "budi"}) as hub:
-        yield hub
-
-
-def test_a_private_repo_looks_missing_to_others(two_users):
-    anna, budi, nobody = (HfApi(two_users.endpoint, token=token) for token in ("hf_anna", "hf_budi", False))
+def test_a_private_repo_looks_missing_to_others(users):
+    anna, budi, nobody = users
     anna.create_repo("anna/secret", private=True)
     anna.upload_file(path_or_fileobj=b"x", path_in_repo="a.txt", repo_id="anna/secret")
-    url = f"{two_users.endpoint}/anna/secret/resolve/main/a.txt"
+    url = f"{anna.endpoint}/anna/secret/resolve/main/a.txt"
     for other, status in ((budi, 404), (nobody, 401)):
         with pytest.raises(RepositoryNotFoundError) as error:
             other.model_info("anna/secret")
@@ -34,17 +27,17 @@ def test_a_private_repo_looks_missing_to_others(two_users):
         assert error.value.response.headers["X-Error-Code"] == "RepoNotFound"
         assert [model.id for model in other.list_models()] == []
     assert http.get(url).status_code == 401
-    assert http.get(url, headers={"Authorization": "Bearer hf_budi"}).status_code == 404
-    assert http.get(url, headers={"Authorization": "Bearer hf_anna"}).content == b"x"
+    assert http.get(url, headers=authorization("hf_budi")).status_code == 404
+    assert http.get(url, headers=authorization("hf_anna")).content == b"x"
     assert [model.id for model in anna.list_models()] == ["anna/secret"]
     anna.update_repo_settings("anna/secret", private=False)
     assert budi.model_info("anna/secret").private is False
 
 
 @pytest.mark.parametrize("visibility", ["zzz", "protected", "", None, ["private"]])
-def test_an_unknown_visibility_makes_nothing_public(hub, name, visibility):
+def test_an_unknown_visibility_makes_nothing_public(hub, headers, name, visibility):
     api.update_repo_settings(name, private=True)
-    headers, body = {"Authorization": f"Bearer {hub.token}"}, {"visibility": visibility}
+    body = {"visibility": visibility}
     url = f"{hub.endpoint}/api/models/{name}/settings"
     assert http.put(url, json=body, headers=headers).status_code == 400
     assert api.model_info(name).private
@@ -52,13 +45,13 @@ def test_an_unknown_visibility_makes_nothing_public(hub, name, visibility):
     assert http.post(f"{hub.endpoint}/api/repos/create", json=body, headers=headers).status_code == 400
 
 
-def test_only_the_owner_writes(two_users):
-    anna, budi, nobody = (HfApi(two_users.endpoint, token=token) for token in ("hf_anna", "hf_budi", False))
+def test_only_the_owner_writes(users):
+    anna, budi, nobody = users
     anna.create_repo("anna/open")
     for other, status in ((budi, 403), (nobody, 401)):
         for attempt in (
             lambda who: who.upload_file(path_or_fileobj=b"x", path_in_repo="a.txt", repo_id="anna/open"),
-            lambda who: who.create_branch("anna/open", branch="mine"),
+            lambda who: who.create_branch("anna/open", branch="other"),
             lambda who: who.update_repo_settings("anna/open", private=True),
             lambda who: who.delete_repo("anna/open"),
             lambda who: who.create_repo("anna/other"),
@@ -67,36 +60,44 @@ def test_only_the_owner_writes(two_users):
                 attempt(other)
             assert error.value.response.status_code == status
     assert anna.list_repo_files("anna/open") == [".gitattributes"]
-    budi.create_repo("some-lab/shared")  # a namespace that is nobody's name is an organization
+    budi.create_repo("some-lab/shared")  # a namespace that is not a user is an organization
     anna.upload_file(path_or_fileobj=b"x", path_in_repo="a.txt", repo_id="some-lab/shared")
 
 
+def test_only_the_owner_gets_an_upload_url(users):
+    anna, _, _ = users
+    anna.create_repo("anna/open")
+    with pytest.raises(httpx2.HTTPStatusError, match="403"):
+        request_upload(anna.endpoint, "anna/open", "0" * 64, 1, token="hf_budi")
+    assert request_upload(anna.endpoint, "anna/open", "0" * 64, 1, token="hf_anna")
+
+
 def test_an_unknown_token_is_refused_by_name(hub, name):
-    answer = http.get(f"{hub.endpoint}/api/models/{name}", headers={"Authorization": "Bearer hf_wrong"})
+    answer = http.get(f"{hub.endpoint}/api/models/{name}", headers=authorization("hf_wrong"))
     assert answer.status_code == 401
     assert answer.headers["X-Error-Message"] == "Invalid credentials in Authorization header"
     assert "hf_wrong" not in answer.text
 
 
-def test_an_upload_address_is_for_one_object_only(hub, name):
+def test_an_upload_url_is_for_one_object_only(hub, name):
     data, other = b"announced", hashlib.sha256(b"other").hexdigest()
     sha256 = hashlib.sha256(data).hexdigest()
     with pytest.raises(httpx2.HTTPStatusError, match="401"):
-        announce_upload(hub.endpoint, name, sha256, len(data), token="")
-    href = announce_upload(hub.endpoint, name, sha256, len(data))["upload"]["href"]
-    assert http.put(href.split("?")[0], content=data).status_code == 403
-    assert http.put(href.replace(sha256, other), content=b"other").status_code == 403
+        request_upload(hub.endpoint, name, sha256, len(data), token="")
+    url = request_upload(hub.endpoint, name, sha256, len(data))
+    assert http.put(url.split("?")[0], content=data).status_code == 403
+    assert http.put(url.replace(sha256, other), content=b"other").status_code == 403
 
 
-ABOVE_OR_ODD = ["../x", "a/../../x", "/etc/x", "..", "", "a//b", "./a", "a/.", ".git/config"]
-ABOVE_OR_ODD += ["a\\..\\b", "a\nb", "a\0b", "a\udcff"]
+INVALID = ["../x", "a/../../x", "/etc/x", "..", "", "a//b", "./a", "a/.", ".git/config"]
+INVALID += ["a\\..\\b", "a\nb", "a\0b", "a\udcff"]
 
 
-@pytest.mark.parametrize("path", ABOVE_OR_ODD)
-def test_a_path_that_climbs_out_is_refused(hub, name, path):
+@pytest.mark.parametrize("path", INVALID)
+def test_an_invalid_path_or_one_outside_the_repo_is_refused(hub, name, path):
     with pytest.raises(HubError):
         checked_path(path)
-    answer = commit_by_hand(hub.endpoint, name, add(path))
+    answer = post_commit(hub.endpoint, name, add(path))
     assert answer.status_code == 400
     assert "invalid path" in answer.json()["error"]
     assert api.list_repo_files(name) == [".gitattributes"]
@@ -106,7 +107,7 @@ ENCODED = ["..%2F..%2Frepo.json", "%2e%2e/%2e%2e/repo.json", "../../repo.json", 
 
 
 @pytest.mark.parametrize("path", [*ENCODED, "..%5C..%5Crepo.json", "%00"])
-def test_no_address_reaches_a_file_of_this_disk(hub, name, path):
+def test_no_url_reaches_a_file_outside_the_repos(hub, name, path):
     for address in (
         f"/{name}/resolve/main/{path}",
         f"/{name}/resolve/{path}/main",
@@ -115,7 +116,7 @@ def test_no_address_reaches_a_file_of_this_disk(hub, name, path):
         f"/api/models/{name}/revision/{path}",
         f"/lfs-objects/models/{name}/{path}",
     ):
-        request = f"GET {address} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"  # a client would tidy the path up
+        request = f"GET {address} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"  # a client would normalize the path
         with socket.create_connection(("127.0.0.1", hub.port)) as connection:
             connection.sendall(request.encode())
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -125,11 +126,10 @@ def test_no_address_reaches_a_file_of_this_disk(hub, name, path):
 
 
 @pytest.mark.parametrize("bad", ["..", "a..b", "-a", "a.git", "a b", "ä", "x" * 97, "a--b", "."])
-def test_a_repo_name_that_the_hub_would_refuse_is_refused(hub, bad):
-    headers = {"Authorization": f"Bearer {hub.token}"}
+def test_a_repo_name_that_the_hub_would_refuse_is_refused(hub, headers, bad):
     for body in (
         {"name": bad},
-        {"name": "fine", "organization": bad},
+        {"name": "x", "organization": bad},
         {"name": "x", "organization": "datasets"},
     ):
         answer = http.post(f"{hub.endpoint}/api/repos/create", json=body, headers=headers)

@@ -1,4 +1,4 @@
-"""huggingface_hub, datasets and hf against the local Hub of the session; timm and transformers do it in tests/hub_model."""
+"""huggingface_hub, datasets and hf against the session's local Hub; tests/hub_model has timm and transformers."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ api = HfApi()
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Files of every sort: a card, an LFS file, a text file in a folder with a name that is not ASCII, an empty one."""
+    """A card, an LFS file, a text file in a folder with a non-ASCII name, and an empty file."""
     folder = tmp_path / "folder"
     (folder / "zellen ü, 骨髄").mkdir(parents=True)
     (folder / "README.md").write_text("---\nlicense: apache-2.0\ntags: [cells]\n---\n# Card\n")
@@ -48,7 +48,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def new(owner: str) -> str:
-    """The name of a repo that is not there yet."""
+    """The name of a repo that does not exist yet."""
     return f"{owner}/repo-{uuid.uuid4().hex[:8]}"
 
 
@@ -62,10 +62,9 @@ def titles(name: str, kind: str = "model") -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The files of a folder but for those that clients keep for themselves."""
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
-    return {name: data for name, data in found.items() if not name.startswith(".")}
+    """The files of a folder, without the clients' own in `.cache`."""
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if not name.startswith(".")}
 
 
 def run(*command: str, home: Path) -> str:
@@ -108,21 +107,20 @@ def test_one_commit_adds_copies_and_deletes(folder, name):
         CommitOperationDelete("empty.bin"),
     ]
     api.create_commit(name, operations, commit_message="all at once", commit_description="in one go")
-    kept = ["README.md", "copy/model.safetensors", "model.safetensors", "new/a.txt"]
-    assert api.list_repo_files(name) == [".gitattributes", *kept]
+    files = ["README.md", "copy/model.safetensors", "model.safetensors", "new/a.txt"]
+    assert api.list_repo_files(name) == [".gitattributes", *files]
     copied = Path(hf_hub_download(name, "copy/model.safetensors")).read_bytes()
     assert copied == (folder / "model.safetensors").read_bytes()
     newest = api.list_repo_commits(name)[0]
     assert (newest.title, newest.message) == ("all at once", "in one go")
 
 
-def test_a_commit_that_makes_no_sense_is_refused(name):
+def test_an_inconsistent_commit_is_refused(name):
     api.upload_file(path_or_fileobj=b"a", path_in_repo="a", repo_id=name)
     with pytest.raises(BadRequestError, match="is a file"):
         api.upload_file(path_or_fileobj=b"b", path_in_repo="a/b", repo_id=name)
-    with pytest.raises(
-        RemoteEntryNotFoundError, match="is_folder"
-    ):  # the client's advice on the Hub's own words
+    # the client recognizes the Hub's message and adds its own advice
+    with pytest.raises(RemoteEntryNotFoundError, match="is_folder"):
         api.delete_file("nothing.txt", name)
     assert len(titles(name)) == 2
 
@@ -141,19 +139,19 @@ def test_create_delete_and_exist_ok(new, kind):
     api.delete_repo(new, repo_type=kind, missing_ok=True)
 
 
-def test_lists_find_by_owner_name_and_tag(folder, owner, name):
+def test_lists_are_filtered_by_owner_name_and_tag(folder, owner, name):
     api.upload_folder(folder_path=folder, repo_id=name)
-    part = name.split("/")[1][3:]
-    assert [found.id for found in api.list_models(search=part)] == [name]
-    assert name in [found.id for found in api.list_models(author=owner, filter="cells")]
-    assert name not in [found.id for found in api.list_models(author=owner, filter="galaxies")]
+    suffix = name.split("/")[1][3:]
+    assert [repo.id for repo in api.list_models(search=suffix)] == [name]
+    assert name in [repo.id for repo in api.list_models(author=owner, filter="cells")]
+    assert name not in [repo.id for repo in api.list_models(author=owner, filter="galaxies")]
     assert list(api.list_models(author="nobody")) == []
-    assert list(api.list_datasets(search=part)) == []
+    assert list(api.list_datasets(search=suffix)) == []
     create(name, "space")
-    assert [found.id for found in api.list_spaces(search=part)] == [name]
+    assert [repo.id for repo in api.list_spaces(search=suffix)] == [name]
 
 
-def test_repo_info_tells_sizes_hashes_and_card(folder, name):
+def test_repo_info_has_sizes_hashes_and_card(folder, name):
     api.upload_folder(folder_path=folder, repo_id=name)
     info = api.model_info(name, files_metadata=True)
     files = {file.rfilename: file for file in info.siblings}
@@ -260,10 +258,10 @@ def test_datasets_push_load_and_stream(new, tmp_path):
     import datasets
     from PIL import Image
 
-    kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["BLA", "EOS"])}
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["BLA", "EOS"])}
     images = [Image.new("RGB", (8, 8), (number, 0, 0)) for number in range(20)]
     rows = {"image": images, "label": [number % 2 for number in range(20)]}
-    pushed = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
+    pushed = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
     datasets.DatasetDict(train=pushed).push_to_hub(new, num_shards={"train": 2})
     code = """
 import sys, datasets

@@ -8,8 +8,6 @@ import yaml
 from huggingface_hub import EvalResultEntry, HfApi, eval_result_entries_to_yaml
 from huggingface_hub.errors import HfHubHTTPError
 
-from local_hub import LocalHub
-
 api = HfApi()
 
 
@@ -18,22 +16,22 @@ def title() -> str:
     return f"Cells {uuid.uuid4().hex[:8]}"
 
 
-def test_a_collection_is_created_filled_and_read_and_nothing_goes_in_twice(owner, name, title):
-    made = api.create_collection(title, description="three repos", private=True)
-    assert made.slug.startswith(f"{owner}/cells-")
-    api.add_collection_item(made.slug, name, "model", note="the model")
+def test_a_collection_is_created_filled_and_read_without_duplicates(owner, name, title):
+    created = api.create_collection(title, description="three repos", private=True)
+    assert created.slug.startswith(f"{owner}/cells-")
+    api.add_collection_item(created.slug, name, "model", note="the model")
     for again in (
         lambda **options: api.create_collection(title, **options),
-        lambda **options: api.add_collection_item(made.slug, name, "model", **options),
+        lambda **options: api.add_collection_item(created.slug, name, "model", **options),
     ):
         with pytest.raises(HfHubHTTPError, match="409"):
             again()
-        assert again(exists_ok=True).slug == made.slug
+        assert again(exists_ok=True).slug == created.slug
     with pytest.raises(HfHubHTTPError, match="404"):
-        api.add_collection_item(made.slug, f"{name}-missing", "model")
-    found = api.get_collection(made.slug)
-    assert (found.title, found.private, found.description) == (title, True, "three repos")
-    items = [(item.item_id, item.item_type, item.note) for item in found.items]
+        api.add_collection_item(created.slug, f"{name}-missing", "model")
+    collection = api.get_collection(created.slug)
+    assert (collection.title, collection.private, collection.description) == (title, True, "three repos")
+    items = [(item.item_id, item.item_type, item.note) for item in collection.items]
     assert items == [(name, "model", "the model")]
 
 
@@ -45,25 +43,23 @@ def test_no_item_is_lost_when_many_are_added_at_once(owner, title):
     assert {item.item_id for item in api.get_collection(slug).items} == set(names)
 
 
-def test_a_private_collection_or_item_is_hidden_from_others(tmp_path):
-    with LocalHub(tmp_path / "hub", tokens={"hf_anna": "anna", "hf_budi": "budi"}) as hub:
-        anna, budi = (HfApi(hub.endpoint, token=token) for token in ("hf_anna", "hf_budi"))
-        anna.create_repo("anna/secret", private=True)
-        budi.create_repo("budi/open")
-        hidden, shown = (
-            anna.create_collection(f"{private}", private=private).slug for private in (True, False)
-        )
-        anna.add_collection_item(shown, "anna/secret", "model")
-        with pytest.raises(HfHubHTTPError, match="404"):
-            budi.get_collection(hidden)
-        assert budi.get_collection(shown).items == []
-        for attempt in (
-            lambda: budi.create_collection("Mine", namespace="anna"),
-            lambda: budi.add_collection_item(shown, "budi/open", "model"),
-        ):
-            with pytest.raises(HfHubHTTPError, match="403"):
-                attempt()
-        assert len(anna.get_collection(shown).items) == 1
+def test_a_private_collection_or_item_is_hidden_from_others(users):
+    anna, budi, _ = users
+    anna.create_repo("anna/secret", private=True)
+    budi.create_repo("budi/open")
+    hidden = anna.create_collection("hidden", private=True).slug
+    shown = anna.create_collection("shown", private=False).slug
+    anna.add_collection_item(shown, "anna/secret", "model")
+    with pytest.raises(HfHubHTTPError, match="404"):
+        budi.get_collection(hidden)
+    assert budi.get_collection(shown).items == []
+    for attempt in (
+        lambda: budi.create_collection("Mine", namespace="anna"),
+        lambda: budi.add_collection_item(shown, "budi/open", "model"),
+    ):
+        with pytest.raises(HfHubHTTPError, match="403"):
+            attempt()
+    assert len(anna.get_collection(shown).items) == 1
 
 
 def test_evaluation_results_of_a_model_are_read_by_the_client(name):

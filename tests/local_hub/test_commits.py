@@ -16,7 +16,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from local_hub import LocalHub
-from tests.local_hub.by_hand import add, announce_upload, commit_by_hand, http, hub_process
+from tests.local_hub.raw_requests import add, http, hub_process, post_commit, request_upload
 from tests.stress.processes import wait_for
 
 api = HfApi()
@@ -32,50 +32,48 @@ def test_no_commit_is_lost_when_many_push_at_once(name):
     assert {f"{number}.txt" for number in range(24)} <= set(api.list_repo_files(name))
     commits = api.list_repo_commits(name)
     assert len(commits) == 25
-    assert {commit.title for commit in commits} == {"initial commit"} | {
-        f"push {number}" for number in range(24)
-    }
+    assert {commit.title for commit in commits} == {"initial commit", *(f"push {i}" for i in range(24))}
 
 
-def test_of_two_pushes_on_one_parent_one_is_told_412(name):
+def test_of_concurrent_pushes_with_one_parent_all_but_one_get_412(name):
     parent = api.list_repo_commits(name)[0].commit_id
-    start, outcomes = threading.Barrier(6), []
+    start = threading.Barrier(6)
 
-    def push(number: int) -> None:
+    def push(number: int) -> int:
+        """Return the number if the push succeeds, else the HTTP status."""
         start.wait()
         operation = CommitOperationAdd("same.txt", str(number).encode())
         try:
             HfApi().create_commit(name, [operation], commit_message="x", parent_commit=parent)
-            outcomes.append(number)
         except HfHubHTTPError as error:
-            outcomes.append(error.response.status_code)
+            return error.response.status_code
+        return number
 
-    threads = [threading.Thread(target=push, args=(number,)) for number in range(6)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
+    with ThreadPoolExecutor(6) as pool:
+        outcomes = list(pool.map(push, range(6)))
     winners = [outcome for outcome in outcomes if outcome != 412]
     assert len(outcomes) == 6
     assert len(winners) == 1
     assert Path(hf_hub_download(name, "same.txt")).read_text() == str(winners[0])
 
 
-def test_a_tag_stays_where_it_is(hub, name):
+def test_a_tag_cannot_be_committed_to(hub, name):
     api.create_tag(name, tag="v1")
-    assert commit_by_hand(hub.endpoint, name, add("a.txt"), revision="refs%2Ftags%2Fv1").status_code == 404
-    assert commit_by_hand(hub.endpoint, name, add("a.txt"), revision="refs%2Fheads%2Fmain").status_code == 200
+    assert post_commit(hub.endpoint, name, add("a.txt"), revision="refs%2Ftags%2Fv1").status_code == 404
+    assert post_commit(hub.endpoint, name, add("a.txt"), revision="refs%2Fheads%2Fmain").status_code == 200
     assert api.list_repo_files(name, revision="v1") == [".gitattributes"]
 
 
-def upload_by_hand(endpoint: str, name: str, content: bytes) -> dict:
-    """Send a large file, without the client's retries (they would wait for a dead server); its line of a commit."""
+def upload(endpoint: str, name: str, content: bytes) -> dict:
+    """Upload an LFS file, without the client's retries (they would wait for a dead server); return its commit line."""
     sha256 = hashlib.sha256(content).hexdigest()
-    target = announce_upload(endpoint, name, sha256, len(content))["upload"]["href"]
-    http.put(target, content=content).raise_for_status()
+    url = request_upload(endpoint, name, sha256, len(content))
+    http.put(url, content=content).raise_for_status()
     return {"key": "lfsFile", "value": {"path": "weights.bin", "oid": sha256}}
 
 
 def test_a_killed_hub_has_the_old_commit_or_the_new_one(tmp_path):
-    """Commits of 40 regular files and a large one; the server is killed at moments spread over each."""
+    """Commits of 40 regular files and an LFS file; the server is killed at times spread over the duration of a commit."""
     root, name, rounds = tmp_path / "hub", "localdev/killed", 12
 
     def contents(version: int) -> dict[str, bytes]:
@@ -84,17 +82,17 @@ def test_a_killed_hub_has_the_old_commit_or_the_new_one(tmp_path):
 
     def commit(endpoint: str, version: int, started: Callable[[], object] = lambda: None) -> float:
         files = contents(version)
-        lines = [upload_by_hand(endpoint, name, files.pop("weights.bin"))]
+        lines = [upload(endpoint, name, files.pop("weights.bin"))]
         lines += [add(path, content.decode()) for path, content in files.items()]
         started()
         start = time.perf_counter()
-        commit_by_hand(endpoint, name, *lines).raise_for_status()
+        post_commit(endpoint, name, *lines).raise_for_status()
         return time.perf_counter() - start
 
     with hub_process(root) as (_, endpoint, _):
         HfApi(endpoint, token="hf_localdev").create_repo(name)
         seconds = commit(endpoint, 0)
-    version, landed = 0, []
+    version, committed = 0, []
     for attempt in range(1, rounds + 1):
         with hub_process(root) as (process, endpoint, _):
             killer = threading.Timer(seconds * (attempt - 1) / (rounds - 2), process.kill)
@@ -106,39 +104,37 @@ def test_a_killed_hub_has_the_old_commit_or_the_new_one(tmp_path):
             killer.join()
         with LocalHub(root) as hub:
             client = HfApi(hub.endpoint)
-            urls = {
-                path: f"{hub.endpoint}/{name}/resolve/main/{path}" for path in client.list_repo_files(name)
-            }
-            found = {path: http.get(url).raise_for_status().content for path, url in urls.items()}
+            url = f"{hub.endpoint}/{name}/resolve/main"
+            paths = client.list_repo_files(name)
+            files = {path: http.get(f"{url}/{path}").raise_for_status().content for path in paths}
             commits = len(client.list_repo_commits(name))
-            assert list((root / ".incoming").iterdir()) == []  # no rubbish is left
-        del found[".gitattributes"]
-        assert found in (contents(version), contents(attempt))  # one version, not a mixture
-        landed.append(found == contents(attempt))
-        assert landed[-1] or not acknowledged  # what was acknowledged stays
-        version = attempt if landed[-1] else version
-        assert commits == 2 + sum(landed)
-    assert False in landed, "no kill fell into a commit"
+            assert list((root / ".incoming").iterdir()) == []  # no temporary files are left
+        del files[".gitattributes"]
+        assert files in (contents(version), contents(attempt))  # one version, not a mixture
+        committed.append(files == contents(attempt))
+        assert committed[-1] or not acknowledged  # an acknowledged commit is never lost
+        version = attempt if committed[-1] else version
+        assert commits == 2 + sum(committed)
+    assert False in committed, "no kill fell into a commit"
 
 
-def test_a_large_file_with_another_content_than_announced_is_not_kept(hub, name):
+def test_an_lfs_upload_whose_content_has_another_hash_is_refused(hub, name):
     right, wrong = b"right" * 1000, b"wrong" * 1000
     sha256 = hashlib.sha256(right).hexdigest()
-    actions = announce_upload(hub.endpoint, name, sha256, len(right))
-    point = {"key": "lfsFile", "value": {"path": "a.bin", "oid": sha256}}
-    assert http.put(actions["upload"]["href"], content=wrong).status_code == 422
-    assert commit_by_hand(hub.endpoint, name, point).status_code == 400
-    assert http.put(actions["upload"]["href"], content=right).status_code == 200
-    assert commit_by_hand(hub.endpoint, name, point).status_code == 200
+    url = request_upload(hub.endpoint, name, sha256, len(right))
+    line = {"key": "lfsFile", "value": {"path": "a.bin", "oid": sha256}}
+    assert http.put(url, content=wrong).status_code == 422
+    assert post_commit(hub.endpoint, name, line).status_code == 400
+    assert http.put(url, content=right).status_code == 200
+    assert post_commit(hub.endpoint, name, line).status_code == 200
     assert http.get(f"{hub.endpoint}/{name}/resolve/main/a.bin").content == right
 
 
 @contextmanager
-def begun_upload(hub: LocalHub, name: str, content: bytes) -> Iterator[tuple[socket.socket, Path]]:
-    """A PUT of a large file of which the first half has arrived; yields (connection, where it would be stored)."""
+def half_uploaded(hub: LocalHub, name: str, content: bytes) -> Iterator[tuple[socket.socket, Path]]:
+    """A PUT of an LFS file whose first half has arrived; yields (connection, path where it would be stored)."""
     sha256 = hashlib.sha256(content).hexdigest()
-    upload = announce_upload(hub.endpoint, name, sha256, len(content))["upload"]
-    target = upload["href"].removeprefix(hub.endpoint)
+    target = request_upload(hub.endpoint, name, sha256, len(content)).removeprefix(hub.endpoint)
     with socket.create_connection(("127.0.0.1", hub.port)) as connection:
         head = f"PUT {target} HTTP/1.1\r\nHost: {hub.endpoint[7:]}\r\nContent-Length: {len(content)}\r\n\r\n"
         connection.sendall(head.encode() + content[: len(content) // 2])
@@ -146,8 +142,8 @@ def begun_upload(hub: LocalHub, name: str, content: bytes) -> Iterator[tuple[soc
         yield connection, hub.root / "models" / name / "lfs" / sha256
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(hub, name):
-    with begun_upload(hub, name, b"x" * 100_000) as (_, stored):
+def test_an_interrupted_upload_leaves_nothing(hub, name):
+    with half_uploaded(hub, name, b"x" * 100_000) as (_, stored):
         pass
     wait_for(lambda: not list((hub.root / ".incoming").iterdir()), seconds=20)
     assert not stored.exists()
@@ -155,26 +151,26 @@ def test_an_upload_that_breaks_off_leaves_nothing(hub, name):
 
 def test_an_upload_does_not_outlive_its_repo(hub, name):
     content = b"x" * 100_000
-    with begun_upload(hub, name, content) as (connection, stored):
+    with half_uploaded(hub, name, content) as (connection, stored):
         api.delete_repo(name)
         connection.sendall(content[len(content) // 2 :])
         assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
     assert not stored.parents[1].exists()
 
 
-def test_content_that_is_not_what_it_says_is_refused(hub, name):
-    line = upload_by_hand(hub.endpoint, name, b"x" * 100)
+def test_content_that_differs_from_its_description_is_refused(hub, name):
+    line = upload(hub.endpoint, name, b"x" * 100)
     line["value"]["size"] = 5
     for wrong in ("!!!!", "eA", "e A=="):
         value = add("a.txt", wrong)["value"] | {"encoding": "base64"}
-        assert commit_by_hand(hub.endpoint, name, {"key": "file", "value": value}).status_code == 400
-    answer = commit_by_hand(hub.endpoint, name, line)
+        assert post_commit(hub.endpoint, name, {"key": "file", "value": value}).status_code == 400
+    answer = post_commit(hub.endpoint, name, line)
     assert (answer.status_code, "100 bytes, not 5" in answer.json()["error"]) == (400, True)
     assert api.list_repo_files(name) == [".gitattributes"]
 
 
-def test_a_full_disk_is_answered_with_a_sentence_and_costs_nothing(tmp_path):
-    """A limit on file sizes stands in for the disk: writing fails in the middle of a file, as it does when full."""
+def test_a_full_disk_is_a_507_and_loses_nothing(tmp_path):
+    """A file size limit stands in for the full disk: a write fails in the middle of a file."""
 
     def limit_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))

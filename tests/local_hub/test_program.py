@@ -1,4 +1,4 @@
-"""`python -m local_hub`: 127.0.0.1 only, one sentence for bad arguments, and nothing lost over a restart."""
+"""`python -m local_hub`: 127.0.0.1 only, one sentence for bad arguments, and nothing lost in a restart."""
 
 import signal
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from local_hub import LocalHub
-from tests.local_hub.by_hand import hub_process
+from tests.local_hub.raw_requests import hub_process
 
 
 def run_hub(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -17,11 +17,11 @@ def run_hub(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_it_listens_on_127_0_0_1_only(hub):
-    hexadecimal = f"0100007F:{hub.port:04X}"
     tables = [Path(f"/proc/net/{table}").read_text() for table in ("tcp", "tcp6")]
     sockets = [line.split() for line in "".join(tables).splitlines()]
     listening = [fields[1] for fields in sockets if fields[3] == "0A"]
-    assert [address for address in listening if address.endswith(f":{hub.port:04X}")] == [hexadecimal]
+    port = f":{hub.port:04X}"
+    assert [address for address in listening if address.endswith(port)] == [f"0100007F{port}"]
 
 
 def test_an_unusable_root_port_or_token_is_named_in_one_sentence(hub, tmp_path):
@@ -55,10 +55,10 @@ def test_a_chosen_token_is_neither_printed_nor_stored(tmp_path):
     assert b"anna" in stored
 
 
-def test_what_was_pushed_is_there_after_a_restart(tmp_path):
+def test_pushed_files_survive_a_restart(tmp_path):
     with LocalHub(tmp_path) as hub:
         client = HfApi(hub.endpoint, token=hub.token)
-        client.create_repo("localdev/kept")
-        client.upload_file(path_or_fileobj=b"x", path_in_repo="a.txt", repo_id="localdev/kept")
+        client.create_repo("localdev/stored")
+        client.upload_file(path_or_fileobj=b"x", path_in_repo="a.txt", repo_id="localdev/stored")
     with LocalHub(tmp_path) as hub:
-        assert HfApi(hub.endpoint).list_repo_files("localdev/kept") == [".gitattributes", "a.txt"]
+        assert HfApi(hub.endpoint).list_repo_files("localdev/stored") == [".gitattributes", "a.txt"]

@@ -1,4 +1,4 @@
-"""`python -m runs.chromium` finds a browser and npm, and says in one sentence where one cannot be had."""
+"""`python -m runs.chromium` finds a browser and npm, or prints one sentence if one cannot be installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 
 def run(folder: Path) -> subprocess.CompletedProcess[str]:
-    """On a machine whose programs are those of `folder`, from which no download can be reached."""
+    """Run the command with the programs of `folder` only, and without a network."""
     environment = os.environ | {"PATH": str(folder), "PLAYWRIGHT_BROWSERS_PATH": str(folder / "browsers")}
     environment["PLAYWRIGHT_DOWNLOAD_HOST"] = "http://127.0.0.1:9"
     command = [sys.executable, "-m", "runs.chromium"]
@@ -24,16 +24,16 @@ def program(path: Path, exit_code: int) -> Path:
     return path
 
 
-def test_a_browser_of_the_system_is_used_if_it_starts(tmp_path):
-    program(tmp_path / "chromium", 127)  # as where shared libraries are missing
-    found = program(tmp_path / "chromium-browser", 0)
+def test_the_systems_browser_is_used_if_it_starts(tmp_path):
+    program(tmp_path / "chromium", 127)  # as if shared libraries were missing
+    browser = program(tmp_path / "chromium-browser", 0)
     program(tmp_path / "npm", 0)
     done = run(tmp_path)
-    assert (done.returncode, done.stdout) == (0, f"browser: {found}\n")
+    assert (done.returncode, done.stdout) == (0, f"browser: {browser}\n")
 
 
 @pytest.mark.parametrize("missing", ["chromium", "npm"])
-def test_what_is_missing_and_cannot_be_installed_is_named_in_one_sentence(missing, tmp_path):
+def test_one_sentence_names_what_is_missing_and_cannot_be_installed(missing, tmp_path):
     program(tmp_path / ("npm" if missing == "chromium" else "chromium"), 0)
     done = run(tmp_path)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""README.md, bench/README.md and the guides: generated figures, links, snippets and commands that are those of the programs."""
+"""README.md, bench/README.md and the guides: figures are up to date, links lead somewhere, snippets and commands work."""
 
 from __future__ import annotations
 
@@ -17,16 +17,12 @@ from runs.readme import BENCH, README, ROOT, filled
 from tests.parsers import actions, parser_of
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), BENCH, ROOT / "tests" / "FAULTS.md"]
-PROGRAMS = {  # and the modules of their `main`
+PROGRAMS = {  # and the modules with their `main`
     **{name: f"{name}.__main__" for name in ("bench", "dataset_script", "hub_model", "local_hub", "space")},
     **{name: name for name in ("runs.publish", "runs.readme", "train_accelerate")},
 }
-OTHERS = {
-    "--multi_gpu",
-    "--num_processes",
-    "--nproc_per_node",
-    "--attempts",
-}  # accelerate's, torchrun's, hf's
+# options of accelerate, torchrun and hf
+OTHERS = {"--multi_gpu", "--num_processes", "--nproc_per_node", "--attempts"}
 # Commands of the README and what runs them: a test, with other names and sizes, or a person.
 RUN_BY = {
     "make run": "by hand: minutes of training; every stage has tests of its own",
@@ -50,9 +46,8 @@ def test_figures_are_those_of_their_files_and_the_page_stays_short(page, lines):
 
 
 def test_every_relative_link_leads_to_a_file():
-    links = [
-        (page, link) for page in PAGES for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
-    ]
+    target = r"\]\((?!https?:|#)([^)#]+)"
+    links = [(page, link) for page in PAGES for link in re.findall(target, page.read_text())]
     assert len(links) > 15
     assert [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()] == []
 
@@ -72,11 +67,10 @@ def test_the_snippets_run_in_a_clone(tmp_path):
 
 # ---- commands
 def code_lines(text: str) -> Iterator[str]:
-    """The lines of a page's shell code, without comments, continued lines joined."""
+    """The lines of a page's shell code, with continued lines joined and without comments."""
     fenced = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-    indented = re.findall(
-        r"(?:^ {4}(?! ).+\n)+", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE
-    )
+    unfenced = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    indented = re.findall(r"(?:^ {4}(?! ).+\n)+", unfenced, re.MULTILINE)
     for block in (*fenced, *indented):
         for line in re.sub(r"\\\n\s*", "", block).splitlines():
             if code := re.sub(r"(^|\s)#.*", "", line).strip():
@@ -91,22 +85,22 @@ def options_of(module: str) -> set[str]:
 def our_commands(text: str) -> Iterator[tuple[str, list[str]]]:
     """The project's own programs in a page's shell code, each with its arguments."""
     for line in code_lines(text):
-        for found in re.finditer(r"(?:python -m |(?=train_accelerate\.py))([\w.]+?)(?:\.py)?(?= |$)", line):
-            if found[1] in PROGRAMS:
-                yield found[1], shlex.split(re.split(r"&&|\||'(?:\s|$)", line[found.end() :])[0])
+        for match in re.finditer(r"(?:python -m |(?=train_accelerate\.py))([\w.]+?)(?:\.py)?(?= |$)", line):
+            if match[1] in PROGRAMS:
+                yield match[1], shlex.split(re.split(r"&&|\||'(?:\s|$)", line[match.end() :])[0])
 
 
-def test_every_command_of_the_readme_is_run_by_a_test_or_said_to_be_not():
+def test_every_command_of_the_readme_is_run_by_a_test_or_listed_as_untested():
     commands = list(code_lines(README.read_text()))
     starts = {command: [start for start in RUN_BY if command.startswith(start)] for command in commands}
-    assert [command for command, found in starts.items() if len(found) != 1] == []
-    assert {start for found in starts.values() for start in found} == set(RUN_BY)
-    for test in filter(lambda where: where.startswith("tests/"), RUN_BY.values()):
+    assert [command for command, matches in starts.items() if len(matches) != 1] == []
+    assert {start for matches in starts.values() for start in matches} == set(RUN_BY)
+    for test in (test for test in RUN_BY.values() if test.startswith("tests/")):
         path, _, name = test.partition("::")
         assert f"def {name}" in (ROOT / path).read_text(), test
 
 
-def test_every_command_of_a_page_is_one_that_its_program_takes():
+def test_every_command_of_a_page_is_accepted_by_its_program():
     commands = [command for page in PAGES for command in our_commands(page.read_text())]
     assert len(commands) > 15
     for program, arguments in commands:

@@ -1,4 +1,4 @@
-"""`make space`: model and dataset are on the embedded Hub before the Space starts, and nothing is done twice."""
+"""`make space`: model and dataset are on the embedded Hub before the Space starts, and a rerun does nothing twice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from local_hub import LocalHub
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The commands that `runs.space` starts; they do nothing."""
+    """The commands that `runs.space` would start."""
     commands = []
 
     def start(command: list[str], **_: object) -> subprocess.CompletedProcess:
@@ -22,7 +22,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", start)
-    monkeypatch.setattr(os, "environ", dict(os.environ))  # it gets the address of the embedded Hub
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # it gets the URL of the embedded Hub
     return commands
 
 
@@ -38,7 +38,7 @@ def test_the_second_time_nothing_is_built_or_pushed(started, drawn_dataset, tmp_
     assert started == [space]
 
 
-def test_a_dataset_is_built_again_where_its_images_have_changed(started, tmp_path):
+def test_a_dataset_is_rebuilt_if_its_images_have_changed(started, tmp_path):
     (tmp_path / "raw" / "A").mkdir(parents=True)
     (tmp_path / "raw" / "A" / "1.jpg").write_bytes(b"one")
 
@@ -54,7 +54,7 @@ def test_a_dataset_is_built_again_where_its_images_have_changed(started, tmp_pat
     assert [builds(), builds()] == [1, 0]
 
 
-def test_two_commands_do_not_work_in_one_folder(started, drawn_dataset, tmp_path, capsys):
+def test_two_runs_cannot_share_a_folder(started, drawn_dataset, tmp_path, capsys):
     with LocalHub(tmp_path / "hub"):
         assert runs.space.main(["--data", str(drawn_dataset), "--out", str(tmp_path)]) == 1
     error = capsys.readouterr().err
@@ -62,7 +62,7 @@ def test_two_commands_do_not_work_in_one_folder(started, drawn_dataset, tmp_path
     assert started == []
 
 
-def test_a_taken_port_of_the_hub_is_not_in_the_way(tmp_path, monkeypatch):
+def test_another_port_is_used_if_the_default_one_is_taken(tmp_path, monkeypatch):
     with LocalHub(tmp_path / "one") as other:
         monkeypatch.setattr(runs.folders, "DEFAULT_PORT", other.port)
         with runs.folders.embedded_hub(tmp_path / "two") as hub:

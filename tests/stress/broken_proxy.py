@@ -1,13 +1,12 @@
-"""An HTTP proxy in front of a Hub that breaks the connection at a request of one's choice.
+"""An HTTP proxy in front of a Hub that breaks the connection at a chosen request.
 
-In: the Hub's endpoint. Out: an endpoint to give to clients as theirs. Each request gets a number from 1 on; `break_at`
-says which one is broken, and where:
+Clients use the proxy's endpoint as theirs. Requests are numbered from 1; `break_at` sets which one is broken, and where:
 
-    before   the connection is cut and the Hub hears nothing
-    midway   the Hub gets half of the request, then both connections are cut
-    after    the Hub answers and the client hears nothing
+    before   the connection is cut, and the Hub receives nothing
+    midway   the Hub receives half of the request, then both connections are cut
+    after    the Hub responds, and the client receives nothing
 
-Once broken, the network stays down for `outage` more requests (0: a hiccup, which a client's own retry gets over).
+After that, the network stays down for `outage` more requests (0: a hiccup, which the client's own retry recovers from).
 """
 
 from __future__ import annotations
@@ -27,36 +26,36 @@ FOREVER = 10**9
 
 @dataclass
 class Proxy:
-    """The running proxy, its fault and what it has seen.
+    """The running proxy, its fault and its log.
 
     Attributes:
         seen: a "METHOD path" for each request of the client, in order.
-        delivered: those that reached the Hub whole, and were answered with a success.
-        meanwhile: called with the request's number just before it is passed on.
+        delivered: those that the Hub received completely and answered with success.
+        before_request: called with the number of a request just before it is forwarded.
     """
 
     endpoint: str
     hub: str
     seen: list[str] = field(default_factory=list)
     delivered: list[str] = field(default_factory=list)
-    meanwhile: Callable[[int], None] = lambda number: None
+    before_request: Callable[[int], None] = lambda number: None
     broken: tuple[int, str, int] = (FOREVER, "before", 0)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def break_at(self, number: int, fault: str, outage: int = 0) -> None:
         """Break request `number`, counted from now, and the `outage` ones after it."""
         assert fault in FAULTS
-        self.mend()
+        self.repair()
         self.broken = (number, fault, outage)
 
-    def mend(self) -> None:
-        """Restart the count, with a network that holds."""
-        self.seen, self.delivered, self.meanwhile = [], [], lambda number: None
+    def repair(self) -> None:
+        """Restart the count, without faults."""
+        self.seen, self.delivered, self.before_request = [], [], lambda number: None
         self.broken = (FOREVER, "before", 0)
 
     @property
     def uploads(self) -> list[str]:
-        """The large files that the Hub received whole, by SHA-256, once for each time that they were sent."""
+        """The SHA-256 of each LFS object that the Hub received completely, once for each upload."""
         puts = [line.split("?")[0] for line in self.delivered if line.startswith("PUT /lfs-objects/")]
         return [line.rsplit("/", 1)[1] for line in puts]
 
@@ -68,7 +67,7 @@ class Proxy:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Passes one request on, or half of it, or keeps the answer to itself."""
+    """Forwards a request, or half of it, or drops the response."""
 
     protocol_version = "HTTP/1.1"
     proxy: Proxy
@@ -79,19 +78,19 @@ class Handler(BaseHTTPRequestHandler):
             self.proxy.seen.append(line := f"{self.command} {self.path}")
             number = len(self.proxy.seen)
         fault = self.proxy.fault_of(number)
-        self.proxy.meanwhile(number)
+        self.proxy.before_request(number)
         if fault == "before":
             return self.cut()
         if fault == "midway":
             self.send_half(body)
             return self.cut()
-        status, headers, content = self.ask(body)
+        status, headers, content = self.forward(body)
         if status < 400:
             with self.proxy.lock:
                 self.proxy.delivered.append(line)
         if fault == "after":
             return self.cut()
-        self.answer(status, headers, content)
+        self.respond(status, headers, content)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_one
 
@@ -105,63 +104,59 @@ class Handler(BaseHTTPRequestHandler):
             return body
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
-    def passed_on(self, body: bytes) -> dict[str, str]:
-        """The request's headers; `Host` stays that of the proxy, so that the Hub's addresses lead here."""
+    def forwarded_headers(self, body: bytes) -> dict[str, str]:
+        """The request's headers; `Host` stays that of the proxy, so that the URLs in the Hub's responses lead here."""
         dropped = ("transfer-encoding", "content-length", "connection")
-        kept = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
-        return kept | {"Content-Length": str(len(body)), "Connection": "close"}
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
+        return headers | {"Content-Length": str(len(body)), "Connection": "close"}
 
-    def ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+    def forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = HTTPConnection(self.proxy.hub.removeprefix("http://"), timeout=60)
         with contextlib.closing(connection):
-            connection.request(self.command, self.path, body, self.passed_on(body))
+            connection.request(self.command, self.path, body, self.forwarded_headers(body))
             response = connection.getresponse()
             return response.status, response.getheaders(), response.read()
 
     def send_half(self, body: bytes) -> None:
-        """Half of the body, or of the head where there is no body."""
+        """Send half of the body, or half of the headers if there is no body."""
         lines = [f"{self.command} {self.path} HTTP/1.1"]
-        lines += [f"{name}: {value}" for name, value in self.passed_on(body).items()]
+        lines += [f"{name}: {value}" for name, value in self.forwarded_headers(body).items()]
         head = "\r\n".join(lines).encode() + b"\r\n\r\n"
         half = head + body[: len(body) // 2] if body else head[: len(head) // 2]
         host, port = self.proxy.hub.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=60) as connection:
             connection.sendall(half)
 
-    def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+    def respond(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
         self.send_response_only(status)
-        dropped = (
-            "connection",
-            "transfer-encoding",
-            *(() if self.command == "HEAD" else ("content-length",)),
+        dropped = {"connection", "transfer-encoding"} | (
+            {"content-length"} if self.command != "HEAD" else set()
         )
         for name, value in headers:
             if name.lower() not in dropped:
                 self.send_header(name, value)
         if self.command != "HEAD":
             self.send_header("Content-Length", str(len(content)))
-        self.send_header(
-            "Connection", "close"
-        )  # or the next request would find a dead connection in the pool
+        self.send_header("Connection", "close")  # so that the client's pool holds no dead connection
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
         self.close_connection = True
 
     def cut(self) -> None:
-        """End the connection as a dead network does: with a reset, not with a word."""
+        """Reset the connection, as a network failure would."""
         self.close_connection = True
         with contextlib.suppress(OSError):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             self.connection.close()
 
     def log_message(self, *_: object) -> None:
-        """Nothing on the screen."""
+        """Print nothing."""
 
 
 @contextmanager
 def broken_proxy(hub: str) -> Iterator[Proxy]:
-    """Serve a proxy before the Hub at that endpoint while the `with` block runs; it holds until `break_at` is called."""
+    """Serve a proxy for the Hub at that endpoint while the `with` block runs; it works until `break_at` is called."""
     handler = type("ProxyHandler", (Handler,), {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True

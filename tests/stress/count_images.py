@@ -1,4 +1,4 @@
-"""`train_accelerate.py`, which also notes the images it trains on: a line a batch in $SEEN/RANK.jsonl, of their SHA-256 sums."""
+"""`train_accelerate.py` with a log of the images it trains on: their SHA-256 in $SEEN/RANK.jsonl, one line per batch."""
 
 import hashlib
 import json

@@ -1,8 +1,8 @@
-"""`python -m tests.stress.damage_paths trainer|space FOLDER`: damaged files through one program's own functions.
+"""`python -m tests.stress.damage_paths trainer|space FOLDER`: read damaged files with the functions of the trainer or the Space.
 
-In: a folder of images, one folder a label (for the trainer with `parquet/`, see `write_parquet`). Out, as JSON on stdout:
-`outcomes` (file name -> "kept" or the sentence that refuses it), `wrong` (files that came back as something else), and
-`memory_mb`, the largest resident memory over that of a warmed-up process. Anything else that is raised ends it.
+FOLDER has one folder of images per label (and, for the trainer, `parquet/`, see `write_parquet`). Prints JSON: `outcomes`
+(file name -> "kept" or the error), `wrong` (files with a wrong label or image), and `memory_mb`, the peak resident memory
+above that of the warmed-up process. Any other exception ends it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataset_script.records import Row
 from tests.stress.mutations import LABELS
 from tests.training.small import CONFIG, data_options
 
-Outcome = tuple[str, str, bool]  # file name, "kept" or a sentence, whether it came back as what it is
+Outcome = tuple[str, str, bool]  # file name, "kept" or the error, whether label and image are right
 
 
 def resident(key: str) -> float:
@@ -29,7 +29,7 @@ def resident(key: str) -> float:
 
 
 def write_parquet(raw: Path, out: Path) -> None:
-    """The files of a raw folder as a dataset repo of one shard a split, whatever they are; as others might publish it."""
+    """Write all files of a raw folder, unchecked, to a dataset repo with one shard per split, as others might publish it."""
     out.mkdir(parents=True)
     rows = [
         Row(str(path), b"", path.stat().st_size, label=LABELS.index(path.parent.name), file_name=path.name)
@@ -61,13 +61,13 @@ def through_trainer(folder: Path) -> Iterator[Outcome]:
 
 
 def through_space(folder: Path) -> Iterator[Outcome]:
-    """Uploads, 200 at a time, as the tab for many cells reads them."""
+    """Uploads of 200 files each, as the tab for many cells reads them."""
     from space.archives import read_uploads
 
     paths = sorted(str(path) for path in folder.rglob("*") if path.parent.name in LABELS)
     for start in range(0, len(paths), 200):
-        part = paths[start : start + 200]
-        for path, entry in zip(part, read_uploads(part), strict=True):
+        chunk = paths[start : start + 200]
+        for path, entry in zip(chunk, read_uploads(chunk), strict=True):
             right = entry.name == Path(path).name and (entry.picture is None) != (entry.error is None)
             if entry.picture is not None:
                 right &= entry.picture.mode == "RGB" and max(entry.picture.size) <= 1024
@@ -79,16 +79,16 @@ PATHS: dict[str, Callable[[Path], Iterator[Outcome]]] = {"trainer": through_trai
 
 def main() -> None:
     name, folder = sys.argv[1], Path(sys.argv[2])
-    outcomes, wrong, baseline, peak = {}, [], 0.0, 0.0
+    outcomes, wrong, baseline = {}, [], 0.0
     for number, (file, outcome, right) in enumerate(PATHS[name](folder)):
-        if number == 20:  # imports, decoders and the transform have been used by now
+        if number == 20:  # the process is warmed up: imports, decoders and the transform have been used
             baseline = resident("VmRSS")
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM counts from here
         outcomes[file] = outcome
         if not right:
             wrong.append(file)
-    peak = resident("VmHWM")
-    print(json.dumps({"outcomes": outcomes, "wrong": wrong, "memory_mb": round(peak - baseline)}))
+    memory = resident("VmHWM") - baseline
+    print(json.dumps({"outcomes": outcomes, "wrong": wrong, "memory_mb": round(memory)}))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Two machines on one: network namespaces at a switch, each with an address, a loopback and an HF_HOME of its own.
+"""Two machines simulated on one: network namespaces at a switch, each with its own address, loopback and HF_HOME.
 
-They share the disk, so a test gives each its own folders. The Hub of the test session, which serves 127.0.0.1 and nothing else,
-appears at that same address inside each of them, as through an SSH tunnel. Making namespaces needs root and `ip`.
+They share the disk, so a test gives each its own folders. The Hub of the test session, which serves 127.0.0.1 only, has the
+same address inside each of them, as through an SSH tunnel. Creating namespaces needs root and `ip`.
 """
 
 import os
@@ -19,20 +19,18 @@ ADDRESSES = ["10.77.0.1", "10.77.0.2"]
 PORT = 29500
 
 
-def why_not() -> str | None:
-    """Return what is missing to make network namespaces; None when nothing is."""
+def missing_requirement() -> str | None:
+    """Return why network namespaces cannot be created; None if they can."""
     if os.geteuid() != 0:
-        return "needs root, to make network namespaces"
+        return "needs root, to create network namespaces"
     if not shutil.which("ip"):
         return "needs the command ip (Debian package iproute2)"
     trial = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True)
-    return (
-        None if trial.returncode == 0 else f"network namespaces are not allowed here: {trial.stderr.strip()}"
-    )
+    return f"network namespaces are not allowed here: {trial.stderr.strip()}" if trial.returncode else None
 
 
 class Machines:
-    """Two machines and the switch between them; a context that takes all of it away again."""
+    """Two machines and the switch between them, removed at the end of the `with` block."""
 
     def __init__(self, folder: Path, hub_port: int):
         self.folder, self.hub_port = folder, hub_port
@@ -51,9 +49,8 @@ class Machines:
             self.plug(number)
             (self.folder / f"hf_home_{number}").mkdir()
         self.tunnel = self.folder / "hub.socket"
-        threading.Thread(
-            target=relay, args=(unix_server(self.tunnel), ("127.0.0.1", self.hub_port)), daemon=True
-        ).start()
+        ends = (unix_server(self.tunnel), ("127.0.0.1", self.hub_port))
+        threading.Thread(target=relay, args=ends, daemon=True).start()
         for number in range(2):
             self.start(number, [sys.executable, __file__, str(self.hub_port), str(self.tunnel)])
         return self
@@ -65,32 +62,29 @@ class Machines:
         self.ip("netns del", self.switch)
 
     def ip(self, *words: str) -> str:
-        return subprocess.run(
-            ["ip", *" ".join(words).split()], check=True, capture_output=True, text=True
-        ).stdout
+        return subprocess.check_output(["ip", *" ".join(words).split()], stderr=subprocess.PIPE, text=True)
 
     def plug(self, number: int) -> None:
-        """Put the machine's cable into the switch."""
+        """Connect the machine to the switch."""
         self.ip("-n", self.switch, f"link set port{number} master bridge up")
 
     def unplug(self, number: int) -> None:
-        """Pull it out: packets are lost, and nobody is told."""
+        """Disconnect it: packets are lost without an error."""
         self.ip("-n", self.switch, f"link set port{number} nomaster")
 
     def start(self, number: int, command: list[str], log: Path | None = None, **variables: str):
-        """Start a command on a machine, with an HF_HOME of its own; what it prints goes to `log`."""
+        """Start a command on a machine, with its HF_HOME; its output goes to `log`."""
         environment = os.environ | variables
         environment |= {"HF_HOME": str(self.folder / f"hf_home_{number}"), "GLOO_SOCKET_IFNAME": "eth0"}
         environment |= {"OMP_NUM_THREADS": "1", "MAIN": ADDRESSES[0], "MACHINE": str(number)}
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         command = ["ip", "netns", "exec", self.names[number], *command]
         with open(log or os.devnull, "w") as output:
-            return subprocess.Popen(
-                command, stdout=output, stderr=output, env=environment, cwd=REPOSITORY, start_new_session=True
-            )
+            options = {"env": environment, "cwd": REPOSITORY, "start_new_session": True}
+            return subprocess.Popen(command, stdout=output, stderr=output, **options)
 
     def kill(self, number: int) -> None:
-        """SIGKILL everything that runs on a machine, as when its power goes; its Hub tunnel too."""
+        """SIGKILL every process of a machine, including its Hub tunnel, as in a power failure."""
         while pids := self.ip("netns pids", self.names[number]).split():
             for pid in pids:
                 try:
@@ -108,17 +102,17 @@ def unix_server(path: Path) -> socket.socket:
 
 
 def relay(server: socket.socket, target: tuple[str, int] | str) -> None:
-    """Pass every connection to `server` on to a TCP address or a Unix socket."""
+    """Forward every connection to `server` to a TCP address or a Unix socket."""
     while True:
         near, _ = server.accept()
         far = socket.socket(socket.AF_UNIX if isinstance(target, str) else socket.AF_INET)
         far.connect(target)
         for source, sink in ((near, far), (far, near)):
-            threading.Thread(target=pass_on, args=(source, sink), daemon=True).start()
+            threading.Thread(target=copy, args=(source, sink), daemon=True).start()
 
 
-def pass_on(source: socket.socket, sink: socket.socket) -> None:
-    """Copy bytes from one socket to the other until there are no more."""
+def copy(source: socket.socket, sink: socket.socket) -> None:
+    """Copy bytes from one socket to the other until its end."""
     try:
         while data := source.recv(65536):
             sink.sendall(data)

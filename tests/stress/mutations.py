@@ -1,4 +1,4 @@
-"""Synthetic cells in six formats, each damaged in one of eight ways: seeded, endless, and some of them made to eat memory."""
+"""Damaged files: synthetic cells in six formats, each changed in one of eight ways, some to use much memory. Seeded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CELLS = 4  # drawn for each label, each in every format
 
 @dataclass(frozen=True)
 class Damaged:
-    """A file to be put into the folder of its label. `kind` says what was done to it."""
+    """A file for the folder of its label. `kind` is the kind of damage."""
 
     name: str
     label: str
@@ -32,16 +32,16 @@ class Damaged:
 
 
 @cache
-def whole(label: str, number: int, file_format: str) -> bytes:
-    """An undamaged synthetic cell."""
+def undamaged(label: str, number: int, file_format: str) -> bytes:
+    """A synthetic cell as an image file."""
     cell = draw_cell(label, 7_000 + number)
     return encoded(cell.convert("P") if file_format == "GIF" else cell, file_format)
 
 
 def flip_bits(data: bytes, rng: np.random.Generator) -> bytes:
     changed = bytearray(data)
-    for place in rng.integers(len(data), size=rng.integers(1, 20)):
-        changed[place] ^= 1 << rng.integers(8)
+    for i in rng.integers(len(data), size=rng.integers(1, 20)):
+        changed[i] ^= 1 << rng.integers(8)
     return bytes(changed)
 
 
@@ -51,8 +51,8 @@ def cut(data: bytes, rng: np.random.Generator) -> bytes:
 
 def edit_header(data: bytes, rng: np.random.Generator) -> bytes:
     changed = bytearray(data)
-    for place in rng.integers(min(len(data), 200), size=rng.integers(1, 8)):
-        changed[place] = rng.integers(256)
+    for i in rng.integers(min(len(data), 200), size=rng.integers(1, 8)):
+        changed[i] = rng.integers(256)
     return bytes(changed)
 
 
@@ -62,14 +62,14 @@ def blank_block(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def splice(data: bytes, rng: np.random.Generator) -> bytes:
-    """The head of one picture, the tail of another one."""
+    """The head of one file and the tail of another."""
     label, number = LABELS[rng.integers(len(LABELS))], int(rng.integers(CELLS))
-    other = whole(label, number, list(ENDINGS)[rng.integers(len(ENDINGS))])
+    other = undamaged(label, number, list(ENDINGS)[rng.integers(len(ENDINGS))])
     return data[: rng.integers(len(data))] + other[rng.integers(len(other)) :]
 
 
 def claim_size(data: bytes, rng: np.random.Generator) -> bytes:
-    """Another width and height than the picture's, up to absurd ones, where the format writes them."""
+    """Write a false width and height, some of them absurd, to the header."""
     width, height = (int(side) for side in rng.choice([0, 1, 251, 4_000, 20_000, 65_535], size=2))
     for code in (">II", ">HH", "<HH", "<ii"):  # PNG; JPEG; GIF and WebP; BMP
         data = data.replace(struct.pack(code, SIDE, SIDE), struct.pack(code, width, height), 1)
@@ -94,7 +94,7 @@ CHANGES: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
 
 @cache
 def heavy(which: str) -> tuple[str, bytes]:
-    """(ending, file) of a picture that is as large as is allowed, or claims to be larger, and compresses to little."""
+    """(extension, file) of an image at the size limit, or with a header beyond it, that compresses to a small file."""
     if which == "bomb":
         return "png", png_bomb(30_000, 30_000)
     if which == "WEBP":
@@ -112,7 +112,7 @@ HEAVY = ("bomb", "RGBA", "I;16", "WEBP", "RGB", "CMYK", "F", "L")
 
 
 def damaged_files(count: int, seed: int = 0) -> Iterator[Damaged]:
-    """Yield `count` files: one in ten with a wrong ending, the first eight heavy, the others changed in one way each."""
+    """Yield `count` files: the first eight use much memory, one in ten has a wrong extension, the others have one change."""
     rng = np.random.default_rng(seed)
     kinds, formats = list(CHANGES), list(ENDINGS)
     for i in range(count):
@@ -122,7 +122,7 @@ def damaged_files(count: int, seed: int = 0) -> Iterator[Damaged]:
             yield Damaged(f"damaged_{i}.{ending}", label, f"heavy {HEAVY[i]}", data)
             continue
         file_format = formats[rng.integers(len(formats))]
-        data = whole(label, int(rng.integers(CELLS)), file_format)
+        data = undamaged(label, int(rng.integers(CELLS)), file_format)
         if rng.integers(10) == 0:
             other = formats[(formats.index(file_format) + int(rng.integers(1, len(formats)))) % len(formats)]
             yield Damaged(f"damaged_{i}.{ENDINGS[other]}", label, "wrong ending", data)
@@ -132,7 +132,7 @@ def damaged_files(count: int, seed: int = 0) -> Iterator[Damaged]:
 
 
 def write_damaged(raw: Path, count: int, seed: int = 0) -> dict[str, Damaged]:
-    """Write them below `raw`, a folder a label; by file name, without their bytes."""
+    """Write the files below `raw`, one folder per label; return them by file name, without their bytes."""
     written = {}
     for file in damaged_files(count, seed):
         folder = raw / file.label

@@ -1,7 +1,7 @@
-"""The Space in figures, with the released model: `python -m tests.stress.space_load`. Takes twelve minutes.
+"""Measure the Space with the released model: `python -m tests.stress.space_load`. Takes twelve minutes.
 
-In: a model repo folder (and a dataset repo folder; drawn cells without one). Out: seconds from start to ready; median and 95th
-percentile of `/predict` with 30 clients, and memory meanwhile; seconds for whole fields, found, cut out and classified.
+Prints the seconds from start to ready; the median and 95th percentile latency of `/predict` with 30 clients, and the memory
+meanwhile; the seconds to find, crop and classify the cells of whole fields.
 """
 
 from __future__ import annotations
@@ -27,15 +27,13 @@ FIELDS = {"4000×3000": (3000, 4000, 109), "5940×3960": (3960, 5940, 400), "819
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.stress.space_load", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument(
-        "--model", type=Path, default=RELEASE, help="model repo folder (default: the release)"
-    )
-    parser.add_argument("--dataset", type=Path, help="dataset repo folder (default: drawn cells)")
-    parser.add_argument("--clients", type=int, default=30, help="default: %(default)s")
-    parser.add_argument("--seconds", type=float, default=600, help="of load (default: %(default)s)")
+    description = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(prog="python -m tests.stress.space_load", description=description)
+    option = parser.add_argument
+    option("--model", type=Path, default=RELEASE, help="model repo folder (default: the release)")
+    option("--dataset", type=Path, help="dataset repo folder (default: synthetic cells)")
+    option("--clients", type=int, default=30, help="default: %(default)s")
+    option("--seconds", type=float, default=600, help="duration of the load (default: %(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="space-load-") as folder:
         time_fields(options.model, Path(folder))
@@ -56,42 +54,42 @@ def time_visitors(options: argparse.Namespace, folder: Path) -> None:
 
 
 def time_fields(model: Path, folder: Path) -> None:
-    """Print wall-clock seconds of what the field tab does with a JPEG."""
+    """Print the seconds of each step of the field tab on a JPEG."""
     batcher = Batcher(Classifier.from_pretrained(model))
     for name, (height, width, cells) in FIELDS.items():
         path = folder / f"{width}.jpg"
         draw_slide(height, width, cells).save(path, quality=90)
-        at = [time.monotonic()]
+        times = [time.monotonic()]
         picture = open_field(str(path))
-        at.append(time.monotonic())
-        found = find_cells(picture, TYPICAL_DIAMETER)
-        at.append(time.monotonic())
+        times.append(time.monotonic())
+        cells_found = find_cells(picture, TYPICAL_DIAMETER)
+        times.append(time.monotonic())
         background = background_of(picture)
-        crops = [cut(picture, box, background) for box in evenly(found)]
-        at.append(time.monotonic())
+        crops = [cut(picture, box, background) for box in evenly(cells_found)]
+        times.append(time.monotonic())
         batcher.predict(crops)
-        at.append(time.monotonic())
-        decoded, searched, cut_out, classified = (b - a for a, b in pairwise(at))
+        times.append(time.monotonic())
+        decoded, found, cropped, classified = (b - a for a, b in pairwise(times))
         print(
-            f"field of {name}: {len(found)} cells found, {len(crops)} boxes; decoded {decoded:.2f} s, found {searched:.2f} s, "
-            f"cut out {cut_out:.2f} s, classified {classified:.2f} s; without classes {at[3] - at[0]:.2f} s",
+            f"field of {name}: {len(cells_found)} cells found, {len(crops)} boxes; decoded {decoded:.2f} s, found {found:.2f} s, "
+            f"cropped {cropped:.2f} s, classified {classified:.2f} s; without classes {times[3] - times[0]:.2f} s",
             flush=True,
         )
 
 
 def draw_slide(height: int, width: int, cells: int) -> Image.Image:
-    """A picture with so many cells in rows: a drawn field, repeated."""
+    """An image with `cells` cells in rows: a synthetic field, repeated."""
     labels = [label for label in LOOKS if label != "NIF"]
     spots = [(130 + 210 * row, 130 + 210 * column) for row in range(5) for column in range(5)]
     patch = draw_field(1050, 1050, [(labels[i % 6], *spot) for i, spot in enumerate(spots)], seed=3)
     slide = Image.new("RGB", (width, height), background_of(patch))
-    left = cells
+    remaining = cells
     for top in range(0, height - 210, 210):
         for column in range(0, width - 210, 210):
-            if left > 0:
-                part = (column % 1050, top % 1050, column % 1050 + 210, top % 1050 + 210)
-                slide.paste(patch.crop(part), (column, top))
-                left -= 1
+            if remaining > 0:
+                box = (column % 1050, top % 1050, column % 1050 + 210, top % 1050 + 210)
+                slide.paste(patch.crop(box), (column, top))
+                remaining -= 1
     return slide
 
 

@@ -1,6 +1,6 @@
-"""Hypothesis over what a build is given: folder trees, names, bytes, tables. No traceback, and no class that goes in silence.
+"""Property tests of the build's inputs: folder trees, names, bytes, tables. No traceback, and no file dropped silently.
 
-`make stress` tries 2,000 inputs (BONE_MARROW_EXAMPLES says otherwise); `make test` 25.
+`make stress` tries 2,000 inputs (set BONE_MARROW_EXAMPLES for another number), `make test` 25.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def tables(draw) -> bytes:
 
 @st.composite
 def trees(draw) -> Tree:
-    """Folders share names, so that classes, splits and patients come about."""
+    """Files in folders that share names, so that some look like classes, splits or patients."""
     folders = draw(st.lists(st.lists(NAMES, max_size=3), min_size=1, max_size=5))
     files = {}
     for number in range(draw(st.integers(0, 10))):
@@ -69,11 +69,10 @@ def trees(draw) -> Tree:
 
 @st.composite
 def class_trees(draw) -> Tree:
-    """What people mean to bring, with a stray file now and then: classes below splits, folds, patients or nothing."""
+    """Typical inputs: classes below splits, folds, patients or nothing, sometimes with stray files."""
     classes = draw(st.lists(NAMES, min_size=2, max_size=4, unique=True))
-    below, ending = (
-        draw(st.sampled_from(some)) for some in (["", "", "0001/", "images/"], [".png", ".JPG", ""])
-    )
+    below = draw(st.sampled_from(["", "", "0001/", "images/"]))
+    ending = draw(st.sampled_from([".png", ".JPG", ""]))
     folders = [f"{top}{name}/{below}" for top in draw(st.sampled_from(ABOVE)) for name in classes]
     files = {f"{folder}{i}{ending}": draw(BYTES) for folder in folders for i in range(2)}
     return files | draw(st.one_of(st.just({}), st.just({}), trees()))
@@ -81,7 +80,7 @@ def class_trees(draw) -> Tree:
 
 @st.composite
 def inputs(draw) -> tuple[Tree, bytes | None]:
-    """A tree, and a table of labels that fits some of its files, or none of them, or no table."""
+    """A tree and a table of labels, which lists its files or unrelated ones, or no table."""
     files = draw(st.one_of(trees(), class_trees(), class_trees()))
     if draw(st.integers(0, 3)):
         return files, None
@@ -90,7 +89,7 @@ def inputs(draw) -> tuple[Tree, bytes | None]:
     return files, draw(st.one_of(tables(), st.just("\n".join(["file_name,label", *rows]).encode())))
 
 
-def written(root: Path, files: Tree, as_zip: bool) -> Path:
+def write_tree(root: Path, files: Tree, as_zip: bool) -> Path:
     if as_zip:
         with zipfile.ZipFile(root / "raw.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for path, data in files.items():
@@ -101,48 +100,50 @@ def written(root: Path, files: Tree, as_zip: bool) -> Path:
         try:
             (root / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
             (root / "raw" / path).write_bytes(data)
-        except OSError:  # a file where another path has a folder, or a folder where it has a file
+        except OSError:  # a path of this tree is both a file and a folder
             continue
     return root / "raw"
 
 
 def try_input(
-    tree: tuple[Tree, bytes | None], as_zip: bool, group_by: str | None, wanted: tuple[str, ...]
+    tree: tuple[Tree, bytes | None], as_zip: bool, group_by: str | None, classes: tuple[str, ...]
 ) -> None:
     files, table = tree
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as root:
         try:
-            sources = Sources([str(written(Path(place), files, as_zip))])
+            sources = Sources([str(write_tree(Path(root), files, as_zip))])
             listed = list(sources.parts[""].listing())
             labels = None if table is None else ("labels.csv", table)
-            found = arrange(sources, wanted, group_by, labels)
+            arranged = arrange(sources, classes, group_by, labels)
         except DatasetError as error:
             event("refused")
             assert str(error) and "\n" not in shown(str(error)) and len(str(error)) < 3000
             return
         event("read")
-        kept = [path for paths in found.files.values() for path in paths]
-        counted = len(kept) + len(found.rejected) + found.left_out
-        assert counted == len(listed) == found.seen, "a file went in silence"
-        assert len(found.files) >= 2 and all(found.files.values()) and all(map(str.strip, found.files))
-        assert len({name.casefold().strip() for name in found.files}) == len(found.files)
-        assert all(item.reason for item in found.rejected)
-        for path in kept[:5]:
+        accepted = [path for paths in arranged.files.values() for path in paths]
+        counted = len(accepted) + len(arranged.rejected) + arranged.left_out
+        assert counted == len(listed) == arranged.seen, "a file was dropped silently"
+        assert (
+            len(arranged.files) >= 2 and all(arranged.files.values()) and all(map(str.strip, arranged.files))
+        )
+        assert len({name.casefold().strip() for name in arranged.files}) == len(arranged.files)
+        assert all(item.reason for item in arranged.rejected)
+        for path in accepted[:5]:
             verdict = check(path, sources.read(path))
             assert not isinstance(verdict, Rejected) or (verdict.reason and "\n" not in verdict.detail)
 
 
 INPUTS = given(
     tree=inputs(), as_zip=st.booleans(), group_by=st.sampled_from([None, None, None, "patient", "fold"]),
-    wanted=st.sampled_from([(), (), (), (), ("a", "b"), ("BLA", "EOS")]),
+    classes=st.sampled_from([(), (), (), (), ("a", "b"), ("BLA", "EOS")]),
 )  # fmt: skip
-MANY = int(os.environ.get("BONE_MARROW_EXAMPLES", 2_000))
+STRESS_EXAMPLES = int(os.environ.get("BONE_MARROW_EXAMPLES", 2_000))
 
 
 @pytest.mark.parametrize(
-    "examples", [25, pytest.param(MANY, marks=[pytest.mark.stress, pytest.mark.timeout(3600)])]
+    "examples", [25, pytest.param(STRESS_EXAMPLES, marks=[pytest.mark.stress, pytest.mark.timeout(3600)])]
 )
-def test_inputs_are_read_or_refused_in_a_sentence(examples: int) -> None:
+def test_inputs_are_read_or_rejected_with_one_sentence(examples: int) -> None:
     checks = list(HealthCheck)
     common = {"deadline": None, "suppress_health_check": checks, "derandomize": True, "database": None}
     settings(max_examples=examples, **common)(INPUTS(try_input))()

@@ -1,8 +1,8 @@
-"""A push through a network that breaks: readers see the old repo or the new one, and the same command again ends it well.
+"""A push through a network that fails: readers see the old repo or the new one, and repeating the command completes the push.
 
 Datasets, models and Spaces are pushed by one function, `push_folder`. Each push goes through `broken_proxy`, which cuts the
 connection before, midway through or after a request. The short form breaks the first request, an upload and the commit;
-`make stress` breaks every request, as a hiccup and as an outage, and runs the three commands.
+`make stress` breaks every request, as a hiccup and as an outage, and also runs the three commands.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from local_hub import LocalHub
 from tests.stress.broken_proxy import FAULTS, FOREVER, Proxy, broken_proxy
 
 RELEASE = Path(__file__).resolve().parents[2] / "hub_model" / "release"
-web = httpx2.Client()  # one for all: each would read the certificates again
+http = httpx2.Client()  # shared, since each new client reads the certificates
 Files = dict[str, bytes]
 
 
@@ -51,7 +51,7 @@ class Versions:
 
 @pytest.fixture(params=["dataset", "model", "space"])
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Versions:
-    """Large files, one of them the same in both versions, and a card that the Hub validates."""
+    """LFS files, one of them the same in both versions, and a card that the Hub validates."""
     for version in (0, 1):
         rng = np.random.default_rng(version)
         for name in ("model.safetensors", "onnx/model.onnx", "figures/same.png", f"only-in-{version}.png"):
@@ -71,7 +71,7 @@ def proxy() -> Iterator[Proxy]:
 
 @pytest.fixture
 def through_proxy(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Proxy:
-    """The pushes of this process go through the proxy, and clients do not wait before they try again."""
+    """Send the pushes of this process through the proxy, and let clients retry without waiting."""
 
     class NoWaiting:
         sleep = staticmethod(lambda seconds: None)
@@ -81,47 +81,46 @@ def through_proxy(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Proxy:
 
     monkeypatch.setattr(constants, "ENDPOINT", proxy.endpoint)
     monkeypatch.setattr("huggingface_hub.utils._http.time", NoWaiting())
-    proxy.mend()
+    proxy.repair()
     return proxy
 
 
 @dataclass
 class Reader:
-    """Somebody who looks at the repo all the time, not through the proxy."""
+    """Someone who keeps reading the repo, not through the proxy."""
 
     hub: LocalHub
     kind: str
     repo: str
 
     def files(self) -> Files:
-        """Every file as it is served now."""
+        """The current files."""
         page = "" if self.kind == "model" else f"{self.kind}s/"
         info = HfApi(self.hub.endpoint).repo_info(self.repo, repo_type=self.kind)
-        found = {}
-        for name in (sibling.rfilename for sibling in info.siblings):
-            answer = web.get(f"{self.hub.endpoint}/{page}{self.repo}/resolve/{info.sha}/{name}")
-            found[name] = answer.raise_for_status().content
-        found.pop(".gitattributes")
-        return found
+        url = f"{self.hub.endpoint}/{page}{self.repo}/resolve/{info.sha}"
+        names = [sibling.rfilename for sibling in info.siblings]
+        files = {name: http.get(f"{url}/{name}").raise_for_status().content for name in names}
+        files.pop(".gitattributes")
+        return files
 
     def commits(self) -> list[str]:
-        found = HfApi(self.hub.endpoint).list_repo_commits(self.repo, repo_type=self.kind)
-        return [commit.title for commit in found]
+        commits = HfApi(self.hub.endpoint).list_repo_commits(self.repo, repo_type=self.kind)
+        return [commit.title for commit in commits]
 
     @contextmanager
     def watching(self) -> Iterator[set[frozenset]]:
-        """Collect the different states (path, content id) that are seen while the block runs."""
+        """Collect the states, sets of (path, hash), that are seen while the block runs."""
         seen, done = set(), threading.Event()
         url = f"{self.hub.endpoint}/api/{self.kind}s/{self.repo}?blobs=1"
         headers = {"Authorization": f"Bearer {self.hub.token}"}
 
-        def look() -> None:
+        def poll() -> None:
             while not done.is_set():
-                siblings = web.get(url, headers=headers).raise_for_status().json()["siblings"]
+                siblings = http.get(url, headers=headers).raise_for_status().json()["siblings"]
                 seen.add(frozenset((s["rfilename"], s["blobId"]) for s in siblings))
                 time.sleep(0.005)
 
-        watcher = threading.Thread(target=look)
+        watcher = threading.Thread(target=poll)
         watcher.start()
         try:
             yield seen
@@ -135,7 +134,7 @@ class Reader:
 
 @contextmanager
 def published(case: Versions, hub: LocalHub, owner: str) -> Iterator[Reader]:
-    """A repo that holds version 0; gone at the end."""
+    """A repo with version 0, deleted at the end."""
     reader = Reader(hub, case.kind, f"{owner}/broken-{uuid.uuid4().hex[:8]}")
     case.push(0, reader.repo)
     try:
@@ -145,7 +144,7 @@ def published(case: Versions, hub: LocalHub, owner: str) -> Iterator[Reader]:
 
 
 def attempt(case: Versions, repo: str) -> str:
-    """Push version 1; "" or the sentence that says why not."""
+    """Push version 1; return "" or the error message."""
     try:
         case.push(1, repo)
     except RepoError as error:
@@ -155,9 +154,9 @@ def attempt(case: Versions, repo: str) -> str:
 
 
 def requests_of(case: Versions, hub: LocalHub, owner: str, proxy: Proxy) -> list[str]:
-    """The requests of an undisturbed push of version 1 over version 0."""
+    """The requests of an uninterrupted push of version 1 over version 0."""
     with published(case, hub, owner) as reader:
-        proxy.mend()
+        proxy.repair()
         assert attempt(case, reader.repo) == ""
         return list(proxy.seen)
 
@@ -165,31 +164,31 @@ def requests_of(case: Versions, hub: LocalHub, owner: str, proxy: Proxy) -> list
 def break_and_repeat(
     case: Versions, hub: LocalHub, owner: str, proxy: Proxy, number: int, fault: str, outage: int
 ) -> str:
-    """Push version 1 over a broken network and again over a sound one, and check all that must hold; the outcome."""
+    """Push version 1 over the broken network, then over the repaired one; check what must hold and return the outcome."""
     with published(case, hub, owner) as reader:
         old, before = reader.files(), len(reader.commits())
         proxy.break_at(number, fault, outage)
         with reader.watching() as states:
-            said = attempt(case, reader.repo)
-        arrived, first = reader.files(), Counter(proxy.uploads)
+            error = attempt(case, reader.repo)
+        files, first = reader.files(), Counter(proxy.uploads)
         new = case.files(1)
-        assert arrived in (old, new), "half a push is to be seen"
+        assert files in (old, new), "half a push is visible"
         assert len(states) <= 2, "a reader saw a third state"
-        assert said or arrived == new, "a push that failed called itself done"
-        assert len(reader.commits()) == before + (arrived == new)
+        assert error or files == new, "a failed push was reported as done"
+        assert len(reader.commits()) == before + (files == new)
 
-        proxy.mend()
+        proxy.repair()
         assert attempt(case, reader.repo) == ""
         assert reader.files() == new
         assert len(reader.commits()) == before + 1, "the repeated push made a second commit"
         again = Counter(proxy.uploads)
-        assert not set(first) & set(again), "a large file was sent again that was there already"
+        assert not set(first) & set(again), "an LFS file was uploaded again"
         assert max(again.values(), default=1) == 1
-    return "went through" if not said else "commit landed, reply lost" if arrived == new else "refused"
+    return "pushed" if not error else "committed, response lost" if files == new else "refused"
 
 
 def numbers_of_interest(requests: list[str]) -> list[int]:
-    """The first request, the first upload of a large file, and the commit."""
+    """The first request, the first upload of an LFS file, and the commit."""
     upload = [i for i, line in enumerate(requests, 1) if line.startswith("PUT /lfs-objects/")][:1]
     commit = [i for i, line in enumerate(requests, 1) if line.startswith("POST") and "/commit/" in line]
     assert len(commit) == 1
@@ -198,34 +197,34 @@ def numbers_of_interest(requests: list[str]) -> list[int]:
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("everywhere", [False, pytest.param(True, marks=pytest.mark.stress)])
-def test_a_push_cut_at_any_request_is_repeated_without_harm(
+def test_a_push_interrupted_at_any_request_can_be_repeated(
     everywhere: bool, case: Versions, hub: LocalHub, owner: str, through_proxy: Proxy, capsys
 ) -> None:
-    """Once with a network that stays down, and everywhere with a hiccup, too."""
+    """With a network that stays down; `everywhere` also with a hiccup."""
     requests = requests_of(case, hub, owner, through_proxy)
-    places = range(1, len(requests) + 1) if everywhere else numbers_of_interest(requests)
+    numbers = range(1, len(requests) + 1) if everywhere else numbers_of_interest(requests)
     outcomes = {
         outage: Counter(
             break_and_repeat(case, hub, owner, through_proxy, number, fault, outage)
-            for number in places
+            for number in numbers
             for fault in FAULTS
         )
         for outage in (FOREVER // 2, 0)[: 1 + everywhere]
     }
     with capsys.disabled():
-        for outage, found in outcomes.items():
-            told = ", ".join(f"{number} {what}" for what, number in sorted(found.items()))
-            print(f"\n{case.kind}, {'then down' if outage else 'a hiccup'}, {len(requests)} requests: {told}")
+        for outage, counts in outcomes.items():
+            summary = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+            print(f"\n{case.kind}, {'outage' if outage else 'hiccup'}, {len(requests)} requests: {summary}")
     down = outcomes[FOREVER // 2]
-    assert down["commit landed, reply lost"] == 1
-    assert down["refused"] == len(FAULTS) * len(places) - 1
+    assert down["committed, response lost"] == 1
+    assert down["refused"] == len(FAULTS) * len(numbers) - 1
 
 
 @pytest.mark.timeout(1200)
-def test_a_commit_of_someone_else_between_our_read_and_ours_is_never_overwritten(
+def test_a_concurrent_commit_of_someone_else_is_never_overwritten(
     case: Versions, hub: LocalHub, owner: str, through_proxy: Proxy
 ) -> None:
-    """Their commit comes just before each request of our push in turn."""
+    """Their commit comes just before each request of our push, one after the other."""
     requests = requests_of(case, hub, owner, through_proxy)
     refused = 0
     uploads = [i for i, line in enumerate(requests, 1) if "/lfs-objects/" in line]
@@ -242,30 +241,30 @@ def test_a_commit_of_someone_else_between_our_read_and_ours_is_never_overwritten
                     ]
                     theirs.create_commit(repo, operations, repo_type=case.kind, commit_message="theirs")  # noqa: B023
 
-            through_proxy.mend()
-            through_proxy.meanwhile = commit
-            said = attempt(case, reader.repo)
-            through_proxy.mend()
+            through_proxy.repair()
+            through_proxy.before_request = commit
+            error = attempt(case, reader.repo)
+            through_proxy.repair()
             titles = reader.commits()
             assert titles.count("theirs") == 1
-            if said:
+            if error:
                 refused += 1
-                assert "someone else has changed" in said
+                assert "someone else has changed" in error
                 assert reader.files()["THEIRS.md"] == b"do not lose this" and stale not in reader.files()
                 assert titles[0] == "theirs"
                 assert attempt(case, reader.repo) == ""
-            else:  # theirs was there before we looked: ours comes after it
+            else:  # theirs was there before we read the repo, so ours comes after it
                 assert titles[1] == "theirs"
             expected = case.files(1)
-            left = {name: content for name, content in reader.files().items() if name in expected}
-            assert left == expected
+            pushed = {name: content for name, content in reader.files().items() if name in expected}
+            assert pushed == expected
     assert refused >= 3
 
 
-def test_a_push_is_one_commit_even_where_xet_would_cut_it_into_several(
+def test_a_push_is_one_commit_even_with_xet(
     case: Versions, owner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`upload_folder` commits in batches when Xet is on, so no push may go through it."""
+    """`upload_folder` commits in batches when Xet is enabled, so no push may use it."""
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("upload_folder makes several commits of a large folder")
@@ -279,10 +278,10 @@ def test_a_push_is_one_commit_even_where_xet_would_cut_it_into_several(
 @pytest.mark.stress
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", ["dataset", "model", "space"])
-def test_the_commands_themselves_end_with_a_sentence_and_finish_when_repeated(
+def test_an_interrupted_command_prints_one_sentence_and_succeeds_when_repeated(
     kind: str, hub: LocalHub, owner: str, proxy: Proxy, drawn_dataset: Path
 ) -> None:
-    """`python -m … push` in processes of their own, the reply to the commit lost; the released model is the model."""
+    """`python -m … push` in subprocesses, with the response to the commit lost; the model is the released one."""
     repo = f"{owner}/command-{uuid.uuid4().hex[:8]}"
     arguments = {
         "dataset": ["dataset_script", "push", str(drawn_dataset), repo],
@@ -304,7 +303,7 @@ def test_the_commands_themselves_end_with_a_sentence_and_finish_when_repeated(
     proxy.break_at(1, "before", FOREVER // 2)
     first = run()
     assert first.returncode == 1 and "Traceback" not in first.stderr and first.stderr.count("\n") == 1
-    proxy.mend()
+    proxy.repair()
     assert run().returncode == 0
     uploads, number = Counter(proxy.uploads), commit_number()
     assert max(uploads.values(), default=1) == 1
@@ -312,7 +311,7 @@ def test_the_commands_themselves_end_with_a_sentence_and_finish_when_repeated(
     proxy.break_at(number, "after")
     lost = run()
     assert lost.returncode == 1 and "Traceback" not in lost.stderr
-    proxy.mend()
+    proxy.repair()
     repeated = run()
     assert repeated.returncode == 0, repeated.stderr
     assert len(reader.commits()) == 2 and proxy.uploads == []

@@ -1,4 +1,4 @@
-"""From corrections to a better model: what the review desk exports is fine-tuned on as it is, and built again as it is."""
+"""The exports of the Space's review desk can be fine-tuned on, and built into a dataset, without any changes."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from tests.space.small_desk import ORIGIN, filled
 
 @pytest.fixture(scope="module")
 def desk(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """Seventy cells, one of them corrected."""
+    """Seventy cells, one with a corrected label."""
     desk = filled(Classifier.from_pretrained(small_model), tmp_path_factory.mktemp("desk"), per_class=10)
     desk.correct({"0": "EOS"}, LABELS)
     return desk
@@ -31,26 +31,22 @@ def extracted(path: Path) -> Path:
 
 @pytest.mark.stress
 @pytest.mark.timeout(900)
-def test_the_exported_dataset_is_fine_tuned_on_as_it_is(
-    desk: Desk, small_model: Path, tmp_path: Path
-) -> None:
-    described = Classifier.from_pretrained(small_model).label_descriptions
-    data, run = (
-        extracted(zipped(dataset_repo(desk, ORIGIN, described), tmp_path / "export.zip")),
-        tmp_path / "run",
-    )
+def test_the_exported_dataset_can_be_fine_tuned_on(desk: Desk, small_model: Path, tmp_path: Path) -> None:
+    descriptions = Classifier.from_pretrained(small_model).label_descriptions
+    data = extracted(zipped(dataset_repo(desk, ORIGIN, descriptions), tmp_path / "export.zip"))
+    run = tmp_path / "run"
     command = [sys.executable, "train_accelerate.py", "--dataset", str(data), "--init_from", str(small_model)]
     command += ["--epochs", "1", "--batch_size", "8", "--output_dir", str(run)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     config = read_config(run / "config.json", "run")
-    assert config.label_names == tuple(LABELS) and config.label_descriptions == described
+    assert config.label_names == tuple(LABELS) and config.label_descriptions == descriptions
     assert (run / "model.safetensors").is_file()
 
 
 @pytest.mark.stress
 @pytest.mark.timeout(900)
-def test_the_exported_class_folders_are_built_as_they_are(desk: Desk, tmp_path: Path) -> None:
+def test_the_exported_class_folders_can_be_built(desk: Desk, tmp_path: Path) -> None:
     folders = extracted(zipped(class_folders(desk), tmp_path / "by-class.zip"))
     command = [sys.executable, "-m", "dataset_script", "build", str(folders), str(tmp_path / "dataset")]
     done = subprocess.run(command, capture_output=True, text=True)

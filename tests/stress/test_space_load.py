@@ -1,4 +1,4 @@
-"""The Space with many visitors at once: no error but those that visitors make themselves, and memory that stays."""
+"""The Space with many concurrent visitors: no errors except for invalid inputs, and no growing memory."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from tests.stress.visitors import (
     under_load,
 )
 
-GROWTH_MB = 60  # from the second quarter of the load to the last: what allocators keep back, and no more
+GROWTH_MB = 60  # from the second quarter of the load to the last: memory that allocators do not return
 
 
 def left_over(space: RunningSpace) -> list[str]:
-    """Visitors' files that are still on disk; the page's own examples aside."""
-    found = [path for path in space.uploads.rglob("*") if path.is_file()]
-    return [str(path) for path in found if path.parent.name.startswith("upload-")]
+    """Visitors' files that are still on disk; the examples of the page are elsewhere."""
+    files = [path for path in space.uploads.rglob("*") if path.is_file()]
+    return [str(path) for path in files if path.parent.name.startswith("upload-")]
 
 
 def growth(samples: list[float]) -> float:
-    """Median of the last quarter less that of the second one, in MB."""
+    """Median of the last quarter minus that of the second, in MB."""
     quarter = len(samples) // 4
     return statistics.median(samples[-quarter:]) - statistics.median(samples[quarter : 2 * quarter])
 
 
 @pytest.mark.timeout(900)
-def test_ten_visitors_get_their_answers_beside_one_who_hangs(space: RunningSpace) -> None:
+def test_ten_visitors_are_answered_while_another_upload_stalls(space: RunningSpace) -> None:
     replies, _ = under_load(space, clients=10, seconds=5, mixed=True)
     assert errors(replies) == {}
     assert {reply.outcome for reply in replies} == {"answer", "refusal"}
@@ -50,8 +50,8 @@ def test_ten_visitors_get_their_answers_beside_one_who_hangs(space: RunningSpace
 
 
 @pytest.mark.timeout(600)
-def test_the_same_picture_from_all_at_once_is_answered_to_each(space: RunningSpace) -> None:
-    """Each visitor's upload is theirs: the first to be answered does not take it away from the others."""
+def test_concurrent_uploads_of_one_image_are_all_answered(space: RunningSpace) -> None:
+    """Each upload is separate: deleting the first one after its answer does not delete the others."""
     question = Question("predict", (good_cells(1)[0],), "answer")
 
     async def all_at_once() -> list[str]:
@@ -61,14 +61,14 @@ def test_the_same_picture_from_all_at_once_is_answered_to_each(space: RunningSpa
     assert set(run(all_at_once())) == {"answer"}
 
 
-def test_an_upload_that_is_broken_off_leaves_no_traceback_in_the_log(space: RunningSpace) -> None:
+def test_an_interrupted_upload_leaves_no_traceback_in_the_log(space: RunningSpace) -> None:
     host, port = space.address.removeprefix("http://").rstrip("/").split(":")
     head = "POST /gradio_api/upload HTTP/1.1", f"Host: {host}", "Content-Length: 9999"
-    kind = "Content-Type: multipart/form-data; boundary=x"
+    content_type = "Content-Type: multipart/form-data; boundary=x"
     part = '--x\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
     with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(("\r\n".join((*head, kind, "", part)) + "half").encode())
-        time.sleep(0.5)  # until it is read
+        connection.sendall(("\r\n".join((*head, content_type, "", part)) + "half").encode())
+        time.sleep(0.5)  # for the server to read it
     assert run(one_answer(space)) == "answer"
     assert "Traceback" not in space.log
 
@@ -92,11 +92,8 @@ def test_fifty_visitors_for_two_minutes(space: RunningSpace, capsys: pytest.Capt
 
 @pytest.mark.stress
 @pytest.mark.timeout(3600)
-def test_a_restart_under_load_costs_only_the_requests_that_it_cut(
-    small_model: Path,
-    small_dataset: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture,
+def test_a_restart_under_load_fails_only_the_requests_that_it_interrupts(
+    small_model: Path, small_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     server = of_repos(small_model, small_dataset, tmp_path / "space")
     server.start()
@@ -118,12 +115,12 @@ def test_a_restart_under_load_costs_only_the_requests_that_it_cut(
     finally:
         restarting.join()
         server.stop()
-    begun_before = [r for r in replies if r.at < down[0]]
-    begun_after = [r for r in replies if r.at - r.seconds > down[1]]
-    cut = len(replies) - len(begun_before) - len(begun_after)
+    before = [reply for reply in replies if reply.at < down[0]]
+    after = [reply for reply in replies if reply.at - reply.seconds > down[1]]
+    interrupted = len(replies) - len(before) - len(after)
     with capsys.disabled():
-        print(f"\nrestart: down for {down[1] - down[0]:.1f} s, {len(begun_before)} requests before, {cut} in between, "
-              f"{len(begun_after)} after")  # fmt: skip
-    assert errors(begun_before) == {} and errors(begun_after) == {}
-    assert len(begun_after) > 20
-    assert left_over(server) == [], "what was cut off goes with the process"
+        print(f"\nrestart: down for {down[1] - down[0]:.1f} s, {len(before)} requests before, {interrupted} in between, "
+              f"{len(after)} after")  # fmt: skip
+    assert errors(before) == {} and errors(after) == {}
+    assert len(after) > 20
+    assert left_over(server) == [], "interrupted uploads are deleted with the process"

@@ -1,6 +1,6 @@
-"""Disks that fail, clocks that jump, a process of two that is killed, for real: small tmpfs mounts, remounts, a time namespace.
+"""Real faults: full and read-only disks (tmpfs mounts), jumping clocks (a time namespace), one of two processes killed.
 
-After every fault the same command with --resume must end in the same bytes as a run that was left alone. `make stress` runs them.
+After every fault the same command with --resume must end with the same bytes as an uninterrupted run. `make stress` runs them.
 """
 
 import json
@@ -17,8 +17,8 @@ import pytest
 
 import train_accelerate
 from tests.stress.processes import (
+    DEADLINE,
     HOURS,
-    PATIENCE,
     Training,
     assert_same_run,
     let_the_wall_clock_jump,
@@ -36,36 +36,36 @@ def arguments(drawn_dataset) -> list:
     return ["--dataset", drawn_dataset, *TINY, "--epochs", "2", *checkpoints, "--resume", "--output_dir"]
 
 
-def run_to_the_end(arguments: list, run: Path, first: Callable | None = None) -> str:
-    """Train; return what was printed."""
-    training = Training([*arguments, run], run.parent, first=first)
+def train(arguments: list, run: Path, setup: Callable | None = None) -> str:
+    """Train to the end; return the output."""
+    training = Training([*arguments, run], run.parent, setup=setup)
     assert training.wait() == [0], training.text()
     return training.text()
 
 
 @pytest.fixture(scope="module")
-def undisturbed(arguments, tmp_path_factory) -> Path:
-    run = tmp_path_factory.mktemp("undisturbed") / "run"
-    run_to_the_end(arguments, run)
+def uninterrupted(arguments, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("uninterrupted") / "run"
+    train(arguments, run)
     return run
 
 
-def assert_goes_on(arguments: list, run: Path, undisturbed: Path, first: Callable | None = None) -> str:
-    """The same command ends in the same bytes; return what it printed."""
-    text = run_to_the_end(arguments, run, first)
-    assert_same_run(run, undisturbed)
+def assert_resumes(arguments: list, run: Path, uninterrupted: Path, setup: Callable | None = None) -> str:
+    """Assert that the same command ends with the same bytes; return its output."""
+    text = train(arguments, run, setup)
+    assert_same_run(run, uninterrupted)
     return text
 
 
-def refusal(arguments: list, run: Path, folder: Path) -> str:
-    """The sentence that a run ends with."""
+def error_of(arguments: list, run: Path, folder: Path) -> str:
+    """The error message of a run that fails."""
     training = Training([*arguments, run], folder)
     assert training.wait() == [1], training.text()
     return one_sentence(training.text())
 
 
 class Disk:
-    """A disk of its own at `folder`: a tmpfs of some size, which can be resized and made read-only."""
+    """A separate disk at `folder`: a tmpfs that can be resized and made read-only."""
 
     def __init__(self, folder: Path):
         self.folder, self.run = folder, folder / "run"
@@ -76,12 +76,12 @@ class Disk:
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.folder], check=True)
 
     def set(self, options: str) -> bool:
-        """Remount; False while a file is open for writing, which a disk that is to be read-only does not allow."""
+        """Remount; False if that fails, as it does for read-only while a file is open for writing."""
         command = ["mount", "-o", f"remount,{options}", self.folder]
         return subprocess.run(command, capture_output=True).returncode == 0
 
     def fill(self) -> None:
-        """Write a file that takes every byte that is left."""
+        """Fill the disk to the last byte."""
         with (self.folder / "filler").open("wb", buffering=0) as file:
             for size in (2**16, 1):
                 try:
@@ -101,28 +101,28 @@ def disk(tmp_path) -> Iterator[Disk]:
 
 
 @pytest.mark.parametrize("size", ["4k", "300k", "1m", "3m", "5m"])
-def test_a_full_disk_is_said_in_one_sentence_and_the_run_goes_on_when_there_is_room(
-    size, disk, arguments, undisturbed, tmp_path
+def test_a_full_disk_is_one_sentence_and_the_run_resumes_once_there_is_space(
+    size, disk, arguments, uninterrupted, tmp_path
 ):
-    """The sizes end in the options, the model, the first checkpoint, and later ones."""
+    """The disks are full at the options, the model, the first checkpoint, and later ones."""
     assert disk.set(f"size={size}")
-    said = refusal(arguments, disk.run, tmp_path)
-    assert "No space left on device" in said and str(disk.run) in said
+    error = error_of(arguments, disk.run, tmp_path)
+    assert "No space left on device" in error and str(disk.run) in error
     assert disk.set("size=64m")
-    assert_goes_on(arguments, disk.run, undisturbed)
+    assert_resumes(arguments, disk.run, uninterrupted)
 
 
-def test_a_disk_that_fills_up_at_the_very_end_costs_no_result(disk, arguments, undisturbed, tmp_path):
-    run_to_the_end(arguments, disk.run)
+def test_a_disk_that_is_full_at_the_very_end_loses_no_result(disk, arguments, uninterrupted, tmp_path):
+    train(arguments, disk.run)
     for name in ("logits_validation.parquet", "logits_test.parquet", "environment.json"):
         (disk.run / name).unlink()
     disk.fill()
-    assert "No space left on device" in refusal(arguments, disk.run, tmp_path)
+    assert "No space left on device" in error_of(arguments, disk.run, tmp_path)
     (disk.folder / "filler").unlink()
-    assert_goes_on(arguments, disk.run, undisturbed)
+    assert_resumes(arguments, disk.run, uninterrupted)
 
 
-def test_the_other_of_two_processes_ends_too_when_the_disk_is_full(disk, arguments, tmp_path):
+def test_both_processes_end_when_the_disk_is_full(disk, arguments, tmp_path):
     assert disk.set("size=1m")
     training = Training([*arguments, disk.run], tmp_path, processes=2)
     assert training.wait() == [1, 1], training.text()
@@ -130,28 +130,28 @@ def test_the_other_of_two_processes_ends_too_when_the_disk_is_full(disk, argumen
     assert "has lost another one" in one_sentence(training.text(1))
 
 
-def test_a_disk_that_is_or_becomes_read_only_is_said_in_one_sentence(disk, arguments, undisturbed, tmp_path):
+def test_a_read_only_disk_is_one_sentence(disk, arguments, uninterrupted, tmp_path):
     training = Training([*arguments, disk.run], tmp_path)
     wait_for(lambda: list(disk.run.glob("checkpoints/step-*")))
     wait_for(lambda: disk.set("ro"))
     assert training.wait() == [1], training.text()
     assert "Read-only file system" in one_sentence(training.text())
-    assert "Read-only file system" in refusal(arguments, disk.run, tmp_path)
+    assert "Read-only file system" in error_of(arguments, disk.run, tmp_path)
     assert disk.set("rw")
-    assert_goes_on(arguments, disk.run, undisturbed)
+    assert_resumes(arguments, disk.run, uninterrupted)
 
 
-def test_a_wall_clock_that_jumps_by_hours_changes_nothing(arguments, undisturbed, tmp_path):
+def test_a_wall_clock_that_jumps_by_hours_changes_nothing(arguments, uninterrupted, tmp_path):
     limited, run = ["--max_minutes", str(HOURS * 60 / 2), *arguments], tmp_path / "run"
-    training = Training([*limited, run], tmp_path, first=let_the_wall_clock_jump)
+    training = Training([*limited, run], tmp_path, setup=let_the_wall_clock_jump)
     wait_for(lambda: list(run.glob("checkpoints/step-*")) or not training.running)
     training.kill()
     training.wait()
-    assert_goes_on(limited, run, undisturbed, first=let_the_wall_clock_jump)
+    assert_resumes(limited, run, uninterrupted, setup=let_the_wall_clock_jump)
 
 
-def test_a_machine_that_was_started_again_goes_on_where_max_minutes_stood(arguments, undisturbed, tmp_path):
-    """Between the run and its resumption the monotonic clock, which counts from the machine's start, jumps back by hours."""
+def test_max_minutes_continues_after_a_reboot(arguments, uninterrupted, tmp_path):
+    """The monotonic clock counts from boot, so it jumps back by hours between the run and its resumption."""
     if os.geteuid() != 0:
         pytest.skip("needs root, for a time namespace whose clock is ahead")
     limited, run = ["--max_minutes", str(HOURS * 60 / 2), *arguments], tmp_path / "run"
@@ -161,39 +161,37 @@ def test_a_machine_that_was_started_again_goes_on_where_max_minutes_stood(argume
         first = subprocess.Popen(command, stdout=log, stderr=log)
         wait_for(lambda: list(run.glob("checkpoints/step-*")) or first.poll() is not None)
         psutil.Process(first.pid).children()[0].terminate()
-        first.wait(PATIENCE)
-    assert "resuming from step-" in assert_goes_on(limited, run, undisturbed)
+        first.wait(DEADLINE)
+    assert "resuming from step-" in assert_resumes(limited, run, uninterrupted)
 
 
-def test_a_run_killed_around_the_end_of_its_last_epoch_goes_on(arguments, undisturbed, tmp_path):
+def test_a_run_killed_around_the_end_of_its_last_epoch_resumes(arguments, uninterrupted, tmp_path):
     run = tmp_path / "run"
-    run_to_the_end(arguments, run)
+    train(arguments, run)
     (run / "history.jsonl").unlink()
-    assert_goes_on(arguments, run, undisturbed)
+    assert_resumes(arguments, run, uninterrupted)
     shutil.rmtree(max((run / "checkpoints").glob("step-*")))
-    text = assert_goes_on(arguments, run, undisturbed)
+    text = assert_resumes(arguments, run, uninterrupted)
     assert "resuming from step-00001-00000007" in text, "after the last update, before the epoch is scored"
 
 
 def run_elsewhere(folder: Path) -> None:
-    """Let the first process run in one folder and the others in another, as on machines that share no disk."""
-    place = folder / ("first" if os.environ["RANK"] == "0" else "other")
-    place.mkdir(exist_ok=True)
-    os.chdir(place)
+    """Run the first process in one folder and the others in another, as on machines without a shared disk."""
+    directory = folder / ("first" if os.environ["RANK"] == "0" else "other")
+    directory.mkdir(exist_ok=True)
+    os.chdir(directory)
 
 
-def test_of_two_processes_one_is_killed_the_other_says_so_and_they_go_on_without_a_shared_disk(
-    arguments, tmp_path
-):
+def test_a_run_that_lost_one_of_two_processes_resumes_without_a_shared_disk(arguments, tmp_path):
     arguments = [*arguments, "run"]
-    alone = Training(arguments, tmp_path / "alone", 2, first=partial(run_elsewhere, tmp_path / "alone"))
-    place = partial(run_elsewhere, tmp_path)
-    training, run = Training(arguments, tmp_path, 2, first=place), tmp_path / "first" / "run"
+    alone = Training(arguments, tmp_path / "alone", 2, setup=partial(run_elsewhere, tmp_path / "alone"))
+    setup = partial(run_elsewhere, tmp_path)
+    training, run = Training(arguments, tmp_path, 2, setup=setup), tmp_path / "first" / "run"
     wait_for(lambda: list(run.glob("checkpoints/step-*")) or not training.running)
     training.kill(0)
     assert training.wait() == [-9, 1], training.text()
     assert "process 1 of 2" in one_sentence(training.text(1)) and "--resume" in training.text(1)
-    training = Training(arguments, tmp_path, 2, first=place)
+    training = Training(arguments, tmp_path, 2, setup=setup)
     assert training.wait() == [0, 0], training.text()
     assert "resuming from step-" in training.text(0)
     assert not (tmp_path / "other" / "run").exists()
@@ -201,7 +199,7 @@ def test_of_two_processes_one_is_killed_the_other_says_so_and_they_go_on_without
     assert_same_run(run, tmp_path / "alone" / "first" / "run")
 
 
-def test_the_clock_ends_a_run_with_the_learning_rate_at_zero(drawn_dataset, tmp_path):
+def test_max_minutes_ends_a_run_with_the_learning_rate_at_zero(drawn_dataset, tmp_path):
     arguments = ["--dataset", str(drawn_dataset), "--output_dir", str(tmp_path / "run"), *TINY]
     assert train_accelerate.main([*arguments, "--max_minutes", "0.4", "--epochs", "10000"]) == 0
     history = (tmp_path / "run" / "history.jsonl").read_text().splitlines()

@@ -1,6 +1,6 @@
-"""SIGKILL at any moment: to one process, to two, to one of two, under a launcher too. `make stress` runs these tests.
+"""SIGKILL at random times: one process, both of two, one of two, also under a launcher. `make stress` runs these tests.
 
-After every kill the same command with --resume must end in the same bytes as a run that was left alone.
+After every kill the same command with --resume must end with the same bytes as an uninterrupted run.
 """
 
 import random
@@ -13,15 +13,23 @@ import psutil
 import pytest
 
 import train_accelerate
-from tests.stress.processes import PATIENCE, Training, assert_same_run, one_sentence, start_server, wait_for
+from tests.stress.processes import (
+    DEADLINE,
+    Training,
+    assert_same_run,
+    one_sentence,
+    start_server,
+    wait_for,
+)
 from tests.training.small import LAUNCH_TWO, TINY
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(3 * 3600)]
 
-KILLS, IN_A_WRITE = 20, 5  # on one process and on two; how many of them while a checkpoint is being written
+KILLS, IN_A_WRITE = 20, 5  # for one process and for two; so many of them while a checkpoint is being written
 EPOCHS, UPDATES = 3, 7
-CHECKPOINTS = ["--checkpoint_minutes", "0.001"]  # one after nearly every update
-TIMEOUT = ["--process_group_timeout", "1"]  # how long one waits for another that was killed before they met
+CHECKPOINTS = ["--checkpoint_minutes", "0.001"]  # after nearly every update
+# minutes that a process waits for one that was killed before they connected
+TIMEOUT = ["--process_group_timeout", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +39,9 @@ def arguments(drawn_dataset) -> list:
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one-process", "two-processes"])
-def undisturbed(request, arguments, tmp_path_factory) -> tuple[Path, int, float]:
-    """A run left alone: its folder, its number of processes, how many seconds it took."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+def uninterrupted(request, arguments, tmp_path_factory) -> tuple[Path, int, float]:
+    """An uninterrupted run: its folder, its number of processes, and the seconds it took."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
     start_server()
     started = time.monotonic()
     training = Training([*arguments, folder / "run"], folder, request.param)
@@ -42,17 +50,17 @@ def undisturbed(request, arguments, tmp_path_factory) -> tuple[Path, int, float]
 
 
 def newest(run: Path) -> str:
-    """Return the name of a run's newest checkpoint; names grow as the run does."""
+    """Return the name of a run's newest checkpoint; names sort by step."""
     return max((path.name for path in run.glob("checkpoints/step-*")), default="")
 
 
-def wait_for_a_moment(
+def wait_for_a_random_time(
     training: Training, run: Path, chance: random.Random, seconds: float, write: bool
 ) -> None:
-    """Return at a random moment of a run, as far as there is one left: one in five in its first quarter, else after an update.
+    """Return at a random time of a run, or at its end: one in five in its first quarter, else after a random update.
 
     Args:
-        seconds: how long an undisturbed run takes.
+        seconds: the duration of an uninterrupted run.
         write: return while a checkpoint is being written.
     """
     if not write and chance.random() < 0.2:
@@ -68,9 +76,9 @@ def wait_for_a_moment(
         time.sleep(chance.uniform(0, seconds / 8))
 
 
-def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(undisturbed, arguments, tmp_path):
-    """Twenty kills, up to four a run. Of two processes one may be killed alone: the other must say so, and end."""
-    expected, processes, seconds = undisturbed
+def test_a_run_killed_at_random_times_ends_with_the_same_bytes(uninterrupted, arguments, tmp_path):
+    """Twenty kills, up to four per run. If one of two processes is killed, the other must report it and end."""
+    expected, processes, seconds = uninterrupted
     chance = random.Random(processes)
     kills = in_a_write = alone = runs = 0
     while kills < KILLS or in_a_write < IN_A_WRITE:
@@ -78,11 +86,11 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(undisturbed, argu
         run = tmp_path / f"run-{runs}"
         for _ in range(4):
             training = Training([*arguments, run], tmp_path, processes)
-            wait_for_a_moment(training, run, chance, seconds, write=chance.random() < 0.4)
+            wait_for_a_random_time(training, run, chance, seconds, write=chance.random() < 0.4)
             killed = chance.choice([[0, 1], [0], [1]]) if processes == 2 else [0]
             training.kill(*killed)
             codes = training.wait()
-            if codes[0] == 0:  # the main process writes alone at the end, so all is written
+            if codes[0] == 0:  # the main process writes the results alone, so they are complete
                 assert_same_run(run, expected)
             if 0 in codes:
                 break
@@ -95,21 +103,21 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(undisturbed, argu
         training = Training([*arguments, run], tmp_path, processes)
         assert training.wait() == [0] * processes, training.text()
         assert_same_run(run, expected)
-        print(
-            f"{processes} processes: {kills} kills, {in_a_write} in a write, {alone} of one alone; {runs} runs"
-        )
+        print(f"{processes} processes: {kills} kills, {in_a_write} in a write, {alone} alone; {runs} runs")
 
 
 def launch(arguments: list, log: Path) -> subprocess.Popen:
-    """Start two processes as a user does."""
+    """Start two processes as a user would."""
     command = [sys.executable, *LAUNCH_TWO, train_accelerate.__file__, *map(str, arguments)]
     with log.open("w") as output:
         return subprocess.Popen(command, stdout=output, stderr=output)
 
 
-@pytest.mark.parametrize("undisturbed", [2], indirect=True)
+@pytest.mark.parametrize("uninterrupted", [2], indirect=True)
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_launch_that_loses_one_of_its_processes_says_so_and_goes_on(rank, undisturbed, arguments, tmp_path):
+def test_a_launch_that_loses_one_of_its_processes_reports_it_and_resumes(
+    rank, uninterrupted, arguments, tmp_path
+):
     run, log = tmp_path / "run", tmp_path / "launch.log"
     launcher = launch([*arguments, run], log)
     wait_for(lambda: list(run.glob("checkpoints/step-*")) or launcher.poll() is not None, pause=0.01)
@@ -117,10 +125,10 @@ def test_a_launch_that_loses_one_of_its_processes_says_so_and_goes_on(rank, undi
     workers = [p for p in psutil.Process(launcher.pid).children() if "RANK" in p.environ()]
     killed, started = next(p for p in workers if p.environ()["RANK"] == str(rank)), time.monotonic()
     killed.kill()
-    assert launcher.wait(PATIENCE) != 0
+    assert launcher.wait(DEADLINE) != 0
     print(f"the launch ended {time.monotonic() - started:.1f} s after process {rank} was killed")
     text = log.read_text()
-    said = [line for line in text.splitlines() if "error: " in line and "has lost another one" in line]
-    assert len(said) == 1 and 'train_accelerate.py", line' not in text, text
-    assert launch([*arguments, run], log).wait(PATIENCE) == 0, log.read_text()
-    assert_same_run(run, undisturbed[0])
+    errors = [line for line in text.splitlines() if "error: " in line and "has lost another one" in line]
+    assert len(errors) == 1 and 'train_accelerate.py", line' not in text, text
+    assert launch([*arguments, run], log).wait(DEADLINE) == 0, log.read_text()
+    assert_same_run(run, uninterrupted[0])

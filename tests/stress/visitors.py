@@ -1,7 +1,6 @@
-"""Many visitors of a Space: for the load tests and for `python -m tests.stress.space_load`.
+"""Load on a running Space, for the load tests and `python -m tests.stress.space_load`.
 
-In: the address of a running Space. Out: a `Reply` for every question that a visitor asked, with what
-came of it and how long that took; what went wrong among them; memory while it went on.
+Concurrent clients send questions; each gives a `Reply` with its outcome and latency. Also samples memory, and summarizes both.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ META = {"_type": "gradio.FileData"}
 # ---- clients
 @dataclass(frozen=True)
 class Question:
-    """What a client sends and what it must get: "answer", or "refusal" for what is no picture."""
+    """A request and its expected outcome: "answer", or "refusal" for files that are not images."""
 
     endpoint: str
     files: tuple[tuple[str, bytes], ...]
@@ -45,13 +44,13 @@ class Question:
 @dataclass(frozen=True)
 class Reply:
     question: Question
-    outcome: str  # "answer", "refusal", or what went wrong
+    outcome: str  # "answer", "refusal", or the error
     seconds: float
-    at: float  # time.monotonic() when it came
+    at: float  # time.monotonic() of the response
 
 
 def good_cells(count: int = 28) -> list[tuple[str, bytes]]:
-    """Drawn cells as JPEG files."""
+    """Synthetic cells as JPEG files."""
     cells, labels = [], list(LOOKS)
     for i in range(count):
         draw_cell(labels[i % len(labels)], 500 + i).save(buffer := io.BytesIO(), "JPEG", quality=92)
@@ -60,19 +59,15 @@ def good_cells(count: int = 28) -> list[tuple[str, bytes]]:
 
 
 def questions(mixed: bool, seed: int = 0) -> Iterator[Question]:
-    """Endless. One cell a time, every seventh no picture; `mixed` adds zips with good and bad ones, and counts."""
+    """Endless questions with one cell each, one in seven not an image; `mixed` adds zips of good and bad files, and counts."""
     rng, good = random.Random(seed), good_cells()
     bad = [(name, PICTURES[name][0]()) for name in BAD]
     while True:
         chance = rng.random()
         if mixed and chance < 0.08:
-            content = (
-                (
-                    "cells.zip",
-                    zipped(dict([*rng.sample(good, 6), *rng.sample(bad, 2), ("../climb.jpg", b"x")])),
-                ),
-            )
-            yield Question(rng.choice(("predict_many", "count")), content, "answer")
+            files = [*rng.sample(good, 6), *rng.sample(bad, 2), ("../climb.jpg", b"x")]
+            archive = ("cells.zip", zipped(dict(files)))
+            yield Question(rng.choice(("predict_many", "count")), (archive,), "answer")
         elif chance < 1 / 7 + 0.08 * mixed:
             yield Question("predict", (rng.choice(bad),), "refusal")
         else:
@@ -80,7 +75,7 @@ def questions(mixed: bool, seed: int = 0) -> Iterator[Question]:
 
 
 async def ask(http: httpx2.AsyncClient, address: str, question: Question) -> str:
-    """Upload and ask as the documented curl lines do; "answer", "refusal", or what went wrong."""
+    """Upload and ask as the documented curl commands do; return "answer", "refusal", or the error."""
     uploads = [("files", (name, data)) for name, data in question.files]
     sent = await http.post(f"{address}/gradio_api/upload", files=uploads)
     if sent.status_code != 200:
@@ -88,17 +83,17 @@ async def ask(http: httpx2.AsyncClient, address: str, question: Question) -> str
     files = [{"path": path, "meta": META} for path in sent.json()]
     data = files[0] if question.endpoint in ("predict", "field") else files
     url = f"{address}/gradio_api/call/{question.endpoint}"
-    begun = await http.post(url, json={"data": [data]})
-    if begun.status_code != 200:
-        return f"call answered {begun.status_code}"
+    called = await http.post(url, json={"data": [data]})
+    if called.status_code != 200:
+        return f"call answered {called.status_code}"
     event = ""
-    async with http.stream("GET", f"{url}/{begun.json()['event_id']}") as stream:
+    async with http.stream("GET", f"{url}/{called.json()['event_id']}") as stream:
         async for line in stream.aiter_lines():
             if line.startswith("event: "):
                 event = line.removeprefix("event: ")
             elif line.startswith("data: ") and event in ("complete", "error"):
                 return "answer" if event == "complete" else "refusal"
-    return "no answer came"
+    return "no answer"
 
 
 async def _client(
@@ -106,22 +101,22 @@ async def _client(
 ) -> None:
     async with httpx2.AsyncClient(timeout=300) as http:
         while time.monotonic() < until:
-            question, begin = next(asked), time.monotonic()
+            question, start = next(asked), time.monotonic()
             try:
                 outcome = await ask(http, address, question)
             except httpx2.HTTPError as error:
                 outcome = f"cut: {type(error).__name__}"
                 await asyncio.sleep(0.2 if retry else 0)
             now = time.monotonic()
-            replies.append(Reply(question, outcome, now - begin, now))
+            replies.append(Reply(question, outcome, now - start, now))
 
 
 def hammer(
     address: str, clients: int, seconds: float, mixed: bool, retry: bool = False, seed: int = 0
 ) -> list[Reply]:
-    """Let `clients` ask, each again as soon as it was answered, for `seconds`; all replies, in the order they came."""
+    """Let each of `clients` ask one question after the other for `seconds`; return the replies in order of arrival."""
     replies: list[Reply] = []
-    asked = questions(mixed, seed)  # one thread asks: all clients draw from it
+    asked = questions(mixed, seed)  # shared by the clients, which run in one thread
 
     async def all_clients() -> None:
         until = time.monotonic() + seconds
@@ -132,14 +127,14 @@ def hammer(
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run`, in a thread of its own: in this one, Playwright may have a loop already."""
+    """`asyncio.run` in another thread, since Playwright may run an event loop in this one."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, work).result()
 
 
 @contextmanager
 def hanging_client(port: int) -> Iterator[None]:
-    """Somebody who announces an upload of a megabyte, sends a tenth, and then nothing for as long as the block runs."""
+    """An upload of 1 MB that stalls after a tenth of it while the block runs."""
     head = (
         "POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n"
         "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
@@ -172,14 +167,14 @@ def watched_memory(space: RunningSpace, every: float = 1.0) -> Iterator[list[flo
 def under_load(
     space: RunningSpace, clients: int, seconds: float, mixed: bool
 ) -> tuple[list[Reply], list[float]]:
-    """All replies that so many clients got, beside one that hangs, and the memory meanwhile."""
+    """The replies to `clients` clients, while another upload stalls, and the memory samples."""
     with watched_memory(space) as samples, hanging_client(space.port):
         return hammer(space.address, clients, seconds, mixed), samples
 
 
 # ---- figures
 def errors(replies: Sequence[Reply]) -> Counter:
-    """What came that should not have come, by kind."""
+    """Number of unexpected outcomes by kind."""
     return Counter(
         f"{reply.outcome} for {reply.question.endpoint} ({reply.question.files[0][0]})"
         for reply in replies
@@ -187,25 +182,24 @@ def errors(replies: Sequence[Reply]) -> Counter:
     )
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
+def percentile(values: Sequence[float], fraction: float) -> float:
+    return sorted(values)[round(fraction * (len(values) - 1))]
 
 
 def latency_line(name: str, replies: Sequence[Reply], seconds: float) -> str:
-    """Answers, refusals, errors, answers a second, median and 95th percentile."""
+    """Answers, refusals, errors, answers per second, median and 95th percentile latency."""
     right = [r for r in replies if r.outcome == r.question.expected]
     times = [r.seconds for r in right if r.outcome == "answer"]
     answers = len(times)
     return (
-        f"{name:<28} {answers:6,} answers  {len(right) - answers:5,} refused as they should be  "
+        f"{name:<28} {answers:6,} answers  {len(right) - answers:5,} correctly refused  "
         f"{errors(replies).total():4,} errors  {answers / seconds:6.1f} answers/s  "
         f"median {statistics.median(times):6.2f} s  95% {percentile(times, 0.95):6.2f} s"
     )
 
 
 def memory_line(samples: Sequence[float]) -> str:
-    """The course of memory: at first, after warming up, in the middle, at the end, and the most."""
-    places = [samples[round(share * (len(samples) - 1))] for share in (0, 0.25, 0.5, 0.75, 1)]
-    course = " → ".join(f"{value:.0f}" for value in places)
-    return f"memory at first, at 1/4, 1/2, 3/4 and the end: {course} MB (most {max(samples):.0f} MB)"
+    """Memory at the start, after each quarter, and its peak."""
+    quarters = [samples[round(fraction * (len(samples) - 1))] for fraction in (0, 0.25, 0.5, 0.75, 1)]
+    course = " → ".join(f"{value:.0f}" for value in quarters)
+    return f"memory at the start and after each quarter: {course} MB (peak {max(samples):.0f} MB)"

@@ -1,4 +1,4 @@
-"""Requests by hand, for what the clients would not send, and a Hub in a process of its own."""
+"""Raw requests, for what the clients would refuse to send, and a Hub in its own process."""
 
 import json
 import subprocess
@@ -12,26 +12,28 @@ import httpx2
 http = httpx2.Client()
 
 
-def commit_by_hand(
-    endpoint: str, name: str, *lines: dict, token: str = "hf_localdev", revision: str = "main"
-) -> httpx2.Response:
-    """The last request of a push, without what a client would refuse to send."""
-    header = {"key": "header", "value": {"summary": "by hand"}}
+def authorization(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def post_commit(endpoint: str, name: str, *lines: dict, revision: str = "main") -> httpx2.Response:
+    """The last request of a push."""
+    header = {"key": "header", "value": {"summary": "raw"}}
     body = "\n".join(json.dumps(line) for line in (header, *lines))
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    return http.post(f"{endpoint}/api/models/{name}/commit/{revision}", content=body, headers=headers)
+    url = f"{endpoint}/api/models/{name}/commit/{revision}"
+    return http.post(url, content=body, headers=authorization("hf_localdev"))
 
 
 def add(path: str, content: str = "x") -> dict:
     return {"key": "file", "value": {"path": path, "content": content}}
 
 
-def announce_upload(endpoint: str, name: str, sha256: str, size: int, token: str = "hf_localdev") -> dict:
-    """Announce a large file, the first request of its upload; return the actions of the response."""
-    wanted = {"operation": "upload", "objects": [{"oid": sha256, "size": size}]}
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    answer = http.post(f"{endpoint}/{name}.git/info/lfs/objects/batch", json=wanted, headers=headers)
-    return answer.raise_for_status().json()["objects"][0]["actions"]
+def request_upload(endpoint: str, name: str, sha256: str, size: int, token: str = "hf_localdev") -> str:
+    """Announce an LFS object, the first request of its upload; return the URL to upload it to."""
+    batch = {"operation": "upload", "objects": [{"oid": sha256, "size": size}]}
+    url = f"{endpoint}/{name}.git/info/lfs/objects/batch"
+    response = http.post(url, json=batch, headers=authorization(token)).raise_for_status()
+    return response.json()["objects"][0]["actions"]["upload"]["href"]
 
 
 @contextmanager
