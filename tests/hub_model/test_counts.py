@@ -202,9 +202,9 @@ def test_what_is_no_probability_is_not_counted(folder, capsys, row):
 def test_what_cannot_be_counted_is_said_in_one_sentence(folder, capsys):
     pq.write_table(pa.table({"other": [1.0]}), folder / "other.parquet")
     write_scored(folder / "unread.parquet", np.zeros((0, 4)))
-    assert "name the predictions" in said_of(capsys, folder)
+    assert "pass the predictions" in said_of(capsys, folder)
     for name, sentence in (
-        ("other", "has no column probability_BLA"), ("unread", "holds no cell"), ("none", "cannot be read")
+        ("other", "has no column probability_BLA"), ("unread", "has no cells to count"), ("none", "cannot be read")
     ):  # fmt: skip
         assert sentence in said_of(capsys, folder, folder / f"{name}.parquet")
     for value in (0, -1, "x", None, [], float("nan")):

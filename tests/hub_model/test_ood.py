@@ -99,11 +99,11 @@ def test_the_score_is_the_distance_of_the_full_covariance_when_nothing_is_left_o
 def test_the_threshold_keeps_its_false_positive_rate_on_new_cells(rule):
     rates = []
     for seed in range(100):
-        again = set_threshold(rule, cells(500, 2 * seed)[0], 0.05)
+        again = set_threshold(rule, cells(500, 2 * seed)[0])
         rates.append((rule.score(cells(500, 2 * seed + 1)[0]) > again.threshold).mean())
     assert 0.044 <= np.mean(rates) <= 0.053
     with pytest.raises(RepoError, match="10 validation images are too few"):
-        set_threshold(rule, cells(10, 0)[0], 0.05)
+        set_threshold(rule, cells(10, 0)[0])
 
 
 @pytest.mark.parametrize(

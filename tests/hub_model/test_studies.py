@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import datasets
@@ -88,6 +89,12 @@ def test_shift_warns_of_another_laboratory_alone(folder, dataset, tmp_path):
     assert "| brightness × 0.7 (simulated) | unknown | 100.0% |" in section
 
 
+def test_images_too_few_for_a_batch_are_one_sentence(folder, dataset, tmp_path, capsys):
+    assert main(["shift", str(folder), str(dataset), "--left_out", str(tmp_path)]) == 1
+    name = f"{tmp_path.name} (left out of training)"
+    assert capsys.readouterr().err.endswith(f"error: 0 images ({name}) are too few: a batch has 20\n")
+
+
 def test_robustness_and_input_size_start_from_the_models_own_accuracy(folder, dataset):
     classifier = crops.open_classifier(folder)
     for split, command, key in (
@@ -135,6 +142,12 @@ def test_label_issues_are_held_out_images_whose_label_the_model_does_not_believe
     assert len(rows) >= 6 and {row["file_name"] for row in rows} <= {f"{i}.png" for i in wrong}
     assert {(row["label"], row["suggested"]) for row in rows} == {("alpha", "beta"), ("beta", "gamma")}
     assert all(row["given_probability"] < row["suggested_probability"] for row in rows)
+
+
+def test_label_issues_without_cleanlab_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
+    assert main(["label-issues", str(tmp_path)]) == 1
+    assert "pip install 'bone-marrow-cells[audit]'" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_model_is_one_sentence(tmp_path, capsys):
