@@ -158,25 +158,20 @@ def fit_calibration(
         np.bincount(labels, minlength=len(label_names)) + 0.5
     )  # a class without images is rare, not impossible
     confusion = confusion_of(probabilities, np.eye(len(label_names))[labels])
-    conformal = {}
-    for level in LEVELS:
-        thresholds = fit_conformal(probabilities, labels, float(level), sources)
-        conformal[level] = {"thresholds": by_name(label_names, thresholds), "fitted_on": "validation"}
     sure = fit_sure(probabilities, labels, sources=sources)
+    fitted = {"fitted_on": "validation"}
+    conformal = {level: fit_conformal(probabilities, labels, float(level), sources) for level in LEVELS}
     return {
         "schema": SCHEMA,
-        "prior": {"shares": by_name(label_names, counts / counts.sum()), "fitted_on": "validation"},
-        "temperature": {"value": temperature, "fitted_on": "validation"},
-        "conformal": conformal,
-        "sure": {
-            "thresholds": dict(zip(label_names, sure, strict=True)),
-            "error": SURE_ERROR,
-            "fitted_on": "validation",
+        "prior": {"shares": by_name(label_names, counts / counts.sum())} | fitted,
+        "temperature": {"value": temperature} | fitted,
+        "conformal": {
+            level: {"thresholds": by_name(label_names, thresholds)} | fitted
+            for level, thresholds in conformal.items()
         },
-        "confusion": {
-            "answers": dict(zip(label_names, confusion.astype(int).tolist(), strict=True)),
-            "fitted_on": "validation",
-        },
+        "sure": {"thresholds": dict(zip(label_names, sure, strict=True)), "error": SURE_ERROR} | fitted,
+        "confusion": {"answers": dict(zip(label_names, confusion.astype(int).tolist(), strict=True))}
+        | fitted,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -42,43 +42,44 @@ def calibration_figures(
         `accuracy_against_coverage` [{coverage, accuracy, threshold, interval}]: the accuracy on the fraction of images with
         the highest confidence, and the lowest confidence among them.
     """
-    probabilities = softmax(logits, calibration["temperature"]["value"])
+    probabilities, n = softmax(logits, calibration["temperature"]["value"]), len(labels)
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    members = {level: in_sets(probabilities, label_names, calibration, level) for level in LEVELS}
-    selected = np.ceil(np.array(COVERAGES) * len(labels) - 1e-9).astype(int).clip(1)  # images, rounded up
+    selected = np.ceil(np.array(COVERAGES) * n - 1e-9).astype(int).clip(1)  # images, rounded up
 
-    def measure(i: np.ndarray) -> dict[str, np.ndarray]:
+    def with_intervals(statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        return statistic(np.arange(n)), bootstrap(statistic, n, resamples, SEED).T
+
+    def scalars(i: np.ndarray) -> np.ndarray:
         log_loss = negative_log_likelihood(probabilities[i], labels[i])
-        scalars = np.array([log_loss, expected_calibration_error(confidence[i], correct[i])])
-        hits = correct[i][np.argsort(-confidence[i], kind="stable")].cumsum()
-        measured = {"scalars": scalars, "accuracies": hits[selected - 1] / selected}
-        return measured | {level: set_figures(sets[i], labels[i]) for level, sets in members.items()}
+        return np.array([log_loss, expected_calibration_error(confidence[i], correct[i])])
 
-    measured = measure(np.arange(len(labels)))
-    spans = bootstrap(lambda i: np.concatenate(list(measure(i).values())), len(labels), resamples, SEED).T
-    ends = np.cumsum([len(values) for values in measured.values()])[:-1]
-    intervals = dict(zip(measured, np.split(spans, ends), strict=True))
-    keys = ("log_loss", "ece")
-    calibrated = dict(zip(keys, measured["scalars"].tolist(), strict=True))
-    calibrated["intervals"] = dict(zip(keys, intervals["scalars"].tolist(), strict=True))
+    def accuracies(i: np.ndarray) -> np.ndarray:
+        return correct[i][np.argsort(-confidence[i], kind="stable")].cumsum()[selected - 1] / selected
+
+    calibrated, intervals = (
+        dict(zip(("log_loss", "ece"), values.tolist(), strict=True)) for values in with_intervals(scalars)
+    )
+    conformal = {}
+    for level in LEVELS:
+        members = in_sets(probabilities, label_names, calibration, level)
+        size = members.sum(axis=1)
+        measured, spans = with_intervals(lambda i, members=members: set_figures(members[i], labels[i]))
+        conformal[level] = {
+            **by_class(measured, label_names),
+            "empty_sets": float((size == 0).mean()),
+            "one_class": float((size == 1).mean()),
+            "intervals": by_class(spans, label_names),
+        }
     lowest = np.sort(confidence)[::-1][selected - 1]
-    points = (COVERAGES, measured["accuracies"].tolist(), lowest.tolist(), intervals["accuracies"].tolist())
+    points = (COVERAGES, lowest, *with_intervals(accuracies))
     return {
-        "calibrated": calibrated,
+        "calibrated": calibrated | {"intervals": intervals},
         "reliability": reliability(confidence, correct),
-        "conformal": {
-            level: {
-                **by_class(measured[level], label_names),
-                "empty_sets": float((sets.sum(axis=1) == 0).mean()),
-                "one_class": float((sets.sum(axis=1) == 1).mean()),
-                "intervals": by_class(intervals[level], label_names),
-            }
-            for level, sets in members.items()
-        },
+        "conformal": conformal,
         "sure": sure_figures(probabilities, labels, label_names, calibration),
         "accuracy_against_coverage": [
-            dict(zip(("coverage", "accuracy", "threshold", "interval"), point, strict=True))
-            for point in zip(*points, strict=True)
+            {"coverage": c, "accuracy": float(a), "threshold": float(t), "interval": interval.tolist()}
+            for c, t, a, interval in zip(*points, strict=True)
         ],
     }
 

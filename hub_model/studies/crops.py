@@ -58,7 +58,7 @@ class Crops:
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Crops:
         """The crops with these indices."""
-        return Crops(self.images.select([int(i) for i in indices]), self.label_names)
+        return Crops(self.images.select(indices), self.label_names)
 
     def sample(self, images: int | None, seed: int = 0) -> Crops:
         """At most `images` random crops (None: all), evenly over the classes, in their original order."""
