@@ -10,11 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import timm
 import torch
-from PIL import Image
-from timm.data import create_transform, resolve_data_config
 
+from bench.baselines import TimmModel
 from bench.compare import RELEASE, Row, interleave, rows, run, sample
 
 PER_CLASS, BATCH_SIZE, MAX_REPEATS = 64, 32, 4
@@ -30,15 +28,13 @@ def speed_of(output: str) -> float:
 
 def loop_with_timm(images: Path) -> float:
     """Images/s of a plain loop: timm in eager mode, all cores on one batch, images decoded one after the other."""
-    model = timm.create_model(f"local-dir:{RELEASE}", pretrained=True).eval()
-    transform = create_transform(**resolve_data_config(model=model))
-    paths = sorted(images.rglob("*.jpg"))
+    reference, paths = TimmModel(RELEASE), sorted(images.rglob("*.jpg"))
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     started = time.perf_counter()
     with torch.inference_mode():
         for first in range(0, len(paths), BATCH_SIZE):
-            batch = [transform(Image.open(path).convert("RGB")) for path in paths[first : first + BATCH_SIZE]]
-            model(torch.stack(batch)).softmax(dim=1)
+            batch = [path.read_bytes() for path in paths[first : first + BATCH_SIZE]]
+            reference.model(torch.from_numpy(reference.pixels(batch))).softmax(dim=1)
     return len(paths) / (time.perf_counter() - started)
 
 

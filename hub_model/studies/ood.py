@@ -173,10 +173,10 @@ def write_rule(folder: Path, rule: OodRule, appearance: dict | None = None) -> N
     write_json(folder / CALIBRATION, calibration)
 
 
-def auroc(cells: np.ndarray, inputs: np.ndarray) -> float:
-    """Probability that an OOD input scores higher than a cell; ties count half."""
+def detection(cells: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+    """AUROC of the scores of OOD inputs against those of cells, and detection rate of the inputs: [2]."""
     truth = np.r_[np.zeros(len(cells)), np.ones(len(inputs))]
-    return float(roc_auc_score(truth, np.r_[cells, inputs]))
+    return np.array([roc_auc_score(truth, np.r_[cells, inputs]), (inputs > 1).mean()])
 
 
 def report(cells: np.ndarray, inputs: Mapping[str, np.ndarray]) -> dict:
@@ -186,17 +186,16 @@ def report(cells: np.ndarray, inputs: Mapping[str, np.ndarray]) -> dict:
     """
     kinds = {}
     for kind, scores in inputs.items():
-        rejected = (scores > 1).astype(float)
 
-        def resampled(i: np.ndarray, s: np.ndarray = scores, r: np.ndarray = rejected) -> np.ndarray:
-            chosen = np.random.default_rng(i[:4]).integers(0, len(s), len(s))
-            return np.array([auroc(cells[i], s[chosen]), r[chosen].mean()])
+        def resampled(i: np.ndarray, scores: np.ndarray = scores) -> np.ndarray:
+            return detection(cells[i], np.random.default_rng(i[:4]).choice(scores, len(scores)))
 
         spans = bootstrap(resampled, len(cells), RESAMPLES, SEED).T.tolist()
+        auroc, detection_rate = detection(cells, scores).tolist()
         kinds[kind] = {
             "inputs": len(scores),
-            "auroc": auroc(cells, scores),
-            "detection_rate": float(rejected.mean()),
+            "auroc": auroc,
+            "detection_rate": detection_rate,
             "intervals": {"auroc": spans[0], "detection_rate": spans[1]},
         }
     return {

@@ -7,7 +7,7 @@ dyes are additive (Ruifrok & Johnston 2001).
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -45,14 +45,9 @@ def stain(image: np.ndarray, haematoxylin: float = 1.0, eosin: float = 1.0) -> n
     return to_bytes(empty * np.exp(-dyes @ rgb_from_hed))
 
 
-def white_balance(image: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """Multiply the channels by `gains` [3]."""
+def scale_channels(image: np.ndarray, gains: Sequence[float] | float) -> np.ndarray:
+    """Multiply the channels by `gains` [3] (white balance), or all by the same gain (brightness)."""
     return to_bytes(image / 255 * np.asarray(gains))
-
-
-def brightness(image: np.ndarray, gain: float) -> np.ndarray:
-    """Multiply all channels by `gain`."""
-    return white_balance(image, np.full(3, gain))
 
 
 def colour_statistics(image: np.ndarray) -> np.ndarray:
@@ -129,7 +124,7 @@ def other_laboratory(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     image = magnify(image, rng.uniform(0.6, 0.8))
     image = stain(image, *rng.uniform(0.75, 1.25, 2))
     cream = np.array([rng.uniform(*span) for span in CREAM])
-    image = white_balance(image, np.clip(cream / np.maximum(background_colour(image), 1), 0.6, 2.0))
+    image = scale_channels(image, np.clip(cream / np.maximum(background_colour(image), 1), 0.6, 2.0))
     image = blur(image, rng.uniform(0.001, 0.006))
     return jpeg(image, int(rng.integers(60, 95)))
 
@@ -151,10 +146,10 @@ PERTURBATIONS: dict[str, Perturbation] = {
     "stain: red dye × 0.6": _fixed(stain, eosin=0.6),
     "stain: red dye × 1.5": _fixed(stain, eosin=1.5),
     "stain: another slide (Reinhard)": _random_reinhard,
-    "white balance: warm": _fixed(white_balance, gains=np.array([1.0, 0.95, 0.82])),
-    "white balance: cool": _fixed(white_balance, gains=np.array([0.85, 0.95, 1.05])),
-    "brightness × 0.7": _fixed(brightness, gain=0.7),
-    "brightness × 1.3": _fixed(brightness, gain=1.3),
+    "white balance: warm": _fixed(scale_channels, gains=(1.0, 0.95, 0.82)),
+    "white balance: cool": _fixed(scale_channels, gains=(0.85, 0.95, 1.05)),
+    "brightness × 0.7": _fixed(scale_channels, gains=0.7),
+    "brightness × 1.3": _fixed(scale_channels, gains=1.3),
     "blur: 0.4 % of the width": _fixed(blur, sigma=0.004),
     "blur: 1 % of the width": _fixed(blur, sigma=0.01),
     "JPEG quality 50": _fixed(jpeg, quality=50),

@@ -16,7 +16,7 @@ from hub_model.inference.errors import RepoError
 from hub_model.inference.ood import OodRule
 from hub_model.studies.ood import fit_appearance, fit_rule, histogram, report, set_threshold, write_rule
 from hub_model.studies.ood_inputs import MAKERS, background_patches, make_inputs
-from hub_model.studies.perturbations import blur, brightness
+from hub_model.studies.perturbations import blur, scale_channels
 
 CLASSES, DIMENSIONS = 3, 20
 
@@ -144,7 +144,7 @@ def test_a_batch_from_another_camera_gets_a_warning_with_the_reason(drawn, calib
     assert sum(reference.shift(statistics[batch], classes[batch]) is not None for batch in batches) <= 1
     changed = {
         "are more blurred": lambda image: blur(image, 0.02),
-        "have a darker background": lambda image: brightness(image, 0.6),
+        "have a darker background": lambda image: scale_channels(image, 0.6),
     }
     for reason, change in changed.items():
         statistics = statistics_of([change(image) for image in drawn[:20]])

@@ -20,7 +20,7 @@ from hub_model.__main__ import main
 from hub_model.inference.classifier import Classifier
 from hub_model.studies import SECTIONS, crops
 from hub_model.studies.ood_inputs import make_inputs
-from hub_model.studies.perturbations import PERTURBATIONS, brightness
+from hub_model.studies.perturbations import PERTURBATIONS, scale_channels
 from hub_model.studies.robustness import score
 from tests.hub_model.small_classifier import LABELS
 
@@ -75,7 +75,7 @@ def test_ood_fits_both_distances_and_measures_them(folder, tmp_path):
 def test_shift_warns_of_other_laboratories_only(folder, dataset, tmp_path):
     for i in range(20):
         image = np.asarray(draw_cell(list(LOOKS)[i % 7], i))
-        Image.fromarray(brightness(image, 0.5)).save(tmp_path / f"{i}.png")
+        Image.fromarray(scale_channels(image, 0.5)).save(tmp_path / f"{i}.png")
     assert main(["shift", str(folder), str(dataset), "--left_out", str(tmp_path), "--images", "20"]) == 0
     result, section = measured(folder, "shift")
     assert all(of["images"] == 20 for of in result.values())
