@@ -39,18 +39,18 @@ def watch(command: list[object], environment: Mapping[str, str] | None = None) -
 
     Memory is the proportional set size, sampled every 0.2 s: shared pages count once.
     """
-    this, peak = psutil.Process(), 0.0
-    others = set(this.children(recursive=True))
+    bench, peak = psutil.Process(), 0.0
+    others = set(bench.children(recursive=True))
     started = time.perf_counter()
     with ThreadPoolExecutor(1) as pool:
-        command_run = pool.submit(run, command, environment)
-        while not wait([command_run], timeout=0.2).done:
+        job = pool.submit(run, command, environment)
+        while not wait([job], timeout=0.2).done:
             total = 0
-            for process in set(this.children(recursive=True)) - others:
+            for process in set(bench.children(recursive=True)) - others:
                 with contextlib.suppress(psutil.Error):
                     total += process.memory_full_info().pss
             peak = max(peak, total / 2**20)
-    command_run.result()
+    job.result()
     return time.perf_counter() - started, peak
 
 

@@ -47,14 +47,13 @@ Classifier.from_pretrained(sys.argv[1]).predict(sys.argv[2])
 
 
 def peaks(repeats: int) -> dict[str, list[float]]:
-    """GFLOP/s of float32 matrix products, interleaved."""
-    left, right = torch.randn(2, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    """GFLOP/s of float32 matrix products in torch and NumPy, interleaved."""
+    matrices = torch.randn(2, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 
-    def rate(product: Callable[[], object]) -> float:
-        return 2 * SIDE**3 / seconds(product, at_least=0.1) / 1e9
+    def rate(left: torch.Tensor | np.ndarray, right: torch.Tensor | np.ndarray) -> float:
+        return 2 * SIDE**3 / seconds(lambda: left @ right, at_least=0.1) / 1e9
 
-    torchs, numpys = lambda: left @ right, lambda: left.numpy() @ right.numpy()
-    return interleave({"torch": lambda: rate(torchs), "NumPy": lambda: rate(numpys)}, repeats)
+    return interleave({"torch": partial(rate, *matrices), "NumPy": partial(rate, *matrices.numpy())}, repeats)
 
 
 def roofline_ms(multiply_adds: int, gflops: float) -> float:

@@ -52,7 +52,7 @@ def ours(folder: Path, *extra: object) -> float:
 def with_teacher(folder: Path) -> dict[str, Callable[[], float]]:
     """Measures: images/s of the second epoch, with teacher logits computed in it or cached from the first."""
     vit = f"--model {VIT} --no-pretrained --image_size {VIT_SIZE} --epochs 0 --overwrite"
-    teacher = folder / "teacher"  # untrained, which is as fast
+    teacher = folder / "teacher"  # untrained: the speed is the same
     paths = ("--dataset", folder / "dataset", "--output_dir", teacher)
     train(ROOT / "train_accelerate.py", *paths, *vit.split())
     distilled = partial(ours, folder, "--teacher", teacher)

@@ -154,9 +154,8 @@ def fit_calibration(
     masks = source_masks(sources, len(labels))
     temperature = max(fit_temperature(logits[mask], labels[mask]) for mask in masks)
     probabilities = softmax(logits, temperature)
-    counts = (
-        np.bincount(labels, minlength=len(label_names)) + 0.5
-    )  # a class without images is rare, not impossible
+    # a class without images is rare, not impossible
+    counts = np.bincount(labels, minlength=len(label_names)) + 0.5
     confusion = confusion_of(probabilities, np.eye(len(label_names))[labels])
     sure = fit_sure(probabilities, labels, sources=sources)
     fitted = {"fitted_on": "validation"}

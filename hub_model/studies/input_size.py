@@ -32,9 +32,8 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 def measure(arguments: argparse.Namespace) -> list[dict]:
     """One row per size, smallest first: {size, accuracy, balanced_accuracy, gmacs, milliseconds}."""
-    classifier, [crops] = open_study(
-        arguments, "validation", backend="timm"
-    )  # the ONNX graph has a fixed size
+    # not the ONNX graph, which has a fixed size
+    classifier, [crops] = open_study(arguments, "validation", backend="timm")
     rows, labels, model = [], crops.labels, classifier.model
     for size in sorted(set(arguments.sizes)):
         preprocess = Preprocessing({**classifier.preprocess.config, "input_size": (3, size, size)})
@@ -72,9 +71,8 @@ These weights on the validation split at other sizes; one thread of a CPU.
 def draw(axes: Axes, rows: list[dict]) -> None:
     """Accuracy on validation against multiply-adds, one point per size."""
     axes.plot([row["gmacs"] for row in rows], [row["accuracy"] for row in rows], color=BLUE, marker="o")
-    for number, row in enumerate(
-        rows
-    ):  # alternately below and above, so that labels of close sizes do not overlap
+    for number, row in enumerate(rows):
+        # alternately below and above, so that labels of close sizes do not overlap
         offset = (-14, 8) if number % 2 else (4, -13)
         axes.annotate(
             f"{row['size']} px", (row["gmacs"], row["accuracy"]), offset, textcoords="offset points"

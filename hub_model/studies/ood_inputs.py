@@ -49,7 +49,7 @@ def random_crop(names: Sequence[str], rng: np.random.Generator) -> np.ndarray:
     return np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box))
 
 
-def random_cell(rng: np.random.Generator, cells: Sequence[np.ndarray]) -> np.ndarray:
+def pick(rng: np.random.Generator, cells: Sequence[np.ndarray]) -> np.ndarray:
     return cells[rng.integers(len(cells))]
 
 
@@ -120,7 +120,7 @@ def mosaic(rng: np.random.Generator, cells: Sequence[np.ndarray], across: int = 
 
 def cut(rng: np.random.Generator, cells: Sequence[np.ndarray]) -> np.ndarray:
     """A cell shifted about halfway or more out of the frame, the gap filled by reflection."""
-    image = random_cell(rng, cells)
+    image = pick(rng, cells)
     shift = int(rng.uniform(0.45, 0.75) * min(image.shape[:2]))
     shifted = np.pad(image, [(shift, 0), (0, 0), (0, 0)], mode="reflect")[: image.shape[0]]
     return np.ascontiguousarray(np.rot90(shifted, rng.integers(4)))
@@ -128,7 +128,7 @@ def cut(rng: np.random.Generator, cells: Sequence[np.ndarray]) -> np.ndarray:
 
 def smear(rng: np.random.Generator, cells: Sequence[np.ndarray]) -> np.ndarray:
     """A cell with motion blur over 10 to 28 % of the width in a random direction."""
-    image, angle = random_cell(rng, cells) / 255, rng.uniform(0, 180)
+    image, angle = pick(rng, cells) / 255, rng.uniform(0, 180)
     length = int(rng.uniform(0.1, 0.28) * image.shape[1])
     rotated = rotate(image, angle, mode="reflect", order=1)
     return to_bytes(rotate(uniform_filter1d(rotated, length, axis=1), -angle, mode="reflect", order=1))
@@ -136,7 +136,7 @@ def smear(rng: np.random.Generator, cells: Sequence[np.ndarray]) -> np.ndarray:
 
 def bordered(rng: np.random.Generator, cells: Sequence[np.ndarray]) -> np.ndarray:
     """A cell covered to 30 to 55 % by a black or white bar."""
-    image = random_cell(rng, cells).copy()
+    image = pick(rng, cells).copy()
     image[: int(rng.uniform(0.3, 0.55) * len(image))] = rng.choice([0, 255])
     return np.ascontiguousarray(np.rot90(image, rng.integers(4)))
 
@@ -153,12 +153,10 @@ MAKERS: dict[str, Callable[[np.random.Generator, Sequence[np.ndarray]], np.ndarr
     "whole fields": lambda rng, cells: mosaic(rng, cells, across=3),
     "cells cut by the frame": cut,
     "smears": smear,
-    "inverted cells": lambda rng, cells: 255 - random_cell(rng, cells),
+    "inverted cells": lambda rng, cells: 255 - pick(rng, cells),
     "cells under a bar": bordered,
-    "cells out of focus": lambda rng, cells: blur(random_cell(rng, cells), rng.uniform(0.03, 0.08)),
-    "grey cells": lambda rng, cells: np.repeat(
-        to_bytes(rgb2gray(random_cell(rng, cells)))[..., None], 3, axis=2
-    ),
+    "cells out of focus": lambda rng, cells: blur(pick(rng, cells), rng.uniform(0.03, 0.08)),
+    "grey cells": lambda rng, cells: np.repeat(to_bytes(rgb2gray(pick(rng, cells)))[..., None], 3, axis=2),
     "single colours": lambda rng, cells: np.full((SIZE, SIZE, 3), rng.integers(0, 256, 3), np.uint8),
 }
 

@@ -76,12 +76,10 @@ def warning_rates(
     groups[f"{kind}, one class at a time"] = [rows for rows in by_class if len(rows) >= SMALLEST_BATCH]
 
     def warned(rows: np.ndarray) -> float:
-        rng, warnings = np.random.default_rng(SEED), 0
-        shift = classifier.calibration.appearance.shift
-        for _ in range(BATCHES):
-            batch = rows[rng.choice(len(rows), SMALLEST_BATCH, replace=False)]
-            warnings += shift(predictions.appearance[batch], predictions.probabilities[batch]) is not None
-        return warnings / BATCHES
+        rng, shift = np.random.default_rng(SEED), classifier.calibration.appearance.shift
+        batches = (rows[rng.choice(len(rows), SMALLEST_BATCH, replace=False)] for _ in range(BATCHES))
+        shifts = [shift(predictions.appearance[i], predictions.probabilities[i]) for i in batches]
+        return sum(shift is not None for shift in shifts) / BATCHES
 
     return {
         name: {"known": known, "images": len(predictions), "warned": float(np.mean([*map(warned, rows)]))}

@@ -103,7 +103,7 @@ def confidence_bins(confidence: np.ndarray) -> np.ndarray:
 
 
 def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """Gap between confidence and accuracy, averaged over bins weighted by images (Guo et al. 2017, eq. 3).
+    """Mean gap between confidence and accuracy over bins, weighted by images (Guo et al. 2017, eq. 3).
 
     `confidence` [N] in 0...1 and `correct` [N] are those of the top class.
     """
