@@ -134,7 +134,7 @@ def overhead(reference: TimmModel, images: list[bytes], repeats: int) -> list[Ro
         for part, step in zip(PARTS, steps, strict=True)
     }
     values = interleave(measures, repeats)
-    ratios = [whole / (decode + network) - 1 for whole, decode, network in zip(*values.values(), strict=True)]
+    ratios = [total / (decode + network) - 1 for total, decode, network in zip(*values.values(), strict=True)]
     notes = {PARTS[0]: f"{median(ratios):.0%} over its parts ({min(ratios):.0%}–{max(ratios):.0%})"}
     title = f"From a JPEG to a calibrated answer, released model, {reference.size} px, one image at a time"
     return rows(title, values, "ms", PARTS[0], notes)

@@ -36,7 +36,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def chapters(metrics: dict) -> str:
-    """The card's chapters Calibration and Robustness, without those of which nothing was measured."""
+    """The card's chapters Calibration and Robustness; a chapter without measurements is omitted."""
     sections = {key: section(metrics[key]) for key, section in SECTIONS.items() if metrics.get(key)}
     calibrated = [calibration_report.section(metrics), sections.pop(prevalence.KEY, "")]
     texts = {"Calibration": calibrated, "Robustness": list(sections.values())}

@@ -100,9 +100,9 @@ def set_threshold(rule: OodRule, held_out: np.ndarray) -> OodRule:
 
 
 def threshold_of(scores: np.ndarray) -> float:
-    """The threshold that the score of a new cell exceeds with probability of at most `FALSE_POSITIVE_RATE`.
+    """The conformal quantile of held-out scores [N] that a new cell exceeds with probability of at most `FALSE_POSITIVE_RATE`.
 
-    scores: [N], of held-out cells, of which it is a conformal quantile. Raises RepoError if there are too few.
+    Raises RepoError if there are too few scores.
     """
     threshold = conformal_threshold(scores, 1 - FALSE_POSITIVE_RATE)
     if threshold == math.inf:
@@ -121,9 +121,9 @@ def fit_appearance(
 ) -> dict:
     """`appearance` of `calibration.json`: statistics of each laboratory's training images, and threshold and weight.
 
-    statistics: [N, K] of the training images; labels: one-hot, [N, C], where the mean of a laboratory stands in for that of a
-    class of which it has no image. held_out: statistics [M, K] of images that were not trained on; feature_scores [M]: the
-    distance of their features divided by its threshold. The OOD score is a product of the two distances, in which each is
+    statistics: [N, K] of the training images; labels: one-hot, [N, C]; a class without images in a laboratory gets the mean of
+    the laboratory. held_out: statistics [M, K] of images that were not trained on; feature_scores [M]: the distance of their
+    features divided by its threshold. The OOD score is a product of the two distances, in which each is
     weighted by the inverse standard deviation of its logarithm: an input may be rejected for being moderately far in both.
     """
     by_source = {}
