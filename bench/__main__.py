@@ -1,6 +1,6 @@
-"""`python -m bench [PART …]`: measure against baselines, print the tables, keep them in bench/results.json with the hardware.
+"""`python -m bench [PART …]`: measure against baselines, print the tables and save them with the hardware in bench/results.json.
 
-Parts that are not named keep what bench/results.json already says of them. `--print` measures nothing.
+Parts that are not named keep their results in bench/results.json.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PACKAGES = ("torch", "torchvision", "timm", "transformers", "datasets", "onnxrun
 
 
 def hardware() -> dict:
-    """What the figures were measured on."""
+    """The machine and package versions that the results were measured with."""
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
     return {
         "cpu": cpu.partition(":")[2].strip() or platform.processor(),
@@ -37,17 +37,17 @@ def hardware() -> dict:
 
 
 def read_results() -> dict:
-    """The kept results: {part: {"hardware": …, "command": …, "rows": […]}}."""
+    """The saved results: {part: {"hardware": …, "command": …, "rows": […]}}."""
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
 def rows_of(results: dict, part: str) -> list[Row]:
-    """The rows of one part of the kept results."""
-    return [Row(**row) for row in results.get(part, {"rows": ()})["rows"]]
+    """The rows of one part of the saved results."""
+    return [Row(**row) for row in results[part]["rows"]] if part in results else []
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure the parts that the command line names."""
+    """Measure the parts named on the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__.partition(": ")[2].splitlines()[0]
     )
@@ -56,13 +56,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--data", type=Path, default=data, help="folder of real images (default: %(default)s)"
     )
-    parser.add_argument("--repeats", type=whole_number(1), default=5, help="turns (default: %(default)s)")
-    images = "random images that dataset_build grows to (default: %(default)s)"
+    parser.add_argument(
+        "--repeats", type=whole_number(1), default=5, help="rounds of measurement (default: %(default)s)"
+    )
+    images = "number of random images for dataset_build (default: %(default)s)"
     parser.add_argument("--images", type=whole_number(1000), default=35_000, help=images)
-    parser.add_argument("--print", action="store_true", help="print the kept results")
+    parser.add_argument("--print", action="store_true", help="print the saved results and measure nothing")
     options = parser.parse_args(argv)
     if unknown := sorted(set(options.parts) - set(PARTS)):
-        parser.error(f"there is no part {unknown[0]!r} (there are: {', '.join(PARTS)})")
+        parser.error(f"unknown part {unknown[0]!r} (choose from: {', '.join(PARTS)})")
     results, parts = read_results(), options.parts or PARTS
     if options.print:
         print("\n".join(markdown(rows_of(results, part)) for part in parts))
@@ -72,10 +74,9 @@ def main(argv: list[str] | None = None) -> int:
     options.data = options.data.resolve()
     for part in parts:
         measured = importlib.import_module(f"bench.{part}").measure(options)
-        command = f"python -m bench {part} --repeats {options.repeats}"
         results[part] = {
             "hardware": hardware(),
-            "command": command,
+            "command": f"python -m bench {part} --repeats {options.repeats}",
             "rows": [asdict(row) for row in measured],
         }
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")

@@ -1,7 +1,7 @@
-"""The static Space in Chromium: its answers against `Classifier`, and its speed.
+"""The static Space in Chromium: its answers compared with those of `Classifier`, and its speed.
 
-The page is built with `python -m space build --static`, served from 127.0.0.1, and offline once it is ready: it gets images from
-disk, and asks for nothing more.
+The page is built with `python -m space build --static` and served from 127.0.0.1. Once it is ready, it is taken offline and gets
+images from disk; a further request is an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "applicat
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Only GET is answered, so a page cannot upload anything. The headers isolate the page, which WASM threads need."""
+    """Answers GET only, so a page cannot upload anything. The headers isolate the page, as WASM threads require."""
 
     extensions_map = http.server.SimpleHTTPRequestHandler.extensions_map | TYPES
 
@@ -46,7 +46,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Serve a folder on a free port of 127.0.0.1; yields the address."""
+    """Serve a folder on a free port of 127.0.0.1 and yield its address."""
     handler = partial(Handler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -56,44 +56,44 @@ def served(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def offline_page(folder: Path) -> Iterator[tuple[Page, list[str]]]:
-    """The static Space in a folder: served, opened in Chromium until it is ready, then taken offline.
+    """Serve the static Space in a folder, open it in Chromium, and take it offline once it is ready.
 
-    Yields the page and the list of its requests, "METHOD PATH" (or the whole address where it is another's), which has
-    "offline" where the page went offline.
+    Yields the page and the list of its requests: "METHOD PATH", or the full address if that is another server's, and "offline" at
+    the point where the page went offline.
     """
     from playwright.sync_api import sync_playwright
 
-    asked: list[str] = []
+    requests: list[str] = []
     with served(folder) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
         page = browser.new_page()
         page.set_default_timeout(600_000)
-        page.on("request", lambda it: asked.append(f"{it.method} {it.url.removeprefix(address)}"))
+        page.on("request", lambda r: requests.append(f"{r.method} {r.url.removeprefix(address)}"))
         page.goto(address)
         page.wait_for_selector("#state:not(:has-text('Loading'))")
-        if not (said := page.inner_text("#state")).startswith("Ready"):
-            raise SystemExit(f"error: the page says: {said}")
+        if not (state := page.inner_text("#state")).startswith("Ready"):
+            raise SystemExit(f"error: the page failed to load: {state}")
         page.context.set_offline(True)
-        asked.append("offline")
-        yield page, asked
+        requests.append("offline")
+        yield page, requests
         browser.close()
 
 
 def answers(folder: Path, images: list[Path], repeats: int) -> tuple[list[list[dict]], str, float]:
-    """The page's answers, a list a turn; what it says when it is ready, and after how many seconds."""
-    turns = []
-    with offline_page(folder) as (page, asked):
-        said, ready = page.inner_text("#state"), page.evaluate("performance.now()") / 1000
-        page.set_input_files("#images", images[:1])  # the first run is slower than all others
+    """The page's answers, one list per round; its status when it is ready, and the seconds until then."""
+    rounds = []
+    with offline_page(folder) as (page, requests):
+        state, ready = page.inner_text("#state"), page.evaluate("performance.now()") / 1000
+        page.set_input_files("#images", images[:1])  # warm-up
         page.wait_for_selector("#summary:has-text('1 cell')")
         for _ in range(repeats):
             page.click("#clear")
             page.set_input_files("#images", images)
             page.wait_for_selector(f"#summary:has-text('{len(images)} cells')")
-            turns.append(page.evaluate("window.answers"))
-    if asked[-1] != "offline":
-        raise SystemExit(f"error: the page asked for {asked[-1]}")
-    return turns, said, ready
+            rounds.append(page.evaluate("window.answers"))
+    if requests[-1] != "offline":
+        raise SystemExit(f"error: the page requested {requests[-1]} while offline")
+    return rounds, state, ready
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
@@ -102,24 +102,25 @@ def measure(options: argparse.Namespace) -> list[Row]:
     expected = classifier.predict(images)
     with tempfile.TemporaryDirectory() as folder:
         run([sys.executable, "-m", "space", "build", "--static", folder, "--model", RELEASE])
-        turns, said, ready = answers(Path(folder), images, options.repeats)
-    labels = [answer["label"] for answer in turns[0]]
-    equal = sum(ours == theirs for ours, theirs in zip(labels, expected.labels, strict=True))
-    apart = np.abs(np.array([answer["probabilities"] for answer in turns[0]]) - expected.probabilities).max()
-    halves = ("prepare_ms", "network_ms", "answer_ms")
-    times = np.array([[[answer[half] for half in halves] for answer in turn] for turn in turns])
+        rounds, state, ready = answers(Path(folder), images, options.repeats)
+    labels = [answer["label"] for answer in rounds[0]]
+    equal = sum(label == other for label, other in zip(labels, expected.labels, strict=True))
+    probabilities = np.array([answer["probabilities"] for answer in rounds[0]])
+    difference = np.abs(probabilities - expected.probabilities).max()
+    stages = ("prepare_ms", "network_ms", "answer_ms")
+    times = np.array([[[answer[stage] for stage in stages] for answer in answered] for answered in rounds])
     prepare, network, rest = times.mean(axis=(0, 1))
-    first, page = (
+    python, page = (
         f"Python, {classifier.backend}",
-        f"static Space in Chromium ({said.removeprefix('Ready: ')})",
+        f"static Space in Chromium ({state.removeprefix('Ready: ')})",
     )
     one_by_one = partial(map, classifier.predict, [[image] for image in images])
-    python = [seconds(lambda: list(one_by_one())) / IMAGES * 1000 for _ in range(options.repeats)]
+    milliseconds = [seconds(lambda: list(one_by_one())) / IMAGES * 1000 for _ in range(options.repeats)]
     note = (
-        f"{equal} of {IMAGES} decisions as Python's, probabilities at most {apart:.1e} apart; decode and resize "
+        f"{equal} of {IMAGES} decisions as Python's, probabilities at most {difference:.1e} apart; decode and resize "
         f"{prepare:.1f} ms, network {network:.1f} ms, calibration and OOD score {rest:.1f} ms; ready after {ready:.1f} s; offline"
     )
     size = classifier.preprocess.config["input_size"][-1]
     title = f"In the browser: JPEG file to calibrated answer, released model, {size} px, one image at a time"
-    values = {first: python, page: times.sum(axis=2).mean(axis=1).tolist()}
-    return rows(title, values, "ms", first, {page: note})
+    values = {python: milliseconds, page: times.sum(axis=2).mean(axis=1).tolist()}
+    return rows(title, values, "ms", python, {page: note})

@@ -1,7 +1,7 @@
-"""Interleaved measurements and their table: callables in, `Row`s out.
+"""Interleaved measurements and their tables.
 
-On a shared machine a single time says little. So the entries of a comparison take turns, `repeats` times; a row keeps the
-smallest, median and largest value, and the ratio to the reference is taken turn by turn, so that a slow minute hits both.
+On a shared machine a single timing means little. So the entries of a comparison are measured in turn, for `repeats` rounds. A row
+has the smallest, median and largest value, and the ratio to the reference is taken within rounds, so a slow minute affects both.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
 RELEASE = ROOT / "hub_model" / "release"
-PAUSE = 0.2  # seconds, after which the threads of the entry before no longer spin
+PAUSE = 0.2  # seconds, after which threads of the previous entry no longer spin
 
 
 @dataclass(frozen=True)
 class Row:
-    """One entry of a comparison: `low`, `median`, `high` in `unit`; `ratio` (median, low, high) to the reference, by turn.
+    """One entry of a comparison: `low`, `median`, `high` in `unit`; `ratio` to the reference (median, low, high).
 
     A ratio above 1 is better than the reference, whether the unit is a time or a rate.
     """
@@ -39,23 +38,21 @@ class Row:
     note: str = ""
 
 
-def seconds(act: Callable[[], object], at_least: float = 0.2) -> float:
-    """Seconds of one call of `act`, the mean of as many calls as take `at_least` seconds together.
+def seconds(function: Callable[[], object], at_least: float = 0.2) -> float:
+    """Mean seconds per call of `function`, over as many calls as take `at_least` seconds in total.
 
-    The call before them is not timed: it meets the caches that the entry before has left.
+    A call before them, which is not timed, warms up the caches after the previous entry.
     """
-    act()
-    calls, started = 0, time.perf_counter()
-    while True:
-        act()
-        calls += 1
-        passed = time.perf_counter() - started
-        if passed >= at_least:
-            return passed / calls
+    function()
+    calls, elapsed, started = 0, 0.0, time.perf_counter()
+    while not calls or elapsed < at_least:
+        function()
+        calls, elapsed = calls + 1, time.perf_counter() - started
+    return elapsed / calls
 
 
 def interleave(measures: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Call every measure once a turn, `repeats` turns; each returns its value of that turn."""
+    """Call every measure once per round, for `repeats` rounds, and return the values of each."""
     values: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(repeats):
         for name, measure in measures.items():
@@ -71,33 +68,26 @@ def rows(
     reference: str,
     notes: Mapping[str, str] | None = None,
 ) -> list[Row]:
-    """One row for each entry of `values`, against `reference`; more is better for units that end with "/s"."""
-    made, more_is_better = [], unit.endswith("/s")
-    for name, own in values.items():
-        pairs = zip(own, values[reference], strict=True)
-        ratios = [mine / its if more_is_better else its / mine for mine, its in pairs]
+    """One row for each entry of `values`, compared with `reference`; higher is better for units that end with "/s"."""
+    table, higher_is_better = [], unit.endswith("/s")
+    for name, entry in values.items():
+        pairs = zip(entry, values[reference], strict=True)
+        ratios = [value / base if higher_is_better else base / value for value, base in pairs]
         ratio = (median(ratios), min(ratios), max(ratios))
         note = (notes or {}).get(name, "")
-        made.append(Row(comparison, name, unit, min(own), median(own), max(own), ratio, note))
-    return made
+        table.append(Row(comparison, name, unit, min(entry), median(entry), max(entry), ratio, note))
+    return table
 
 
 def markdown(table: list[Row]) -> str:
     """The rows as Markdown tables, one for each comparison."""
     lines: list[str] = []
     for comparison, group in groupby(table, lambda row: row.comparison):
-        lines += [
-            f"**{comparison}**",
-            "",
-            "| | median | min–max | ratio (min–max) | |",
-            "|---|---|---|---|---|",
-        ]
+        lines += [f"**{comparison}**", "", "| | median | min–max | ratio (min–max) | |", "|---" * 5 + "|"]
         for row in group:
-            spread = f"{number(row.low)}–{number(row.high)}"
+            values = f"{number(row.median)} {row.unit} | {number(row.low)}–{number(row.high)}"
             ratio = "{:.2f} ({:.2f}–{:.2f})".format(*row.ratio)
-            lines.append(
-                f"| {row.name} | {number(row.median)} {row.unit} | {spread} | {ratio} | {row.note} |"
-            )
+            lines.append(f"| {row.name} | {values} | {ratio} | {row.note} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -107,30 +97,18 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def run(
-    command: list[object],
-    environment: Mapping[str, str] | None = None,
-    meanwhile: Callable[[int], None] = lambda pid: time.sleep(0.05),
-) -> str:
-    """Run a command from the project's folder and return its output; `meanwhile(pid)` is called until it ends.
-
-    A command that fails ends the bench with its last error.
-    """
+def run(command: list[object], environment: Mapping[str, str] | None = None) -> str:
+    """Run a command from the project's root and return its output; if it fails, exit with the end of its errors."""
     words = [str(word) for word in command]
-    whole = os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"} | (environment or {})
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        with subprocess.Popen(words, cwd=ROOT, env=whole, stdout=output, stderr=errors) as running:
-            while running.poll() is None:
-                meanwhile(running.pid)
-        for file in (output, errors):
-            file.seek(0)
-        if running.returncode:
-            raise SystemExit(f"error: {' '.join(words)} failed: {errors.read().strip()[-500:]}")
-        return output.read()
+    environment = os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"} | (environment or {})
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"error: {' '.join(words)} failed: {done.stderr.strip()[-500:]}")
+    return done.stdout
 
 
 def sample(data: Path, folder: Path, per_class: int) -> Path:
-    """Copies of the first `per_class` images of each class."""
+    """Copy the first `per_class` images of each class into `folder`."""
     for source in sorted(path for path in data.iterdir() if path.is_dir()):
         (folder / source.name).mkdir(parents=True)
         for path in sorted(source.glob("*.jpg"))[:per_class]:
@@ -139,6 +117,6 @@ def sample(data: Path, folder: Path, per_class: int) -> Path:
 
 
 def evenly(data: Path, count: int) -> list[Path]:
-    """`count` images of class folders, evenly spread over them."""
+    """`count` images, evenly spaced over the class folders."""
     files = sorted(data.glob("*/*.jpg"))
     return [files[len(files) * i // count] for i in range(count)]

@@ -1,6 +1,6 @@
 """Dataset build: images/s and peak memory of `dataset_script build`, against `datasets`' ImageFolder and `push_to_hub`.
 
-How both grow with the number of images is measured on random textures, no two of them alike.
+Scaling with the number of images is measured on distinct random textures.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from PIL import Image
 from bench.compare import Row, interleave, rows, run
 from local_hub import LocalHub
 
-MOST_TURNS = 2  # one takes a quarter of a minute
+MAX_REPEATS = 2  # one takes 15 seconds
 BUILD, IMAGE_FOLDER = "dataset_script build", "datasets: ImageFolder, then push_to_hub"
 CLASSES, SIDE, BICUBIC = "ABCDEFG", 250, Image.Resampling.BICUBIC
 PUSH = """
@@ -35,27 +35,27 @@ load_dataset("imagefolder", data_dir=sys.argv[1]).push_to_hub("localdev/cells")
 
 
 def watch(command: list[object], environment: Mapping[str, str] | None = None) -> tuple[float, float]:
-    """Run a command; return its seconds and the peak memory of its processes together in MB (2**20 bytes).
+    """Run a command; return its seconds and the peak memory of all its processes together in MB (2**20 bytes).
 
-    Memory is the proportional set size, sampled: shared pages count once.
+    Memory is the proportional set size, sampled every 0.2 s: shared pages count once.
     """
-    started, peak = time.perf_counter(), 0.0
-
-    def sample_memory(pid: int) -> None:
-        nonlocal peak
-        total = 0
-        with contextlib.suppress(psutil.Error):
-            for process in (parent := psutil.Process(pid), *parent.children(recursive=True)):
-                total += process.memory_full_info().pss
-        peak = max(peak, total / 2**20)
-        time.sleep(0.2)
-
-    run(command, environment, sample_memory)
+    bench, peak = psutil.Process(), 0.0
+    others = set(bench.children(recursive=True))
+    started = time.perf_counter()
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(run, command, environment)
+        while not wait([job], timeout=0.2).done:
+            total = 0
+            for process in set(bench.children(recursive=True)) - others:
+                with contextlib.suppress(psutil.Error):
+                    total += process.memory_full_info().pss
+            peak = max(peak, total / 2**20)
+    job.result()
     return time.perf_counter() - started, peak
 
 
 def draw_one(number: int, raw: Path) -> None:
-    """Write a crop-sized JPEG of random texture, of as many details as a cell; drawing a cell would take ten times as long."""
+    """Write a crop-sized JPEG of random texture, as detailed as a cell; drawing a cell would take ten times as long."""
     rng = np.random.default_rng(number)
     coarse, fine = (
         Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).resize((SIDE, SIDE), BICUBIC)
@@ -66,12 +66,12 @@ def draw_one(number: int, raw: Path) -> None:
 
 
 def grow(raw: Path, images: int) -> None:
-    """Draw into the class folders of `raw` until there are `images` pictures, no two alike."""
+    """Add distinct images to the class folders of `raw` until there are `images`."""
     for label in CLASSES:
         (raw / label).mkdir(parents=True, exist_ok=True)
-    there = sum(1 for _ in raw.glob("*/*.jpg"))
+    existing = sum(1 for _ in raw.glob("*/*.jpg"))
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(partial(draw_one, raw=raw), range(there, images), chunksize=64))
+        list(pool.map(partial(draw_one, raw=raw), range(existing, images), chunksize=64))
 
 
 def build(raw: Path, out: Path) -> tuple[float, float]:
@@ -79,7 +79,7 @@ def build(raw: Path, out: Path) -> tuple[float, float]:
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
-    """Images/s and peak memory on the real images, and our own on a tenth and all of `--images` random ones."""
+    """Images/s and peak memory on the real images, and of ours on `--images` random ones and a tenth of them."""
     count, memory = sum(1 for _ in options.data.glob("*/*.jpg")), {BUILD: [], IMAGE_FOLDER: []}
 
     def speed(name: str) -> float:
@@ -91,7 +91,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
         memory[name].append(peak)
         return count / seconds
 
-    values = interleave({name: partial(speed, name) for name in memory}, min(options.repeats, MOST_TURNS))
+    values = interleave({name: partial(speed, name) for name in memory}, min(options.repeats, MAX_REPEATS))
     notes = {
         BUILD: "every image decoded, copies and overlaps found",
         IMAGE_FOLDER: "decodes nothing, finds no copies, makes no splits; to the local Hub",

@@ -1,7 +1,7 @@
 """Baselines of `bench.training`: `python -m bench.training_loops LOOP IMAGES` trains and prints images/s.
 
-The scripts of timm and Transformers are not in their packages: their loops are rebuilt here from their documentation and
-published source, with what they do at each step and their own data pipeline. `ceiling` is our step on one constant batch.
+The scripts of timm and Transformers are not part of their packages: their loops are reimplemented here from their documentation
+and published source, with the same operations per step and their own data pipelines. `ceiling` is our step on one constant batch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WARMUP, STEPS, BATCH, SIZE, CLASSES = 2, 6, 32, 128, 7
 
 
 def ceiling(images: Path) -> Iterator[None]:
-    """Forward, backward, clipping, AdamW and weight average on one batch that is ready."""
+    """Forward, backward, gradient clipping, AdamW and EMA on one constant batch."""
     from timm.loss import SoftTargetCrossEntropy
     from timm.models import create_model
     from timm.utils import ModelEmaV3
@@ -30,15 +30,15 @@ def ceiling(images: Path) -> Iterator[None]:
     model = create_model("rexnet_150", num_classes=CLASSES, drop_rate=0.2, drop_path_rate=0.1)
     model.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
-    average, loss_function = ModelEmaV3(model, decay=0.998), SoftTargetCrossEntropy()
+    ema, loss_function = ModelEmaV3(model, decay=0.998), SoftTargetCrossEntropy()
     views = torch.randn(BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
     targets = torch.rand(BATCH, CLASSES).softmax(dim=1)
-    for number in itertools.count():
+    for step in itertools.count():
         loss_function(model(views), targets).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
         optimizer.step()
         optimizer.zero_grad()
-        average.update(model, step=number)
+        ema.update(model, step=step)
         yield
 
 
@@ -56,23 +56,23 @@ def timm(images: Path) -> Iterator[None]:
     model.train().to(device, memory_format=torch.channels_last)
     optimizer = create_optimizer_v2(model, "adamw", lr=2e-3, weight_decay=0.05)
     scheduler = CosineLRScheduler(optimizer, 1_000_000, t_in_epochs=False)
-    average = ModelEmaV3(model, decay=0.998)
+    ema = ModelEmaV3(model, decay=0.998)
     loader = create_loader(
         create_dataset("", root=str(images), split="train", is_training=True, search_split=False),
         input_size=(3, SIZE, SIZE), batch_size=BATCH, is_training=True, interpolation="random", num_workers=2,
         collate_fn=FastCollateMixup(mixup_alpha=0.2, label_smoothing=0.1, num_classes=CLASSES), device=device,
     )  # fmt: skip
     loss_function, losses = SoftTargetCrossEntropy(), AverageMeter()
-    for number, (views, targets) in enumerate(itertools.chain.from_iterable(itertools.repeat(loader))):
+    for step, (views, targets) in enumerate(itertools.chain.from_iterable(itertools.repeat(loader))):
         views = views.contiguous(memory_format=torch.channels_last)
         loss = loss_function(model(views), targets)
         loss.backward()
         dispatch_clip_grad(model.parameters(), 2.0)
         optimizer.step()
         optimizer.zero_grad()
-        average.update(model, step=number)
+        ema.update(model, step=step)
         losses.update(loss.item(), len(views))
-        scheduler.step_update(number)
+        scheduler.step_update(step)
         yield
 
 
@@ -118,7 +118,7 @@ LOOPS = {"ceiling": ceiling, "timm": timm, "transformers": transformers}
 
 
 def main() -> None:
-    """Train `WARMUP` steps, then measure `STEPS`."""
+    """Train for `WARMUP` steps, then time `STEPS`."""
     loop, images = sys.argv[1:]
     torch.manual_seed(0)
     steps = LOOPS[loop](Path(images))

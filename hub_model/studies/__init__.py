@@ -1,6 +1,6 @@
-"""What is measured of a model beyond its metrics: one module a study, with its command, its figure and its section of the card.
+"""Studies of a model beyond its metrics, one module each, with its command, its figure and its section of the card.
 
-A study of images writes `measurements/KEY.json` beside the weights; `build` takes it into `metrics.json` under the same KEY,
+A study of images writes `measurements/KEY.json` beside the weights; `build` copies it into `metrics.json` under the same KEY,
 draws `figures/KEY.png` and adds its section to the card.
 """
 
@@ -30,30 +30,30 @@ STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10, 
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add every study's command; a parsed namespace has `run(arguments)`, which returns the exit status."""
+    """Add every study's command. `run(arguments)` of the parsed arguments runs it and returns the exit status."""
     for study in COMMANDS:
         study.add_command(commands)
 
 
 def chapters(metrics: dict) -> str:
-    """The card's chapters Calibration and Robustness; a chapter of which nothing was measured is left out."""
+    """The card's chapters Calibration and Robustness; a chapter without measurements is omitted."""
     sections = {key: section(metrics[key]) for key, section in SECTIONS.items() if metrics.get(key)}
-    first = [calibration_report.section(metrics), sections.pop(prevalence.KEY, "")]
-    texts = {"Calibration": first, "Robustness": list(sections.values())}
+    calibrated = [calibration_report.section(metrics), sections.pop(prevalence.KEY, "")]
+    texts = {"Calibration": calibrated, "Robustness": list(sections.values())}
     return "\n\n".join(
-        f"## {title}\n\n" + "\n\n".join(filter(None, parts)) for title, parts in texts.items() if any(parts)
+        f"## {title}\n\n" + "\n\n".join(filter(None, text)) for title, text in texts.items() if any(text)
     )
 
 
 def draw_figures(metrics: dict, folder: Path) -> None:
-    """Write every figure whose numbers are in `metrics` into `folder`."""
-    drawn = calibration_report.figures(metrics) | {
+    """Write every figure whose data are in `metrics` into `folder`."""
+    figures = calibration_report.figures(metrics) | {
         key: (study.draw, metrics[key], study.FIGURE_SIZE)
         for key, study in STUDIES.items()
         if metrics.get(key) and hasattr(study, "draw")
     }
     with matplotlib.rc_context(STYLE):
-        for name, (draw, found, size) in drawn.items():
+        for name, (draw, data, size) in figures.items():
             figure = Figure(figsize=size, layout="constrained")
-            draw(figure.subplots(), found)
+            draw(figure.subplots(), data)
             figure.savefig(folder / f"{name}.png", dpi=110, metadata={"Software": None})

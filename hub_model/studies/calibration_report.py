@@ -1,9 +1,8 @@
-"""How well the promises of `calibration.json` hold on a split: logits in, figures, plots and the card's section out."""
+"""How well the guarantees of `calibration.json` hold on a split, measured on its logits, with plots and the card's section."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,14 +11,14 @@ from hub_model.evaluation import RESAMPLES, SEED, bootstrap, markdown_table, spa
 from hub_model.figures import BLUE
 from hub_model.inference.calibration import softmax
 from hub_model.metrics.cell_classification.cell_classification import (
-    ECE_BINS,
+    confidence_bins,
     expected_calibration_error,
     negative_log_likelihood,
 )
 from hub_model.studies.calibration import CONFIDENCE, LEVELS, SHORTFALL, SURE_ERROR
 
 COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
-SELECTED = 0.7  # the coverage that the card names
+SELECTED = 0.7  # the coverage that the card reports
 
 
 def calibration_figures(
@@ -29,70 +28,66 @@ def calibration_figures(
     calibration: dict,
     resamples: int = RESAMPLES,
 ) -> dict:
-    """What one split's entry of `metrics.json` says of calibration; the same input gives the same figures to the last digit.
+    """Calibration metrics of a split for `metrics.json`; deterministic, bit for bit.
 
     Args:
         logits, labels: [N, C] and int [N] of the split.
-        label_names: the classes in the order of the columns.
+        label_names: the classes in column order.
         calibration: the contents of `calibration.json`.
-        resamples: bootstrap resamples behind the 95 % intervals.
+        resamples: bootstrap resamples for the 95 % intervals.
 
     Returns:
         `calibrated` {log_loss, ece, intervals}, `reliability` [{confidence, accuracy, images}], `conformal`
         {level: {coverage, mean_set_size, empty_sets, one_class, intervals}}, `sure` (see `sure_figures`), and
-        `accuracy_against_coverage` [{coverage, accuracy, threshold, interval}]: the accuracy on the share of images with the
-        highest confidence, and the lowest confidence among them.
+        `accuracy_against_coverage` [{coverage, accuracy, threshold, interval}]: the accuracy on the fraction of images with
+        the highest confidence, and the lowest confidence among them.
     """
-    probabilities = softmax(logits, calibration["temperature"]["value"])
+    probabilities, n = softmax(logits, calibration["temperature"]["value"]), len(labels)
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    members = {level: in_sets(probabilities, label_names, calibration, level) for level in LEVELS}
+    selected = np.ceil(np.array(COVERAGES) * n - 1e-9).astype(int).clip(1)  # images, rounded up
 
-    def measure(i: np.ndarray) -> dict[str, np.ndarray]:
+    def with_intervals(statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        return statistic(np.arange(n)), bootstrap(statistic, n, resamples, SEED).T
+
+    def scalars(i: np.ndarray) -> np.ndarray:
         log_loss = negative_log_likelihood(probabilities[i], labels[i])
-        scalars = np.array([log_loss, expected_calibration_error(confidence[i], correct[i])])
-        accuracies = correct[i][np.argsort(-confidence[i], kind="stable")].cumsum()
-        kept = images_kept(len(labels)) - 1
-        found = {"scalars": scalars, "accuracies": accuracies[kept] / (kept + 1)}
-        return found | {level: set_figures(of[i], labels[i]) for level, of in members.items()}
+        return np.array([log_loss, expected_calibration_error(confidence[i], correct[i])])
 
-    found = measure(np.arange(len(labels)))
-    spans = bootstrap(lambda i: np.concatenate(list(measure(i).values())), len(labels), resamples, SEED).T
-    cuts = np.cumsum([len(part) for part in found.values()])[:-1]
-    intervals = dict(zip(found, np.split(spans, cuts), strict=True))
-    keys = ("log_loss", "ece")
-    calibrated = dict(zip(keys, found["scalars"].tolist(), strict=True))
-    calibrated["intervals"] = dict(zip(keys, intervals["scalars"].tolist(), strict=True))
-    lowest = np.sort(confidence)[::-1][images_kept(len(labels)) - 1]
-    points = (COVERAGES, found["accuracies"].tolist(), lowest.tolist(), intervals["accuracies"].tolist())
+    def accuracies(i: np.ndarray) -> np.ndarray:
+        return correct[i][np.argsort(-confidence[i], kind="stable")].cumsum()[selected - 1] / selected
+
+    calibrated, intervals = (
+        dict(zip(("log_loss", "ece"), values.tolist(), strict=True)) for values in with_intervals(scalars)
+    )
+    conformal = {}
+    for level in LEVELS:
+        members = in_sets(probabilities, label_names, calibration, level)
+        size = members.sum(axis=1)
+        measured, spans = with_intervals(lambda i, members=members: set_figures(members[i], labels[i]))
+        conformal[level] = {
+            **by_class(measured, label_names),
+            "empty_sets": float((size == 0).mean()),
+            "one_class": float((size == 1).mean()),
+            "intervals": by_class(spans, label_names),
+        }
+    lowest = np.sort(confidence)[::-1][selected - 1]
+    points = (COVERAGES, lowest, *with_intervals(accuracies))
     return {
-        "calibrated": calibrated,
+        "calibrated": calibrated | {"intervals": intervals},
         "reliability": reliability(confidence, correct),
-        "conformal": {
-            level: {
-                **by_class(found[level], label_names),
-                "empty_sets": float((of.sum(axis=1) == 0).mean()),
-                "one_class": float((of.sum(axis=1) == 1).mean()),
-                "intervals": by_class(intervals[level], label_names),
-            }
-            for level, of in members.items()
-        },
+        "conformal": conformal,
         "sure": sure_figures(probabilities, labels, label_names, calibration),
         "accuracy_against_coverage": [
-            dict(zip(("coverage", "accuracy", "threshold", "interval"), point, strict=True))
-            for point in zip(*points, strict=True)
+            {"coverage": c, "accuracy": float(a), "threshold": float(t), "interval": interval.tolist()}
+            for c, t, a, interval in zip(*points, strict=True)
         ],
     }
 
 
 def in_sets(probabilities: np.ndarray, names: Sequence[str], calibration: dict, level: str) -> np.ndarray:
-    """Membership [N, C] of each class in the conformal set of a level."""
+    """Boolean [N, C]: which classes are in the conformal set at a level."""
     thresholds = calibration["conformal"][level]["thresholds"]
     return 1 - probabilities <= np.array([thresholds[name] for name in names])
-
-
-def images_kept(images: int) -> np.ndarray:
-    """How many of the images are kept at each of `COVERAGES`: the share of them, rounded up."""
-    return np.maximum(np.ceil(np.array(COVERAGES) * images - 1e-9).astype(int), 1)
 
 
 def set_figures(members: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -103,23 +98,22 @@ def set_figures(members: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def by_class(values: np.ndarray, names: Sequence[str]) -> dict[str, dict]:
-    """What `set_figures` gives, or its intervals, by name: {coverage, mean_set_size}; None without images."""
+    """The output of `set_figures`, or its intervals, by name: {coverage, mean_set_size}; None without images."""
     plain = [None if np.isnan(value).any() else value.tolist() for value in values]
     halves = {"coverage": plain[: len(names) + 1], "mean_set_size": plain[len(names) + 1 :]}
     return {key: dict(zip([*names, "all"], half, strict=True)) for key, half in halves.items()}
 
 
-def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> list[dict]:
-    """Mean confidence and accuracy of the images in each bin of confidence that has any, as the ECE bins them."""
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    groups = [index == number for number in np.unique(index)]
+def reliability(confidence: np.ndarray, correct: np.ndarray) -> list[dict]:
+    """Mean confidence and accuracy of the images in each non-empty bin of the ECE."""
+    bins = confidence_bins(confidence)
     return [
         {
-            "confidence": float(confidence[group].mean()),
-            "accuracy": float(correct[group].mean()),
-            "images": int(group.sum()),
+            "confidence": float(confidence[bins == index].mean()),
+            "accuracy": float(correct[bins == index].mean()),
+            "images": int((bins == index).sum()),
         }
-        for group in groups
+        for index in np.unique(bins)
     ]
 
 
@@ -127,12 +121,10 @@ def sure_figures(
     probabilities: np.ndarray, labels: np.ndarray, label_names: Sequence[str], calibration: dict
 ) -> dict[str, dict[str, int]]:
     """How many answers of each class, and of all, are sure, and how many of those are right: {class: {sure, right}}."""
-    limits = [calibration["sure"]["thresholds"][name] for name in label_names]
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    sure = confidence >= np.array([math.inf if limit is None else limit for limit in limits])[predicted]
-    groups = {name: predicted == c for c, name in enumerate(label_names)} | {
-        "all": np.ones(len(labels), bool)
-    }
+    thresholds = np.array([calibration["sure"]["thresholds"][name] for name in label_names], dtype=float)
+    predicted = probabilities.argmax(axis=1)
+    sure = probabilities.max(axis=1) >= thresholds[predicted]  # never where the threshold is None, NaN here
+    groups = {name: predicted == c for c, name in enumerate(label_names)} | {"all": predicted >= 0}
     return {
         name: {"sure": int((group & sure).sum()), "right": int((group & sure & (predicted == labels)).sum())}
         for name, group in groups.items()
@@ -142,7 +134,7 @@ def sure_figures(
 def source_figures(
     logits: np.ndarray, labels: np.ndarray, label_names: Sequence[str], calibration: dict
 ) -> dict:
-    """What holds of the promises for the images of one laboratory: {ece, coverage {class: …}, sure {sure, right}}."""
+    """Calibration metrics on the images of one laboratory: {ece, coverage {class: …}, sure {sure, right}}."""
     probabilities = softmax(logits, calibration["temperature"]["value"])
     covered = in_sets(probabilities, label_names, calibration, LEVELS[-1])
     return {
@@ -154,26 +146,26 @@ def source_figures(
     }
 
 
+def reported_split(metrics: dict) -> dict:
+    """The metrics of the split that card and figures report, with its name as `split`."""
+    split = "test" if "test" in metrics["splits"] else "validation"
+    return {"split": split, **metrics["splits"][split]}
+
+
 def figures(metrics: dict) -> dict[str, tuple]:
-    """What there is to draw of calibration, by file name: the function, what it draws, and inches."""
-    split = reported_split(metrics)
-    if "calibrated" not in metrics["splits"][split]:
+    """The calibration figures, by file name: draw function, its data, and size in inches."""
+    measured = reported_split(metrics)
+    if "calibrated" not in measured:
         return {}
-    part = {"split": split, **metrics["splits"][split]}
     return {
-        "reliability": (draw_reliability, part, (5, 5)),
-        "accuracy_against_coverage": (draw_coverage, part, (6, 4)),
+        "reliability": (draw_reliability, measured, (5, 5)),
+        "accuracy_against_coverage": (draw_coverage, measured, (6, 4)),
     }
 
 
-def reported_split(metrics: dict) -> str:
-    """The split that card and figures report on."""
-    return "test" if "test" in metrics["splits"] else "validation"
-
-
-def draw_reliability(axes: Axes, part: dict) -> None:
-    """Accuracy against confidence after temperature scaling; the area of a point is the number of images."""
-    points = part["reliability"]
+def draw_reliability(axes: Axes, measured: dict) -> None:
+    """Accuracy against confidence after temperature scaling; the area of a point grows with its number of images."""
+    points = measured["reliability"]
     largest = max(point["images"] for point in points)
     axes.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="perfect calibration")
     axes.scatter(
@@ -186,48 +178,43 @@ def draw_reliability(axes: Axes, part: dict) -> None:
     )
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence (calibrated)", ylabel="accuracy")
     axes.set_title(
-        f"Reliability, {part['split']}: ECE {part['ece']:.3f} before, {part['calibrated']['ece']:.3f} after"
+        f"Reliability, {measured['split']}: ECE {measured['ece']:.3f} before, {measured['calibrated']['ece']:.3f} after"
     )
     axes.legend(loc="upper left", frameon=False)
 
 
-def draw_coverage(axes: Axes, part: dict) -> None:
-    """Accuracy on the share of images with the highest confidence, with its 95 % interval."""
-    points = part["accuracy_against_coverage"]
+def draw_coverage(axes: Axes, measured: dict) -> None:
+    """Accuracy on the fraction of images with the highest confidence, with its 95 % interval."""
+    points = measured["accuracy_against_coverage"]
     coverage = [point["coverage"] for point in points]
     low, high = zip(*(point["interval"] for point in points), strict=True)
     axes.fill_between(coverage, low, high, color=BLUE, alpha=0.2, linewidth=0, label="95 % interval")
     axes.plot(coverage, [point["accuracy"] for point in points], color=BLUE, marker="o", markersize=3)
     axes.set(xlim=(0, 1.02), ylim=(min(low) - 0.03, 1.005), xlabel="coverage, most confident first")
     axes.set(ylabel="accuracy")
-    axes.set_title(f"Accuracy against coverage, {part['split']}")
+    axes.set_title(f"Accuracy against coverage, {measured['split']}")
     axes.legend(loc="lower left", frameon=False)
 
 
 def section(metrics: dict) -> str:
-    """The card's text on calibration; empty when it was not measured."""
-    split = reported_split(metrics)
-    part = metrics["splits"][split]
-    if "conformal" not in part:
+    """The card's section on calibration; empty if it was not measured."""
+    measured = reported_split(metrics)
+    if "conformal" not in measured:
         return ""
-    after = part["calibrated"]
-    point = min(part["accuracy_against_coverage"], key=lambda p: abs(p["coverage"] - SELECTED))
-    keys, head = ("coverage", "mean_set_size"), ["class"]
-    for level in part["conformal"]:
-        head += [f"{float(level):.0%} {what}" for what in ("coverage", "set size")]
-    rows = []
-    for name in [*metrics["label_names"], "all"]:
-        found = [
-            (of[key][name], of["intervals"][key][name]) for of in part["conformal"].values() for key in keys
-        ]
-        rows.append(
-            [name, *("–" if value is None else f"{value:.3f}{span(limits)}" for value, limits in found)]
-        )
+    split, conformal, after = measured["split"], measured["conformal"], measured["calibrated"]
+    point = min(measured["accuracy_against_coverage"], key=lambda p: abs(p["coverage"] - SELECTED))
+    head, rows = ["class"], {name: [name] for name in [*metrics["label_names"], "all"]}
+    for level, sets in conformal.items():
+        for key, title in (("coverage", "coverage"), ("mean_set_size", "set size")):
+            head.append(f"{float(level):.0%} {title}")
+            for name, row in rows.items():
+                value, interval = sets[key][name], sets["intervals"][key][name]
+                row.append("–" if value is None else f"{value:.3f}{span(interval)}")
     sure = [
         [name, str(of["sure"]), f"{of['right'] / of['sure']:.3f}" if of["sure"] else "–"]
-        for name, of in part["sure"].items()
+        for name, of in measured["sure"].items()
     ]
-    before_ece, after_ece = (f"{of['ece']:.3f}{span(of['intervals']['ece'])}" for of in (part, after))
+    before_ece, after_ece = (f"{of['ece']:.3f}{span(of['intervals']['ece'])}" for of in (measured, after))
     return f"""`calibration.json`, fitted on validation, holds a temperature, by which the logits are divided, and thresholds for
 sets of classes: with p = softmax(logits / temperature), class c belongs to the set iff 1 − p_c ≤ its threshold. They are those
 of the laboratory that needs the most caution, and raised until one can be {CONFIDENCE:.0%} confident that no class's coverage is
@@ -235,7 +222,7 @@ more than {100 * SHORTFALL:.0f} points below its level. Measured on {split}: the
 {before_ece} to {after_ece}; accuracy is {point["accuracy"]:.3f}{span(point["interval"])} on the
 {point["coverage"]:.0%} of images with the highest confidence.
 
-{markdown_table(head, rows)}
+{markdown_table(head, list(rows.values()))}
 
 An answer is called sure where, by the validation images of each laboratory, at most {SURE_ERROR:.0%} of the answers of its class
 that are as confident are expected to be wrong. Where they are too few to tell, no answer of that class is called sure.

@@ -1,4 +1,4 @@
-"""Accuracy against cost: the same weights at several input sizes, on `validation`, since the size is chosen by this curve."""
+"""Accuracy against cost: the same weights at several input sizes, on `validation`, because the size is selected by this curve."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from hub_model.studies.crops import add_study, logits_of, open_study
 
 KEY, FIGURE_SIZE = "input_size", (6, 4)
 SIZES = (96, 112, 128, 144, 160, 192, 224)
-TIMINGS = 9  # the median of so many
+TIMINGS = 9  # runs per size, of which the median is reported
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
-    command = add_study(
-        commands, "input-size", KEY, measure, section, "measure accuracy on validation against cost"
-    )
-    sizes = f"pixels a side (default: {' '.join(map(str, SIZES))})"
+    purpose = "measure validation accuracy against cost at several input sizes"
+    command = add_study(commands, "input-size", KEY, measure, section, purpose)
+    sizes = f"side lengths in pixels (default: {' '.join(map(str, SIZES))})"
     command.add_argument("--sizes", type=whole_number(32), nargs="+", default=SIZES, help=sizes)
 
 
 def measure(arguments: argparse.Namespace) -> list[dict]:
-    """One row a size: {size, accuracy, balanced_accuracy, gmacs, milliseconds}, smallest first."""
-    classifier, [crops] = open_study(arguments, "validation", backend="timm")  # the ONNX graph has one size
+    """One row per size, smallest first: {size, accuracy, balanced_accuracy, gmacs, milliseconds}."""
+    # not the ONNX graph, which has a fixed size
+    classifier, [crops] = open_study(arguments, "validation", backend="timm")
     rows, labels, model = [], crops.labels, classifier.model
     for size in sorted(set(arguments.sizes)):
         preprocess = Preprocessing({**classifier.preprocess.config, "input_size": (3, size, size)})
@@ -54,7 +54,7 @@ def measure(arguments: argparse.Namespace) -> list[dict]:
 
 
 def section(rows: list[dict]) -> str:
-    """The card's text on the result."""
+    """The card's section."""
     cells = [
         [f"{r['size']} px", f"{r['accuracy']:.3f}", f"{r['gmacs']:.3f}", f"{r['milliseconds']:.1f}"]
         for r in rows
@@ -69,9 +69,10 @@ These weights on the validation split at other sizes; one thread of a CPU.
 
 
 def draw(axes: Axes, rows: list[dict]) -> None:
-    """Accuracy on validation against multiply-adds, a point a size."""
+    """Accuracy on validation against multiply-adds, one point per size."""
     axes.plot([row["gmacs"] for row in rows], [row["accuracy"] for row in rows], color=BLUE, marker="o")
-    for number, row in enumerate(rows):  # below and above in turn, so that close sizes stay apart
+    for number, row in enumerate(rows):
+        # alternately below and above, so that labels of close sizes do not overlap
         offset = (-14, 8) if number % 2 else (4, -13)
         axes.annotate(
             f"{row['size']} px", (row["gmacs"], row["accuracy"]), offset, textcoords="offset points"

@@ -1,8 +1,8 @@
-"""When to answer "not a cell I know": the out-of-distribution (OOD) rule, fitted and measured.
+"""Fit and measure the out-of-distribution (OOD) rule, which answers "not a cell I know".
 
-Two distances from the training images: of the network's features, and of how the picture looks (`inference.appearance`).
-`train` gives means and covariances, `validation` the weights and the threshold of the two together, which a true cell exceeds
-with a chance of `FALSE_POSITIVE_RATE`; `test` and the inputs of `ood_inputs` measure it. Out: `out_of_distribution` and
+The rule combines two distances from the training images: of the network's features, and of the appearance of the image
+(`inference.appearance`). Means and covariances are fitted on `train`; weights and the threshold on `validation`, for a false
+positive rate of `FALSE_POSITIVE_RATE`. It is measured on `test` and the inputs of `ood_inputs`. Writes `out_of_distribution` and
 `appearance` of `calibration.json`, arrays in `out_of_distribution.safetensors`, and `out_of_distribution` of `metrics.json`.
 """
 
@@ -29,78 +29,87 @@ from hub_model.inference.errors import RepoError
 from hub_model.inference.model_repo import read_json
 from hub_model.inference.ood import OodRule
 from hub_model.studies.calibration import write_json
-from hub_model.studies.crops import add_study, altered, open_study
+from hub_model.studies.crops import add_study, open_study, perturbed
 from hub_model.studies.ood_inputs import MAKERS, background_patches, make_inputs
 from hub_model.studies.perturbations import other_laboratory
 
 KEY, FIGURE_SIZE = "out_of_distribution", (6, 4)
-FALSE_POSITIVE_RATE = 0.05  # share of true cells that may be rejected
+FALSE_POSITIVE_RATE = 0.05  # fraction of true cells that may be rejected
 INPUTS = 100  # of each kind
-DIRECTIONS = 128  # of the features' covariance that are kept one by one
+DIRECTIONS = 128  # principal components of the features with a variance of their own
+BINS = 40  # of the histogram
 RESAMPLES = 200
 PATCHES, OTHER_LABORATORY = "background patches", "cells of another laboratory (simulated)"
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
-    purpose = "fit and measure the out-of-distribution rule"
+    purpose = "fit and measure the out-of-distribution (OOD) rule"
     command = add_study(commands, "ood", KEY, measure, section, purpose)
-    each = f"OOD inputs of each kind (default: {INPUTS})"
+    each = f"number of OOD inputs of each kind (default: {INPUTS})"
     command.add_argument("--each", type=whole_number(1), default=INPUTS, help=each)
 
 
 def measure(arguments: argparse.Namespace) -> dict:
-    """Fit and write the rule; AUROC and detection rate by kind of input (see `report`)."""
+    """Fit and write the rule, and return the `report` on it."""
     folder = arguments.folder
     if not (folder / CALIBRATION).is_file():
         raise RepoError(f"{folder} has no {CALIBRATION}: run `python -m hub_model calibrate` first")
     classifier, [train, validation, test] = open_study(arguments, "train", "validation", "test")
     classifier.measures_appearance = True  # the reference is fitted here
-    fitted_to, held_out = classifier.predict(train), classifier.predict(validation)
-    rule = set_threshold(fit_rule(fitted_to.features, train.labels), held_out.features)
-    share = rule.score(held_out.features) / rule.threshold
-    members = np.eye(len(train.label_names))[train.labels]
-    reference = fit_appearance(fitted_to.appearance, members, train.sources, held_out.appearance, share)
-    write_rule(folder, rule, reference)
+    training, held_out = classifier.predict(train), classifier.predict(validation)
+    rule = set_threshold(fit_rule(training.features, train.labels), held_out.features)
+    feature_scores = rule.score(held_out.features) / rule.threshold
+    one_hot = np.eye(len(train.label_names))[train.labels]
+    appearance = fit_appearance(
+        training.appearance, one_hot, train.sources, held_out.appearance, feature_scores
+    )
+    write_rule(folder, rule, appearance)
     calibration = Calibration.from_folder(folder, classifier.label_names)
 
     def scores(images: Iterable[np.ndarray]) -> np.ndarray:
-        found = classifier.predict(images)
-        return calibration.ood_score(found.features, found.appearance)
+        predictions = classifier.predict(images)
+        return calibration.ood_score(predictions.features, predictions.appearance)
 
     sample = test.sample(arguments.each)
     cells = list(sample)
     inputs = {kind: scores(make_inputs(kind, arguments.each, cells)) for kind in MAKERS}
     if patches := background_patches(test, arguments.each):
         inputs[PATCHES] = scores(patches)
-    inputs[OTHER_LABORATORY] = scores(altered(sample, other_laboratory))
+    inputs[OTHER_LABORATORY] = scores(perturbed(sample, other_laboratory))
     return report(scores(test), inputs) | {"thresholds": thresholds_of(read_json(folder / CALIBRATION))}
 
 
 def fit_rule(features: np.ndarray, labels: np.ndarray, directions: int = DIRECTIONS) -> OodRule:
-    """The rule from training features [N, D] and labels [N], its threshold still infinite (see `set_threshold`)."""
+    """The rule from training features [N, D] and labels [N], without a threshold yet: it is infinite (see `set_threshold`)."""
     features = features.astype(np.float64)
     present = np.unique(labels)
     means = np.stack([features[labels == c].mean(axis=0) for c in present])
     centred = features - means[np.searchsorted(present, labels)]
-    freedom = max(len(features) - len(present), 1)
-    _, singular, rows = np.linalg.svd(centred / math.sqrt(freedom), full_matrices=False)
-    kept = min(directions, len(singular) - 1)
-    residual = float((singular[kept:] ** 2).sum() / max(features.shape[1] - kept, 1))
-    residual = max(residual, 1e-12)
-    arrays = (means, np.ascontiguousarray(rows[:kept].T), np.maximum(singular[:kept] ** 2, residual))
-    arrays = [array.astype(np.float32).astype(np.float64) for array in arrays]  # as they are stored
+    dof = max(len(features) - len(present), 1)
+    _, singular, components = np.linalg.svd(centred / math.sqrt(dof), full_matrices=False)
+    variances, k = singular**2, min(directions, len(singular) - 1)
+    residual = max(float(variances[k:].sum() / max(features.shape[1] - k, 1)), 1e-12)
+    arrays = (means, np.ascontiguousarray(components[:k].T), np.maximum(variances[:k], residual))
+    arrays = [array.astype(np.float32).astype(np.float64) for array in arrays]  # the precision of the file
     return OodRule(*arrays, residual, math.inf)
 
 
-def set_threshold(rule: OodRule, held_out: np.ndarray, rate: float = FALSE_POSITIVE_RATE) -> OodRule:
-    """The rule with the threshold that a new cell exceeds with a chance of at most `rate`: a conformal quantile.
+def set_threshold(rule: OodRule, held_out: np.ndarray) -> OodRule:
+    """The rule with its threshold (see `threshold_of`) from features [N, D] of cells that it was not fitted to."""
+    return replace(rule, threshold=threshold_of(rule.score(held_out)))
 
-    held_out: features [N, D] of cells that the rule was not fitted to. Raises RepoError when they are too few.
+
+def threshold_of(scores: np.ndarray) -> float:
+    """The conformal quantile of held-out scores [N] that a new cell exceeds with probability of at most `FALSE_POSITIVE_RATE`.
+
+    Raises RepoError if there are too few scores.
     """
-    threshold = conformal_threshold(rule.score(held_out), 1 - rate)
+    threshold = conformal_threshold(scores, 1 - FALSE_POSITIVE_RATE)
     if threshold == math.inf:
-        raise RepoError(f"{len(held_out)} validation images are too few for a false positive rate of {rate}")
-    return replace(rule, threshold=threshold)
+        raise RepoError(
+            f"{len(scores)} validation images are too few for a false positive rate of {FALSE_POSITIVE_RATE}"
+        )
+    return threshold
 
 
 def fit_appearance(
@@ -108,46 +117,44 @@ def fit_appearance(
     labels: np.ndarray,
     sources: Sequence[str],
     held_out: np.ndarray,
-    share: np.ndarray,
+    feature_scores: np.ndarray,
 ) -> dict:
-    """`appearance` of `calibration.json`: statistics [N, K] of training images by laboratory; threshold and weight from others.
+    """`appearance` of `calibration.json`: statistics of each laboratory's training images, and threshold and weight.
 
-    labels: one-hot, [N, C]; where a laboratory has no image of a class, its mean stands in for the class's. held_out: statistics
-    [M, K] of images that were not trained on; share [M]: their features' distance as a share of its threshold. In the product of
-    the two distances each counts in standard deviations of its logarithm, so that an input that is somewhat far in both is
-    rejected as one that is very far in one is.
+    statistics: [N, K] of the training images; labels: one-hot, [N, C]; a class without images in a laboratory gets the mean of
+    the laboratory. held_out: statistics [M, K] of images that were not trained on; feature_scores [M]: the distance of their
+    features divided by its threshold. The OOD score is a product of the two distances, in which each is
+    weighted by the inverse standard deviation of its logarithm: an input may be rejected for being moderately far in both.
     """
-    found = {"statistics": list(STATISTICS), "sources": {}, "fitted_on": "train"}
+    by_source = {}
     for name in sorted(set(sources)):
-        chosen = np.asarray(sources) == name
-        of, members = statistics[chosen], labels[chosen]
-        mean, images = of.mean(axis=0), members.sum(axis=0)[:, None]
-        class_means = np.where(images > 0, members.T @ of / np.maximum(images, 1), mean)
-        found["sources"][name] = {
+        rows = np.asarray(sources) == name
+        values, members = statistics[rows], labels[rows]
+        mean, counts = values.mean(axis=0), members.sum(axis=0)[:, None]
+        class_means = np.where(counts > 0, members.T @ values / np.maximum(counts, 1), mean)
+        by_source[name] = {
             "mean": mean.tolist(),
-            "covariance": (np.cov(of.T) + 1e-6 * np.eye(len(mean))).tolist(),
+            "covariance": (np.cov(values.T) + 1e-6 * np.eye(len(mean))).tolist(),
             "class_means": class_means.tolist(),
-            "deviation": np.sqrt(((of - members @ class_means) ** 2).mean(axis=0) + 1e-6).tolist(),
+            "deviation": np.sqrt(((values - members @ class_means) ** 2).mean(axis=0) + 1e-6).tolist(),
         }
-    scores = np.log(AppearanceReference.read({**found, "threshold": math.inf, "weight": 0}).score(held_out))
-    share = np.log(share)
-    spreads = share.std(), scores.std()
+    fitted = {"statistics": list(STATISTICS), "sources": by_source, "fitted_on": "train"}
+    reference = AppearanceReference.read(fitted | {"threshold": math.inf, "weight": 0})
+    features, appearance = np.log(feature_scores), np.log(reference.score(held_out))
+    spreads = features.std(), appearance.std()
     weight = float(spreads[0] / sum(spreads)) if all(spreads) else 0.5
-    limit = conformal_threshold((1 - weight) * share + weight * scores, 1 - FALSE_POSITIVE_RATE)
-    if limit == math.inf:
-        raise RepoError(f"{len(held_out)} validation images are too few for a false positive rate")
-    fitted = {"weight": weight, "threshold": math.exp(limit / weight), "threshold_fitted_on": "validation"}
-    return found | fitted
+    threshold = math.exp(threshold_of((1 - weight) * features + weight * appearance) / weight)
+    return fitted | {"weight": weight, "threshold": threshold, "threshold_fitted_on": "validation"}
 
 
 def thresholds_of(calibration: dict) -> dict[str, float | None]:
-    """Both thresholds of `calibration.json`, by which a measurement is known to be of this rule."""
+    """Both thresholds of `calibration.json`, which identify the rule that was measured."""
     keys = {"features": "out_of_distribution", "appearance": "appearance"}
     return {name: (calibration.get(key) or {}).get("threshold") for name, key in keys.items()}
 
 
 def write_rule(folder: Path, rule: OodRule, appearance: dict | None = None) -> None:
-    """Set `out_of_distribution` and `appearance` of `folder/calibration.json`, and write the arrays beside it, arrays first."""
+    """Set `out_of_distribution` and `appearance` of `folder/calibration.json`, after writing the arrays beside it."""
     calibration = read_json(folder / CALIBRATION)
     calibration["out_of_distribution"] = {
         "score": "mahalanobis",
@@ -159,38 +166,36 @@ def write_rule(folder: Path, rule: OodRule, appearance: dict | None = None) -> N
     }
     if appearance:
         calibration["appearance"] = appearance
-    path = folder / OOD_ARRAYS
+    temporary = (folder / OOD_ARRAYS).with_suffix(".unfinished")
     names = ("class_means", "directions", "variances")
-    unfinished = path.with_suffix(".unfinished")
-    save_file({name: np.ascontiguousarray(getattr(rule, name), np.float32) for name in names}, unfinished)
-    unfinished.replace(path)
+    save_file({name: np.ascontiguousarray(getattr(rule, name), np.float32) for name in names}, temporary)
+    temporary.replace(folder / OOD_ARRAYS)
     write_json(folder / CALIBRATION, calibration)
 
 
-def auroc(cells: np.ndarray, inputs: np.ndarray) -> float:
-    """Chance that an OOD input scores above a cell, ties halved."""
+def detection(cells: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+    """AUROC of the scores of OOD inputs against those of cells, and detection rate of the inputs: [2]."""
     truth = np.r_[np.zeros(len(cells)), np.ones(len(inputs))]
-    return float(roc_auc_score(truth, np.r_[cells, inputs]))
+    return np.array([roc_auc_score(truth, np.r_[cells, inputs]), (inputs > 1).mean()])
 
 
 def report(cells: np.ndarray, inputs: Mapping[str, np.ndarray]) -> dict:
     """AUROC and detection rate of each kind of input, with 95 % bootstrap intervals, and the false positive rate on cells.
 
-    cells: scores [N] of test cells, above 1 for rejected; inputs: scores of OOD inputs by kind.
+    cells: scores [N] of test cells, where above 1 is rejected; inputs: scores of OOD inputs by kind.
     """
     kinds = {}
     for kind, scores in inputs.items():
-        rejected = (scores > 1).astype(float)
 
-        def resampled(i: np.ndarray, s: np.ndarray = scores, r: np.ndarray = rejected) -> np.ndarray:
-            chosen = np.random.default_rng(i[:4]).integers(0, len(s), len(s))
-            return np.array([auroc(cells[i], s[chosen]), r[chosen].mean()])
+        def resampled(i: np.ndarray, scores: np.ndarray = scores) -> np.ndarray:
+            return detection(cells[i], np.random.default_rng(i[:4]).choice(scores, len(scores)))
 
         spans = bootstrap(resampled, len(cells), RESAMPLES, SEED).T.tolist()
+        auroc, detection_rate = detection(cells, scores).tolist()
         kinds[kind] = {
             "inputs": len(scores),
-            "auroc": auroc(cells, scores),
-            "detection_rate": float(rejected.mean()),
+            "auroc": auroc,
+            "detection_rate": detection_rate,
             "intervals": {"auroc": spans[0], "detection_rate": spans[1]},
         }
     return {
@@ -201,13 +206,13 @@ def report(cells: np.ndarray, inputs: Mapping[str, np.ndarray]) -> dict:
     }
 
 
-def histogram(cells: np.ndarray, inputs: Mapping[str, np.ndarray], bins: int = 40) -> dict:
-    """Counts of cells and of each kind of OOD input in common bins of score: {edges, cells, ood}.
+def histogram(cells: np.ndarray, inputs: Mapping[str, np.ndarray]) -> dict:
+    """Histograms of the scores of cells and of each kind of OOD input, with common bins: {edges, cells, ood}.
 
-    The bins span the scores of cells and the middle 98 % of the inputs'; what lies beyond is in the end bins.
+    The bins span the scores of cells and the middle 98 % of those of inputs; the outermost bins count all beyond.
     """
     low, high = np.quantile(np.concatenate(list(inputs.values())), [0.01, 0.99])
-    edges = np.linspace(min(low, cells.min()), max(high, cells.max()), bins + 1)
+    edges = np.linspace(min(low, cells.min()), max(high, cells.max()), BINS + 1)
     return {
         "edges": edges.tolist(),
         "cells": np.histogram(cells, edges)[0].tolist(),
@@ -215,34 +220,31 @@ def histogram(cells: np.ndarray, inputs: Mapping[str, np.ndarray], bins: int = 4
     }
 
 
-def section(found: dict) -> str:
-    """The card's text on the result."""
+def section(result: dict) -> str:
+    """The card's section."""
     rows = [
         [kind, f"{of['auroc']:.3f}{span(of['intervals']['auroc'])}", f"{of['detection_rate']:.1%}"]
-        for kind, of in found["kinds"].items()
+        for kind, of in result["kinds"].items()
     ]
     return f"""### Out-of-distribution inputs
 
 An input is answered with "not a cell I know" where the network's features and the picture's colour, sharpness and grain
 together lie further from the training images than a threshold fitted on validation. The false positive rate on
-{found["cells"]:,} test cells is {found["false_positive_rate"]:.1%}. OOD inputs, none of them used to fit the score:
+{result["cells"]:,} test cells is {result["false_positive_rate"]:.1%}. OOD inputs, none of them used to fit the score:
 
 {markdown_table(["input", "AUROC", "detection rate"], rows)}
 
 ![scores](figures/out_of_distribution.png)"""
 
 
-def draw(axes: Axes, found: dict) -> None:
-    """Scores of test cells and of OOD inputs, as shares of each, and the threshold between them."""
-    bins = found["histogram"]
-    ood = [
-        sum(counts)
-        for counts in zip(*(c for k, c in bins["ood"].items() if k != OTHER_LABORATORY), strict=True)
-    ]
-    for counts, colour, label in ((bins["cells"], BLUE, "test cells"), (ood, ORANGE, "OOD inputs")):
-        shares = [count / max(sum(counts), 1) for count in counts]
-        axes.stairs(shares, bins["edges"], fill=True, color=colour, alpha=0.6, label=label)
+def draw(axes: Axes, result: dict) -> None:
+    """Histograms of the scores of test cells and of OOD inputs, and the threshold."""
+    bins = result["histogram"]
+    ood = np.sum([counts for kind, counts in bins["ood"].items() if kind != OTHER_LABORATORY], axis=0)
+    for counts, color, label in ((bins["cells"], BLUE, "test cells"), (ood, ORANGE, "OOD inputs")):
+        fractions = np.array(counts) / max(sum(counts), 1)
+        axes.stairs(fractions, bins["edges"], fill=True, color=color, alpha=0.6, label=label)
     axes.axvline(1, color="black", linestyle="--", linewidth=1, label="threshold")
     axes.set(xlabel="OOD score", ylabel="share")
-    axes.set_title(f"False positive rate {found['false_positive_rate']:.1%}")
+    axes.set_title(f"False positive rate {result['false_positive_rate']:.1%}")
     axes.legend(frameon=False)

@@ -1,7 +1,7 @@
-"""Differential counts at the prevalence of a sample, and how far off they are on simulated samples.
+"""Differential counts of a sample, corrected for its prevalence, and their error on simulated samples.
 
-The counting itself is `hub_model.inference.counts`, the same for the Space. In: what `python -m hub_model score` wrote about the
-cells of one sample, and the model's folder for its calibration. Out: CSV.
+Reads the predictions of `python -m hub_model score` for the cells of one sample, and the calibration from the model's folder.
+Prints CSV. The counts are those of `hub_model.inference.counts`, as in the Space.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from hub_model.studies.calibration import by_name, read_label_names
 from hub_model.studies.crops import write_measurement
 
 KEY = "prevalence"
-SIZES, SAMPLES = (50, 200, 500), 100  # cells in a simulated sample, samples of each size
+SIZES, SAMPLES = (50, 200, 500), 100  # cells per simulated sample, samples per size
 METHODS = ("plain", "known", "em")
-# Cells of each class in the whole archive (171,373 of 945 patients, 21 classes; Matek et al. 2021): the mixture of
-# these seven that a laboratory sees.
+# Cells of each class in the full archive (171,373 cells of 945 patients, 21 classes; Matek et al. 2021): the
+# prevalence of these seven in routine samples.
 ARCHIVE_COUNTS = dict(BLA=11973, EOS=5883, LYT=26242, MON=4040, NGS=29424, NIF=3538, PMO=11994)
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
-    purpose = "differential count of one sample, corrected for its prevalence"
+    purpose = "print the differential count of one sample, corrected for its prevalence"
     command = commands.add_parser("prevalence", help=purpose)
     command.add_argument("folder", type=Path, help="run folder or model repo folder")
-    predictions = "what `python -m hub_model score` wrote about the sample's cells"
+    predictions = "predictions of `python -m hub_model score` for the cells of the sample"
     command.add_argument("predictions", type=Path, nargs="?", help=predictions)
     command.add_argument(
         "--prevalence",
-        help="the sample's prevalence where it is known, BLA=0.12,EOS=0.06,… (default: estimated by EM; for --simulate that "
-        "of the full archive)",
+        help="prevalence of the sample if known, BLA=0.12,EOS=0.06,… (default: estimated by EM; with --simulate, that of the "
+        "full archive)",
     )
-    simulate = "measure the error on samples drawn from test logits"
+    simulate = "measure the error on samples drawn from the test logits"
     command.add_argument("--simulate", action="store_true", help=simulate)
     command.set_defaults(run=run)
 
@@ -60,12 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.predictions is None:
         raise RepoError(
-            "name the predictions of a sample (what `python -m hub_model score` wrote), or --simulate"
+            "pass the predictions of a sample (a file written by `python -m hub_model score`), or --simulate"
         )
     calibration = Calibration.from_folder(folder, names)
     counts = calibration.count(*read_cells(arguments.predictions, calibration), known)
     if not counts:
-        raise RepoError(f"{arguments.predictions} holds no cell that can be counted")
+        raise RepoError(f"{arguments.predictions} has no cells to count")
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(
         ("label", "cells", "share", "low", "high", "corrected", "corrected_low", "corrected_high")
@@ -79,28 +79,30 @@ def run(arguments: argparse.Namespace) -> int:
 def read_cells(path: Path, calibration: Calibration) -> tuple[np.ndarray, np.ndarray | None]:
     """Calibrated probabilities [N, C] and OOD scores [N] (None without) of the cells in `path`.
 
-    Rows without a prediction, images that could not be read, are left out. Raises RepoError for what is no probability.
+    Rows without a prediction (unreadable images) are skipped. Raises RepoError if a row is not a probability distribution.
     """
     names = [f"probability_{name}" for name in calibration.label_names]
     try:
-        found = set(pq.read_schema(path).names)
-        if missing := [name for name in names if name not in found]:
-            raise RepoError(f"{path} has no column {missing[0]}: name what `python -m hub_model score` wrote")
-        more = ["ood_score"] if calibration.ood and "ood_score" in found else []
-        table = pq.read_table(path, columns=[*names, *more]).drop_null()
+        columns = pq.read_schema(path).names
+        if missing := [name for name in names if name not in columns]:
+            raise RepoError(
+                f"{path} has no column {missing[0]}: pass a file written by `python -m hub_model score`"
+            )
+        optional = ["ood_score"] if calibration.ood and "ood_score" in columns else []
+        table = pq.read_table(path, columns=[*names, *optional]).drop_null()
         cells = np.stack([table[name].cast(pa.float64()).to_numpy() for name in names], axis=1)
     except (OSError, pa.ArrowException) as error:
         raise RepoError(f"{path} cannot be read: {first_line(error)}") from None
     valid = (cells >= 0).all(axis=1) & (np.abs(cells.sum(axis=1) - 1) < 1e-3)
     if not valid.all():
         raise RepoError(f"{path}: cell {valid.argmin() + 1} has no probabilities that sum to 1")
-    return cells, table["ood_score"].to_numpy() if more else None
+    return cells, table["ood_score"].to_numpy() if optional else None
 
 
 def parse_prevalence(text: str, label_names: Sequence[str]) -> np.ndarray:
-    """`BLA=0.02,LYT=0.3,…` as shares [C] that sum to 1; every class must be named and positive.
+    """Parse `BLA=0.02,LYT=0.3,…` to shares [C] that sum to 1.
 
-    Raises RepoError naming what is missing, unknown, given twice or not a positive number.
+    Raises RepoError if a class is missing, unknown or given twice, or its value is not a positive number.
     """
     given: dict[str, float] = {}
     for part in text.split(","):
@@ -115,7 +117,7 @@ def parse_prevalence(text: str, label_names: Sequence[str]) -> np.ndarray:
 
 
 def prevalence_of(counts: Mapping[str, float], label_names: Sequence[str]) -> np.ndarray:
-    """Counts or shares by class name as shares [C] that sum to 1. Raises RepoError as `parse_prevalence`."""
+    """Normalize counts or shares by class to shares [C] that sum to 1. Raises RepoError as `parse_prevalence` does."""
     if missing := [name for name in label_names if name not in counts]:
         raise RepoError(f"the prevalence of {', '.join(missing)} is missing")
     if unknown := [name for name in counts if name not in label_names]:
@@ -133,11 +135,11 @@ def simulate_samples(
     samples: int = SAMPLES,
     seed: int = SEED,
 ) -> dict:
-    """How far off the count is, and how often its intervals hold the truth, on samples drawn from the `test` logits.
+    """Error of the count and coverage of its intervals on samples drawn from the `test` logits.
 
     Returns {prevalence, samples, sizes: {cells: {mean_absolute_error: {method: …}, coverage: {class: …}}}}. The error is that of
-    a share, averaged over classes and samples, of the plain count, of EM and of EM's floor, the posteriors under the true
-    (`known`) prevalence. Coverage is how often the 95 % interval holds the prevalence that the samples were drawn at.
+    a share, averaged over classes and samples: of the `plain` count, of `em`, and of its lower bound `known`, the posteriors
+    under the true prevalence. Coverage is how often the 95 % interval contains the prevalence that the samples were drawn at.
     """
     names = read_label_names(folder)
     calibration = Calibration.from_folder(folder, names)
@@ -147,10 +149,10 @@ def simulate_samples(
         raise RepoError(f"no test images of {', '.join(empty)} to draw samples from")
     probabilities, rng = calibration.probabilities(logits.values), np.random.default_rng(seed)
     prior = np.full(len(names), 1 / len(names)) if calibration.prior is None else calibration.prior
-    found = {}
+    results = {}
     for cells in sizes:
         errors: dict[str, list[float]] = {method: [] for method in METHODS}
-        held = []
+        covered = []
         for _ in range(samples):
             drawn = rng.choice(len(names), cells, p=prevalence)
             sample = probabilities[[rng.choice(members[c]) for c in drawn]]
@@ -164,24 +166,24 @@ def simulate_samples(
             for method, shares in estimates.items():
                 errors[method].append(np.abs(shares - truth).mean())
             low, high = np.transpose([count.corrected_interval for count in counts])
-            held.append((low <= prevalence) & (prevalence <= high))
-        found[str(cells)] = {
+            covered.append((low <= prevalence) & (prevalence <= high))
+        results[str(cells)] = {
             "mean_absolute_error": {method: float(np.mean(error)) for method, error in errors.items()},
-            "coverage": by_name(names, np.mean(held, axis=0)),
+            "coverage": by_name(names, np.mean(covered, axis=0)),
         }
-    return {"prevalence": by_name(names, prevalence), "samples": samples, "sizes": found}
+    return {"prevalence": by_name(names, prevalence), "samples": samples, "sizes": results}
 
 
-def section(found: dict) -> str:
-    """The card's text on the result."""
-    head = ["cells", *METHODS, *(f"{name} covered" for name in found["prevalence"])]
+def section(result: dict) -> str:
+    """The card's section."""
+    head = ["cells", *METHODS, *(f"{name} covered" for name in result["prevalence"])]
     rows = []
-    for cells, of in found["sizes"].items():
+    for cells, of in result["sizes"].items():
         errors = [f"{error:.4f}" for error in of["mean_absolute_error"].values()]
         rows.append([cells, *errors, *(f"{share:.2f}" for share in of["coverage"].values())])
     return f"""### Differential counts
 
-{found["samples"]} simulated samples of test cells at the prevalence of the full archive, by number of cells: mean absolute error
+{result["samples"]} simulated samples of test cells at the prevalence of the full archive, by number of cells: mean absolute error
 of a share when predicted classes are counted (`plain`), corrected for a prevalence that is `known`, and for one that is
 estimated (`em`, the default of the Space and of `python -m hub_model prevalence`); and how often the 95% interval of `em`,
 which holds the classifier's own error, covers the true prevalence.

@@ -1,7 +1,7 @@
-"""What other stains, cameras and microscopes do to the model: balanced accuracy under each condition of `perturbations`.
+"""Robustness to other stains, cameras and microscopes: balanced accuracy under each of `PERTURBATIONS`.
 
-Test-time adaptation (white balance, Reinhard, flips, magnifications, batch-norm statistics) was compared here once and is not
-part of the model: see EXPERIMENTS.md.
+Test-time adaptation (white balance, Reinhard, flips, magnifications, batch-norm statistics) was evaluated and is not part of the
+model: see EXPERIMENTS.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from dataset_script.arguments import whole_number
 from hub_model.evaluation import SEED, bootstrap, markdown_table, span
 from hub_model.figures import BLUE
-from hub_model.studies.crops import add_study, altered, logits_of, open_study
+from hub_model.studies.crops import add_study, logits_of, open_study, perturbed
 from hub_model.studies.perturbations import PERTURBATIONS
 
 KEY, FIGURE_SIZE = "robustness", (8, 7)
@@ -24,19 +24,18 @@ RESAMPLES = 200
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
-    command = add_study(
-        commands, "robustness", KEY, measure, section, "measure on other stains, cameras and microscopes"
-    )
-    images = "at most so many test crops, evenly over the classes (default: all)"
+    purpose = "measure accuracy under simulated stains, cameras and microscopes"
+    command = add_study(commands, KEY, KEY, measure, section, purpose)
+    images = "maximum number of test crops, drawn evenly over the classes (default: all)"
     command.add_argument("--images", type=whole_number(1), help=images)
 
 
 def measure(arguments: argparse.Namespace) -> list[dict]:
-    """One row a condition: {condition, images, accuracy, balanced_accuracy, interval, recall}."""
+    """One row per condition: {condition, images, accuracy, balanced_accuracy, interval, recall}."""
     classifier, [test] = open_study(arguments, "test")
     crops, rows = test.sample(arguments.images), []
-    for condition, change in tqdm(PERTURBATIONS.items(), desc="robustness", disable=None):
-        predicted = logits_of(classifier, altered(crops, change, SEED)).argmax(axis=1)
+    for condition, perturbation in tqdm(PERTURBATIONS.items(), desc="robustness", disable=None):
+        predicted = logits_of(classifier, perturbed(crops, perturbation)).argmax(axis=1)
         rows.append({"condition": condition, **score(predicted, crops.labels, classifier.label_names)})
     return rows
 
@@ -45,8 +44,8 @@ def score(predicted: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> 
     """Accuracy, balanced accuracy with its 95 % bootstrap interval, and recall of each class that has images."""
 
     def recall(i: np.ndarray | slice) -> np.ndarray:
-        every = range(len(names))
-        return recall_score(labels[i], predicted[i], labels=every, average=None, zero_division=np.nan)
+        classes = range(len(names))
+        return recall_score(labels[i], predicted[i], labels=classes, average=None, zero_division=np.nan)
 
     interval = bootstrap(lambda i: np.nanmean(recall(i), keepdims=True), len(labels), RESAMPLES, SEED)
     by_class = recall(slice(None))
@@ -60,7 +59,7 @@ def score(predicted: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> 
 
 
 def section(rows: list[dict]) -> str:
-    """The card's text on the result."""
+    """The card's section."""
     cells = [[row["condition"], f"{row['balanced_accuracy']:.3f}{span(row['interval'])}"] for row in rows]
     return f"""### Other stains, cameras and microscopes
 

@@ -1,4 +1,4 @@
-"""What every comparison stands on: ratios by turn, memory of a command, datasets of distinct images."""
+"""The basis of every comparison: ratios within rounds, memory of a command, datasets of distinct images."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ def test_a_ratio_above_one_is_better_for_rates_and_for_times() -> None:
     assert rows("", values, "ms", "fast")[0].ratio == (2.0, 1.0, 3.0)
 
 
-def test_a_failing_command_ends_the_bench_with_its_error() -> None:
+def test_a_failing_command_ends_the_benchmark_with_its_error() -> None:
     with pytest.raises(SystemExit, match="no such thing"):
         run([sys.executable, "-c", "raise SystemExit('no such thing')"])
 
@@ -28,7 +28,7 @@ def test_peak_memory_counts_all_processes_of_a_command() -> None:
     assert peak > 150
 
 
-def test_a_grown_folder_holds_no_two_images_alike(tmp_path: Path) -> None:
+def test_a_grown_folder_has_distinct_images(tmp_path: Path) -> None:
     grow(tmp_path, 14)
     first = {path.read_bytes() for path in tmp_path.glob("*/*.jpg")}
     grow(tmp_path, 28)

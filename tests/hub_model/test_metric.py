@@ -1,7 +1,6 @@
-"""The metric module: it agrees with scikit-learn, however it is loaded and in any order of the images."""
+"""The metric module agrees with scikit-learn, however it is loaded and in any order of the images."""
 
 import doctest
-import importlib
 import json
 import math
 import os
@@ -43,7 +42,7 @@ def metric():
     return evaluate.load(str(METRIC_FOLDER))
 
 
-def test_every_figure_agrees_with_scikit_learn(metric):
+def test_every_metric_agrees_with_scikit_learn(metric):
     logits, labels = random_scores()
     probabilities, predicted = softmax(logits), logits.argmax(axis=1)
     result = metric.compute(prediction_scores=logits, references=labels, label_names=NAMES)
@@ -78,7 +77,7 @@ def test_calibration_error_is_the_mean_gap_of_fifteen_equal_bins():
     assert cell_classification.measure(sure, np.arange(10) % 2)["ece"] == 0.5
 
 
-def test_batches_and_one_call_and_probabilities_give_the_same_figures(metric):
+def test_batches_and_one_call_and_probabilities_give_the_same_metrics(metric):
     logits, labels = random_scores(images=53)
     for start in range(0, len(labels), 16):
         metric.add_batch(prediction_scores=logits[start : start + 16], references=labels[start : start + 16])
@@ -90,13 +89,13 @@ def test_batches_and_one_call_and_probabilities_give_the_same_figures(metric):
     assert other["log_loss"] == pytest.approx(at_once["log_loss"], abs=1e-12)
 
 
-def test_the_order_of_the_images_changes_no_digit():
+def test_the_order_of_the_images_changes_nothing():
     logits, labels = random_scores()
     order, measure = np.random.default_rng(1).permutation(len(labels)), cell_classification.measure
     assert measure(logits, labels) == measure(logits[order], labels[order])
 
 
-def test_absent_classes_give_defined_figures_and_no_warning(metric):
+def test_absent_classes_give_defined_metrics_and_no_warning(metric):
     logits, _ = random_scores(images=20)
     labels = np.arange(20) % 2
     with warnings.catch_warnings():
@@ -131,40 +130,33 @@ def test_huge_logits_do_not_overflow():
         (np.zeros((0, 2)), [], {}, "images x classes"),
     ],
 )
-def test_wrong_input_is_answered_with_what_is_wrong(scores, labels, options, sentence):
+def test_invalid_input_is_refused_with_the_reason(scores, labels, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         cell_classification.measure(np.array(scores), np.array(labels, dtype=int), **options)
 
 
-def test_the_example_of_the_docstring_is_true():
-    module = importlib.import_module("hub_model.metrics.cell_classification.cell_classification")
+def test_the_example_of_the_docstring_runs():
     example = doctest.DocTestParser().get_doctest(
-        module._KWARGS_DESCRIPTION, {"evaluate": module.evaluate}, "example", None, 0
+        cell_classification._KWARGS_DESCRIPTION, {"evaluate": evaluate}, "example", None, 0
     )
     runner = doctest.DocTestRunner()
     assert runner.run(example).attempted >= 5
     assert runner.summarize().failed == 0
 
 
-def test_it_loads_from_its_folder_without_any_network(tmp_path):
+def test_it_loads_from_its_folder_offline(tmp_path):
     code = (
         "import evaluate, sys\n"
         "metric = evaluate.load(sys.argv[1])\n"
         "print(metric.compute(prediction_scores=[[2.0, 1.0], [0.0, 3.0]], references=[0, 1])['accuracy'])"
     )
-    environment = {
-        **os.environ,
-        "HF_HOME": str(tmp_path),
-        "HF_ENDPOINT": "http://127.0.0.1:9",  # nothing listens here
-        "HF_HUB_OFFLINE": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(METRIC_FOLDER)], env=environment, capture_output=True, text=True
-    )
+    offline = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", code, str(METRIC_FOLDER)]
+    done = subprocess.run(command, env=os.environ | offline, capture_output=True, text=True)
     assert done.stdout.strip() == "1.0", done.stderr
 
 
-def test_the_bootstrap_is_seeded_and_its_interval_has_the_width_of_theory():
+def test_the_bootstrap_is_seeded_and_its_interval_has_the_theoretical_width():
     correct = (np.arange(1000) < 800).astype(float)
     interval, again = (
         bootstrap(lambda index: np.array([correct[index].mean()]), 1000, resamples=2000) for _ in range(2)
@@ -174,7 +166,7 @@ def test_the_bootstrap_is_seeded_and_its_interval_has_the_width_of_theory():
     assert interval[:, 0] == pytest.approx([0.8 - half_width, 0.8 + half_width], abs=0.004)
 
 
-def test_intervals_hold_the_figure_and_none_where_it_is_undefined():
+def test_intervals_contain_the_metric_and_are_none_where_it_is_undefined():
     logits, _ = random_scores(images=60, classes=3)
     labels = np.arange(60) % 2
     figures = evaluate_split(logits, labels, ["A", "B", "C"], resamples=100)

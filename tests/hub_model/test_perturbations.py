@@ -1,4 +1,4 @@
-"""Alterations of a crop do what their names say."""
+"""Perturbations of a crop do what their names say."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def cell() -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
-def test_every_condition_keeps_the_frame_and_repeats(cell, name):
+def test_every_perturbation_keeps_the_shape_and_is_seeded(cell, name):
     first, again = (PERTURBATIONS[name](cell, np.random.default_rng(4)) for _ in range(2))
     assert first.shape == cell.shape
     assert first.dtype == np.uint8
@@ -34,7 +34,7 @@ def test_stain_of_one_changes_nothing_and_more_blue_dye_is_darker(cell):
     assert stain(cell, haematoxylin=1.4).mean() < cell.mean() < stain(cell, haematoxylin=0.7).mean()
 
 
-def test_stain_leaves_the_empty_field(cell):
+def test_stain_keeps_the_background(cell):
     before, after = background_colour(cell), background_colour(stain(cell, 1.4, 0.6))
     assert np.abs(after - before).max() < 6
 
@@ -56,6 +56,6 @@ def test_another_laboratory_has_smaller_cells_on_a_warmer_field(cell):
         assert (other[..., 1] < 130).sum() < 0.9 * (cell[..., 1] < 130).sum()
 
 
-def test_reinhard_gives_the_wanted_statistics(cell):
+def test_reinhard_matches_the_target_statistics(cell):
     target = colour_statistics(np.asarray(draw_cell("MON", 5)))
     np.testing.assert_allclose(colour_statistics(reinhard(cell, target))[0], target[0], atol=4)

@@ -1,9 +1,9 @@
-"""The metric of this project as an `evaluate` module: scores and true labels in, every reported figure out.
+"""The metrics of this project as an `evaluate` module: all reported metrics from scores and true labels.
 
-`evaluate.load("hub_model/metrics/cell_classification")` loads it from this folder without network;
-`evaluate.load("OWNER/cell_classification")` from the Space that the folder becomes. It needs only numpy, scipy
-and scikit-learn. (`evaluate` reads this file's imports with a regular expression: one import a line.) Sums over
-images are exact (`math.fsum`), so that the order in which processes deliver them changes no digit.
+`evaluate.load("hub_model/metrics/cell_classification")` loads it from this folder, offline;
+`evaluate.load("OWNER/cell_classification")` from the Space that the folder is published as. It needs only numpy, scipy
+and scikit-learn. (`evaluate` reads this file's imports with a regular expression: one import per line.) Sums over
+images are exact (`math.fsum`), so results do not depend on the order of the images.
 """
 
 import math
@@ -16,27 +16,27 @@ from scipy.stats import rankdata
 from sklearn.metrics import confusion_matrix
 
 _DESCRIPTION = """\
-Everything that is reported about a classifier of single cells, from its scores on a whole split: accuracy,
-balanced accuracy, macro-F1, one-vs-rest AUC, log loss, expected calibration error, precision, recall, F1, AUC and
-support of each class, and the confusion matrix. One figure has one name: micro-F1 is accuracy, given once.
+Metrics for single-cell classifiers, computed from the scores on a full split: accuracy, balanced accuracy,
+macro-F1, one-vs-rest AUC, log loss, expected calibration error, precision, recall, F1, AUC and support of each
+class, and the confusion matrix. Micro-F1 equals accuracy and is not listed separately.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
     prediction_scores (`list` of `list` of `float`, images x classes): logits, or probabilities of each class.
-        Rows that are all non-negative and sum to 1 are read as probabilities, others as logits; `kind` says it.
     references (`list` of `int`): true class of each image, an index into the columns of the scores.
     label_names (`list` of `str`, optional): names of the classes, keys of `per_class`; default "0", "1", ...
-    kind (`str`, optional): "logits", "probabilities" or "auto" (default).
+    kind (`str`, optional): "logits", "probabilities" or "auto" (default), which treats scores as probabilities
+        if all rows are non-negative and sum to 1, else as logits.
 
-Returns (a dict of plain Python numbers that `json` can write; a figure that is not defined is `None`):
-    images (`int`): how many were scored.
-    accuracy (`float`): part of the images whose largest score is at the true class (first of equals).
+Returns (a dict of plain Python numbers, JSON-serializable; an undefined metric is `None`):
+    images (`int`): number of images scored.
+    accuracy (`float`): fraction of images whose largest score (the first of ties) is that of the true class.
     balanced_accuracy (`float`): mean recall over the classes that occur in `references`.
     macro_f1 (`float`): mean F1 over the classes that occur in `references` or are predicted.
     auc (`float`): mean one-vs-rest area under the ROC curve over the classes where it is defined (macro).
-    log_loss (`float`): mean negative natural logarithm of the true class's probability (clipped at 2.2e-16, as
-        scikit-learn does).
+    log_loss (`float`): mean negative natural logarithm of the true class's probability (clipped at 2.2e-16, as in
+        scikit-learn).
     ece (`float`): expected calibration error of the top class, 15 equal-width bins of confidence, (low, high].
     per_class (`dict`): for each class `precision`, `recall`, `f1` (0 where the denominator is 0), `auc` (`None`
         without images in or outside the class) and `support` (number of images of that class).
@@ -73,9 +73,9 @@ ECE_BINS = 15
 
 
 def probabilities_of(scores: np.ndarray, kind: str = "auto") -> np.ndarray:
-    """Probabilities, float64 [N, C], rows that sum to 1, of logits or probabilities [N, C].
+    """Probabilities, float64 [N, C], with rows that sum to 1, from logits or probabilities [N, C].
 
-    Raises `ValueError` when the scores are not a table, not finite, or not what `kind` says.
+    Raises `ValueError` if the scores are not 2-D, not finite, or not of the given `kind`.
     """
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 2 or scores.shape[0] == 0 or scores.shape[1] < 2:
@@ -89,7 +89,7 @@ def probabilities_of(scores: np.ndarray, kind: str = "auto") -> np.ndarray:
     if kind == "logits" or (kind == "auto" and not are_probabilities):
         return np.exp(scores - logsumexp(scores, axis=1, keepdims=True))
     if kind not in ("auto", "probabilities"):
-        raise ValueError(f"kind is {kind!r}; it is 'auto', 'logits' or 'probabilities'")
+        raise ValueError(f"kind must be 'auto', 'logits' or 'probabilities', not {kind!r}")
     if not are_probabilities:
         raise ValueError(
             "kind is 'probabilities', but a row of prediction_scores is negative or does not sum to 1"
@@ -97,14 +97,18 @@ def probabilities_of(scores: np.ndarray, kind: str = "auto") -> np.ndarray:
     return scores / sums
 
 
-def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> float:
-    """Gap between confidence and accuracy, averaged over equal-width bins by images (Guo et al. 2017, eq. 3).
+def confidence_bins(confidence: np.ndarray) -> np.ndarray:
+    """Index, int [N] in 0...14, of the equal-width bin (low, high] of each confidence [N] in 0...1."""
+    return np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
 
-    `confidence` [N] in 0...1 and `correct` [N] are those of the top class; a bin is (low, high].
+
+def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """Mean gap between confidence and accuracy over bins, weighted by images (Guo et al. 2017, eq. 3).
+
+    `confidence` [N] in 0...1 and `correct` [N] are those of the top class.
     """
-    index = np.clip(np.ceil(np.asarray(confidence) * bins).astype(int) - 1, 0, bins - 1)
-    gap = np.asarray(correct, dtype=np.float64) - confidence
-    return math.fsum(abs(math.fsum(gap[index == number])) for number in range(bins)) / len(index)
+    bins, gap = confidence_bins(confidence), correct.astype(np.float64) - confidence
+    return math.fsum(abs(math.fsum(gap[bins == index])) for index in range(ECE_BINS)) / len(bins)
 
 
 def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -114,7 +118,7 @@ def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> fl
 
 
 def one_vs_rest_auc(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of each class against the rest, [C] (Mann-Whitney U); NaN if a side is empty."""
+    """Area under the ROC curve of each class against the rest, [C] (Mann-Whitney U); NaN if either is empty."""
     member = labels[:, None] == np.arange(probabilities.shape[1])
     inside = member.sum(axis=0)
     pairs = inside * (len(labels) - inside)
@@ -125,30 +129,30 @@ def one_vs_rest_auc(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray
 def measure(
     scores: np.ndarray, labels: np.ndarray, label_names: list[str] | None = None, kind: str = "auto"
 ) -> dict:
-    """All figures of the module from scores [N, C] and labels int [N]; the same dict that `compute` returns.
+    """All metrics from scores [N, C] and labels int [N], as the dict that `compute` returns.
 
-    Raises `ValueError` when the shapes do not fit or a label has no column.
+    Raises `ValueError` if the shapes do not match or a label has no column.
     """
     probabilities, labels = probabilities_of(scores, kind), np.asarray(labels)
     images, classes = probabilities.shape
     names = list(label_names) if label_names is not None else [str(index) for index in range(classes)]
     if len(names) != classes or len(set(names)) != classes:
         raise ValueError(
-            f"{classes} classes are scored, so label_names must be {classes} different names: {names}"
+            f"label_names must be {classes} different names, one for each column of the scores, not {names}"
         )
     if labels.shape != (images,):
-        raise ValueError(f"{images} images are scored, but references are of shape {labels.shape}")
+        raise ValueError(f"{images} images are scored, but references have shape {labels.shape}")
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(
-            f"references go from {labels.min()} to {labels.max()}, labels from 0 to {classes - 1}"
+            f"references must be labels from 0 to {classes - 1}, but go from {labels.min()} to {labels.max()}"
         )
 
     predicted = probabilities.argmax(axis=1)
     matrix = confusion_matrix(labels, predicted, labels=range(classes))
-    hits, support, called = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    hits, support, answers = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
     precision, recall, f1 = (
         np.divide(top, bottom, out=np.zeros(classes), where=bottom > 0)
-        for top, bottom in ((hits, called), (hits, support), (2 * hits, support + called))
+        for top, bottom in ((hits, answers), (hits, support), (2 * hits, support + answers))
     )
     auc = one_vs_rest_auc(probabilities, labels)
     defined = auc[~np.isnan(auc)]
@@ -166,7 +170,7 @@ def measure(
         "images": images,
         "accuracy": float(hits.sum() / images),
         "balanced_accuracy": float(recall[support > 0].mean()),
-        "macro_f1": float(f1[support + called > 0].mean()),
+        "macro_f1": float(f1[support + answers > 0].mean()),
         "auc": float(defined.mean()) if len(defined) else None,
         "log_loss": negative_log_likelihood(probabilities, labels),
         "ece": expected_calibration_error(probabilities.max(axis=1), predicted == labels),
@@ -177,7 +181,7 @@ def measure(
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class CellClassification(evaluate.Metric):
-    """The figures of `measure`, over all batches that were added (`add_batch`) or given to `compute`."""
+    """`measure` as a metric, over all batches added with `add_batch` or passed to `compute`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
