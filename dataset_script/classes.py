@@ -24,7 +24,7 @@ from hub_model.inference.text import shown
 
 TABLES = re.compile(r"(metadata|labels)\.(csv|tsv|parquet|jsonl)", re.IGNORECASE)
 NO_LABEL = "no label in the table"
-NO_PICTURES = "folder without pictures that are read"
+NO_PICTURES = "folder without readable images"
 # dashes, and Cyrillic and Greek letters (casefolded) that look like Latin ones
 LOOK_ALIKE = str.maketrans("авекмнорстухіјѕαβεζηικμνορτυχ‐‑‒–—−", "abekmhopctyxijsabezhikmnoptyx------")
 HINTS = {  # by reason of rejection
@@ -202,7 +202,7 @@ def _by_folders(result: ClassFolders, files: list[str], folders: Folders) -> Ite
         else:
             yield Rejected(path, OUTSIDE)
     if without_images:
-        result.notes.append(f"no pictures that are read in the folders {first_few(without_images)}")
+        result.notes.append(f"no readable images in the folders {first_few(without_images)}")
     if folders.split_folders:
         result.notes.append(f"splits read from the folders {', '.join(folders.split_folders)}")
     if folders.group_by:
@@ -236,7 +236,7 @@ def _by_table(
         raise DatasetError(
             f"none of the {len(rows):,} rows of the table of labels names a file of the source (for example {example})"
         )
-    result.notes.append(f"table of labels: {len(rows):,} rows, {missing:,} of them name no file here")
+    result.notes.append(f"table of labels: {len(rows):,} rows, {missing:,} of them match no file")
     for path in files:
         labels = sorted({class_name(row.label) for row in rows_of[path]})
         if not labels:
@@ -244,7 +244,7 @@ def _by_table(
         elif len(labels) > 1:
             yield Rejected(path, "several labels in the table", ", ".join(labels))
         elif labels == [""]:
-            yield Rejected(path, NO_LABEL, "its name stands for several files: add folders" * bool(ambiguous))
+            yield Rejected(path, NO_LABEL, "its name matches several files: add folders" * bool(ambiguous))
         else:
             result.classes.update(labels)
             row = rows_of[path][0]

@@ -37,7 +37,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h, see mallopt(
 REASONS = {
     "empty": "zero bytes", "too_large": "absurd file size", "animated": "several pages",
     **dict.fromkeys(("too_small", "too_wide", "too_narrow", "bomb"), "absurd dimensions"),
-    **dict.fromkeys(("unread", "needs_heif"), "format that is not read"), "depth": "samples of unknown scale",
+    **dict.fromkeys(("unread", "needs_heif"), "unsupported format"), "depth": "samples of unknown scale",
 }  # fmt: skip
 
 

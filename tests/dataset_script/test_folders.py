@@ -116,10 +116,10 @@ def test_names_in_a_class_list_may_contain_commas_and_newlines() -> None:
 
 
 SKIPPED = [
-    (["a/1.svs", "b/2.svs"], r"found: none; skipped: 2 .svs \(folder without pictures that are read: save"),
+    (["a/1.svs", "b/2.svs"], r"found: none; skipped: 2 .svs \(folder without readable images: save"),
     (["1.png", "2.png"], r"found: none; skipped: 2 .png \(outside the class folders: .*--labels FILE"),
     ([], r"found: none \(it is empty\)"),
-    (["a/1.npy", "b/1.npy"], r"skipped: 2 .npy \(folder without pictures that are read"),
+    (["a/1.npy", "b/1.npy"], r"skipped: 2 .npy \(folder without readable images"),
 ]
 
 
@@ -132,7 +132,7 @@ def test_the_error_for_no_classes_says_what_was_skipped(paths, sentence) -> None
 def test_an_image_without_an_ending_is_read_and_a_folder_without_images_is_noted() -> None:
     found = arranged("a/1", "b/2", "c/3.svs")
     assert found.files == {"a": ["a/1"], "b": ["b/2"]}
-    assert found.notes == ["no pictures that are read in the folders c"]
+    assert found.notes == ["no readable images in the folders c"]
 
 
 @pytest.mark.parametrize(
