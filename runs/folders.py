@@ -94,10 +94,10 @@ def is_built(source: Path, built: Path) -> bool:
 
 
 def fingerprint(*folders: Path) -> str:
-    """A digest of the names, sizes and modification times of all files below `folders`."""
+    """A digest of the names, sizes and modification times of all files below `folders`, and of a test list beside them."""
     digest = hashlib.sha256()
-    files = (path for folder in folders for path in folder.rglob("*") if "__pycache__" not in path.parts)
-    for path in sorted(path for path in files if path.is_file()):
+    files = (path for folder in folders for path in (*folder.rglob("*"), folder.parent / TEST_NAMES))
+    for path in sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts):
         status = path.stat()
         digest.update(f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()

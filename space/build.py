@@ -60,7 +60,7 @@ def check_empty(out: Path) -> None:
 def check_ids(model_id: str, dataset_id: str) -> None:
     """Raise RepoError unless both are repo ids: a Space reads its repos from the Hub. The dataset may be empty."""
     if not model_id:
-        raise RepoError("no model is named: pass --model OWNER/NAME")
+        raise RepoError("no model given: pass --model OWNER/NAME")
     for name in filter(None, (model_id, dataset_id)):
         if Path(name).exists() or not is_repo_id(name):
             raise RepoError(

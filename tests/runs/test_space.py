@@ -38,7 +38,7 @@ def test_the_second_time_nothing_is_built_or_pushed(started, drawn_dataset, tmp_
     assert started == [space]
 
 
-def test_a_dataset_is_rebuilt_if_its_images_have_changed(started, tmp_path):
+def test_a_dataset_is_rebuilt_if_its_images_or_its_test_list_have_changed(started, tmp_path):
     (tmp_path / "raw" / "A").mkdir(parents=True)
     (tmp_path / "raw" / "A" / "1.jpg").write_bytes(b"one")
 
@@ -51,6 +51,8 @@ def test_a_dataset_is_rebuilt_if_its_images_have_changed(started, tmp_path):
     (tmp_path / "out" / "dataset" / "README.md").touch()  # as the build would
     assert [builds(), builds()] == [1, 0]
     (tmp_path / "raw" / "A" / "1.jpg").write_bytes(b"another")
+    assert [builds(), builds()] == [1, 0]
+    (tmp_path / runs.folders.TEST_NAMES).write_text("1.jpg")
     assert [builds(), builds()] == [1, 0]
 
 
