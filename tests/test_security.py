@@ -173,7 +173,7 @@ def test_an_image_path_of_a_data_set_reaches_no_other_file_of_this_machine(tmp_p
         if path == folder / "own.png":
             assert len(list(source.rows("train"))) == 2
             continue
-        with pytest.raises(TrainingError, match=r"no file of the dataset|cannot be read|failed"):
+        with pytest.raises(TrainingError, match=r"not a file of the dataset|cannot be read|failed"):
             list(source.rows("train"))
 
 

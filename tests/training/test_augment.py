@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.augment import BORDER, CellAugmentation, continue_outwards
+from training.augment import BORDER, CellAugmentation, reflect_into_border
 
 STILL = {"scale": (1.0, 1.0), "shift": 0.0, "stain": 0.0, "light": 0.0, "isolate": 0.0}
 STILL |= {"sharpness": 0.0, "resample": 0.0, "grain": 0.0, "gamma": 0.0}
@@ -47,7 +47,7 @@ def test_shrinking_shows_the_cell_once(crops):
 
 def test_what_lies_beyond_an_edge_is_taken_from_the_strip_along_it():
     grid = torch.linspace(-3, 3, 601)
-    folded = continue_outwards(grid)
+    folded = reflect_into_border(grid)
     outside = grid.abs() > 1
     assert torch.equal(folded[~outside], grid[~outside])
     assert folded[outside].abs().min() >= 1 - BORDER - 1e-6
@@ -63,7 +63,7 @@ def test_more_dye_darkens_and_background_stays_bright(crops):
 
 def test_an_isolated_cell_loses_its_neighbours_and_keeps_itself(crops):
     crops[:, :, :10] = 0.3  # a dark neighbour along the upper edge
-    view = CellAugmentation(**STILL | {"isolate": 1.0}).alone(crops)
+    view = CellAugmentation(**STILL | {"isolate": 1.0}).remove_surroundings(crops)
     assert torch.allclose(view[:, :, :4], torch.tensor(0.9), atol=0.05)
     assert torch.equal(view[:, :, 25:55, 25:55], crops[:, :, 25:55, 25:55])
 
@@ -83,21 +83,21 @@ def test_sharpness_goes_both_ways_and_never_out_of_range(crops):
 
 
 def test_resampling_takes_detail_from_every_other_image_of_a_batch(crops):
-    view = CellAugmentation(**STILL | {"resample": 1.0}).coarsen(crops)
+    view = CellAugmentation(**STILL | {"resample": 1.0}).downsample(crops)
     assert torch.equal(view[1::2], crops[1::2])
     assert (detail(view[::2]) < detail(crops[::2])).all()
 
 
 def test_noise_is_added_to_the_fraction_asked_for_and_gamma_keeps_the_order_of_brightness(crops):
     many = crops.repeat(50, 1, 1, 1)
-    noisy = CellAugmentation(**STILL | {"grain": 0.4}).expose(many)
+    noisy = CellAugmentation(**STILL | {"grain": 0.4}).add_noise_and_gamma(many)
     changed = (noisy != many).flatten(1).any(dim=1).float().mean()
     assert 0.25 < changed < 0.55
-    darker = CellAugmentation(**STILL | {"gamma": 0.25}).expose(crops)
+    darker = CellAugmentation(**STILL | {"gamma": 0.25}).add_noise_and_gamma(crops)
     assert (darker[:, :, 40, 40] < darker[:, :, 2, 2]).all() and not torch.equal(darker, crops)
 
 
 def test_what_is_switched_off_changes_nothing(crops):
     still = CellAugmentation(**STILL)
-    for step in (still.sharpen, still.coarsen, still.expose, still.alone):
+    for step in (still.sharpen, still.downsample, still.add_noise_and_gamma, still.remove_surroundings):
         assert torch.equal(step(crops), crops)

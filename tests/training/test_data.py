@@ -14,7 +14,7 @@ from hub_model.inference.preprocessing import Preprocessing
 from tests.pictures import deep, encoded, packed_tiff, planar_tiff, png16, tiff
 from tests.training.small import CONFIG, data_options
 from training import TrainingError
-from training.data import MemorySplit, StreamSplit, decode, geometry, near_equal, updates_in
+from training.data import MemorySplit, StreamSplit, decode, geometry, split_evenly, updates_per_epoch
 from training.source import Row, open_source
 
 IMAGES = 53  # a prime: no batch size divides it
@@ -128,7 +128,7 @@ def test_evaluation_covers_every_image_once_in_the_same_full_batches(numbered, k
 def test_near_equal_parts_differ_by_one_and_lose_nothing():
     for total in range(1, 60):
         for parts in range(1, total + 1):
-            sizes = near_equal(total, parts)
+            sizes = split_evenly(total, parts)
             assert sum(sizes) == total and len(sizes) == parts and max(sizes) - min(sizes) <= 1
 
 
@@ -136,7 +136,7 @@ def test_no_batch_of_an_epoch_has_a_single_image():
     for parts in (1, 2, 3):
         for batch_size in (2, 3, 16):
             for images in range(2 * parts, 100):
-                sizes = near_equal(images, parts * updates_in(images, batch_size, parts))
+                sizes = split_evenly(images, parts * updates_per_epoch(images, batch_size, parts))
                 assert min(sizes) >= 2 and max(sizes) <= max(batch_size, 4)
 
 

@@ -10,7 +10,7 @@ from training.distill import (
     Student,
     Teacher,
     TeacherCache,
-    TeacherLogits,
+    TeacherOutput,
     feature_loss,
     label_loss,
     teacher_loss,
@@ -42,7 +42,7 @@ def test_onnx_runtime_gives_the_same_logits_for_a_batch_of_any_size(run):
     batches = [torch.rand(images, 3, 48, 48) for images in (3, 5)]
     expected = [teacher(views) for views in batches]
     through_pytorch = teacher.networks
-    assert teacher.speed_up(CPU, bf16=False) is None and teacher.networks is not through_pytorch
+    assert teacher.select_backend(CPU, bf16=False) is None and teacher.networks is not through_pytorch
     for views, before in zip(batches, expected, strict=True):
         answer = teacher(views)
         assert torch.allclose(answer.probabilities, before.probabilities, atol=1e-5)
@@ -56,7 +56,7 @@ def test_a_teacher_that_cannot_be_exported_stays_in_pytorch(run, monkeypatch):
     monkeypatch.setattr("training.distill.export_onnx", refuse)
     teacher, views = Teacher([run], NAMES, 2.0), torch.rand(3, 3, 48, 48)
     expected = teacher(views).probabilities
-    assert teacher.speed_up(CPU, bf16=False) == "the ONNX graph differs"
+    assert teacher.select_backend(CPU, bf16=False) == "the ONNX graph differs"
     assert torch.equal(teacher(views).probabilities, expected)
 
 
@@ -67,7 +67,7 @@ def test_a_vit_teacher_keeps_its_size_and_may_run_in_bfloat16(tmp_path):
     teacher, views = Teacher([str(tmp_path)], NAMES, 2.0), torch.rand(3, 3, 64, 64)
     expected = teacher(views)
     assert teacher.size == 48 and expected.features.shape == (3, 192)
-    assert teacher.speed_up(CPU, bf16=True) is None
+    assert teacher.select_backend(CPU, bf16=True) is None
     answer = teacher(views)
     assert answer.features.dtype == torch.float32 and not torch.equal(answer.features, expected.features)
     assert torch.allclose(answer.probabilities, expected.probabilities, atol=1e-2)
@@ -110,7 +110,7 @@ def test_a_teacher_of_other_classes_is_refused(run):
 
 def test_following_the_teacher_exactly_costs_nothing():
     logits = torch.randn(5, 7)
-    answer = TeacherLogits((logits / 2.0).softmax(1), torch.randn(5, 4))
+    answer = TeacherOutput((logits / 2.0).softmax(1), torch.randn(5, 4))
     assert teacher_loss(logits, answer, 2.0).abs() < 1e-6
     assert teacher_loss(-logits, answer, 2.0) > 0.01
     assert feature_loss(3 * answer.features, answer).abs() < 1e-6

@@ -23,9 +23,9 @@ from training.model import (
     build_model,
     build_optimizer,
     find_start,
-    read_back,
+    keep_slow_convolutions_in_float32,
+    reload_weights,
     save_model,
-    spare_slow_convolutions,
     training_mode,
 )
 from training.source import Row
@@ -58,7 +58,7 @@ def test_training_timm_and_transformers_make_the_same_logits_from_the_same_jpeg(
     _, model, data_config = saved
     folder, model = tmp_path, copy.deepcopy(model)
     save_model(model, data_config, SOURCE, folder, dtype)
-    read_back(model, folder, Accelerator(cpu=True))
+    reload_weights(model, folder, Accelerator(cpu=True))
     weights = sum(parameter.numel() for parameter in model.parameters())
     assert (folder / "model.safetensors").stat().st_size / weights == pytest.approx(bytes_a_weight, rel=0.1)
     file = next(drawn_folder.rglob("*.jpg"))
@@ -120,10 +120,13 @@ SMALL_FIRST = [(0.0, 32), (0.5, 299)]
 CANNOT_BE_BUILT = [
     ({"model": "rexnet150"}, "did you mean rexnet_150"),
     ({"model": "rexnet_100.nonsense"}, "rexnet_100.nonsense"),
-    ({"model": "inception_v3", "size_schedule": SMALL_FIRST}, "inception_v3 cannot take images of 32 pixels"),
+    (
+        {"model": "inception_v3", "size_schedule": SMALL_FIRST},
+        "inception_v3 does not accept images of 32 pixels",
+    ),
     (
         {"model": VIT, "image_size": 224, "size_schedule": [(0.0, 96), (0.5, 224)]},
-        "cannot take images of 96 pixels",
+        "does not accept images of 96 pixels",
     ),
     ({"pretrained": True}, "pass --no-pretrained to train from scratch, or --init_from"),
 ]
@@ -194,12 +197,12 @@ def test_a_start_model_that_is_damaged_foreign_or_missing_is_one_sentence(saved,
         return refusal(build_model, model_options(init_from=str(start), **given), NAMES)
 
     assert "nobody/nothing" in refused("hf-hub:nobody/nothing")
-    assert "--init_from holds a rexnet_100" in refused(saved[0], model="rexnet_150")
+    assert "--init_from is a rexnet_100" in refused(saved[0], model="rexnet_150")
     assert "has no model.safetensors" in refused(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"12345")
     assert "not a readable safetensors file" in refused(tmp_path)
     save_file({"other": torch.zeros(2)}, tmp_path / "model.safetensors")
-    assert "does not fit" in refused(tmp_path)
+    assert "does not match" in refused(tmp_path)
 
 
 def test_a_frozen_backbone_neither_learns_nor_moves_its_batch_statistics():
@@ -215,7 +218,7 @@ def test_a_frozen_backbone_neither_learns_nor_moves_its_batch_statistics():
 def test_bfloat16_on_a_cpu_spares_the_strided_depthwise_convolutions_and_changes_no_weight_name() -> None:
     model = timm.create_model("rexnet_100", num_classes=3)
     names = list(model.state_dict())
-    spare_slow_convolutions(model)
+    keep_slow_convolutions_in_float32(model)
     seen = {}
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Conv2d):

@@ -19,8 +19,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 import train_accelerate
-from tests.training.small import LAUNCH_TWO, TINY
-from train_accelerate import main
+from tests.training.small import LAUNCH_TWO, RESULTS, arguments, refusal, train
 from training.checkpoint import Progress
 from training.evaluation import score
 from training.schedule import Schedule
@@ -28,17 +27,6 @@ from training.schedule import Schedule
 SCRIPT = train_accelerate.__file__
 METRIC = Path(SCRIPT).parent / "hub_model" / "metrics" / "cell_classification"
 EVERY_UPDATE = "--checkpoint_minutes 1e-6 --keep_checkpoints 99"
-RESULTS = ("history.jsonl", "model.safetensors", "logits_validation.parquet", "logits_test.parquet")
-
-
-def arguments(dataset, output, *more: object, epochs=2) -> list[str]:
-    """The command line of a short run; `more` may hold several options, parted by blanks."""
-    given = f"--dataset {dataset} --output_dir {output} --epochs {epochs} {' '.join(map(str, more))}"
-    return [*TINY, *given.split()]
-
-
-def train(dataset, output, *more, epochs=2) -> int:
-    return main(arguments(dataset, output, *more, epochs=epochs))
 
 
 def results(run: Path) -> list[bytes]:
@@ -51,13 +39,6 @@ def logits(run: Path) -> list[dict]:
 
 def history_of(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-
-
-def refusal(capsys, *arguments, **given) -> str:
-    assert train(*arguments, **given) == 1
-    text = capsys.readouterr().err
-    assert text.count("error: ") == 1 and "Traceback" not in text
-    return text
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +149,7 @@ def test_the_clock_or_the_updates_end_a_run_whatever_is_first():
     options = SimpleNamespace(epochs=10, max_minutes=2, warmup=0.1, size_schedule=[(0.0, 32), (0.5, 48)])
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     progress = Progress()
-    schedule = Schedule(options, Accelerator(cpu=True), optimizer, progress, updates_an_epoch=5)
+    schedule = Schedule(options, Accelerator(cpu=True), optimizer, progress, updates_per_epoch=5)
     seen = []
     for epoch, update, seconds in [
         (0, 0, 0),
@@ -193,7 +174,7 @@ def test_what_is_no_run_is_not_overwritten_and_a_tracker_that_is_missing_is_name
     drawn_dataset, tmp_path, capsys
 ):
     (tmp_path / "thesis.txt").write_text("years of work")
-    assert "holds no run" in refusal(capsys, drawn_dataset, tmp_path, "--overwrite")
+    assert "does not contain a run" in refusal(capsys, drawn_dataset, tmp_path, "--overwrite")
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
     with pytest.raises(SystemExit):
         train(drawn_dataset, tmp_path / "run", "--log_with wandb")
