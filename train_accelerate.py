@@ -30,7 +30,7 @@ from training.augment import CellAugmentation, build_mixup
 from training.batch_norm import reestimate_batch_norm, views_without_mixup
 from training.checkpoint import Checkpoints, Progress
 from training.data import normalise
-from training.distill import Objective, Student, TeacherCache, build_teacher, resize
+from training.distill import Student, TeacherCache, build_teacher, resize, training_loss
 from training.evaluation import EpochMetrics, evaluate_split
 from training.hub import check_hub, fetch_checkpoint, push_checkpoint
 from training.loader import Loader
@@ -92,7 +92,7 @@ def train(options: Namespace) -> None:
     # Augmentation and loss
     augment = CellAugmentation(tuple(options.scale), **{name: getattr(options, name) for name in VIEWS})
     mixup = build_mixup(options.mixup, options.cutmix, len(source.label_names))
-    objective = Objective(options, loader.class_weights().to(accelerator.device))
+    criterion = partial(training_loss, options, loader.class_weights().to(accelerator.device))
     save = accelerator.on_main_process(
         partial(save_model, final_model, data_config, source, options.output_dir, options.save_dtype)
     )
@@ -133,7 +133,7 @@ def train(options: Namespace) -> None:
                 if view_epoch != progress.epoch:  # repeated views, but new dropout masks
                     torch.manual_seed(derive_seed(options.seed, progress.epoch, *index))
                 logits, projected = student(normalise(resize(views, size), data_config))
-                loss = objective(logits, targets, projected, teacher_output)
+                loss = criterion(logits, targets, projected, teacher_output)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(student.parameters(), options.clip_grad)

@@ -5,10 +5,12 @@ Student and teachers see the same augmented views.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from argparse import Namespace
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import onnxruntime
 import timm
@@ -28,8 +30,7 @@ from training.data import normalise
 from training.model import find_start, load_weights
 
 
-@dataclass(frozen=True)
-class TeacherOutput:
+class TeacherOutput(NamedTuple):
     """probabilities [N, C] at the teacher's temperature; features [N, D], the concatenated pooled features of the teachers."""
 
     probabilities: torch.Tensor
@@ -37,7 +38,13 @@ class TeacherOutput:
 
 
 class Teacher(nn.Module):
-    """One or several trained models, averaged; each sees the views at its own size and normalisation."""
+    """One or several trained models, averaged; each sees the views at its own size and normalisation.
+
+    Attributes:
+        size: the largest input size of the models in pixels, and the minimum size of the views.
+        num_features: the number of pooled features of all models.
+        origins: source and architecture of each model.
+    """
 
     def __init__(
         self, sources: list[str], label_names: list[str], temperature: float, size: int | None = None
@@ -65,6 +72,7 @@ class Teacher(nn.Module):
             self.origins.append({"source": source, "architecture": architecture})
         self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.networks = [LogitsAndFeatures(model) for model in self.models]
+        self.size, self.num_features = max(self.sizes), sum(model.head_hidden_size for model in self.models)
 
     def select_backend(self, device: torch.device, bf16: bool) -> str | None:
         """Use bfloat16 (on a CPU for ViTs only) or, for the other networks on a CPU, ONNX Runtime.
@@ -76,23 +84,14 @@ class Teacher(nn.Module):
         for model, size in zip(self.models, self.sizes, strict=True):
             network = LogitsAndFeatures(model)
             if bf16 and (device.type != "cpu" or hasattr(model, "pos_embed")):
-                network = Bfloat16Network(network, device.type)
+                network = partial(run_in_bfloat16, network, device.type)
             elif device.type == "cpu":
                 try:
-                    network = OnnxNetwork(model, size)
+                    network = partial(run_onnx, create_onnx_session(model, size))
                 except (RepoError, OnnxExporterError) as error:
                     reason = first_line(error)
             self.networks.append(network)
         return reason
-
-    @property
-    def size(self) -> int:
-        """The largest input size of the teachers in pixels, and the minimum size of the views."""
-        return max(self.sizes)
-
-    @property
-    def num_features(self) -> int:
-        return sum(model.head_hidden_size for model in self.models)
 
     @torch.no_grad()
     def forward(self, views: torch.Tensor) -> TeacherOutput:
@@ -105,40 +104,38 @@ class Teacher(nn.Module):
         return TeacherOutput(torch.stack(probabilities).mean(dim=0), torch.cat(features, dim=1))
 
 
-@dataclass(frozen=True)
-class Bfloat16Network:
-    """A trained network under bfloat16 autocast, with float32 outputs."""
-
-    network: nn.Module
-    device: str
-
-    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits [N, C] and pooled features [N, D] of normalised images [N, 3, size, size]."""
-        with torch.autocast(self.device, torch.bfloat16):
-            logits, features = self.network(images)
-        return logits.float(), features.float()
+def run_in_bfloat16(
+    network: nn.Module, device_type: str, images: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return float32 logits [N, C] and pooled features [N, D] of normalised images [N, 3, S, S], computed under autocast."""
+    with torch.autocast(device_type, torch.bfloat16):
+        logits, features = network(images)
+    return logits.float(), features.float()
 
 
-class OnnxNetwork:
-    """A trained network in ONNX Runtime, on a CPU about three times as fast as PyTorch."""
+def create_onnx_session(model: nn.Module, size: int) -> onnxruntime.InferenceSession:
+    """Return a session for a timm model with that input size in pixels, on a CPU about three times as fast as PyTorch.
 
-    def __init__(self, model: nn.Module, size: int):
-        """Export a timm model for that input size in pixels; RepoError if the exported outputs differ."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        # leave the cores to the student between batches
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            export_onnx(model, (3, size, size), path)
-            providers = ["CPUExecutionProvider"]
-            self.session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=providers)
+    Raises:
+        RepoError, OnnxExporterError: the model cannot be exported, or the exported outputs differ.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # leave the cores to the student between batches
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export_onnx(model, (3, size, size), path)
+        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
 
-    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits [N, C] and pooled features [N, D] of normalised images [N, 3, size, size]."""
-        logits, features = self.session.run(["logits", "features"], {"pixel_values": images.numpy()})
-        return torch.from_numpy(logits), torch.from_numpy(features)
+
+def run_onnx(
+    session: onnxruntime.InferenceSession, images: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits [N, C] and pooled features [N, D] of normalised images [N, 3, S, S]."""
+    logits, features = session.run(["logits", "features"], {"pixel_values": images.numpy()})
+    return torch.from_numpy(logits), torch.from_numpy(features)
 
 
 class TeacherCache:
@@ -162,21 +159,21 @@ class TeacherCache:
         if not self.epochs:
             return self.teacher(views)
         cached = self.of_epoch(epoch)
-        keys = [f"{batch}.{name}" for name in ("probabilities", "features")]
+        keys = [f"{batch}.{name}" for name in TeacherOutput._fields]
         if keys[0] not in cached:
-            output = self.teacher(views)
-            tensors = (output.probabilities, output.features)
-            cached |= {key: tensor.half().cpu() for key, tensor in zip(keys, tensors, strict=True)}
+            cached |= {
+                key: tensor.half().cpu() for key, tensor in zip(keys, self.teacher(views), strict=True)
+            }
         return TeacherOutput(*(cached[key].to(views.device).float() for key in keys))
 
     def of_epoch(self, epoch: str) -> dict[str, torch.Tensor]:
         """Return the cached outputs of an epoch, loaded from the run folder if they are there."""
         if epoch not in self.cached:
+            self.cached[epoch] = {}
             file = self.folder and self.folder / f"{epoch}.safetensors"
-            try:
-                self.cached[epoch] = load_file(file) if file and file.is_file() else {}
-            except SafetensorError:  # damaged: recompute
-                self.cached[epoch] = {}
+            if file and file.is_file():
+                with contextlib.suppress(SafetensorError):  # damaged: recompute
+                    self.cached[epoch] = load_file(file)
         return self.cached[epoch]
 
     def save(self, epoch: str) -> None:
@@ -225,31 +222,31 @@ class Student(nn.Module):
         return self.model.get_classifier()(dropped), self.projector(pooled)
 
 
-@dataclass(frozen=True)
-class Objective:
-    """The training loss: cross-entropy with the labels and, with a teacher, the distillation losses."""
+def training_loss(
+    options: Namespace,
+    class_weights: torch.Tensor,
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    projected: torch.Tensor | None,
+    teacher: TeacherOutput | None,
+) -> torch.Tensor:
+    """Return the cross-entropy of logits [N, C] with targets [N, C] and, with a teacher, the distillation losses.
 
-    options: Namespace
-    class_weights: torch.Tensor  # [C]
-
-    def __call__(
-        self,
-        logits: torch.Tensor,
-        targets: torch.Tensor,
-        projected: torch.Tensor | None = None,
-        teacher: TeacherOutput | None = None,
-    ) -> torch.Tensor:
-        """Return the loss of logits [N, C] for targets [N, C], which are soft if images were mixed."""
-        options, logits = self.options, logits.float()
-        smooth = targets * (1 - options.label_smoothing) + options.label_smoothing / targets.shape[1]
-        loss = label_loss(logits, smooth, self.class_weights)
-        if teacher is None:
-            return loss
-        weight, temperature = options.teacher_weight, options.teacher_temperature
-        loss = (1 - weight) * loss + weight * teacher_loss(logits, teacher, temperature)
-        if projected is not None:
-            loss = loss + options.feature_weight * feature_loss(projected.float(), teacher)
+    Args:
+        class_weights: [C].
+        targets: soft if images were mixed.
+        projected: features [N, D] of the student for the feature loss.
+    """
+    logits = logits.float()
+    smooth = targets * (1 - options.label_smoothing) + options.label_smoothing / targets.shape[1]
+    loss = label_loss(logits, smooth, class_weights)
+    if teacher is None:
         return loss
+    weight, temperature = options.teacher_weight, options.teacher_temperature
+    loss = (1 - weight) * loss + weight * teacher_loss(logits, teacher, temperature)
+    if projected is not None:
+        loss = loss + options.feature_weight * feature_loss(projected.float(), teacher)
+    return loss
 
 
 def resize(images: torch.Tensor, size: int) -> torch.Tensor:

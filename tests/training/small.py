@@ -1,6 +1,7 @@
 """Shared by the tests of the trainer: options, class names, and runs of a tiny network."""
 
 import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
 NAMES = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
@@ -38,6 +39,11 @@ def train(dataset, output, *more: object, epochs=2) -> int:
     from train_accelerate import main  # slow to import
 
     return main(arguments(dataset, output, *more, epochs=epochs))
+
+
+def results(run: Path) -> list[bytes]:
+    """The contents of the files that are bit-identical for identical runs."""
+    return [(run / name).read_bytes() for name in RESULTS]
 
 
 def refusal(capsys, *given, **options) -> str:

@@ -7,15 +7,13 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 
 from tests.stress.broken_proxy import FOREVER, broken_proxy
-from tests.training.small import RESULTS, refusal, train
+from tests.training.small import refusal, results, train
 from training.hub import BRANCH, CHECKPOINT
 
 LARGE_BATCHES = "--batch_size 32"  # fewer updates
 
 
-def test_a_run_publishes_its_model_and_pushes_nothing_when_nothing_changed(
-    drawn_repo, owner, tmp_path, capsys
-):
+def test_a_run_publishes_its_model_and_does_not_push_it_again_unchanged(drawn_repo, owner, tmp_path, capsys):
     repo = f"{owner}/published-run"
     push = f"{LARGE_BATCHES} --push_to_hub --hub_model_id {repo} --hub_private_repo"
     assert train(drawn_repo, tmp_path / "run", push) == 0
@@ -29,11 +27,11 @@ def test_a_run_publishes_its_model_and_pushes_nothing_when_nothing_changed(
     assert len(HfApi().list_repo_commits(repo)) == len(commits)
 
 
-def test_a_run_whose_machine_is_gone_is_resumed_from_its_branch(drawn_dataset, owner, tmp_path, capsys):
+def test_a_run_is_resumed_from_its_branch_on_another_machine(drawn_dataset, owner, tmp_path, capsys):
     """A machine with an empty folder resumes from the middle of the second epoch and produces the same bytes."""
     repo = f"{owner}/resumed-run"
     push = f"{LARGE_BATCHES} --push_to_hub --hub_model_id {repo} --hub_strategy checkpoint --resume"
-    assert train(drawn_dataset, tmp_path / "whole", LARGE_BATCHES) == 0
+    assert train(drawn_dataset, tmp_path / "uninterrupted", LARGE_BATCHES) == 0
     assert train(drawn_dataset, tmp_path / "first", push, "--checkpoint_minutes 1e-6") == 0
     commits = HfApi().list_repo_commits(repo, revision=BRANCH)
     pushed = [commit for commit in commits if "step-" in commit.title]
@@ -45,11 +43,10 @@ def test_a_run_whose_machine_is_gone_is_resumed_from_its_branch(drawn_dataset, o
     capsys.readouterr()
     assert train(drawn_dataset, tmp_path / "second", push) == 0
     assert "resuming from step-00001-00000002" in capsys.readouterr().out
-    for name in RESULTS:
-        assert (tmp_path / "second" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert results(tmp_path / "second") == results(tmp_path / "uninterrupted")
 
 
-def test_a_branch_that_is_damaged_or_leads_outside_is_refused(drawn_dataset, owner, tmp_path, capsys):
+def test_a_damaged_or_malicious_branch_is_refused(drawn_dataset, owner, tmp_path, capsys):
     repo = f"{owner}/damaged-run"
     push = f"--push_to_hub --hub_model_id {repo} --hub_strategy checkpoint --resume"
     HfApi().create_repo(repo)
@@ -65,7 +62,9 @@ def test_a_branch_that_is_damaged_or_leads_outside_is_refused(drawn_dataset, own
     assert not (tmp_path / "outside").exists()
 
 
-def test_what_cannot_be_pushed_is_said_before_the_first_epoch(drawn_dataset, tmp_path, capsys, monkeypatch):
+def test_a_repo_that_cannot_be_pushed_to_is_refused_before_the_first_epoch(
+    drawn_dataset, tmp_path, capsys, monkeypatch
+):
     push = "--push_to_hub --hub_model_id"
     for wrong in ("no-owner", "'a b/c'", "owner/name/more"):
         with pytest.raises(SystemExit):
@@ -77,7 +76,7 @@ def test_what_cannot_be_pushed_is_said_before_the_first_epoch(drawn_dataset, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_an_outage_at_the_end_costs_nothing_and_the_rerun_pushes(
+def test_after_an_outage_at_the_end_a_rerun_pushes_the_model(
     drawn_dataset, owner, tmp_path, capsys, monkeypatch
 ):
     repo = f"{owner}/after-an-outage"
