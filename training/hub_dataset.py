@@ -70,8 +70,8 @@ def load(options: Namespace, streaming: bool, columns: list[str] | None = None) 
         return dict(datasets.load_dataset(options.dataset, **version))
     builder = datasets.load_dataset_builder(options.dataset, **version)
     if isinstance(builder, Parquet):
-        # `datasets` 5 uses pyarrow's scanner, whose threads read the whole file ahead of a slow consumer and are waited for
-        # for 5 s at the end (apache/arrow#45214); remove once `datasets` reads one row group at a time
+        # `datasets` 5 uses pyarrow's scanner, whose threads read the whole file ahead of a slow consumer, and sleeps 5 s at the
+        # end for them (apache/arrow#45214); remove once `datasets` reads one row group at a time
         builder.config.columns = columns
         builder._generate_tables = partial(read_row_groups, builder)
         builder.SLEEP_ON_THREADS_SHUTDOWNS = False

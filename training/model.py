@@ -149,9 +149,7 @@ def check_input_sizes(model: nn.Module, sizes: set[int]) -> None:
             model.eval()(torch.zeros(1, 3, size, size))
         except (AssertionError, RuntimeError) as error:
             name = model.pretrained_cfg["architecture"]
-            raise TrainingError(
-                f"{name} does not accept images of {size} pixels: {first_line(error)}"
-            ) from error
+            raise TrainingError(f"{name} does not accept {size}-pixel images: {first_line(error)}") from error
 
 
 def load_weights(model: nn.Module, start: Start, keep_head: bool) -> None:
@@ -248,7 +246,7 @@ def save_model(
     classes = len(source.label_names)
     data = {k: list(v) if isinstance(v, tuple) else v for k, v in data_config.items()}
     keys = ("pool_size", "first_conv", "classifier", "fixed_input_size")
-    architecture = {k: model.pretrained_cfg[k] for k in keys if k in model.pretrained_cfg}
+    base = {k: model.pretrained_cfg[k] for k in keys if k in model.pretrained_cfg}
     labels = {"label_names": source.label_names, "label_descriptions": source.label_descriptions}
     config = {
         "num_classes": classes,
@@ -256,13 +254,7 @@ def save_model(
         # read by transformers, and replaced when it saves a model fine-tuned on other classes
         "id2label": dict(enumerate(source.label_names)),
         "label2id": {name: i for i, name in enumerate(source.label_names)},
-        "pretrained_cfg": {
-            "fixed_input_size": False,
-            **architecture,
-            **data,
-            "num_classes": classes,
-            **labels,
-        },
+        "pretrained_cfg": {"fixed_input_size": False, **base, **data, "num_classes": classes, **labels},
     }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".model-") as unfinished:
         contiguous = copy.deepcopy(model).to(getattr(torch, dtype), memory_format=torch.contiguous_format)

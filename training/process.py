@@ -132,9 +132,8 @@ def lost_process(error: RuntimeError, options: Namespace) -> str | None:
     """Return the message for an error caused by the loss of another process; None for any other error."""
     group = torch.distributed
     text = SOURCE_LINE.sub("", first_line(error)).split(". ")[0]
-    if not isinstance(error, group.DistError) and not (
-        group.is_initialized() and CONNECTION_LOST.search(text)
-    ):
+    lost = group.is_initialized() and CONNECTION_LOST.search(text)
+    if not isinstance(error, group.DistError) and not lost:
         return None
     name = "this process"
     if group.is_initialized():

@@ -107,7 +107,8 @@ class Source:
             table = table.shuffle(seed=shuffle[0], buffer_size=shuffle[1])
             table.set_epoch(epoch)
         try:
-            for position, row in itertools.compress(enumerate(table), selected or itertools.repeat(True)):
+            selected = itertools.repeat(True) if selected is None else selected
+            for position, row in itertools.compress(enumerate(table), selected):
                 yield self._row(split, position, row)
         except (*HUB_ERRORS, pa.ArrowException) as error:
             raise TrainingError(f"reading {split} of {self.id} failed: {first_line(error)}") from error

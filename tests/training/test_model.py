@@ -122,11 +122,11 @@ CANNOT_BE_BUILT = [
     ({"model": "rexnet_100.nonsense"}, "rexnet_100.nonsense"),
     (
         {"model": "inception_v3", "size_schedule": SMALL_FIRST},
-        "inception_v3 does not accept images of 32 pixels",
+        "inception_v3 does not accept 32-pixel images",
     ),
     (
         {"model": VIT, "image_size": 224, "size_schedule": [(0.0, 96), (0.5, 224)]},
-        "does not accept images of 96 pixels",
+        "does not accept 96-pixel images",
     ),
     ({"pretrained": True}, "pass --no-pretrained to train from scratch, or --init_from"),
 ]
