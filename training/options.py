@@ -101,8 +101,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("augmentation").add_argument
     add("--scale", type=positive, nargs=2, default=(0.5, 1.25), metavar=("MIN", "MAX"), help="magnification")
-    add("--stain", type=share, default=0.2, help="standard deviation of the change of each stain")
-    add("--light", type=share, default=0.1, help="standard deviation of each channel's density change")
+    add("--stain", type=share, default=0.2, help="standard deviation of the relative change of each stain")
+    add("--light", type=share, default=0.1, help="standard deviation of channel-wise optical density shifts")
     add("--isolate", type=share, default=0.2, help="fraction of images whose surroundings are removed")
     add("--sharpness", type=share, default=0.65, help="fraction of images that are blurred or sharpened")
     add("--resample", type=share, default=0.3, help="fraction of batches with every other image downsampled")
@@ -115,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--label_smoothing", type=share, default=0.1, help="probability mass spread over all classes")
     add("--class_weights", choices=("none", "balanced"), default="none", help="class weights in the loss")
     add("--teacher", nargs="+", default=[], help="hf-hub:OWNER/NAME or run folders, averaged (default: none)")
-    add("--teacher_weight", type=share, default=0.7, help="weight of the distillation loss")
+    add("--teacher_weight", type=share, default=0.7, help="fraction of the loss due to distillation")
     add("--teacher_size", type=image_size, help="input size of the teachers in pixels (default: their own)")
     add("--teacher_temperature", type=positive, default=2.0, help="softmax temperature for distillation")
     add(
@@ -146,7 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--hub_private_repo", action="store_true", help="create a private repo (default: public)")
     add(
         "--hub_strategy", choices=("end", "checkpoint"), default="end",
-        help="'checkpoint' also pushes checkpoints to a branch, from which --resume continues",
+        help="'checkpoint' also pushes checkpoints to a branch of that name, from which --resume continues",
     )  # fmt: skip
     return parser
 

@@ -138,9 +138,7 @@ class Source:
                 return HfFileSystem().cat_file(path)
             file = Path(path).resolve(strict=True)
             if not file.is_file() or not any(file.is_relative_to(folder.resolve()) for folder in folders):
-                raise TrainingError(
-                    f"{name} of {self.id} points to {path!r}, which is not a file of the dataset"
-                )
+                raise TrainingError(f"{name} of {self.id} points to {path!r}, not a file of the dataset")
             return file.read_bytes()
         except (*HUB_ERRORS, ValueError) as error:
             raise TrainingError(f"{name} of {self.id} cannot be read: {first_line(error)}") from error
