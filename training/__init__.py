@@ -1,5 +1,5 @@
-"""What `train_accelerate.py` is made of: options, data, augmentation, model, teacher, checkpoints, report."""
+"""Components of `train_accelerate.py`: options, data, augmentation, model, distillation, checkpoints, evaluation."""
 
 
 class TrainingError(Exception):
-    """Something the person at the keyboard can put right; its text is one sentence that says how."""
+    """An error that the user can fix; the message is one sentence that says how."""

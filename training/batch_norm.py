@@ -1,4 +1,4 @@
-"""Batch norm's statistics, recomputed from views without mixup: mixed images vary less than those that will be predicted."""
+"""Batch norm statistics recomputed without mixup: mixed images have a lower variance than those seen in inference."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Iterable, Iterator
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.augment import CellAugmentation
 from training.data import Split, normalise
-from training.schedule import seed_of
+from training.schedule import derive_seed
 
 
 @torch.no_grad()
 def reestimate_batch_norm(model: nn.Module, batches: Iterable[torch.Tensor], accelerator: Accelerator) -> int:
-    """Set running means and variances to their mean over normalised images [N, 3, S, S]; return how many layers have them.
+    """Set running means and variances to their averages over normalised images [N, 3, S, S]; return the number of layers.
 
-    Each process gives its own batches. All weights stay, and the model is left in evaluation mode; dropout and stochastic depth
-    are off meanwhile (unlike in `torch.optim.swa_utils.update_bn`). Doing it again changes nothing ("precise" statistics, Wu &
-    Johnson 2021, arXiv:2105.07576).
+    "Precise" statistics (Wu & Johnson 2021, arXiv:2105.07576). Each process passes its own batches. Dropout and stochastic depth
+    are disabled (unlike in `torch.optim.swa_utils.update_bn`), weights do not change, and the model is left in evaluation mode.
+    Idempotent.
     """
-    layers = [m for m in model.eval().modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    layers = [layer for layer in layers if layer.track_running_stats]
+    layers = [m for m in model.eval().modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
-        layer.momentum = None  # a plain mean of the batches
+        layer.momentum = None  # cumulative average
         layer.train()
     for images in batches if layers else ():
         model(images)
@@ -41,8 +41,8 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[torch.Tensor], acc
 def views_without_mixup(
     split: Split, epoch: int, augment: CellAugmentation, data_config: dict, accelerator: Accelerator
 ) -> Iterator[torch.Tensor]:
-    """Yield normalised random views [N, 3, S, S] of this process's training images, each once."""
+    """Yield batches of normalised random views [N, 3, S, S], one of each training image of this process."""
     for step, batch in enumerate(split.training(epoch)):
-        torch.manual_seed(seed_of(split.seed, epoch, *split.index(step)))
+        torch.manual_seed(derive_seed(split.seed, epoch, *split.index(step)))
         images = batch.images.to(accelerator.device).float().div_(255)
         yield normalise(augment(images, data_config["input_size"][-1]), data_config)

@@ -1,18 +1,16 @@
-"""Images for the trainer: checked rows of a dataset in, uint8 batches out.
+"""Batches of decoded images: the rows of a dataset in, uint8 tensors out.
 
-A `Split` hands out batches of decoded images, to each process its own. Small splits are decoded once and kept in memory
-(`MemorySplit`), large ones are read and decoded again every epoch (`StreamSplit`). Both cut an epoch into near-equal chunks, one
-for each update of the weights, and each chunk into as many near-equal batches as processes times accumulation steps ask for. So
-no image is seen twice or left out, and the same images, in the same batches, make the same update, however the batches are
-divided among processes and accumulation steps.
+Each process gets its own batches from a `Split`. Small splits are decoded once and kept in memory (`MemorySplit`), large ones are
+read and decoded again every epoch (`StreamSplit`). Both divide an epoch into near-equal chunks, one per optimizer update, and
+each chunk into as many near-equal batches as there are processes times accumulation steps. So every image is used exactly once
+an epoch, and the batches of an update are the same however they are divided among processes and accumulation steps.
 """
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -43,13 +41,13 @@ Example = tuple[str, str | None, int, torch.Tensor]  # name, source, label, imag
 
 
 def geometry(data_config: dict, size: int) -> Callable[[Image.Image], Image.Image]:
-    """Return timm's own evaluation transform for that size, up to but without tensor conversion and normalisation."""
+    """Return timm's evaluation transform for that input size, without tensor conversion and normalisation."""
     config = {**data_config, "input_size": (3, size, size)}
     return Compose(create_transform(**config, is_training=False).transforms[:-2])
 
 
 def decode(row: Row, transform: Callable[[Image.Image], Image.Image]) -> torch.Tensor:
-    """Return the image as uint8 [3, S, S], from the same pixels that serving sees.
+    """Return the image as uint8 [3, S, S], decoded as in inference.
 
     Raises:
         TrainingError: it cannot be decoded.
@@ -61,7 +59,7 @@ def decode(row: Row, transform: Callable[[Image.Image], Image.Image]) -> torch.T
 
 
 def normalise(images: torch.Tensor, data_config: dict) -> torch.Tensor:
-    """Return uint8 [N, 3, H, W] or float 0..1 as the network's input; the arithmetic is timm's, bit for bit."""
+    """Return the network's input for images [N, 3, H, W], uint8 or float in 0..1; bit-identical to timm's transform."""
     if images.dtype == torch.uint8:
         images = images.float().div_(255)
     mean, std = (torch.tensor(data_config[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
@@ -69,19 +67,19 @@ def normalise(images: torch.Tensor, data_config: dict) -> torch.Tensor:
     return (images - mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
-def near_equal(total: int, chunks: int) -> list[int]:
-    """Return `chunks` sizes that differ by one at most and add up to `total`."""
+def split_evenly(total: int, chunks: int) -> list[int]:
+    """Return `chunks` sizes that add up to `total` and differ by at most one."""
     return [total * (i + 1) // chunks - total * i // chunks for i in range(chunks)]
 
 
-def updates_in(images: int, batch_size: int, batches: int) -> int:
-    """Return the updates of an epoch whose updates are of `batches` batches each; no batch has fewer than two images."""
+def updates_per_epoch(images: int, batch_size: int, batches: int) -> int:
+    """Return the number of updates, of `batches` batches each; every batch has at least two images."""
     return max(1, min(math.ceil(images / (batch_size * batches)), images // (2 * batches)))
 
 
 @dataclass
 class Split:
-    """One split as one of `processes` processes sees it; `batch_size` is that of one process and step."""
+    """One split as seen by one process; `batch_size` is per process and step."""
 
     source: Source
     name: str
@@ -97,21 +95,21 @@ class Split:
 
     @property
     def batches(self) -> int:
-        """Batches an update, those of all processes together."""
+        """Batches per update over all processes."""
         return self.processes * self.accumulation
 
     @property
     def updates(self) -> int:
-        """Updates an epoch."""
-        return updates_in(len(self), self.batch_size, self.batches)
+        """Updates per epoch."""
+        return updates_per_epoch(len(self), self.batch_size, self.batches)
 
     @property
     def steps(self) -> int:
-        """Batches an epoch, the same for every process."""
+        """Batches per epoch and process."""
         return self.updates * self.accumulation
 
     def index(self, step: int) -> tuple[int, int]:
-        """Return which update of the epoch this process's batch of that step is for, and which of its batches it is."""
+        """Return the update that this process's batch of that step belongs to, and the batch's index within the update."""
         update, turn = divmod(step, self.accumulation)
         return update, turn * self.processes + self.process
 
@@ -120,34 +118,30 @@ class Split:
         raise NotImplementedError
 
     def evaluation(self) -> Iterator[tuple[int, Batch]]:
-        """Yield (position of the first image, batch) in stored order: every `processes`-th batch, the images of the last padded.
+        """Yield (index of the first image, batch) in stored order: every `processes`-th batch, the images of the last padded.
 
-        The same images sit in the same batch whatever the number of processes, so that their logits are the same bits.
+        A batch holds the same images for any number of processes, which makes their logits bit-identical.
         """
-        rows = self._in_order()
-        for number in itertools.count():
-            chunk = list(itertools.islice(rows, self.batch_size))
-            if not chunk:
-                return
-            if number % self.processes == self.process:
-                names, sources, labels, images = map(list, zip(*self._decoded(chunk), strict=True))
-                padded = torch.stack(images + images[-1:] * (self.batch_size - len(images)))
-                yield number * self.batch_size, Batch(padded, torch.tensor(labels), names, sources)
+        stride = self.batch_size * self.processes
+        offset = self.batch_size * self.process
+        examples = self._examples(offset <= i % stride < offset + self.batch_size for i in range(len(self)))
+        for start in range(offset, len(self), stride):
+            chunk = itertools.islice(examples, self.batch_size)
+            names, sources, labels, images = map(list, zip(*chunk, strict=True))
+            padded = torch.stack(images + images[-1:] * (self.batch_size - len(images)))
+            yield start, Batch(padded, torch.tensor(labels), names, sources)
+
+    def _examples(self, selected: Iterable[bool]) -> Iterator[Example]:
+        """Yield the selected examples in stored order."""
+        raise NotImplementedError
 
     def _example(self, row: Row) -> Example:
         return row.name, row.source, row.label, decode(row, self.transform)
 
-    def _in_order(self) -> Iterator:
-        raise NotImplementedError
-
-    def _decoded(self, chunk: list) -> Iterator[Example]:
-        """Yield an example for each of the things that `_in_order` yields."""
-        raise NotImplementedError
-
 
 @dataclass
 class MemorySplit(Split):
-    """Decoded once; on the accelerator when it is given as `device`."""
+    """Decoded once and kept on `device`."""
 
     device: torch.device | str = "cpu"
     progress: bool = False
@@ -168,25 +162,23 @@ class MemorySplit(Split):
     def training(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self), generator=generator)
-        chunks = order.split(near_equal(len(self), self.updates))
+        chunks = order.split(split_evenly(len(self), self.updates))
         for step in range(start, self.steps):
             update, batch = self.index(step)
-            mine = chunks[update][batch :: self.batches].to(self.device, non_blocking=True)
-            yield Batch(self.images[mine], self.labels[mine])
+            indices = chunks[update][batch :: self.batches].to(self.device, non_blocking=True)
+            yield Batch(self.images[indices], self.labels[indices])
 
-    def _in_order(self) -> Iterator[int]:
-        return iter(range(len(self)))
-
-    def _decoded(self, chunk: list[int]) -> Iterator[Example]:
-        return ((self.names[i], self.sources[i], int(self.labels[i]), self.images[i]) for i in chunk)
+    def _examples(self, selected: Iterable[bool]) -> Iterator[Example]:
+        for i in itertools.compress(range(len(self)), selected):
+            yield self.names[i], self.sources[i], int(self.labels[i]), self.images[i]
 
 
 @dataclass
 class StreamSplit(Split):
-    """Read and decoded every epoch, by worker threads; only the shuffle buffer and a few batches are in memory.
+    """Read and decoded every epoch by worker threads; only the shuffle buffer and a few batches are in memory.
 
-    With `shard_sizes`, each process reads shards of its own, which hold so many images; else all read every row, and decode
-    their own.
+    With `shard_sizes`, the number of images in each process's shards, each process reads its own shards. Otherwise every process
+    reads all rows and decodes its own.
     """
 
     workers: int = 2  # threads
@@ -196,43 +188,28 @@ class StreamSplit(Split):
     @property
     def updates(self) -> int:
         if self.shard_sizes:
-            return updates_in(max(self.shard_sizes), self.batch_size, self.accumulation)
+            return updates_per_epoch(max(self.shard_sizes), self.batch_size, self.accumulation)
         return super().updates
 
     def training(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        rows, sizes = self._own_shards(epoch) if self.shard_sizes else self._own_rows(epoch)
+        shuffle = (self.seed, self.buffer)
+        if self.shard_sizes:
+            sizes = split_evenly(self.shard_sizes[self.process], self.updates)
+            shard = (self.process, self.processes)
+            rows = self.source.rows(self.name, epoch, shuffle=shuffle, shard=shard)
+        else:
+            chunks = split_evenly(len(self), self.updates)
+            sizes = [len(range(self.process, chunk, self.processes)) for chunk in chunks]
+            selected = (i % self.processes == self.process for chunk in chunks for i in range(chunk))
+            rows = self.source.rows(self.name, epoch, selected, shuffle)
         done = start // self.accumulation
         rows = itertools.islice(rows, sum(sizes[:done]), None)
         examples = ahead(self._example, rows, self.workers, depth=4 * self.batch_size)
         for update, size in enumerate(sizes[done:], start=done):
             _, _, labels, images = zip(*itertools.islice(examples, size), strict=True)
             for turn in range(max(0, start - update * self.accumulation), self.accumulation):
-                mine = slice(turn, None, self.accumulation)
-                yield Batch(torch.stack(images[mine]), torch.tensor(labels[mine]))
+                batch = slice(turn, None, self.accumulation)
+                yield Batch(torch.stack(images[batch]), torch.tensor(labels[batch]))
 
-    def _own_shards(self, epoch: int) -> tuple[Iterator[Row], list[int]]:
-        """Return the shuffled rows of this process's shards, and how many of them each update takes."""
-        shard = (self.process, self.processes)
-        rows = self.source.rows(self.name, epoch, shuffle=(self.seed, self.buffer), shard=shard)
-        return rows, near_equal(self.shard_sizes[self.process], self.updates)
-
-    def _own_rows(self, epoch: int) -> tuple[Iterator[Row], list[int]]:
-        """Return this process's of all shuffled rows, and how many of them each update takes."""
-        firsts = list(itertools.accumulate(near_equal(len(self), self.updates), initial=0))
-
-        def mine(position: int) -> bool:
-            first = firsts[bisect.bisect(firsts, position) - 1]
-            return (position - first) % self.batches % self.processes == self.process
-
-        own = range(self.process, self.batches, self.processes)
-        sizes = [
-            sum(len(range(batch, last - first, self.batches)) for batch in own)
-            for first, last in itertools.pairwise(firsts)
-        ]
-        return self.source.rows(self.name, epoch, mine, (self.seed, self.buffer)), sizes
-
-    def _in_order(self) -> Iterator[Row]:
-        return self.source.rows(self.name)
-
-    def _decoded(self, chunk: list[Row]) -> Iterator[Example]:
-        return ahead(self._example, chunk, self.workers)
+    def _examples(self, selected: Iterable[bool]) -> Iterator[Example]:
+        return ahead(self._example, self.source.rows(self.name, selected=selected), self.workers)

@@ -1,11 +1,12 @@
-"""The run on the Hub: its last checkpoint on a branch while it trains, from which another machine resumes.
+"""Checkpoints on a branch of the model repo, from which a run can be resumed on another machine.
 
-A branch may be public, so it holds no pickle: the files of a checkpoint travel as the bytes of one safetensors file, and those
-that torch reads again, optimizer and random state, are read with `weights_only`.
+The branch may be public, so it holds no pickle: the files of a checkpoint are stored as the bytes of one safetensors file, and
+the optimizer and random states among them are loaded by torch with `weights_only`.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from argparse import Namespace
@@ -26,13 +27,14 @@ from training.checkpoint import find_damage
 BRANCH = "checkpoint"
 CHECKPOINT = "checkpoint.safetensors"
 RUN_FILES = ("args.json", "config.json", "model.safetensors")
+SAFE_NAME = re.compile(r"\w[\w.-]*")  # a file or folder in the current one
 
 
 def check_hub(options: Namespace) -> None:
-    """Find out before the first epoch, not after the last, that nothing can be pushed.
+    """Check before training that the model can be pushed.
 
     Raises:
-        TrainingError: there is no token, or it is not one of the repo's owner.
+        TrainingError: there is no token, or it has no write access to the repo.
     """
     if not options.push_to_hub:
         return
@@ -43,12 +45,10 @@ def check_hub(options: Namespace) -> None:
 
 
 def push_checkpoint(options: Namespace, checkpoint: Path) -> None:
-    """Push a checkpoint to its branch; where that fails say so, and let the training continue."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        for name in RUN_FILES:
-            if (options.output_dir / name).is_file():
-                shutil.copyfile(options.output_dir / name, folder / name)
+    """Push a checkpoint and the run's files to the branch; a failure is printed and does not stop the training."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        copy_run_files(options.output_dir, folder)
         files = {file.name: bytearray(file.read_bytes()) for file in checkpoint.iterdir()}
         tensors = {name: torch.frombuffer(data, dtype=torch.uint8) for name, data in files.items()}
         save_file(tensors, folder / CHECKPOINT, metadata={"name": checkpoint.name})
@@ -60,42 +60,47 @@ def push_checkpoint(options: Namespace, checkpoint: Path) -> None:
 
 
 def fetch_checkpoint(options: Namespace) -> None:
-    """Bring a run whose folder is not on this machine back from its branch, where there is one.
+    """With `--resume`, restore a run that is not on this machine from its branch, if there is one.
 
     Raises:
-        TrainingError: the Hub does not answer, or what it has is damaged.
+        TrainingError: the Hub cannot be reached, or the checkpoint is damaged.
     """
     folder = options.output_dir
     if not options.resume or options.hub_strategy != "checkpoint" or (folder / "args.json").exists():
         return
     repo = options.hub_model_id
     try:
-        found = Path(snapshot_download(repo, revision=BRANCH, allow_patterns=[*RUN_FILES, CHECKPOINT]))
+        snapshot = Path(snapshot_download(repo, revision=BRANCH, allow_patterns=[*RUN_FILES, CHECKPOINT]))
     except (RepositoryNotFoundError, RevisionNotFoundError):
-        return  # nothing was pushed yet
+        return  # nothing has been pushed yet
     except HUB_ERRORS as error:
-        raise TrainingError(f"no checkpoint can be fetched: {hub_refusal(error, repo)}") from error
-    with tempfile.TemporaryDirectory() as place:
+        raise TrainingError(f"the checkpoint cannot be fetched: {hub_refusal(error, repo)}") from error
+    with tempfile.TemporaryDirectory() as temporary:
         try:
-            checkpoint = unpack(found / CHECKPOINT, Path(place) / "checkpoints")
+            checkpoint = unpack(snapshot / CHECKPOINT, Path(temporary) / "checkpoints")
         except (FileNotFoundError, SafetensorError, LookupError, TypeError) as error:
             raise TrainingError(f"the checkpoint of {repo} is damaged: {first_line(error)}") from error
         if damage := find_damage(checkpoint):
             raise TrainingError(f"the checkpoint of {repo} is damaged: {damage}")
-        for name in RUN_FILES:
-            if (found / name).is_file():
-                shutil.copyfile(found / name, Path(place) / name)
-        shutil.copytree(place, folder, dirs_exist_ok=True)
+        copy_run_files(snapshot, Path(temporary))
+        shutil.copytree(temporary, folder, dirs_exist_ok=True)
+
+
+def copy_run_files(source: Path, target: Path) -> None:
+    """Copy those of `RUN_FILES` that exist."""
+    for name in RUN_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def unpack(packed: Path, out: Path) -> Path:
-    """Write the checkpoint that a safetensors file holds below `out`, and return its folder."""
+    """Extract the checkpoint in a safetensors file into a new folder in `out`, and return that folder."""
     with safe_open(packed, framework="pt") as file:
-        name, files = file.metadata()["name"], list(file.keys())
-        if any(Path(each).name != each for each in (name, *files)):
+        checkpoint, names = file.metadata()["name"], list(file.keys())
+        if not all(SAFE_NAME.fullmatch(name) for name in (checkpoint, *names)):
             raise TrainingError(f"{packed.name} names files outside of the checkpoint")
-        checkpoint = out / name
-        checkpoint.mkdir(parents=True)
-        for each in files:
-            (checkpoint / each).write_bytes(file.get_tensor(each).numpy().tobytes())
-    return checkpoint
+        folder = out / checkpoint
+        folder.mkdir(parents=True)
+        for name in names:
+            (folder / name).write_bytes(file.get_tensor(name).numpy().tobytes())
+    return folder

@@ -1,7 +1,8 @@
-"""The tables of a dataset through `datasets`: a repo id or folder in, undecoded rows and the values of the label column out."""
+"""Open a dataset repo or folder with `datasets`: splits with undecoded images, and the values of the label column."""
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Iterator
 from functools import partial
 
@@ -21,22 +22,20 @@ UNREADABLE = (DatasetNotFoundError, ValueError, NotImplementedError, RuntimeErro
 LABEL_KINDS = ("string", "large_string", "bool", "int", "uint", "float", "double")
 
 
-def open_tables(options, streaming: bool) -> tuple[dict, dict, dict, list[str] | None]:
-    """Return the splits' tables, those of the label column alone, its values, and the class names of a ClassLabel.
+def open_tables(options: Namespace, streaming: bool) -> tuple[dict, dict, dict, list[str] | None]:
+    """Return the tables of the splits, the same with the label column only, its values, and the class names of a ClassLabel.
 
     Raises:
-        TrainingError: the dataset cannot be reached or read, or has not the columns that training needs.
+        TrainingError: the dataset cannot be reached or read, or lacks a column or split.
     """
     try:
         return _open_tables(options, streaming)
     except (pa.ArrowException, DatasetGenerationError) as error:
         cause = error.__cause__ or error
-        empty = "BatchSize must be greater than 0" in str(cause)  # pyarrow's word for a file without a row
-        reason = "a split of it is empty, a Parquet file without a row" if empty else first_line(cause)
+        empty = "BatchSize must be greater than 0" in str(cause)  # pyarrow's message for a file without rows
+        reason = "a split is empty (a Parquet file without rows)" if empty else first_line(cause)
     except SplitsVerificationError:
-        reason = (
-            "`dataset_info` in its card tells of other splits or sizes than its files have: delete it there"
-        )
+        reason = "`dataset_info` in its card does not match the splits or sizes of its files: remove it from the card"
     except UNREADABLE as error:
         reason = several_configurations(options) or first_line(error)
     except HUB_ERRORS as error:
@@ -44,16 +43,16 @@ def open_tables(options, streaming: bool) -> tuple[dict, dict, dict, list[str] |
     raise TrainingError(f"dataset {options.dataset} cannot be read: {reason}")
 
 
-def _open_tables(options, streaming: bool) -> tuple[dict, dict, dict, list[str] | None]:
+def _open_tables(options: Namespace, streaming: bool) -> tuple[dict, dict, dict, list[str] | None]:
     tables = load(options, streaming)
-    wanted = [options.train_split, options.validation_split, options.test_split]
-    for split in wanted[:2]:
+    names = [options.train_split, options.validation_split, options.test_split]
+    for split in names[:2]:
         if split not in tables:
             raise TrainingError(
                 f"{options.dataset} has no split {split!r} (it has: {', '.join(tables)}); "
-                "name one with --train_split / --validation_split, or build the splits with `python -m dataset_script build`"
+                "pass --train_split / --validation_split, or create the splits with `python -m dataset_script build`"
             )
-    tables = {split: tables[split] for split in wanted if split in tables}
+    tables = {split: tables[split] for split in names if split in tables}
     kind = check_columns(options, tables[options.train_split])
     column = options.label_column
     labels = load(options, streaming, columns=[column]) if streaming else tables
@@ -64,15 +63,15 @@ def _open_tables(options, streaming: bool) -> tuple[dict, dict, dict, list[str] 
     return tables, labels, values, list(kind.names) if isinstance(kind, datasets.ClassLabel) else None
 
 
-def load(options, streaming: bool, columns: list[str] | None = None) -> dict:
-    """Return the dataset's splits through `datasets`; of streamed Parquet files only some columns, where asked for."""
-    where = {"name": options.dataset_config, "revision": options.dataset_revision}
+def load(options: Namespace, streaming: bool, columns: list[str] | None = None) -> dict:
+    """Return the splits of the dataset; of streamed Parquet files only `columns`, if given."""
+    version = {"name": options.dataset_config, "revision": options.dataset_revision}
     if not streaming:
-        return dict(datasets.load_dataset(options.dataset, **where))
-    builder = datasets.load_dataset_builder(options.dataset, **where)
+        return dict(datasets.load_dataset(options.dataset, **version))
+    builder = datasets.load_dataset_builder(options.dataset, **version)
     if isinstance(builder, Parquet):
-        # `datasets` 5 reads through pyarrow's scanner, whose threads read a whole file ahead of a slower reader, and waits 5 s
-        # for them at the end (apache/arrow#45214); to be deleted with the release that reads a row group at a time
+        # `datasets` 5 uses pyarrow's scanner, whose threads read the whole file ahead of a slow consumer, and sleeps 5 s at the
+        # end for them (apache/arrow#45214); remove once `datasets` reads one row group at a time
         builder.config.columns = columns
         builder._generate_tables = partial(read_row_groups, builder)
         builder.SLEEP_ON_THREADS_SHUTDOWNS = False
@@ -80,7 +79,7 @@ def load(options, streaming: bool, columns: list[str] | None = None) -> dict:
 
 
 def read_row_groups(builder: Parquet, files: list, row_groups_list: list) -> Iterator[tuple[Key, pa.Table]]:
-    """Yield the tables of Parquet files, with no more of them in memory than one row group."""
+    """Yield the tables of Parquet files with at most one row group in memory."""
     for number, (path, groups) in enumerate(zip(files, row_groups_list, strict=True)):
         with xopen(path, "rb") as raw, pq.ParquetFile(raw) as file:
             for group in range(file.num_row_groups) if groups is None else groups:
@@ -93,33 +92,35 @@ def column_values(table: datasets.Dataset | datasets.IterableDataset, column: st
     return [value for batch in table.iter(batch_size=1000) for value in batch[column]]
 
 
-def several_configurations(options) -> str | None:
-    """Return the sentence for a dataset of several configurations of which none was named; None where that is not it."""
+def several_configurations(options: Namespace) -> str | None:
+    """Return the error message if the dataset has several configurations and none was chosen, else None."""
     if options.dataset_config:
         return None
     try:
         names = datasets.get_dataset_config_names(options.dataset, revision=options.dataset_revision)
     except (*UNREADABLE, *HUB_ERRORS):
         return None
-    several = len(names) > 1
-    return (
-        f"it has several configurations ({', '.join(names)}); pass --dataset_config {names[0]}"
-        if several
-        else None
-    )
+    if len(names) < 2:
+        return None
+    return f"it has several configurations ({', '.join(names)}); pass --dataset_config {names[0]}"
 
 
-def check_columns(options, table) -> datasets.ClassLabel | datasets.Value:
-    """Return the kind of the label column, after checking that it and the image column are there and of a usable kind."""
+def check_columns(options: Namespace, table) -> datasets.ClassLabel | datasets.Value:
+    """Return the feature of the label column after checking that it and the image column exist and have usable types.
+
+    Raises:
+        TrainingError: they do not; names the option that selects another column.
+    """
     features = table.features or table._resolve_features().features
     encoded = (datasets.Value("binary"), datasets.Value("large_binary"))  # an image file's bytes
     images = [name for name, kind in features.items() if isinstance(kind, datasets.Image) or kind in encoded]
-    for flag, column in (("image_column", options.image_column), ("label_column", options.label_column)):
+    others = [name for name in features if name not in images]
+    for flag, candidates in (("image_column", images), ("label_column", others)):
+        column = getattr(options, flag)
         if column not in features:
-            have = ", ".join(repr(name) for name in features)
-            others = images if flag == "image_column" else [n for n in features if n not in images]
-            hint = f"; pass --{flag} {others[0]}" if others else ""
-            raise TrainingError(f"{options.dataset} has no column {column!r} (found: {have}){hint}")
+            hint = f"; pass --{flag} {candidates[0]}" if candidates else ""
+            found = ", ".join(map(repr, features))
+            raise TrainingError(f"{options.dataset} has no column {column!r} (found: {found}){hint}")
     if options.image_column not in images:
         raise TrainingError(
             f"column {options.image_column!r} of {options.dataset} holds {features[options.image_column]}, not images"

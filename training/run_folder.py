@@ -1,4 +1,4 @@
-"""The run folder: made, guarded against mixing two runs, and filled with history, logits and what it all ran on."""
+"""The run folder: created, protected against mixing two runs, and filled with history, logits and the environment of the run."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ PACKAGES = ("accelerate", "datasets", "huggingface_hub", "numpy", "pillow", "tim
 ACCUMULATION = "gradient_accumulation_steps"
 
 
-def check_output(options: Namespace, accelerator: Accelerator) -> None:
-    """Make the output folder where there is none, and change nothing where there is one; never mix two runs.
+def check_output_dir(options: Namespace, accelerator: Accelerator) -> None:
+    """Create the output folder, or check without changing it that an existing one can be used.
 
     Raises:
-        TrainingError: the folder holds something else, or what is to be read.
+        TrainingError: it contains another run, something else than a run, or an input of this run.
     """
     folder = options.output_dir
     recorded = folder / "args.json"
     if accelerator.is_main_process:
         if folder.exists() and not folder.is_dir():
-            raise TrainingError(f"{folder} is a file: name a folder")
+            raise TrainingError(f"{folder} is a file: pass a folder")
         if options.overwrite:
             check_overwrite(options)
         elif options.resume and recorded.is_file():
-            check_same_run(options, recorded, accelerator.num_processes)
+            check_same_options(options, recorded, accelerator.num_processes)
         elif folder.exists() and any(folder.iterdir()):
             raise TrainingError(
                 f"{folder} is not empty: --resume continues the run in it, --overwrite deletes it"
@@ -53,39 +53,38 @@ def check_output(options: Namespace, accelerator: Accelerator) -> None:
 
 
 def check_overwrite(options: Namespace) -> None:
-    """Refuse to delete what is no run, or what this run reads."""
+    """Refuse to delete anything but a run, or an input of this run."""
     folder = options.output_dir
     if holds_other_things(folder, "args.json"):
         raise TrainingError(
-            f"{folder} holds no run, and --overwrite deletes nothing else: use another folder"
+            f"{folder} does not contain a run, and --overwrite deletes nothing else: use another folder"
         )
     for source in (options.dataset, options.init_from, *options.teacher):
         if source and Path(source).exists() and Path(source).resolve().is_relative_to(folder.resolve()):
-            raise TrainingError(f"{source} lies in {folder}, which --overwrite deletes: use another folder")
+            raise TrainingError(f"{source} is inside {folder}, which --overwrite deletes: use another folder")
 
 
-def check_same_run(options: Namespace, recorded: Path, processes: int) -> None:
-    """Refuse to resume a run with other options than those in its `args.json`.
+def check_same_options(options: Namespace, recorded: Path, processes: int) -> None:
+    """Refuse to resume a run with options that differ from those in its `args.json`.
 
-    The number of processes may change, as long as processes times accumulation steps, the batches of an update, do not.
+    The number of processes may change if the number of batches per update (processes times accumulation steps) does not.
 
     Raises:
         TrainingError: names the options that differ.
     """
-    before, now = read_recorded(recorded), as_json(options)
+    before, now = read_args(recorded), as_json(options)
     before_processes = before.get("processes", processes)
     batches = before.get(ACCUMULATION, 1) * before_processes
     if before_processes != processes and now[ACCUMULATION] * processes != batches:
-        fitting = [n for n in range(1, batches + 1) if batches % n == 0]
-        hint = f"use one of {fitting}"
-        if processes in fitting:
+        hint = f"use one of {[n for n in range(1, batches + 1) if batches % n == 0]}"
+        if batches % processes == 0:
             hint = f"pass --{ACCUMULATION} {batches // processes}"
         raise TrainingError(
-            f"{recorded.parent} was started on {before_processes} processes, {batches} batches an update; "
+            f"{recorded.parent} was started with {before_processes} processes and {batches} batches per update; "
             f"with {processes} processes, {hint}"
         )
     free = FREE_ON_RESUME | ({ACCUMULATION} if before_processes != processes else set())
-    if not before.get("reestimate_batch_norm"):  # it comes at the end, and cannot be taken back
+    if not before.get("reestimate_batch_norm"):  # applied at the end, and cannot be undone
         free |= {"reestimate_batch_norm"}
     changed = [k for k in now if k not in free and before.get(k) != now[k]]
     if changed:
@@ -96,91 +95,94 @@ def check_same_run(options: Namespace, recorded: Path, processes: int) -> None:
 
 
 def check_same_data(options: Namespace, recorded: Path, revision: str) -> None:
-    """Refuse to resume a run with other data than it had, as far as its `args.json` says."""
-    before = read_recorded(recorded).get("data_revision", revision)
-    if before != revision and all(re.fullmatch("[0-9a-f]{40,64}", known) for known in (before, revision)):
+    """Refuse to resume a run whose `args.json` records another revision of the dataset."""
+    before = read_args(recorded).get("data_revision", revision)
+    if before != revision and all(re.fullmatch("[0-9a-f]{40,64}", r) for r in (before, revision)):
         raise TrainingError(
             f"{options.dataset} has changed since {recorded.parent} was started (revision {before[:12]}, now "
-            f"{revision[:12]}): bring the old state back, of a repo with --dataset_revision {before}, or use a new folder"
+            f"{revision[:12]}): restore the previous version (of a repo: --dataset_revision {before}) or use a new folder"
         )
 
 
-def read_recorded(path: Path) -> dict:
-    """Return a run's recorded options; TrainingError where the file is damaged."""
+def read_args(path: Path) -> dict:
+    """Return the options in the `args.json` of a run; TrainingError if the file is damaged."""
     try:
         return dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise TrainingError(
-            f"{path} is damaged, so nothing says what run this is: start again with --overwrite"
+            f"{path} is damaged, so the options of the run are unknown: start again with --overwrite"
         ) from error
 
 
-def start_output(options: Namespace, accelerator: Accelerator, revision: str) -> None:
-    """Delete the run that is to be overwritten, now that nothing can be wrong any more, and record the options.
+def start_run(options: Namespace, accelerator: Accelerator, revision: str) -> None:
+    """With `--overwrite`, delete the old run, after all other checks; write `args.json` and start the trackers.
 
     Args:
-        revision: the dataset's, which a resumed run must find again.
+        revision: of the dataset, which must not change when the run is resumed.
 
     Raises:
-        TrainingError: a resumed run would continue with other data.
+        TrainingError: the dataset has changed since the run was started.
     """
     folder = options.output_dir
     if accelerator.is_main_process:
         if options.overwrite:
-            target = folder.resolve()  # of a link, what it points to
+            target = folder.resolve()  # the target of a symbolic link
             shutil.rmtree(target)
             target.mkdir()
         recorded = folder / "args.json"
         if recorded.is_file():
             check_same_data(options, recorded, revision)
-        clear_remains(folder)
-        facts = as_json(options) | {"processes": accelerator.num_processes, "data_revision": revision}
-        write_atomically(recorded, json.dumps(facts, indent=2) + "\n")
+        remove_unfinished(folder)
+        args = as_json(options) | {"processes": accelerator.num_processes, "data_revision": revision}
+        write_atomically(recorded, json.dumps(args, indent=2) + "\n")
     if options.log_with:
         os.environ.setdefault("TRACKIO_DIR", str(folder / "trackio"))
-        plain = {k: v if isinstance(v, (int, float, str)) else str(v) for k, v in as_json(options).items()}
-        accelerator.init_trackers("bone-marrow-cells", config=plain)
+        config = {k: v if isinstance(v, (int, float, str)) else str(v) for k, v in as_json(options).items()}
+        accelerator.init_trackers("bone-marrow-cells", config=config)
     accelerator.wait_for_everyone()
 
 
-def clear_remains(folder: Path) -> None:
-    """Delete what a process left half written when it was killed."""
-    for remains in (*folder.glob(".*.unfinished"), *folder.glob(".model-*")):
-        if remains.is_dir():
-            shutil.rmtree(remains)
+def remove_unfinished(folder: Path) -> None:
+    """Delete partially written files of a killed process."""
+    for path in (*folder.glob(".*.unfinished"), *folder.glob(".model-*")):
+        if path.is_dir():
+            shutil.rmtree(path)
         else:
-            remains.unlink()
+            path.unlink()
 
 
 def as_json(options: Namespace) -> dict:
-    """Return the options as plain JSON values."""
+    """Return the options as JSON values."""
     return json.loads(json.dumps(vars(options), default=str))
 
 
 def write_history(progress: Progress, folder: Path) -> None:
-    """Write `history.jsonl`, which a repeated run reproduces bit for bit, and `timing.jsonl`, which it does not."""
+    """Write `history.jsonl`, which is bit-identical for identical runs, and `timing.jsonl`, which is not."""
     for name, lines in (("history.jsonl", progress.history), ("timing.jsonl", progress.timing)):
         write_atomically(folder / name, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def write_logits(path: Path, found: Predictions) -> None:
-    """Write a table of file_name, label and logits, a row an image; source, where every image has one."""
-    columns = {"file_name": pa.array(found.names, pa.string()), "label": pa.array(found.labels, pa.int64())}
-    columns["logits"] = pa.array(list(found.logits), pa.list_(pa.float32()))
-    if None not in found.sources:
-        columns["source"] = pa.array(found.sources, pa.string())
+def write_logits(path: Path, predictions: Predictions) -> None:
+    """Write a Parquet file with file_name, label and logits of each image, and source if every image has one."""
+    columns = {
+        "file_name": pa.array(predictions.names, pa.string()),
+        "label": pa.array(predictions.labels, pa.int64()),
+        "logits": pa.array(list(predictions.logits), pa.list_(pa.float32())),
+    }
+    if None not in predictions.sources:
+        columns["source"] = pa.array(predictions.sources, pa.string())
     unfinished = path.with_name(f".{path.name}.unfinished")
     pq.write_table(pa.table(columns), unfinished)
     unfinished.replace(path)
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that a run depends on, as far as they are installed."""
-    found = {}
+def package_versions() -> dict[str, str]:
+    """Return the versions of the installed packages among `PACKAGES`."""
+    versions = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            versions[package] = importlib.metadata.version(package)
+    return versions
 
 
 def write_environment(
@@ -191,13 +193,14 @@ def write_environment(
     progress: Progress,
     teachers: list[dict],
 ) -> None:
-    """Write `environment.json`: versions, dataset, hardware, and where the weights came from.
+    """Write `environment.json`: package versions, dataset, hardware, and the origin of the weights.
 
-    teachers: `source` and `architecture` of each.
+    Args:
+        teachers: `source` and `architecture` of each teacher.
     """
     imagenet = options.pretrained and not options.init_from
     facts = {
-        "versions": {"python": platform.python_version(), **versions()},
+        "versions": {"python": platform.python_version(), **package_versions()},
         "dataset": {
             "id": source.id,
             "revision": source.revision,

@@ -14,7 +14,7 @@ from hub_model.inference.preprocessing import Preprocessing
 from tests.pictures import deep, encoded, packed_tiff, planar_tiff, png16, tiff
 from tests.training.small import CONFIG, data_options
 from training import TrainingError
-from training.data import MemorySplit, StreamSplit, decode, geometry, near_equal, updates_in
+from training.data import MemorySplit, StreamSplit, decode, geometry, split_evenly, updates_per_epoch
 from training.source import Row, open_source
 
 IMAGES = 53  # a prime: no batch size divides it
@@ -38,8 +38,8 @@ def numbered(tmp_path_factory):
 
 def make_split(folder, kind, process, processes, batch_size=8, accumulation=1):
     source = open_source(data_options(folder), streaming=kind is StreamSplit)
-    given = (process, processes, geometry(CONFIG, 16))
-    return kind(source, "train", batch_size, *given, seed=3, accumulation=accumulation)
+    transform = geometry(CONFIG, 16)
+    return kind(source, "train", batch_size, process, processes, transform, 3, accumulation)
 
 
 def numbers(batches) -> list[int]:
@@ -48,7 +48,7 @@ def numbers(batches) -> list[int]:
 
 @pytest.mark.parametrize("kind", [MemorySplit, StreamSplit])
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_an_epoch_shows_every_image_once(numbered, kind, processes):
+def test_an_epoch_uses_every_image_once(numbered, kind, processes):
     splits = [make_split(numbered, kind, i, processes) for i in range(processes)]
     for epoch in (0, 1):
         epochs = [list(split.training(epoch)) for split in splits]
@@ -57,35 +57,35 @@ def test_an_epoch_shows_every_image_once(numbered, kind, processes):
 
 
 @pytest.mark.parametrize("kind", [MemorySplit, StreamSplit])
-def test_an_epoch_continued_in_the_middle_gives_the_same_batches(numbered, kind):
+def test_an_epoch_resumed_in_the_middle_has_the_same_batches(numbered, kind):
     split = make_split(numbered, kind, 0, 2)
-    whole = list(split.training(epoch=4))
+    uninterrupted = list(split.training(epoch=4))
     rest = list(split.training(epoch=4, start=2))
-    assert len(rest) == len(whole) - 2
-    assert all(torch.equal(a.images, b.images) for a, b in zip(whole[2:], rest, strict=True))
+    assert len(rest) == len(uninterrupted) - 2
+    assert all(torch.equal(a.images, b.images) for a, b in zip(uninterrupted[2:], rest, strict=True))
 
 
 @pytest.mark.parametrize("kind", [MemorySplit, StreamSplit])
-def test_an_update_has_the_same_batches_however_they_are_divided(numbered, kind):
-    """By one process in four accumulation steps, by two in two, by four in one; each batch at the same place."""
-    found = []
+def test_the_batches_of_an_update_do_not_depend_on_the_number_of_processes(numbered, kind):
+    """One process with four accumulation steps, two with two, four with one; each batch has the same index."""
+    layouts = []
     for processes, accumulation in ((1, 4), (2, 2), (4, 1)):
         batches = {}
         for process in range(processes):
             split = make_split(numbered, kind, process, processes, batch_size=4, accumulation=accumulation)
-            given = list(split.training(epoch=2))
-            assert len(given) == split.steps == accumulation * split.updates
-            batches |= {split.index(step): numbers([batch]) for step, batch in enumerate(given)}
+            own = list(split.training(epoch=2))
+            assert len(own) == split.steps == accumulation * split.updates
+            batches |= {split.index(step): numbers([batch]) for step, batch in enumerate(own)}
             late = list(split.training(epoch=2, start=accumulation + 1))  # in the middle of an update
-            assert [numbers([b]) for b in late] == [numbers([b]) for b in given[accumulation + 1 :]]
-        found.append(batches)
-    assert found[0] == found[1] == found[2]
-    assert Counter(n for batch in found[0].values() for n in batch) == Counter(range(IMAGES))
+            assert [numbers([b]) for b in late] == [numbers([b]) for b in own[accumulation + 1 :]]
+        layouts.append(batches)
+    assert layouts[0] == layouts[1] == layouts[2]
+    assert Counter(n for batch in layouts[0].values() for n in batch) == Counter(range(IMAGES))
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
-def test_processes_that_read_shards_of_their_own_show_every_image_once(tmp_path, numbered, accumulation):
-    """Four shards of unequal length, two processes: as many steps each, and no shard read by both."""
+def test_processes_with_their_own_shards_use_every_image_once(tmp_path, numbered, accumulation):
+    """Four shards of unequal length, two processes: the same number of steps, and no shard is read by both."""
     table = datasets.load_dataset(str(numbered), split="train")
     for number, rows in enumerate((range(15), range(15, 28), range(28, 39), range(39, IMAGES))):
         table.select(rows).to_parquet(tmp_path / "data" / f"train-{number:05d}-of-00004.parquet")
@@ -115,28 +115,28 @@ def test_epochs_differ_in_order(numbered, kind):
 @pytest.mark.parametrize("kind", [MemorySplit, StreamSplit])
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_evaluation_covers_every_image_once_in_the_same_full_batches(numbered, kind, processes):
-    found = {}
+    seen = {}
     for process in range(processes):
-        for position, batch in make_split(numbered, kind, process, processes).evaluation():
+        for start, batch in make_split(numbered, kind, process, processes).evaluation():
             assert batch.images.shape[0] == 8
-            shown = numbers([batch])[: len(batch.names)]
-            found |= {position + i: number for i, number in enumerate(shown)}
-            assert batch.labels.tolist() == [number % 2 for number in shown]
-    assert found == {i: i for i in range(IMAGES)}
+            own = numbers([batch])[: len(batch.names)]
+            seen |= {start + i: number for i, number in enumerate(own)}
+            assert batch.labels.tolist() == [number % 2 for number in own]
+    assert seen == {i: i for i in range(IMAGES)}
 
 
-def test_near_equal_parts_differ_by_one_and_lose_nothing():
+def test_even_chunks_differ_by_at_most_one_and_add_up():
     for total in range(1, 60):
-        for parts in range(1, total + 1):
-            sizes = near_equal(total, parts)
-            assert sum(sizes) == total and len(sizes) == parts and max(sizes) - min(sizes) <= 1
+        for chunks in range(1, total + 1):
+            sizes = split_evenly(total, chunks)
+            assert sum(sizes) == total and len(sizes) == chunks and max(sizes) - min(sizes) <= 1
 
 
 def test_no_batch_of_an_epoch_has_a_single_image():
-    for parts in (1, 2, 3):
+    for batches in (1, 2, 3):
         for batch_size in (2, 3, 16):
-            for images in range(2 * parts, 100):
-                sizes = near_equal(images, parts * updates_in(images, batch_size, parts))
+            for images in range(2 * batches, 100):
+                sizes = split_evenly(images, batches * updates_per_epoch(images, batch_size, batches))
                 assert min(sizes) >= 2 and max(sizes) <= max(batch_size, 4)
 
 
@@ -183,11 +183,11 @@ def kinds_of_files() -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("kind", "data"), [pytest.param(*item, id=item[0]) for item in kinds_of_files().items()]
 )
-def test_build_training_scoring_the_space_and_the_classifier_see_the_same_pixels(kind, data):
+def test_build_training_scoring_space_and_classifier_decode_the_same_pixels(kind, data):
     size = 32
     seen = Preprocessing({**CONFIG, "input_size": (3, size, size)}).seen
     trained = decode(Row(kind, data, 0), geometry(CONFIG, size)).permute(1, 2, 0).numpy()
-    assert trained.std() > 10, "the disc is to be seen"
+    assert trained.std() > 10, "the disc is visible"
     assert np.array_equal(trained, np.asarray(seen(data))), "Classifier"
     assert np.array_equal(trained, np.asarray(seen(read_picture(data)))), "Space and scoring"
     assert check("x", data).pixels == digest(read_picture(data)), "build"
@@ -207,7 +207,7 @@ def broken_image(folder, image):
     [{"bytes": b"no image", "path": None}, {"bytes": b"", "path": "empty.jpg"}],
     ids=["text", "empty"],
 )
-def test_an_unreadable_image_is_named(image, tmp_path):
+def test_the_error_for_an_unreadable_image_names_it(image, tmp_path):
     broken_image(tmp_path, image)
     with pytest.raises(TrainingError, match=r"image train-000000 cannot be read: (This|The) "):
         make_split(tmp_path, MemorySplit, 0, 1)

@@ -1,4 +1,4 @@
-"""The start of a run: small head, true preprocessing, weights from elsewhere, and what is refused."""
+"""Creating, loading and saving models, optimizers, and batch norm statistics."""
 
 import copy
 import json
@@ -23,9 +23,9 @@ from training.model import (
     build_model,
     build_optimizer,
     find_start,
-    read_back,
+    keep_slow_convolutions_in_float32,
+    reload_weights,
     save_model,
-    spare_slow_convolutions,
     training_mode,
 )
 from training.source import Row
@@ -43,7 +43,7 @@ def saved(tmp_path_factory):
     return folder, model, data_config
 
 
-def test_the_first_loss_is_the_logarithm_of_the_number_of_classes():
+def test_the_initial_loss_is_the_logarithm_of_the_number_of_classes():
     torch.manual_seed(0)
     model, _ = build_model(model_options(model="rexnet_150"), NAMES)
     logits = model.eval()(torch.randn(16, 3, 64, 64))
@@ -52,13 +52,13 @@ def test_the_first_loss_is_the_logarithm_of_the_number_of_classes():
 
 
 @pytest.mark.parametrize(("dtype", "bytes_a_weight"), [("float32", 4), ("float16", 2)])
-def test_training_timm_and_transformers_make_the_same_logits_from_the_same_jpeg(
+def test_training_timm_and_transformers_compute_the_same_logits_for_a_jpeg(
     dtype, bytes_a_weight, saved, drawn_folder, tmp_path
 ):
     _, model, data_config = saved
     folder, model = tmp_path, copy.deepcopy(model)
     save_model(model, data_config, SOURCE, folder, dtype)
-    read_back(model, folder, Accelerator(cpu=True))
+    reload_weights(model, folder, Accelerator(cpu=True))
     weights = sum(parameter.numel() for parameter in model.parameters())
     assert (folder / "model.safetensors").stat().st_size / weights == pytest.approx(bytes_a_weight, rel=0.1)
     file = next(drawn_folder.rglob("*.jpg"))
@@ -79,13 +79,13 @@ def test_training_timm_and_transformers_make_the_same_logits_from_the_same_jpeg(
     assert hugging == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_saved_model_claims_no_tag_or_licence_of_timms_weights(saved):
+def test_a_saved_model_does_not_inherit_tag_and_licence_of_timms_weights(saved):
     assert not {"tag", "license", "origin_url"} & set(
         json.loads((saved[0] / "config.json").read_text())["pretrained_cfg"]
     )
 
 
-def test_the_same_classes_keep_the_head_and_others_get_a_new_one(saved):
+def test_the_head_is_kept_for_the_same_classes_and_replaced_for_others(saved):
     folder, model, _ = saved
     kept, _ = build_model(model_options(model=None, init_from=str(folder)), NAMES)
     assert torch.equal(kept.head.fc.weight, model.head.fc.weight.cpu())
@@ -120,21 +120,24 @@ SMALL_FIRST = [(0.0, 32), (0.5, 299)]
 CANNOT_BE_BUILT = [
     ({"model": "rexnet150"}, "did you mean rexnet_150"),
     ({"model": "rexnet_100.nonsense"}, "rexnet_100.nonsense"),
-    ({"model": "inception_v3", "size_schedule": SMALL_FIRST}, "inception_v3 cannot take images of 32 pixels"),
+    (
+        {"model": "inception_v3", "size_schedule": SMALL_FIRST},
+        "inception_v3 does not accept 32-pixel images",
+    ),
     (
         {"model": VIT, "image_size": 224, "size_schedule": [(0.0, 96), (0.5, 224)]},
-        "cannot take images of 96 pixels",
+        "does not accept 96-pixel images",
     ),
     ({"pretrained": True}, "pass --no-pretrained to train from scratch, or --init_from"),
 ]
 
 
-@pytest.mark.parametrize(("given", "said"), CANNOT_BE_BUILT)
-def test_a_model_that_cannot_be_built_is_one_sentence(given, said):
-    assert said in refusal(build_model, model_options(**given), NAMES)
+@pytest.mark.parametrize(("given", "expected"), CANNOT_BE_BUILT)
+def test_a_model_that_cannot_be_built_is_one_error_message(given, expected):
+    assert expected in refusal(build_model, model_options(**given), NAMES)
 
 
-def test_an_optimizer_that_does_not_work_is_one_sentence(monkeypatch):
+def test_an_optimizer_that_does_not_work_is_one_error_message(monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("it needs a GPU")
 
@@ -146,7 +149,7 @@ def test_an_optimizer_that_does_not_work_is_one_sentence(monkeypatch):
     )
 
 
-def test_layer_decay_gives_lower_layers_lower_rates_and_what_is_trained_besides_the_full_one():
+def test_layer_decay_lowers_the_rates_of_lower_layers_and_not_that_of_the_projector():
     model, _ = build_model(model_options(), NAMES)
     projector = torch.nn.Linear(4, 3)
     groups = build_optimizer(model, projector, rates(layer_decay=0.5)).param_groups
@@ -159,7 +162,7 @@ def test_layer_decay_gives_lower_layers_lower_rates_and_what_is_trained_besides_
     assert decay[id(projector.bias)] == decay[id(model.head.fc.bias)] == 0
 
 
-def test_a_vit_is_built_for_the_size_asked_for_from_weights_of_another(tmp_path):
+def test_a_vit_starts_from_weights_for_another_input_size(tmp_path):
     """Its position embedding is resampled; the saved model is timm's again, at that size."""
     vit = model_options(model=VIT, image_size=64)
     start, data_config = build_model(vit, NAMES)
@@ -177,7 +180,7 @@ def test_a_vit_is_built_for_the_size_asked_for_from_weights_of_another(tmp_path)
     assert torch.equal(timms(images), larger.eval()(images))
 
 
-def test_a_vit_has_its_own_size_by_default():
+def test_the_default_input_size_of_a_vit_is_its_own():
     _, data_config = build_model(model_options(model=VIT, image_size=None), NAMES)
     assert data_config["input_size"] == (3, 224, 224)
 
@@ -189,20 +192,20 @@ def test_a_pickle_is_refused_by_name(tmp_path, name):
     assert name in refusal(find_start, str(tmp_path))
 
 
-def test_a_start_model_that_is_damaged_foreign_or_missing_is_one_sentence(saved, tmp_path):
+def test_a_start_model_that_is_damaged_mismatched_or_missing_is_one_error_message(saved, tmp_path):
     def refused(start, **given) -> str:
         return refusal(build_model, model_options(init_from=str(start), **given), NAMES)
 
     assert "nobody/nothing" in refused("hf-hub:nobody/nothing")
-    assert "--init_from holds a rexnet_100" in refused(saved[0], model="rexnet_150")
+    assert "--init_from is a rexnet_100" in refused(saved[0], model="rexnet_150")
     assert "has no model.safetensors" in refused(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"12345")
     assert "not a readable safetensors file" in refused(tmp_path)
     save_file({"other": torch.zeros(2)}, tmp_path / "model.safetensors")
-    assert "does not fit" in refused(tmp_path)
+    assert "does not match" in refused(tmp_path)
 
 
-def test_a_frozen_backbone_neither_learns_nor_moves_its_batch_statistics():
+def test_a_frozen_backbone_keeps_its_weights_and_batch_statistics():
     model, _ = build_model(model_options(freeze_backbone=True), NAMES)
     training_mode(model, frozen_backbone=True)
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -212,10 +215,10 @@ def test_a_frozen_backbone_neither_learns_nor_moves_its_batch_statistics():
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
-def test_bfloat16_on_a_cpu_spares_the_strided_depthwise_convolutions_and_changes_no_weight_name() -> None:
+def test_strided_depthwise_convolutions_stay_in_float32_under_autocast() -> None:
     model = timm.create_model("rexnet_100", num_classes=3)
     names = list(model.state_dict())
-    spare_slow_convolutions(model)
+    keep_slow_convolutions_in_float32(model)
     seen = {}
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -233,7 +236,7 @@ def batches():
     return [3 + 2 * torch.randn(8, 3, 16, 16) for _ in range(4)]
 
 
-def test_statistics_are_the_mean_over_the_batches_whatever_they_were(batches):
+def test_batch_statistics_are_the_mean_over_the_batches(batches):
     model = nn.Sequential(nn.BatchNorm2d(3, momentum=0.3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     model[0].running_mean += 100
     assert reestimate_batch_norm(model, batches, Accelerator(cpu=True)) == 2
@@ -243,14 +246,14 @@ def test_statistics_are_the_mean_over_the_batches_whatever_they_were(batches):
     assert model[0].momentum == 0.3 and not any(module.training for module in model.modules())
 
 
-def test_the_second_layer_sees_what_the_first_makes_of_a_batch(batches):
+def test_statistics_of_the_second_layer_are_those_of_the_first_layers_output(batches):
     model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3))
     reestimate_batch_norm(model, batches, Accelerator(cpu=True))
     assert torch.allclose(model[1].running_mean, torch.zeros(3), atol=1e-5)
     assert torch.allclose(model[1].running_var, torch.ones(3), atol=1e-2)
 
 
-def test_weights_stay_and_a_second_time_changes_nothing(batches):
+def test_reestimation_is_idempotent_and_does_not_change_weights(batches):
     torch.manual_seed(1)
     model = timm.create_model("rexnet_100", num_classes=3, drop_rate=0.5, drop_path_rate=0.2)
     weights = {name: value.clone() for name, value in model.named_parameters()}
@@ -261,7 +264,7 @@ def test_weights_stay_and_a_second_time_changes_nothing(batches):
     assert all(torch.equal(value, weights[name]) for name, value in model.named_parameters())
 
 
-def test_a_model_without_batch_norm_stays_as_it_is(batches):
+def test_a_model_without_batch_norm_does_not_change(batches):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert reestimate_batch_norm(model, batches, Accelerator(cpu=True)) == 0

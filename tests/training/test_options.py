@@ -1,4 +1,4 @@
-"""The options: each is explained with its default, and those that exclude each other are refused."""
+"""Command-line options: help, defaults and incompatible combinations."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def test_every_option_has_help_with_its_default(action):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ("--resume --overwrite", "exclude each other"),
         ("--scale 2 1", "--scale MIN is larger than MAX"),
@@ -27,7 +27,7 @@ def test_every_option_has_help_with_its_default(action):
         ("--hub_model_id owner/name", "need --push_to_hub"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(given, said, capsys):
+def test_incompatible_options_are_refused(given, message, capsys):
     with pytest.raises(SystemExit) as end:
         parse_options([*REQUIRED, *given.split()])
-    assert end.value.code == 2 and said in capsys.readouterr().err
+    assert end.value.code == 2 and message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Whole runs on drawn cells: what they leave behind, what they refuse, and what an interruption does not change."""
+"""Complete runs on synthetic cells: results, errors, and resumption."""
 
 import json
 import shutil
@@ -19,8 +19,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 import train_accelerate
-from tests.training.small import LAUNCH_TWO, TINY
-from train_accelerate import main
+from tests.training.small import LAUNCH_TWO, arguments, refusal, results, train
 from training.checkpoint import Progress
 from training.evaluation import score
 from training.schedule import Schedule
@@ -28,21 +27,6 @@ from training.schedule import Schedule
 SCRIPT = train_accelerate.__file__
 METRIC = Path(SCRIPT).parent / "hub_model" / "metrics" / "cell_classification"
 EVERY_UPDATE = "--checkpoint_minutes 1e-6 --keep_checkpoints 99"
-RESULTS = ("history.jsonl", "model.safetensors", "logits_validation.parquet", "logits_test.parquet")
-
-
-def arguments(dataset, output, *more: object, epochs=2) -> list[str]:
-    """The command line of a short run; `more` may hold several options, parted by blanks."""
-    given = f"--dataset {dataset} --output_dir {output} --epochs {epochs} {' '.join(map(str, more))}"
-    return [*TINY, *given.split()]
-
-
-def train(dataset, output, *more, epochs=2) -> int:
-    return main(arguments(dataset, output, *more, epochs=epochs))
-
-
-def results(run: Path) -> list[bytes]:
-    return [(run / name).read_bytes() for name in RESULTS]
 
 
 def logits(run: Path) -> list[dict]:
@@ -53,13 +37,6 @@ def history_of(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
 
 
-def refusal(capsys, *arguments, **given) -> str:
-    assert train(*arguments, **given) == 1
-    text = capsys.readouterr().err
-    assert text.count("error: ") == 1 and "Traceback" not in text
-    return text
-
-
 @pytest.fixture(scope="module")
 def run(drawn_dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "run"
@@ -67,7 +44,7 @@ def run(drawn_dataset, tmp_path_factory):
     return folder
 
 
-def test_a_run_folder_holds_what_the_contract_names(run, drawn_dataset):
+def test_a_run_folder_has_the_documented_contents(run, drawn_dataset):
     history = history_of(run)
     assert [entry["epoch"] for entry in history] == [0, 1]
     names = {
@@ -85,7 +62,7 @@ def test_a_run_folder_holds_what_the_contract_names(run, drawn_dataset):
     assert timm.create_model(f"local-dir:{run}", pretrained=True).num_classes == 7
 
 
-def test_the_stored_logits_are_those_of_the_stored_weights(run, drawn_dataset, tmp_path):
+def test_the_saved_logits_are_those_of_the_saved_weights(run, drawn_dataset, tmp_path):
     again, rounded, after = (tmp_path / name for name in ("again", "rounded", "after"))
     assert train(drawn_dataset, again, "--init_from", run, epochs=0) == 0
     assert logits(again) == logits(run)
@@ -97,7 +74,7 @@ def test_the_stored_logits_are_those_of_the_stored_weights(run, drawn_dataset, t
     assert logits(after) == logits(rounded) != logits(run)
 
 
-def test_a_stream_and_a_dataset_from_the_hub_train_too(drawn_repo, tmp_path):
+def test_a_dataset_is_streamed_from_the_hub(drawn_repo, tmp_path):
     assert train(drawn_repo, tmp_path / "run", "--data", "stream", "--shuffle_buffer", "50") == 0
     facts = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert facts["dataset"]["id"] == drawn_repo and len(facts["dataset"]["revision"]) == 40
@@ -114,34 +91,30 @@ def test_a_teacher_a_size_schedule_and_accumulation_work_together(run, drawn_dat
     assert config["pretrained_cfg"]["input_size"] == [3, 48, 48]
 
 
-def test_views_of_cached_teacher_logits_come_again_and_a_resumed_run_has_the_same_bytes(
-    run, drawn_dataset, tmp_path
-):
+def test_a_resumed_run_with_cached_teacher_logits_is_bit_identical(run, drawn_dataset, tmp_path):
     more = f"--teacher {run} --teacher_cache 2", EVERY_UPDATE
     assert train(drawn_dataset, tmp_path / "run", *more, epochs=4) == 0
-    whole = results(tmp_path / "run")
+    uninterrupted = results(tmp_path / "run")
     assert len(list((tmp_path / "run" / "teacher_cache").iterdir())) == 2
     for later in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[9:]:
         shutil.rmtree(later)
     shutil.rmtree(tmp_path / "run" / "teacher_cache")  # is recomputed
     assert train(drawn_dataset, tmp_path / "run", *more, "--resume", epochs=4) == 0
-    assert results(tmp_path / "run") == whole
+    assert results(tmp_path / "run") == uninterrupted
 
 
-def test_figures_are_given_by_source_where_the_dataset_has_the_column(drawn_dataset, tmp_path, capsys):
+def test_metrics_are_reported_by_source_if_the_dataset_has_the_column(drawn_dataset, tmp_path, capsys):
     for split, table in datasets.load_dataset(str(drawn_dataset)).items():
         sources = [("bone_marrow", "blood")[i % 2] for i in range(len(table))]
         table.add_column("source", sources).to_parquet(tmp_path / "data" / f"{split}.parquet")
     assert train(tmp_path / "data", tmp_path / "run", epochs=0) == 0
-    said = capsys.readouterr().out
-    assert "bone_marrow: accuracy" in said and "blood: accuracy" in said and "images 14" in said
+    message = capsys.readouterr().out
+    assert "bone_marrow: accuracy" in message and "blood: accuracy" in message and "images 14" in message
     table = pq.read_table(tmp_path / "run" / "logits_test.parquet")
     assert table["source"].to_pylist()[:3] == ["bone_marrow", "blood", "bone_marrow"]
 
 
-def test_recomputed_batch_norm_is_in_the_stored_weights_and_logits_once_and_for_all(
-    run, drawn_dataset, tmp_path, capsys
-):
+def test_reestimated_batch_norm_is_saved_and_cannot_be_undone(run, drawn_dataset, tmp_path, capsys):
     again, scored = tmp_path / "again", tmp_path / "scored"
     shutil.copytree(run, again)
     before = load_file(run / "model.safetensors")
@@ -164,11 +137,11 @@ def test_options_for_small_and_unbalanced_data_train(run, drawn_dataset, tmp_pat
     assert train(drawn_dataset, tmp_path / "layers", more, "--layer_decay 0.7", epochs=1) == 0
 
 
-def test_the_clock_or_the_updates_end_a_run_whatever_is_first():
+def test_a_run_ends_by_clock_or_updates_whichever_comes_first():
     options = SimpleNamespace(epochs=10, max_minutes=2, warmup=0.1, size_schedule=[(0.0, 32), (0.5, 48)])
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     progress = Progress()
-    schedule = Schedule(options, Accelerator(cpu=True), optimizer, progress, updates_an_epoch=5)
+    schedule = Schedule(options, Accelerator(cpu=True), optimizer, progress, updates_per_epoch=5)
     seen = []
     for epoch, update, seconds in [
         (0, 0, 0),
@@ -189,18 +162,16 @@ def test_the_clock_or_the_updates_end_a_run_whatever_is_first():
     assert schedule.learning_rate == pytest.approx(0)
 
 
-def test_what_is_no_run_is_not_overwritten_and_a_tracker_that_is_missing_is_named(
-    drawn_dataset, tmp_path, capsys
-):
+def test_only_a_run_is_overwritten_and_a_missing_tracker_is_named(drawn_dataset, tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("years of work")
-    assert "holds no run" in refusal(capsys, drawn_dataset, tmp_path, "--overwrite")
+    assert "does not contain a run" in refusal(capsys, drawn_dataset, tmp_path, "--overwrite")
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
     with pytest.raises(SystemExit):
         train(drawn_dataset, tmp_path / "run", "--log_with wandb")
     assert "pip install wandb" in capsys.readouterr().err
 
 
-def test_what_is_overwritten_stays_until_nothing_else_can_be_wrong(run, drawn_dataset, tmp_path, capsys):
+def test_a_run_is_overwritten_only_after_all_other_checks(run, drawn_dataset, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "link").symlink_to(tmp_path / "run")
     link, before = tmp_path / "link", (run / "model.safetensors").read_bytes()
@@ -214,16 +185,14 @@ def test_what_is_overwritten_stays_until_nothing_else_can_be_wrong(run, drawn_da
     assert link.is_symlink() and (tmp_path / "run" / "model.safetensors").read_bytes() != before
 
 
-def test_an_output_that_cannot_be_a_folder_is_one_sentence(drawn_dataset, tmp_path, capsys):
+def test_an_output_folder_that_cannot_be_created_is_one_error_message(drawn_dataset, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert "is a file" in refusal(capsys, drawn_dataset, tmp_path / "file")
     assert "cannot be written" in refusal(capsys, drawn_dataset, tmp_path / "file" / "run")
     assert "cannot be written" in refusal(capsys, drawn_dataset, tmp_path / ("x" * 300))
 
 
-def test_a_run_does_not_go_on_with_other_data_or_options_that_cannot_be_read(
-    run, drawn_dataset, tmp_path, capsys
-):
+def test_a_run_is_not_resumed_with_changed_data_or_damaged_args(run, drawn_dataset, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "run")
     shutil.copytree(drawn_dataset, tmp_path / "dataset")
     recorded = tmp_path / "run" / "args.json"
@@ -236,20 +205,20 @@ def test_a_run_does_not_go_on_with_other_data_or_options_that_cannot_be_read(
         assert "is damaged" in refusal(capsys, drawn_dataset, tmp_path / "run", "--resume")
 
 
-def test_a_folder_in_use_is_neither_mixed_nor_lost(run, drawn_dataset, capsys):
+def test_an_existing_run_is_not_overwritten_or_mixed_with_another(run, drawn_dataset, capsys):
     before = (run / "history.jsonl").read_bytes()
     assert "is not empty" in refusal(capsys, drawn_dataset, run)
-    said = refusal(capsys, drawn_dataset, run, "--resume --learning_rate 0.1")
-    assert "--learning_rate (was 0.002, now 0.1)" in said
+    message = refusal(capsys, drawn_dataset, run, "--resume --learning_rate 0.1")
+    assert "--learning_rate (was 0.002, now 0.1)" in message
     assert (run / "history.jsonl").read_bytes() == before
 
 
-def test_a_loss_that_is_no_number_stops_the_run(drawn_dataset, tmp_path, capsys):
+def test_a_loss_that_is_not_finite_stops_the_run(drawn_dataset, tmp_path, capsys):
     wild = "--learning_rate 1e30 --clip_grad 1e30"
     assert "--learning_rate" in refusal(capsys, drawn_dataset, tmp_path / "run", wild, epochs=5)
 
 
-def test_a_full_disk_is_said(drawn_dataset, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_is_one_error_message(drawn_dataset, tmp_path, capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
@@ -257,18 +226,18 @@ def test_a_full_disk_is_said(drawn_dataset, tmp_path, capsys, monkeypatch):
     assert "No space left on device" in refusal(capsys, drawn_dataset, tmp_path / "run")
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run, drawn_dataset, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_skipped(run, drawn_dataset, tmp_path, capsys):
     resumed = shutil.copytree(run, tmp_path / "run")
     newest, before = sorted((resumed / "checkpoints").glob("step-*"), reverse=True)
     weights = newest / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     assert train(drawn_dataset, resumed, "--resume") == 0
-    said = capsys.readouterr().out
-    assert f"checkpoint {newest.name} is damaged" in said and f"resuming from {before.name}" in said
+    message = capsys.readouterr().out
+    assert f"checkpoint {newest.name} is damaged" in message and f"resuming from {before.name}" in message
     assert results(resumed) == results(run)
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_one_others(run, drawn_dataset, tmp_path):
+def test_a_run_depends_on_the_seed_only(run, drawn_dataset, tmp_path):
     assert train(drawn_dataset, tmp_path / "again") == 0
     assert train(drawn_dataset, tmp_path / "other", "--seed 1") == 0
     assert results(tmp_path / "again") == results(run)
@@ -276,12 +245,10 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others(run, drawn_da
 
 
 @pytest.mark.parametrize("data", ["memory", "stream"])
-def test_a_run_resumed_in_the_middle_of_an_epoch_ends_in_the_same_bytes(
-    data, drawn_dataset, tmp_path, capsys
-):
+def test_a_run_resumed_in_the_middle_of_an_epoch_is_bit_identical(data, drawn_dataset, tmp_path, capsys):
     more = f"--data {data} --shuffle_buffer 50 --gradient_accumulation_steps 2"
     assert train(drawn_dataset, tmp_path / "run", more, EVERY_UPDATE) == 0
-    whole = results(tmp_path / "run")
+    uninterrupted = results(tmp_path / "run")
     checkpoints = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
     chosen = checkpoints[len(checkpoints) // 2 + 1]  # of the second epoch
     assert not chosen.name.endswith("-00000000")
@@ -289,16 +256,16 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_ends_in_the_same_bytes(
         shutil.rmtree(later)
     assert train(drawn_dataset, tmp_path / "run", more, "--resume") == 0
     assert f"resuming from {chosen.name}" in capsys.readouterr().out
-    assert results(tmp_path / "run") == whole
+    assert results(tmp_path / "run") == uninterrupted
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_told_to_stop_saves_and_ends_cleanly(told, drawn_dataset, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_a_checkpoint_and_exits_cleanly(number, drawn_dataset, tmp_path):
     command = [sys.executable, SCRIPT, *arguments(drawn_dataset, tmp_path / "run", "--resume", epochs=1000)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("epoch"):
-            process.send_signal(told)
+            process.send_signal(number)
             break
     rest = process.stdout.read()
     assert process.wait(timeout=60) == 0
@@ -306,14 +273,14 @@ def test_a_run_that_is_told_to_stop_saves_and_ends_cleanly(told, drawn_dataset, 
     assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
 
 
-def test_two_processes_score_the_same_weights_to_the_same_bits(run, drawn_dataset, tmp_path):
+def test_two_processes_compute_bit_identical_logits(run, drawn_dataset, tmp_path):
     given = arguments(drawn_dataset, tmp_path / "two", "--init_from", run, epochs=0)
     subprocess.run([sys.executable, *LAUNCH_TWO, SCRIPT, *given], check=True)
     assert json.loads((tmp_path / "two" / "environment.json").read_text())["hardware"]["processes"] == 2
     assert logits(tmp_path / "two") == logits(run)
 
 
-def test_the_figures_are_those_of_the_metric_also_where_a_class_is_missing():
+def test_scores_equal_the_evaluate_metric_even_if_a_class_is_missing():
     logits = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
     logits[:, 3] -= 9  # a class that neither occurs nor is predicted
     labels = np.arange(40) % 3
@@ -339,7 +306,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_machine_without_datasets_trains_on_packed_images_to_the_same_bytes(run, drawn_dataset, tmp_path):
+def test_training_without_the_datasets_package_is_bit_identical(run, drawn_dataset, tmp_path):
     command = [sys.executable, "-c", WITHOUT, *arguments(drawn_dataset, tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

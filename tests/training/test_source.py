@@ -1,4 +1,4 @@
-"""Datasets that others made: opened with the names of their classes, or refused with one sentence that names the way out."""
+"""Third-party datasets: opened with their own class names, or refused with an error that says what to do."""
 
 import os
 import time
@@ -41,7 +41,7 @@ def write(
 
 
 def refusal(folder, stream=False, **given) -> str:
-    """The one sentence that opening and reading a dataset ends with."""
+    """The one-line error of opening and reading a dataset."""
     with pytest.raises(TrainingError) as caught:
         for split in SPLITS:
             list(open_source(data_options(folder, **given), streaming=stream).rows(split))
@@ -69,38 +69,40 @@ REFUSED = {
 
 @pytest.mark.parametrize("stream", [False, True], ids=["memory", "stream"])
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_trained_on_is_one_sentence(name, stream, tmp_path):
+def test_an_unusable_dataset_is_one_error_message(name, stream, tmp_path):
     columns, sentence = REFUSED[name]
     assert sentence in refusal(write(tmp_path, **columns), stream)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["memory", "stream"])
 @pytest.mark.parametrize("split", SPLITS)
-def test_an_empty_split_is_said_to_be_empty(split, stream, tmp_path):
+def test_an_empty_split_is_reported(split, stream, tmp_path):
     file = write(tmp_path) / f"{split}.parquet"
     pq.write_table(pq.read_table(file).slice(0, 0), file)
-    said = refusal(tmp_path, stream)
-    assert "split" in said and "is empty" in said
+    message = refusal(tmp_path, stream)
+    assert "split" in message and "is empty" in message
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["memory", "stream"])
 @pytest.mark.parametrize(
-    ("split", "labels", "said"),
+    ("split", "labels", "message"),
     [
         ("validation", (10, 1), "1 of 2 rows in split 'validation' .*row 1 has label 1.*name another split"),
         ("test", (-1, -1), "2 of 2 rows in split 'test' .* pass --test_split none"),
     ],
 )
-def test_labels_that_training_does_not_have_are_found_at_opening(split, labels, said, stream, tmp_path):
+def test_labels_missing_from_the_training_split_are_reported_on_opening(
+    split, labels, message, stream, tmp_path
+):
     write(tmp_path, (10, 20), Value("int64"))
     write(tmp_path, labels, Value("int64"), splits=(split,))
-    with pytest.raises(TrainingError, match=said):
+    with pytest.raises(TrainingError, match=message):
         open_source(data_options(tmp_path), streaming=stream)
     if_left_out = data_options(tmp_path, **{f"{split}_split": "train" if split == "validation" else "none"})
     assert open_source(if_left_out, streaming=stream).sizes["train"] == 2
 
 
-TAKEN = {
+ACCEPTED = {
     "texts": (("b", "a", "b"), Value("string"), ["a", "b"], [1, 0, 1]),
     "huge numbers": ((2**62, 7), Value("int64"), ["7", str(2**62)], [1, 0]),
     "unsigned numbers": ((2**63 + 5, 0), Value("uint64"), ["0", str(2**63 + 5)], [1, 0]),
@@ -111,9 +113,9 @@ TAKEN = {
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["memory", "stream"])
-@pytest.mark.parametrize("name", TAKEN)
-def test_labels_of_any_kind_keep_their_own_names(name, stream, tmp_path):
-    labels, kind, names, indices = TAKEN[name]
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_labels_of_any_type_keep_their_names(name, stream, tmp_path):
+    labels, kind, names, indices = ACCEPTED[name]
     source = open_source(data_options(write(tmp_path, labels, kind)), streaming=stream)
     assert source.label_names == names and source.labels["test"].tolist() == indices
     assert [row.label for row in source.rows("test")] == indices
@@ -127,7 +129,7 @@ def test_encoded_images_in_a_binary_column_are_read(stream, tmp_path):
     assert [read_picture(row.data).size for row in rows] == [(16, 16)] * 2
 
 
-def test_several_configurations_are_named_with_the_option(tmp_path):
+def test_several_configurations_are_listed_with_the_option(tmp_path):
     for name in ("bone_marrow", "blood"):
         write(tmp_path / name)
     configs = "".join(f"- config_name: {name}\n  data_dir: {name}\n" for name in ("bone_marrow", "blood"))
@@ -138,13 +140,13 @@ def test_several_configurations_are_named_with_the_option(tmp_path):
 
 
 @pytest.mark.parametrize("described", ["[a, b]", "text", "{a: one}"])
-def test_descriptions_in_a_card_are_used_where_they_name_classes(described, tmp_path):
+def test_label_descriptions_come_from_the_card(described, tmp_path):
     (write(tmp_path) / "README.md").write_text(f"---\nlabel_descriptions: {described}\n---\n")
     source = open_source(data_options(tmp_path), streaming=False)
     assert source.label_descriptions == {"a": "one" if ":" in described else "a", "b": "b"}
 
 
-def test_a_streamed_file_is_not_read_ahead_of_a_slow_reader(tmp_path):
+def test_a_streamed_file_is_not_read_ahead_of_a_slow_consumer(tmp_path):
     """40 row groups of a megabyte: pyarrow's own scanner had all of them in memory by the third row."""
     kinds = Features({"image": datasets.Image(), "label": AB}).arrow_schema
     picture = {"bytes": os.urandom(2**20), "path": None}
@@ -162,14 +164,14 @@ def test_a_streamed_file_is_not_read_ahead_of_a_slow_reader(tmp_path):
     assert number == 39
 
 
-def test_a_card_that_tells_of_other_rows_than_there_are_is_one_sentence(tmp_path):
+def test_a_card_with_wrong_row_counts_is_one_error_message(tmp_path):
     write(tmp_path)
     card = "---\ndataset_info:\n  splits:\n  - name: train\n    num_bytes: 9\n    num_examples: 9\n---\n"
     (tmp_path / "README.md").write_text(card)
     assert "`dataset_info` in its card" in refusal(tmp_path)
 
 
-def test_a_card_does_not_change_what_pins_the_data(tmp_path):
+def test_the_revision_of_a_folder_does_not_depend_on_its_card(tmp_path):
     before = revision_of(data_options(write(tmp_path)))
     (tmp_path / "README.md").write_text("# Cells")
     assert revision_of(data_options(tmp_path)) == before
@@ -177,7 +179,7 @@ def test_a_card_does_not_change_what_pins_the_data(tmp_path):
     assert revision_of(data_options(tmp_path)) != before
 
 
-def test_a_dataset_that_is_not_there_is_named(tmp_path, monkeypatch):
+def test_the_error_for_a_missing_dataset_names_it(tmp_path, monkeypatch):
     assert "nobody/nothing" in refusal("nobody/nothing")
     assert "--dataset is empty" in refusal("")
     assert str(tmp_path) in refusal(tmp_path)

@@ -1,8 +1,9 @@
-"""Parquet files through pyarrow alone, for a machine without `datasets`: what `training.hub_dataset` gives of a folder."""
+"""Open a folder of Parquet files with pyarrow only, as `training.hub_dataset` does, for machines without `datasets`."""
 
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ from training import TrainingError
 
 
 @dataclass(frozen=True)
-class PackedTable:
-    """The rows of some files, or of some of their columns, as dictionaries; a row group at a time is in memory."""
+class ParquetTable:
+    """Iterates over the rows of Parquet files as dictionaries, with one row group in memory; `columns` None reads all."""
 
     files: list[Path]
     columns: list[str] | None = None
@@ -31,20 +32,20 @@ class PackedTable:
                     yield from file.read_row_group(group, columns=self.columns).to_pylist()
 
 
-def open_tables(options, streaming: bool) -> tuple[dict, dict, dict, list[str] | None]:
-    """Return the splits' tables, those of the label column alone, its values, and the class names of a ClassLabel.
+def open_tables(options: Namespace, streaming: bool) -> tuple[dict, dict, dict, list[str] | None]:
+    """Return the tables of the splits, the same with the label column only, its values, and the class names of a ClassLabel.
 
     Raises:
-        TrainingError: this is not a folder of train-*.parquet and validation-*.parquet, or lacks a column.
+        TrainingError: this is not a folder with train-*.parquet and validation-*.parquet, or a column is missing.
     """
     if streaming or not Path(options.dataset).is_dir():
         raise TrainingError(
-            "without the package datasets only a folder is read, into memory: pip install datasets"
+            "without the datasets package only a local folder can be read, and not streamed: pip install datasets"
         )
     files = sorted(Path(options.dataset).rglob("*.parquet"))
-    wanted = (options.train_split, options.validation_split, options.test_split)
-    splits = {split: [f for f in files if f.stem.partition("-")[0] == split] for split in wanted}
-    for split in wanted[:2]:
+    names = (options.train_split, options.validation_split, options.test_split)
+    splits = {split: [f for f in files if f.stem.partition("-")[0] == split] for split in names}
+    for split in names[:2]:
         if not splits[split]:
             raise TrainingError(f"{options.dataset} has no files {split}-*.parquet")
     try:
@@ -52,11 +53,10 @@ def open_tables(options, streaming: bool) -> tuple[dict, dict, dict, list[str] |
         for column in (options.image_column, options.label_column):
             if column not in schema.names:
                 raise TrainingError(f"{options.dataset} has no column {column!r} (found: {schema.names})")
-        described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        kind = described.get("info", {}).get("features", {}).get(options.label_column, {})
-        splits = {split: found for split, found in splits.items() if found}
-        tables = {split: PackedTable(found) for split, found in splits.items()}
-        labels = {split: PackedTable(found, [options.label_column]) for split, found in splits.items()}
+        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        kind = metadata.get("info", {}).get("features", {}).get(options.label_column, {})
+        tables = {split: ParquetTable(files) for split, files in splits.items() if files}
+        labels = {split: ParquetTable(table.files, [options.label_column]) for split, table in tables.items()}
         values = {split: [row[options.label_column] for row in table] for split, table in labels.items()}
     except (OSError, ValueError, pa.ArrowException) as error:
         raise TrainingError(f"dataset {options.dataset} cannot be read: {first_line(error)}") from error
