@@ -172,9 +172,7 @@ def train(options: Namespace) -> None:
         log(EPOCH.format(**entry, speed=speed, best=progress.best_epoch))
 
     # Evaluate the best weights on the validation and test splits
-    if (
-        accelerator.is_main_process and progress.history
-    ):  # again, in case a kill prevented it after the last epoch
+    if accelerator.is_main_process and progress.history:  # in case a kill prevented it after the last epoch
         write_history(progress, options.output_dir)
     reload_weights(final_model, options.output_dir, accelerator)
     if options.reestimate_batch_norm:

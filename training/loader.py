@@ -40,7 +40,7 @@ class Loader:
         self.check_images()
         self.shard_sizes = None if self.in_memory else shard_sizes(self.source, options, accelerator)
         mode = "decoded once into memory" if self.in_memory else "streamed"
-        mode += ", each process reads shards of its own" if self.shard_sizes else ""
+        mode += ", each process reads its own shards" if self.shard_sizes else ""
         reason = "chosen by size; --data overrides it" if automatic else f"--data {options.data}"
         accelerator.print(f"data: {images} images, {mode} ({reason})", flush=True)
         images, batches = source.sizes[options.train_split], self.accumulation * processes
