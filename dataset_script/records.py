@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from hub_model.inference.text import is_system_file
+
 NEAR = "near-duplicate of a {} image"  # of a split that a test list, a folder or a table names
 NEAR_HELD_OUT = [NEAR.format(split) for split in ("test", "validation")]
 OUTSIDE = "outside the class folders"
@@ -25,7 +27,9 @@ class Rejected:
 
     @property
     def is_expected(self) -> bool:
-        """Whether --strict accepts it: a document, a file read through a link, a near-duplicate of a held-out image."""
+        """Whether --strict accepts it: a document or system file, a file read through a link, a copy of a held-out image."""
+        if is_system_file(self.path):
+            return True
         if self.reason == OUTSIDE:
             return self.path.rsplit("/", 1)[-1].lower() in DOCUMENTS
         return self.reason in (READ_THROUGH_LINK, *NEAR_HELD_OUT)

@@ -26,7 +26,7 @@ from space.bulk import BulkAnswer, answer_uploads
 from space.inputs import FileInput, refusal
 from space.resources import Resources
 from space.tab_cells import BULK_JOBS
-from space.tab_field import FIELDS, answer_field, nucleus_share
+from space.tab_field import FIELDS, answer_field
 from space.texts import say
 from space.visits import forget
 
@@ -165,7 +165,7 @@ def register(resources: Resources) -> None:
     def field(image: str | None) -> list[FieldCell]:
         """Find and classify the nucleated cells of a whole microscope field; of more than 400, 400 evenly spread ones."""
         picture = _use_uploads(image, read_slide)
-        found, boxes, predictions = answer_field(resources, picture, nucleus_share(resources), None)
+        found, boxes, predictions = answer_field(resources, picture, None)
         return [
             {**asdict(box), **answer_row(predictions, row), "found": found} for row, box in enumerate(boxes)
         ]

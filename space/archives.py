@@ -21,13 +21,13 @@ from PIL import Image
 
 from hub_model.inference.errors import ImageError
 from hub_model.inference.images import CELL_SIDE, MAX_BYTES, MAX_PIXELS, decode, open_picture, read_picture
+from hub_model.inference.text import is_system_file
 
 MAX_PICTURES = 5_000  # classified per request
 LARGEST = 144_000_000  # pixels of a slide, or of a JPEG that is downscaled while decoding
 LONGEST = 65_535  # pixels of a slide's side: the most that JPEG can hold
 MAX_ENTRIES = 50_000  # of one zip file
 MAX_UNPACKED = 2 * 2**30  # bytes of one zip file in total, as declared; one entry at a time is in memory
-SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "icon\r"}
 # raised by zipfile and its decoders for damaged files
 DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError, ValueError)
 
@@ -91,7 +91,7 @@ def count_uploads(paths: Iterable[str]) -> int:
         files = 1
         if _is_zip(path):
             with contextlib.suppress(*DAMAGED), zipfile.ZipFile(path) as archive:
-                files = sum(not is_system_file(_name(info)) for info in archive.infolist())
+                files = len(_files(archive))
         count += files
     return min(count, MAX_PICTURES)
 
@@ -119,7 +119,7 @@ def _zip_entries(path: str, zip_name: str, left: int) -> Iterator[Entry]:
     """The entries of a zip file, of which at most `left` are decoded."""
     try:
         with zipfile.ZipFile(path) as archive:
-            infos = [info for info in archive.infolist() if not is_system_file(_name(info))]
+            infos = _files(archive)
             if len(infos) > MAX_ENTRIES:
                 raise ImageError("zip_crowded", entries=len(infos), limit=MAX_ENTRIES)
             if sum(info.file_size for info in infos) > MAX_UNPACKED:
@@ -145,11 +145,10 @@ def _name(info: zipfile.ZipInfo) -> str:
     return name.replace("\\", "/")
 
 
-def is_system_file(name: str) -> bool:
-    """Whether an entry is a folder, or a file that macOS or Windows adds to folders."""
-    *folders, last = name.split("/")
-    is_folder = bool(folders) and not last
-    return is_folder or "__MACOSX" in folders or last.startswith("._") or last.lower() in SYSTEM_FILES
+def _files(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The entries that are neither folders nor files that macOS or Windows adds to them."""
+    infos = archive.infolist()
+    return [info for info in infos if not (_name(info).endswith("/") or is_system_file(_name(info)))]
 
 
 def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Image.Image:

@@ -135,6 +135,10 @@ class Desk:
         label = self.corrections.get(cell.number, cell.model_label)
         return None if label in (UNDECIDED, EXCLUDED) else label
 
+    def counted(self) -> list[Cell]:
+        """The cells that have a class."""
+        return [cell for cell in self.cells if self.label_of(cell) is not None]
+
     def correct(self, corrections: dict[Any, Any], allowed: Collection[str], version: float = 0.0) -> None:
         """Replace all corrections by those the page sent, unless newer ones have arrived.
 

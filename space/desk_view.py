@@ -22,6 +22,7 @@ from hub_model.publish import push_folder
 from space import cards, charts, export
 from space.bulk import prior_note
 from space.desk import EXTRA_CLASSES, Desk, Row
+from space.inputs import refusal
 from space.resources import Resources
 from space.texts import LANGUAGES, Words, number, say, say_html, say_shift
 from space.visits import Visit, Visits
@@ -137,11 +138,12 @@ class DeskView:
     def _correct(self, event: gr.EventData, request: gr.Request) -> list[Any]:
         visit = self.visits.of(request)
         allowed = [*self.resources.classifier.label_names, *EXTRA_CLASSES]
-        self.of(visit).correct(dict(event.corrections), allowed, float(event.version))
-        return self.draw_count(visit, str(event.sample))
+        corrections, version, sample = values_of(event, corrections=dict, version=float, sample=str)
+        self.of(visit).correct(corrections, allowed, version)
+        return self.draw_count(visit, sample)
 
     def _show_similar(self, event: gr.EventData, request: gr.Request) -> str:
-        visit, n = self.visits.of(request), int(event.number)
+        visit, (n,) = self.visits.of(request), values_of(event, number=int)
         cells = self.of(visit).cells
         if self.resources.similar is None or not 0 <= n < len(cells):
             return ""
@@ -160,6 +162,14 @@ class DeskView:
     def _export(self, request: gr.Request) -> Any:
         paths = self.files(self.visits.of(request))
         return gr.update(value=paths, visible=bool(paths))
+
+
+def values_of(event: gr.EventData, **kinds: Callable[[Any], Any]) -> list[Any]:
+    """The values of an event that `review.js` sends, converted. A visitor who sends another gets one sentence."""
+    try:
+        return [kind(getattr(event, name)) for name, kind in kinds.items()]
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        raise refusal(say("en", "upload_unfit")) from None
 
 
 def desk_values(
@@ -240,6 +250,8 @@ def export_files(resources: Resources, visit: Visit, desk: Desk, name: str) -> l
         f"{name}-by-class.zip": export.class_folders(desk),
         f"{name}-dataset.zip": export.dataset_repo(desk, origin, classifier.label_descriptions),
     }
+    if not desk.counted():
+        archives = {}
     for file, text in texts.items():
         visit.file(file).write_text(text, encoding="utf-8", newline="")
     for file, entries in archives.items():
@@ -253,8 +265,8 @@ def push_export(resources: Resources, visit: Visit, desk: Desk, user: str, token
     Pushing a desk again updates its repo. The token is used for this call only and not stored.
     """
     language, origin = visit.language, origin_of(resources)
-    if not desk.cells:
-        return cards.message(say(language, "cells_first"))
+    if not desk.counted():
+        return cards.message(say(language, "count_nothing" if desk.cells else "cells_first"))
     desk.repo = desk.repo or f"{user}/corrected-cells-{origin.date[:19].replace(':', '-').lower()}"
     visit.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=visit.folder) as folder:

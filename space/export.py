@@ -92,10 +92,8 @@ def cells_json(desk: Desk, counts: Sequence[Row], origin: Origin) -> str:
 def originals(desk: Desk) -> Iterator[tuple[Cell, str, bytes, str, str]]:
     """Yield cell, class, original bytes, SHA-256 and a unique file name of each counted cell; duplicates are skipped."""
     seen: set[tuple[str, str]] = set()
-    for cell in desk.cells:
+    for cell in desk.counted():
         label = desk.label_of(cell)
-        if label is None:
-            continue
         data = cell.source.read()
         digest = hashlib.sha256(data).hexdigest()
         if (label, digest) in seen:

@@ -10,6 +10,7 @@ import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hub_model.inference.errors import ImageError, RepoError
 from hub_model.inference.images import CELL_SIDE, read_picture
 from space.batching import Batcher
 from space.dataset_repo import DatasetRepo, Sample, open_dataset_repo
+from space.fields import typical_diameter
 from space.similar import SimilarCells
 
 SIMILAR_PER_CLASS = 100
@@ -43,6 +45,11 @@ class Resources:
     def classifier_name(self) -> str:
         """The name of the model that visitors see: its repo id, or the name of its folder."""
         return public_name(self.classifier.repo.name)
+
+    @cached_property
+    def nuclear_diameter(self) -> float:
+        """Diameter of a nucleus as a fraction of the crop's side, measured on held-out samples."""
+        return typical_diameter(read_picture(sample.image, CELL_SIDE) for sample in self.held_out[:40])
 
     @property
     def askable(self) -> list[Sample]:

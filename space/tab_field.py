@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import secrets
 from collections import Counter
 from dataclasses import replace
-from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,8 @@ from hub_model.inference.images import read_picture
 from space import cards, charts
 from space.archives import LARGEST
 from space.desk import Desk, Row, Source, downscaled, open_field, save_thumbnail
-from space.desk_view import PRIVATE, QUIET, DeskView
-from space.fields import CROP_SIDE, Box, background_of, cut, evenly, find_cells, typical_diameter
+from space.desk_view import PRIVATE, QUIET, DeskView, values_of
+from space.fields import CROP_SIDE, Box, background_of, cut, evenly, find_cells
 from space.inputs import PictureInput
 from space.resources import Resources
 from space.texts import Words, number, say, say_error
@@ -35,10 +33,10 @@ FIELDS = 1  # at a time, page and API together
 
 
 def answer_field(
-    resources: Resources, picture: Image.Image, diameter: float, side: int | None
+    resources: Resources, picture: Image.Image, side: int | None
 ) -> tuple[int, list[Box], Predictions | None]:
     """Find and classify the nucleated cells of a field: number found, boxes classified, and their predictions row by row."""
-    cells = find_cells(picture, diameter, side)
+    cells = find_cells(picture, resources.nuclear_diameter, side)
     boxes = evenly(cells)
     if not boxes:
         return 0, [], None
@@ -46,15 +44,15 @@ def answer_field(
     return len(cells), boxes, resources.batcher.predict([cut(picture, box, background) for box in boxes])
 
 
-def nucleus_share(resources: Resources) -> float:
-    """Diameter of a nucleus as a fraction of the crop's side, measured on held-out samples of the dataset."""
-    crops = [Image.open(io.BytesIO(sample.image)).convert("RGB") for sample in resources.held_out[:40]]
-    return typical_diameter(crops)
+def fraction(value: Any) -> float:
+    """A coordinate in fractions of the picture; ValueError if it is outside."""
+    if not 0 <= float(value) <= 1:
+        raise ValueError(f"{value} is not in [0, 1]")
+    return float(value)
 
 
 def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tuple:
     """Lay out the tab and register its events."""
-    diameter = cache(lambda: nucleus_share(resources))
     example = example_field(resources, visits.folder / "examples")
     view = FieldView(resources, words, visits, "field", head, example)
     with gr.Row(elem_classes="split"):
@@ -101,7 +99,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
             desk.bad.append((Path(path).name, error))
         else:
             desk.field = {"found": 0}
-            found, boxes, predictions = answer_field(resources, field, diameter(), crop_side or None)
+            found, boxes, predictions = answer_field(resources, field, crop_side or None)
             if boxes:
                 fill_desk(desk, visit, path, field, found, boxes, predictions)
         visit.results["field"] = desk
@@ -115,7 +113,8 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         desk = view.of(visit)
         if not desk.cells:
             return [gr.skip()] * len(view.outputs)
-        return view.draw(visit, add_cell(resources, visit, desk, float(event.x), float(event.y)))
+        x, y = values_of(event, x=fraction, y=fraction)
+        return view.draw(visit, add_cell(resources, visit, desk, x, y))
 
     def merge_cells(request: gr.Request) -> None:
         visit = visits.of(request)

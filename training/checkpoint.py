@@ -201,6 +201,8 @@ def find_damage(checkpoint: Path) -> str | None:
     """Return how a checkpoint differs from its manifest, or None if it matches."""
     try:
         manifest = dict(json.loads((checkpoint / MANIFEST).read_text()))
+        if PROGRESS not in manifest:
+            return f"{MANIFEST} does not list {PROGRESS}"
         changed = [name for name, digest in manifest.items() if sha256(checkpoint / name) != digest]
     except (OSError, TypeError, ValueError) as error:
         return str(error)

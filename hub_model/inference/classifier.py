@@ -134,6 +134,8 @@ class Classifier:
         Memory holds the pixels of one batch at a time, so `images` may be an iterator over any number of files. Raises
         ImageError for a file that cannot be decoded.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if isinstance(images, ImageLike):
             images = [images]
         images, outputs = iter(images), []

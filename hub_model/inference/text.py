@@ -1,10 +1,17 @@
-"""Text from untrusted files, made safe to display and to write into tables."""
+"""File names and text from untrusted files: recognized, and made safe to display and to write into tables."""
 
 from __future__ import annotations
 
 import re
 
+SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "icon\r"}
 FORMULA = re.compile(r"\s*[=+\-@]|[\t\r\n]")  # a spreadsheet evaluates a cell that begins like this
+
+
+def is_system_file(path: str) -> bool:
+    """Whether a path, with forward slashes, is a file that macOS or Windows adds to folders."""
+    *folders, name = path.split("/")
+    return "__MACOSX" in folders or name.startswith("._") or name.lower() in SYSTEM_FILES
 
 
 def shown(text: str) -> str:

@@ -33,9 +33,10 @@ def test_300_bad_files_among_300_good_ones_are_counted_by_reason(tmp_path: Path,
     assert sum(row["image"].convert("RGB").size[0] > 1 for split in loaded.values() for row in split) == 300
 
 
-def test_strict_exits_1_on_a_rejected_file_but_not_on_a_document(tmp_path: Path) -> None:
+def test_strict_exits_1_on_a_rejected_file_but_not_on_a_document_or_system_file(tmp_path: Path) -> None:
     raw = noise_folder(tmp_path / "raw", ["a", "b"], 8)
-    (raw / "SHA256SUMS").write_text("not an image\n")
+    for name in ("SHA256SUMS", "a/.DS_Store", "a/._0.png", "Thumbs.db"):
+        (raw / name).write_text("not an image\n")
     assert build(raw, tmp_path / "one", "--strict") == 0
     (raw / "a" / "broken.png").write_bytes(b"")
     assert build(raw, tmp_path / "two", "--strict") == 1

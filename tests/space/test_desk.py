@@ -7,8 +7,10 @@ import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
+import gradio as gr
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -27,13 +29,15 @@ from space.batching import Batcher
 from space.bulk import answer_uploads
 from space.charts import count_chart
 from space.desk import EXCLUDED, UNDECIDED, Desk, Source
-from space.desk_view import summary
+from space.desk_view import export_files, push_export, summary, values_of
 from space.export import Origin, as_csv, cells_csv, cells_json, class_folders, dataset_repo, report
 from space.export import zipped as zipped_files
 from space.resources import Resources
 from space.tab_cells import head
+from space.tab_field import fraction
 from space.tab_field import head as field_head
 from space.texts import say_error
+from space.visits import Visit
 from tests.pictures import encoded
 from tests.small_model_repo import LABELS
 from tests.space.bad_uploads import jpeg, zipped
@@ -193,7 +197,28 @@ def test_a_batch_unlike_the_training_images_comes_with_a_warning_everywhere(
                 assert (words in draw(language, small_desk, [], "")) == warned
 
 
+@pytest.mark.parametrize(
+    "sent", [{}, {"number": "x", "x": "nan"}, {"number": None, "x": 1.5}, {"number": 1e999, "x": -1}]
+)
+def test_an_event_that_the_page_would_not_send_is_one_sentence(sent: dict) -> None:
+    event = SimpleNamespace(**sent)
+    for kind in ({"number": int}, {"x": fraction}):
+        with pytest.raises(gr.Error, match="upload") as error:
+            values_of(event, **kind)
+        assert not error.value.print_exception
+
+
 # ---- exports
+def test_a_desk_without_a_counted_cell_exports_no_dataset(
+    resources: Resources, small_desk: Desk, tmp_path: Path
+) -> None:
+    visit = Visit(tmp_path / "visit")
+    small_desk.correct(dict.fromkeys(map(str, range(7)), EXCLUDED), LABELS)
+    names = [Path(path).name for path in export_files(resources, visit, small_desk, "cells")]
+    assert names == ["cells.csv", "cells.json", "cells-report.html"]
+    assert "nothing to count" in push_export(resources, visit, small_desk, "anna", "hf_x")
+
+
 @pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "  =cmd|' /C calc'!A0", "\r=1"])
 def test_no_csv_cell_is_taken_for_a_formula(cell: str) -> None:
     assert csv_cell(cell).startswith("'")

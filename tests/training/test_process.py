@@ -86,6 +86,7 @@ def test_an_epoch_of_own_shards_continues_on_the_same_number_of_processes():
     assert (progress.step, progress.update) == (3, 13)
 
 
-def test_a_manifest_that_is_not_a_mapping_is_damaged(tmp_path):
-    (tmp_path / "manifest.json").write_text("[1]")
+@pytest.mark.parametrize("manifest", ["[1]", "{}", "[]"])
+def test_a_manifest_that_lists_no_progress_is_damaged(tmp_path, manifest):
+    (tmp_path / "manifest.json").write_text(manifest)
     assert find_damage(tmp_path)

@@ -46,6 +46,11 @@ def test_the_timm_backend_gives_the_logits_of_timm_create_model(small_model: Pat
     assert np.array_equal(answer.logits, expected)
 
 
+def test_a_batch_of_no_images_is_refused(small_model: Path, cells: list) -> None:
+    with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
+        Classifier.from_pretrained(small_model).predict(cells, batch_size=0)
+
+
 def test_onnx_and_timm_give_the_same_predictions(small_model: Path, cells: list) -> None:
     classifiers = [Classifier.from_pretrained(small_model, backend=name) for name in ("onnx", "timm")]
     by_onnx, by_timm = (classifier.predict(cells) for classifier in classifiers)
