@@ -185,7 +185,7 @@ def test_what_follows_from_other_files_is_compared_with_them(measured_folder, tm
     found = "\n".join(check(folder))
     for named in (
         "model.parameters is 5", "model.best_epoch is 7", "epochs_trained is 2", "label_descriptions.BLA",
-        "mean_absolute_error.em is 0.0", "different out-of-distribution rules",
+        "mean_absolute_error.em is 0.0", "different OOD thresholds",
     ):  # fmt: skip
         assert named in found, found
 
@@ -193,7 +193,7 @@ def test_what_follows_from_other_files_is_compared_with_them(measured_folder, tm
 def test_the_onnx_graph_reveals_weights_of_another_network(model_folder, tmp_path):
     folder = copy(model_folder, tmp_path / "blank")
     blank_weights(folder)
-    assert "onnx/model.onnx gives other answers" in check(folder)[0]
+    assert "onnx/model.onnx gives other outputs" in check(folder)[0]
 
 
 @pytest.mark.parametrize(
@@ -240,8 +240,8 @@ def test_a_run_that_is_not_there_or_a_place_that_is_taken_is_one_sentence(run_fo
     (tmp_path / "file").write_text("")
     for arguments, sentence in (
         ((tmp_path / "none", tmp_path / "out"), "there is no run folder"),
-        ((run_folder, tmp_path), "is there already"),
-        ((run_folder, tmp_path, "--overwrite"), "holds no model repo"),
+        ((run_folder, tmp_path), "already exists"),
+        ((run_folder, tmp_path, "--overwrite"), "is not a model repo"),
         ((run_folder, tmp_path / "file" / "out"), f"{tmp_path / 'file'}: "),
     ):
         assert main(["build", *map(str, arguments)]) == 1

@@ -111,7 +111,7 @@ def test_access_is_asked_for_before_the_folder_is_checked(model_folder, hub, mon
 def test_a_token_that_only_reads_is_refused(model_folder, monkeypatch):
     answer = {"name": "anna", "orgs": [], "auth": {"accessToken": {"role": "read"}}}
     monkeypatch.setattr(HfApi, "whoami", lambda _: answer)
-    with pytest.raises(RepoError, match="the token only reads"):
+    with pytest.raises(RepoError, match="the token is read-only"):
         push(model_folder, "anna/model")
 
 

@@ -82,7 +82,7 @@ def test_an_unreadable_image_is_a_row_with_its_reason(model, tmp_path, capsys):
     assert "46 images" in (said := capsys.readouterr().out) and "6 unreadable" in said
 
 
-def test_what_is_passed_over_is_counted_with_its_reason(model, tmp_path, capsys):
+def test_skipped_files_are_counted_by_reason(model, tmp_path, capsys):
     folder, elsewhere = write_images(tmp_path / "images", 7), write_images(tmp_path / "elsewhere", 2, seed=1)
     good = (folder / "0/0/00000.png").read_bytes()
     others = {"notes.txt": b"text", "Makefile": b"all:", ".hidden.png": good, "no_ending": good}
@@ -96,7 +96,7 @@ def test_what_is_passed_over_is_counted_with_its_reason(model, tmp_path, capsys)
     assert score(folder, model, tmp_path / "out.parquet") == 0
     said = capsys.readouterr().out.strip()
     assert said.endswith(
-        "passed over: broken symlink: 1, hidden or system file: 1, in a zip (unpack it): 1, not a regular file: 1, "
+        "skipped: broken symlink: 1, hidden or system file: 1, in a zip (unpack it): 1, not a regular file: 1, "
         "not images (.txt): 1, not images (no ending): 1, symlink out of the folder: 1, "
         "symlink to a folder that is read already: 1"
     )
@@ -210,7 +210,7 @@ def test_what_is_wrong_with_the_input_is_one_sentence(dataset, model, owner, tmp
     (run / "checkpoints").mkdir(parents=True)
     images = write_images(tmp_path / "images", 2)
     cases = [
-        ("no image below", (empty, model, out)),
+        ("has no images", (empty, model, out)),
         ("is neither a folder nor a repo id", (tmp_path / "nowhere", model, out)),
         ("there is no dataset repo", (f"{owner}/nothing-here", model, out)),
         ("is a file", (empty / "notes.txt", model, out)),
@@ -218,12 +218,12 @@ def test_what_is_wrong_with_the_input_is_one_sentence(dataset, model, owner, tmp
         ("has no config.json", (images, empty, out)),
         ("is a run folder", (images, run, out)),
         ("has no onnx/model.onnx", (images, model, out, "--backend", "onnx")),
-        ("is a folder: name a file", (images, model, tmp_path)),
-        *(("is a folder: name a file", (images, model, folder)) for folder in (".", "..", "/", "")),
-        ("lies in the folder of images", (images, model, images / "out.parquet")),
+        ("is a directory: pass a file", (images, model, tmp_path)),
+        *(("is a directory: pass a file", (images, model, folder)) for folder in (".", "..", "/", "")),
+        ("is inside the folder of images", (images, model, images / "out.parquet")),
         ("cannot be written", (images, model, empty / "notes.txt" / "out.parquet")),
         ("has no splits", (images, model, out, "--split", "test")),
-        ("has no split 'dev' (it has: ", (dataset, model, out, "--split", "dev")),
+        ("has no split 'dev' (found: ", (dataset, model, out, "--split", "dev")),
         ("pass --image_column image", (dataset, model, out, "--image_column", "picture")),
     ]
     for sentence, arguments in cases:
@@ -288,7 +288,7 @@ def test_a_full_disk_is_said_and_what_is_finished_is_kept(
 
 
 def test_two_runs_do_not_write_one_file(many, model, tmp_path, capsys):
-    first = score_output.Parts(tmp_path / "out.parquet")
+    first = score_output.Shards(tmp_path / "out.parquet")
     first.claim()
     assert "another run is writing" in refusal(capsys, many, model, tmp_path / "out.parquet")
 
@@ -302,7 +302,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_one_left_alone(
     assert 1 <= left < 6 and not out.exists()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/part-*")}
     assert main(["score", *arguments]) == 0
-    assert f"resuming: {len(kept)} of 6 parts are there" in capsys.readouterr().out
+    assert f"resuming: {len(kept)} of 6 shards are written" in capsys.readouterr().out
     assert out.read_bytes() == of_many.read_bytes()
 
 
