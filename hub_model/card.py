@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hub_model.evaluation import markdown_table, span
@@ -116,13 +117,11 @@ def metadata(metrics: dict) -> ModelCardData:
 def figures_table(splits: dict[str, dict]) -> str:
     """Return a table of the headline figures of every split, with their intervals."""
     titles = {**NAMES, "log_loss": "Log loss", "ece": "Expected calibration error (ECE)"}
-    rows = [
-        [title, *(format_figure(split, key) for split in splits.values())] for key, title in titles.items()
-    ]
+    rows = [[title, *(figure_text(split, key) for split in splits.values())] for key, title in titles.items()]
     return markdown_table(["", *splits], rows)
 
 
-def format_figure(figures: dict, key: str) -> str:
+def figure_text(figures: dict, key: str) -> str:
     """Return a figure with its interval, if it has one; a dash where it is undefined."""
     if figures[key] is None:
         return "–"
@@ -133,9 +132,9 @@ def per_class_table(figures: dict, names: list[str]) -> str:
     """Return a table of precision, recall, F1 and number of images of each class."""
     rows = []
     for name in names:
-        of_class = figures["per_class"][name]
-        scores = [format_figure(of_class, key) for key in ("precision", "recall", "f1")]
-        rows.append([escape(name), *scores, str(of_class["support"])])
+        scores = figures["per_class"][name]
+        texts = [figure_text(scores, key) for key in ("precision", "recall", "f1")]
+        rows.append([escape(name), *texts, str(scores["support"])])
     return markdown_table(["class", "precision", "recall", "F1", "images"], rows)
 
 
@@ -147,7 +146,7 @@ def by_source_table(figures: dict) -> str:
         worst = min(coverage, key=coverage.get)
         sure, right = calibrated["sure"]["sure"], calibrated["sure"]["right"]
         rows.append([
-            escape(name), f"{source['images']:,}", format_figure(source, "accuracy"), format_figure(source, "macro_f1"),
+            escape(name), f"{source['images']:,}", figure_text(source, "accuracy"), figure_text(source, "macro_f1"),
             f"{calibrated['ece']:.3f}", f"{coverage[worst]:.3f} ({escape(worst)})",
             f"{sure / source['images']:.0%}", f"{right / sure:.3f}" if sure else "–",
         ])  # fmt: skip
@@ -157,20 +156,15 @@ def by_source_table(figures: dict) -> str:
 
 def confusions_text(figures: dict, names: list[str], top: int = 5) -> str:
     """Return a sentence that names the `top` most frequently confused pairs of classes."""
-    matrix = figures["confusion_matrix"]
-    pairs = [
-        (count, true, predicted)
-        for true, row in enumerate(matrix)
-        for predicted, count in enumerate(row)
-        if count and true != predicted
-    ]
-    if not pairs:
+    matrix = np.array(figures["confusion_matrix"])
+    confused = [(-n, *pair) for pair, n in np.ndenumerate(matrix) if n and pair[0] != pair[1]]
+    if not confused:
         return "No image is classified as another class."
-    confused = "; ".join(
-        f"{count} of {sum(matrix[true])} {escape(names[true])} are classified as {escape(names[predicted])}"
-        for count, true, predicted in sorted(pairs, key=lambda p: (-p[0], p[1:]))[:top]
+    most_frequent = "; ".join(
+        f"{-n} of {matrix[true].sum()} {escape(names[true])} are classified as {escape(names[predicted])}"
+        for n, true, predicted in sorted(confused)[:top]
     )
-    return f"Most frequent confusions: {confused}."
+    return f"Most frequent confusions: {most_frequent}."
 
 
 def recipe(metrics: dict) -> str:

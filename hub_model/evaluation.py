@@ -32,12 +32,6 @@ def bootstrap(
     return interval
 
 
-def _flatten(figures: dict, label_names: Sequence[str]) -> np.ndarray:
-    values = [figures[key] for key in SCALARS]
-    values += [figures["per_class"][name][key] for name in label_names for key in PER_CLASS]
-    return np.array(values, dtype=np.float64)  # None becomes NaN
-
-
 def evaluate_split(
     logits: np.ndarray, labels: np.ndarray, label_names: Sequence[str], resamples: int = RESAMPLES
 ) -> dict:
@@ -47,13 +41,13 @@ def evaluate_split(
     precision, recall, F1 and AUC of each class. Undefined values are None.
     """
     figures = measure(logits, labels, label_names, kind="logits")
-    interval = bootstrap(
-        lambda index: _flatten(
-            measure(logits[index], labels[index], label_names, kind="logits"), label_names
-        ),
-        len(labels),
-        resamples,
-    )
+
+    def values(index: np.ndarray) -> np.ndarray:
+        sample = measure(logits[index], labels[index], label_names, kind="logits")
+        per_class = [sample["per_class"][name][key] for name in label_names for key in PER_CLASS]
+        return np.array([sample[key] for key in SCALARS] + per_class, dtype=np.float64)  # None becomes NaN
+
+    interval = bootstrap(values, len(labels), resamples)
     pairs = [None if np.isnan(pair).any() else pair.tolist() for pair in interval.T]
     remaining = iter(pairs)
     intervals: dict = {key: next(remaining) for key in SCALARS}

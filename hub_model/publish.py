@@ -69,7 +69,11 @@ def push_folder(
     api, repo = HfApi(token=token), {"repo_id": repo_id, "repo_type": repo_type}
     with contextlib.ExitStack() as undo:
         try:
-            if _create(api, repo, folder, private):
+            try:
+                refuse_public(api.repo_info(**repo), private)
+            except RepositoryNotFoundError:
+                card = metadata_load(folder / "README.md") if repo_type == "space" else None
+                api.create_repo(**repo, private=private or None, space_sdk=(card or {}).get("sdk"))
                 undo.callback(_delete, api, repo, api.repo_info(**repo).sha)
             if revision and not any(ref.name == revision for ref in api.list_repo_refs(**repo).branches):
                 api.create_branch(**repo, branch=revision)
@@ -98,19 +102,6 @@ def check_repo_id(name: str) -> None:
     """Raise RepoError unless `name` is `OWNER/NAME`."""
     if not is_repo_id(name):
         raise RepoError(f"{name!r} is not a repo id (OWNER/NAME)")
-
-
-def _create(api: HfApi, repo: dict[str, str], folder: Path, private: bool) -> bool:
-    """Create the repo if it does not exist and return whether it did not; RepoError if it is public but `private` is set."""
-    try:
-        info = api.repo_info(**repo)
-    except RepositoryNotFoundError:
-        card = folder / "README.md"
-        sdk = (metadata_load(card) or {}).get("sdk") if repo["repo_type"] == "space" else None
-        api.create_repo(**repo, private=private or None, space_sdk=sdk)
-        return True
-    refuse_public(info, private)
-    return False
 
 
 def refuse_public(info: ModelInfo | DatasetInfo | SpaceInfo, private: bool) -> None:

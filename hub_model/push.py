@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from datasets import ClassLabel, Image, load_dataset
 from huggingface_hub import EvalResultEntry, HfApi, constants, eval_result_entries_to_yaml, hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
@@ -103,11 +104,9 @@ def has_test_images(dataset: str, revision: str, folder: Path, metrics: dict) ->
 def draw_dataset_examples(dataset: str, revision: str, folder: Path) -> dict[str, Any]:
     """Draw the first test image of every class with its prediction; return the entries of `published` that this adds.
 
-    `widget` lists the example images in the dataset repo, if it has any. Empty unless the dataset has a test split with
-    embedded images of the model's classes.
+    `widget` lists the example images in the dataset repo, if it has any. Empty unless the dataset has a test split with images
+    of the model's classes.
     """
-    from datasets import ClassLabel, Image, load_dataset
-
     classifier = Classifier.from_pretrained(folder)
     try:
         rows = load_dataset(dataset, split="test", streaming=True, revision=revision)
@@ -124,7 +123,7 @@ def draw_dataset_examples(dataset: str, revision: str, folder: Path) -> dict[str
             examples.setdefault(row["label"], row["image"]["bytes"])
         if len(examples) == len(label.names):
             break
-    if not examples:  # no labels, or images that are files of their own
+    if not examples:
         return {}
     classes = sorted(examples)
     names, images = [label.names[i] for i in classes], [examples[i] for i in classes]

@@ -18,7 +18,6 @@ import os
 import signal
 import sys
 import time
-from collections import Counter
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -39,15 +38,7 @@ from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
 from hub_model.inference.preprocessing import ahead, cores
 from hub_model.score_output import Shards, predict, schema_of
-from hub_model.score_sources import (
-    Listing,
-    StreamedDataset,
-    batches,
-    is_dataset,
-    open_dataset,
-    open_folder,
-    summary,
-)
+from hub_model.score_sources import Listing, StreamedDataset, batches, is_dataset, open_dataset, open_folder
 
 PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 PROCESS_GROUP_TIMEOUT = timedelta(days=30)  # how long a process waits for slower ones
@@ -76,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
-def open_source(arguments: argparse.Namespace, listing: Path, skipped: Counter) -> Listing | StreamedDataset:
+def open_source(arguments: argparse.Namespace, listing: Path) -> Listing | StreamedDataset:
     """Open the input, a dataset or a folder of images. Raises RepoError if it has no images."""
     folder = Path(arguments.source)
     if folder.is_file():
@@ -87,7 +78,7 @@ def open_source(arguments: argparse.Namespace, listing: Path, skipped: Counter) 
         raise RepoError(f"{folder} is a folder of images and has no splits: omit --split and --config")
     if arguments.out.resolve().is_relative_to(folder.resolve()):
         raise RepoError(f"--out {arguments.out} is inside the folder of images: choose a path outside it")
-    return open_folder(folder, listing, arguments.follow_links, skipped)
+    return open_folder(folder, listing, arguments.follow_links)
 
 
 def open_model(arguments: argparse.Namespace, device: torch.device, revision: str | None) -> Classifier:
@@ -106,102 +97,102 @@ def open_model(arguments: argparse.Namespace, device: torch.device, revision: st
     return classifier
 
 
-class Scoring:
-    """A scoring run, in each of its processes."""
+def score(arguments: argparse.Namespace) -> None:
+    """Score the missing shards and merge them into OUT, in each process of a run. Raises RepoError for invalid input."""
+    shards, classifier, plan = Shards(arguments.out), None, None
+    timeout = InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[timeout])
+    if accelerator.is_main_process:
+        try:
+            classifier, *plan = prepare(arguments, shards, accelerator.device)
+        except RepoError as error:
+            shards.remove_if_unused()
+            plan = str(error)
+    [plan] = broadcast_object_list([plan])
+    if isinstance(plan, str):
+        raise RepoError(plan) if accelerator.is_main_process else SystemExit(1)
+    source, manifest, missing = plan
+    if missing is None:
+        accelerator.print(f"{shards.out} is complete: nothing to do")
+        return
+    if classifier is None:
+        if not shards.folder.is_dir():
+            raise RepoError(f"--out must be on a disk that all processes share: {shards.folder} is missing")
+        classifier = open_model(arguments, accelerator.device, manifest["model_revision"])
+    started = time.perf_counter()
+    images = score_shards(classifier, source, missing, shards, accelerator, arguments.threads)
+    speed = sum(gather_object([images])) / (time.perf_counter() - started)  # waits for all processes
+    if accelerator.is_main_process:
+        counts, unreadable = shards.merge(len(source.shards), manifest)
+        classes = ", ".join(f"{label} {count:,}" for label, count in sorted(counts.items()))
+        print(
+            f"{shards.out}: {counts.total() + unreadable:,} images: {classes or 'none of any class'}; "
+            f"{unreadable:,} unreadable; {speed:.0f} images/s{source.skipped}",
+            flush=True,
+        )
+    accelerator.end_training()
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self.arguments, self.shards, self.skipped = arguments, Shards(arguments.out), Counter()
-        timeout = InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)
-        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[timeout])
-        self.is_main = self.accelerator.is_main_process
 
-    def __call__(self) -> None:
-        """Score the missing shards and merge them into OUT."""
-        prepared: list[Any] = [None]
-        if self.is_main:
-            try:
-                prepared = [self.prepare()]
-            except RepoError as error:
-                self.shards.remove_if_unused()
-                prepared = [str(error)]
-        broadcast_object_list(prepared)
-        if isinstance(prepared[0], str):
-            raise RepoError(prepared[0]) if self.is_main else SystemExit(1)
-        source, manifest, missing = prepared[0]
-        if missing is None:
-            self.accelerator.print(f"{self.shards.out} is complete: nothing to do")
-            return
-        if not self.is_main:
-            if not self.shards.folder.is_dir():
-                raise RepoError(
-                    f"--out must be on a disk that all processes share: {self.shards.folder} is missing"
-                )
-            self.classifier = open_model(self.arguments, self.accelerator.device, manifest["model_revision"])
-        started = time.perf_counter()
-        scored = sum(gather_object([self.score(source, missing)]))  # waits for all processes
-        speed = scored / (time.perf_counter() - started)
-        if self.is_main:
-            counts, unreadable = self.shards.merge(len(source.shards), manifest)
-            classes = ", ".join(f"{label} {count:,}" for label, count in sorted(counts.items()))
-            print(
-                f"{self.shards.out}: {counts.total() + unreadable:,} images: {classes or 'none of any class'}; "
-                f"{unreadable:,} unreadable; {speed:.0f} images/s{summary(self.skipped)}",
-                flush=True,
-            )
-        self.accelerator.end_training()
+def prepare(
+    arguments: argparse.Namespace, shards: Shards, device: torch.device
+) -> tuple[Classifier, Listing | StreamedDataset, dict[str, Any], list[int] | None]:
+    """Return the classifier, the source, the manifest and the missing shards (None: OUT is complete)."""
+    shards.claim()
+    source = open_source(arguments, shards.folder / "listing.parquet")
+    classifier = open_model(arguments, device, arguments.model_revision)
+    manifest = source.settings | {
+        "model": classifier.repo.name,
+        "model_revision": classifier.repo.commit,
+        "weights_sha256": weights_digest(classifier.repo.folder),
+        "calibration": classifier.repo.read_json(CALIBRATION),
+        "backend": classifier.backend,
+        "device": device.type,
+    }
+    if shards.is_complete(manifest, arguments.overwrite):
+        shards.remove()
+        return classifier, source, manifest, None
+    missing = shards.missing(len(source.shards))
+    if written := len(source.shards) - len(missing):
+        print(f"resuming: {written:,} of {len(source.shards):,} shards are written", flush=True)
+    return classifier, source, manifest, missing
 
-    def prepare(self) -> tuple[Listing | StreamedDataset, dict[str, Any], list[int] | None]:
-        """Return the source, the manifest and the missing shards (None: OUT is complete). Runs in the main process."""
-        arguments, shards = self.arguments, self.shards
-        shards.claim()
-        source = open_source(arguments, shards.folder / "listing.parquet", self.skipped)
-        self.classifier = open_model(arguments, self.accelerator.device, arguments.model_revision)
-        repo = self.classifier.repo
-        manifest = source.settings | {
-            "model": repo.name,
-            "model_revision": repo.commit,
-            "weights_sha256": weights_digest(repo.folder),
-            "calibration": repo.read_json(CALIBRATION),
-            "backend": self.classifier.backend,
-            "device": self.accelerator.device.type,
-        }
-        if shards.is_complete(manifest, arguments.overwrite):
-            shards.remove()
-            return source, manifest, None
-        missing = shards.missing(len(source.shards))
-        if written := len(source.shards) - len(missing):
-            print(f"resuming: {written:,} of {len(source.shards):,} shards are written", flush=True)
-        return source, manifest, missing
 
-    def score(self, source: Listing | StreamedDataset, missing: list[int]) -> int:
-        """Write the shards of this process and return their number of images.
+def score_shards(
+    classifier: Classifier,
+    source: Listing | StreamedDataset,
+    missing: list[int],
+    shards: Shards,
+    accelerator: Accelerator,
+    threads: int | None,
+) -> int:
+    """Write the missing shards of this process and return their number of images.
 
-        Each batch is computed by one thread on one core, so that results are bit-identical for any number of threads.
-        """
-        processes, index = min(self.accelerator.num_processes, len(missing)), self.accelerator.process_index
-        if index >= processes:
-            return 0
-        shards = [(number, source.shards[number]) for number in missing]
-        rows = IterableDataset.from_generator(batches, gen_kwargs={"source": source, "shards": shards})
-        rows = split_dataset_by_node(rows, index, processes, strategy="shards")
-        schema = schema_of(self.classifier, source.columns)
+    Each batch is computed by one thread on one core, so that results are bit-identical for any number of threads.
+    """
+    processes, index = min(accelerator.num_processes, len(missing)), accelerator.process_index
+    if index >= processes:
+        return 0
+    todo = [(number, source.shards[number]) for number in missing]
+    rows = IterableDataset.from_generator(batches, gen_kwargs={"source": source, "shards": todo})
+    rows = split_dataset_by_node(rows, index, processes, strategy="shards")
+    schema = schema_of(classifier, source.columns)
 
-        def predict_batch(batch: dict[str, Any]) -> tuple[int, pa.Table]:
-            return batch["number"], predict(self.classifier, batch["rows"], schema)
+    def predict_batch(batch: dict[str, Any]) -> tuple[int, pa.Table]:
+        return batch["number"], predict(classifier, batch["rows"], schema)
 
-        tables, images = [], 0
-        threads = self.arguments.threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-        one_core = partial(torch.set_num_threads, 1)
-        disable = None if self.is_main else True  # None: shown on a terminal
-        with tqdm(desc="scoring", total=len(missing) // processes, unit="shard", disable=disable) as progress:
-            for number, table in ahead(predict_batch, rows, threads, initializer=one_core):
-                tables.append(table)
-                images += table.num_rows
-                if table.num_rows == 0:  # the end of a shard
-                    self.shards.write(number, pa.concat_tables(tables))
-                    tables = []
-                    progress.update()
-        return images
+    tables, images = [], 0
+    threads = threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    one_core = partial(torch.set_num_threads, 1)
+    disable = None if accelerator.is_main_process else True  # None: shown on a terminal
+    with tqdm(desc="scoring", total=len(missing) // processes, unit="shard", disable=disable) as progress:
+        for number, table in ahead(predict_batch, rows, threads, initializer=one_core):
+            tables.append(table)
+            images += table.num_rows
+            if table.num_rows == 0:  # the end of a shard
+                shards.write(number, pa.concat_tables(tables))
+                tables = []
+                progress.update()
+    return images
 
 
 def end_with_launcher() -> None:
@@ -219,7 +210,7 @@ def run(arguments: argparse.Namespace) -> int:
     end_with_launcher()
     try:
         with threadpool_limits(1):
-            Scoring(arguments)()
+            score(arguments)
         return 0
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -44,6 +44,8 @@ Row = dict[str, Any]  # file_name; image: bytes, a path or URL, or None if there
 class Listing:
     """Image files, listed once by the main process in a Parquet file whose row groups are the shards."""
 
+    skipped = ""  # other files, by reason, as the end of a sentence
+
     def __init__(self, listing: Path, rows: Iterator[tuple], settings: Row, columns: tuple[str, ...]) -> None:
         digest, self.listing, self.columns = hashlib.sha256(), listing, columns
         with pq.ParquetWriter(listing, LISTING) as writer:
@@ -63,6 +65,8 @@ class Listing:
 
 class StreamedDataset:
     """Splits of a dataset in any format that `datasets` streams; a shard is a Parquet row group or, in other formats, a file."""
+
+    skipped = ""
 
     def __init__(self, tables: dict[str, datasets.IterableDataset], settings: Row) -> None:
         self.settings, self.image, self.label = settings, settings["image_column"], settings["label_column"]
@@ -121,12 +125,9 @@ def is_dataset(folder: Path) -> bool:
     return any(parent.is_dir() and any(parent.glob("*.parquet")) for parent in (folder / "data", folder))
 
 
-def open_folder(folder: Path, listing: Path, follow_links: bool, skipped: Counter) -> Listing:
-    """List the images in a folder, recursively, and count other files by reason in `skipped`.
-
-    Raises RepoError: there are no images.
-    """
-    source = FolderSource(folder, follow_links)
+def open_folder(folder: Path, listing: Path, follow_links: bool) -> Listing:
+    """List the images in a folder, recursively. Raises RepoError if there are none."""
+    source, skipped = FolderSource(folder, follow_links), Counter()
 
     def rows() -> Iterator[tuple]:
         for path, reason in source.listing():
@@ -136,10 +137,11 @@ def open_folder(folder: Path, listing: Path, follow_links: bool, skipped: Counte
                 yield shown(path), os.fsencode(source.root / path), None, None
 
     images = Listing(listing, rows(), {"folder": str(folder)}, ())
+    if skipped:
+        counts = [f"{reason}: {count:,}" for reason, count in sorted(skipped.items())]
+        images.skipped = f"; skipped: {', '.join(counts)}"
     if not images.shards:
-        raise RepoError(
-            f"{folder} has no images{summary(skipped)}; supported suffixes: {', '.join(SUFFIXES)}"
-        )
+        raise RepoError(f"{folder} has no images{images.skipped}; supported suffixes: {', '.join(SUFFIXES)}")
     return images
 
 
@@ -153,12 +155,6 @@ def reason_to_skip(source: FolderSource, path: str) -> str:
     except OSError:  # scoring reports it if the name is that of an image
         head = b""
     return "" if looks_like_picture(path, head) else f"not images ({Path(path).suffix or 'no ending'})"
-
-
-def summary(skipped: Counter) -> str:
-    """Return the number of skipped files by reason, for the end of a sentence; empty if there are none."""
-    reasons = [f"{reason}: {count:,}" for reason, count in sorted(skipped.items())]
-    return f"; skipped: {', '.join(reasons)}" if reasons else ""
 
 
 def size_and_mtime(path: bytes) -> tuple[int, int] | None:

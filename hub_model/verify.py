@@ -11,8 +11,12 @@ import tempfile
 from pathlib import Path
 
 from huggingface_hub import get_token
+from PIL import Image
 
+from hub_model.card import card_text, snippets
 from hub_model.inference.errors import RepoError
+from hub_model.inference.hub import is_repo_id
+from hub_model.inference.model_repo import open_model_repo
 
 CACHES = "HF_[A-Z]+_CACHE|HUGGINGFACE_HUB_CACHE|HF_TOKEN_PATH"
 
@@ -23,8 +27,6 @@ def run_fresh(*arguments: str) -> str:
     Raises:
         RepoError: it fails; the message is the last line of its stderr.
     """
-    from PIL import Image
-
     with tempfile.TemporaryDirectory() as home:
         environment = {name: value for name, value in os.environ.items() if not re.fullmatch(CACHES, name)}
         # passed on because the token may be a file in the old HF_HOME
@@ -56,10 +58,6 @@ def verify_here(repo: str, against: Path | None) -> dict:
     import timm
     import torch
     from transformers import AutoModelForImageClassification
-
-    from hub_model.card import card_text, snippets
-    from hub_model.inference.hub import is_repo_id
-    from hub_model.inference.model_repo import open_model_repo
 
     downloaded = open_model_repo(repo)  # refuses pickles and custom code
     metrics = downloaded.read_json("metrics.json") or {}

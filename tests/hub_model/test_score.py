@@ -1,4 +1,4 @@
-"""Bulk scoring: every image is a row, once, in order; predictions are not replaced unasked, and refusals are one sentence."""
+"""Bulk scoring: every image is one row, in order; predictions are never overwritten by default, and errors are one sentence."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ from tests.hub_model.scoring import (
 from tests.hub_model.small_classifier import LABELS, write_model
 
 
-def test_every_image_is_a_row_in_the_order_of_the_paths(many, of_many, model):
-    table = pq.read_table(of_many)
-    assert table["file_name"].to_pylist() == paths_below(many)
+def test_every_image_is_a_row_in_the_order_of_the_paths(image_folder, predictions, model):
+    table = pq.read_table(predictions)
+    assert table["file_name"].to_pylist() == paths_below(image_folder)
     assert table.column_names == [
         "file_name", "predicted_label", *(f"probability_{label}" for label in LABELS),
         "conformal_set_0.90", "conformal_set_0.95", "ood_score", "verdict", "error",
     ]  # fmt: skip
     assert table["error"].null_count == 1500
-    assert not of_many.with_name(of_many.name + ".parts").exists()
+    assert not predictions.with_name(predictions.name + ".parts").exists()
 
 
-def test_a_row_says_what_the_classifier_says(many, of_many, model):
-    rows = pq.read_table(of_many).slice(700, 20).to_pylist()
-    found = Classifier.from_pretrained(model).predict([many / row["file_name"] for row in rows])
+def test_a_row_says_what_the_classifier_says(image_folder, predictions, model):
+    rows = pq.read_table(predictions).slice(700, 20).to_pylist()
+    found = Classifier.from_pretrained(model).predict([image_folder / row["file_name"] for row in rows])
     assert [row["predicted_label"] for row in rows] == found.labels
     assert [row["verdict"] for row in rows] == [verdict.kind for verdict in found.verdicts]
     assert np.allclose([row["ood_score"] for row in rows], found.ood_score, rtol=1e-5)
@@ -109,8 +109,8 @@ def test_skipped_files_are_counted_by_reason(model, tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def dataset(many, tmp_path_factory) -> Path:
-    """A dataset folder of two splits, the second in two files, with many row groups and one bad image."""
+def dataset(image_folder, tmp_path_factory) -> Path:
+    """A dataset folder of two splits, the second in two files, with many row groups and three bad images."""
     folder = tmp_path_factory.mktemp("dataset")
     features = datasets.Features(
         {
@@ -119,7 +119,7 @@ def dataset(many, tmp_path_factory) -> Path:
             "file_name": datasets.Value("string"),
         }
     )
-    files = [many / name for name in paths_below(many)[:620]]
+    files = [image_folder / name for name in paths_below(image_folder)[:620]]
     (folder / "data").mkdir()
     for name, part in (
         ("test-00000-of-00001", files[:20]),
@@ -129,7 +129,7 @@ def dataset(many, tmp_path_factory) -> Path:
         images = [{"bytes": path.read_bytes(), "path": path.name} for path in part]
         if name.startswith("test"):
             images[7]["bytes"] = b"no image"
-            images[8] = {"bytes": None, "path": str(many / "0/0/00000.png")}  # outside of the dataset
+            images[8] = {"bytes": None, "path": str(image_folder / "0/0/00000.png")}  # outside of the dataset
             images[9]["bytes"] = b""
         table = {
             "image": images,
@@ -141,10 +141,10 @@ def dataset(many, tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_dataset_gives_every_row_of_every_split_with_its_label(many, dataset, model, tmp_path):
+def test_a_dataset_gives_every_row_of_every_split_with_its_label(image_folder, dataset, model, tmp_path):
     assert score(dataset, model, tmp_path / "all.parquet") == 0
     rows = pq.read_table(tmp_path / "all.parquet").to_pylist()
-    names = [Path(name).name for name in paths_below(many)[:620]]
+    names = [Path(name).name for name in paths_below(image_folder)[:620]]
     found = {
         split: [row["file_name"] for row in rows if row["split"] == split] for split in ("test", "train")
     }
@@ -167,8 +167,8 @@ def test_a_dataset_and_a_model_of_the_hub_give_the_same_as_their_folders(dataset
     assert pq.read_table(tmp_path / "hub.parquet").equals(pq.read_table(tmp_path / "here.parquet"))
 
 
-def test_a_repo_of_single_files_is_read_file_by_file(many, model, owner, tmp_path):
-    files = [many / name for name in paths_below(many)[:30]]
+def test_a_repo_of_single_files_is_read_file_by_file(image_folder, model, owner, tmp_path):
+    files = [image_folder / name for name in paths_below(image_folder)[:30]]
     for path in files:
         target = tmp_path / "images" / "train" / ("odd" if int(path.stem) % 2 else "even") / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -182,11 +182,11 @@ def test_a_repo_of_single_files_is_read_file_by_file(many, model, owner, tmp_pat
     assert all(row["label"] == ("odd" if int(row["file_name"][:5]) % 2 else "even") for row in rows)
 
 
-def test_a_repo_in_another_form_is_streamed(many, model, owner, tmp_path):
-    names = paths_below(many)[:30]
+def test_a_repo_in_another_form_is_streamed(image_folder, model, owner, tmp_path):
+    names = paths_below(image_folder)[:30]
     with tarfile.open(tmp_path / "train.tar", "w") as archive:
         for name in names:
-            archive.add(many / name, Path(name).name)
+            archive.add(image_folder / name, Path(name).name)
             label = tarfile.TarInfo(f"{Path(name).stem}.cls")
             label.size = 1
             archive.addfile(label, io.BytesIO(b"1"))
@@ -244,14 +244,14 @@ def test_a_dataset_of_several_configurations_asks_for_one(dataset, model, tmp_pa
     assert pq.read_table(tmp_path / "out.parquet").num_rows == 20
 
 
-def test_predictions_are_never_replaced_unasked(of_many, many, model, dataset, tmp_path, capsys):
+def test_predictions_are_never_replaced_unasked(predictions, image_folder, model, dataset, tmp_path, capsys):
     out = tmp_path / "out.parquet"
-    out.write_bytes(of_many.read_bytes())
-    assert score(many, model, out) == 0
+    out.write_bytes(predictions.read_bytes())
+    assert score(image_folder, model, out) == 0
     assert "nothing to do" in capsys.readouterr().out
     other = write_model(tmp_path / "other", seed=1)
-    assert "with another model" in refusal(capsys, many, other, out)
-    assert out.read_bytes() == of_many.read_bytes()
+    assert "with another model" in refusal(capsys, image_folder, other, out)
+    assert out.read_bytes() == predictions.read_bytes()
     assert score(dataset, model, out, "--split", "test", "--overwrite") == 0
     assert pq.read_table(out).num_rows == 20 and sorted(tmp_path.iterdir()) == [tmp_path / "other", out]
 
@@ -269,7 +269,7 @@ def test_an_image_that_changed_under_its_name_is_scored_again(model, tmp_path, c
 
 
 def test_a_full_disk_is_said_and_what_is_finished_is_kept(
-    many, of_many, model, tmp_path, capsys, monkeypatch
+    image_folder, predictions, model, tmp_path, capsys, monkeypatch
 ):
     out, syncs, sync = tmp_path / "out.parquet", itertools.count(), os.fsync
 
@@ -280,36 +280,36 @@ def test_a_full_disk_is_said_and_what_is_finished_is_kept(
 
     with monkeypatch.context() as patch:
         patch.setattr(score_output.os, "fsync", filling)
-        assert "the disk is full" in (said := refusal(capsys, many, model, out)) and "rerun to resume" in said
-    assert "with another model" in refusal(capsys, many, write_model(tmp_path / "other", seed=1), out)
-    assert score(many, model, out) == 0
+        error = refusal(capsys, image_folder, model, out)
+    assert "the disk is full" in error and "rerun to resume" in error
+    assert "with another model" in refusal(capsys, image_folder, write_model(tmp_path / "other", seed=1), out)
+    assert score(image_folder, model, out) == 0
     assert "resuming: 3 of 6" in capsys.readouterr().out
-    assert out.read_bytes() == of_many.read_bytes()
+    assert out.read_bytes() == predictions.read_bytes()
 
 
-def test_two_runs_do_not_write_one_file(many, model, tmp_path, capsys):
+def test_two_runs_do_not_write_one_file(image_folder, model, tmp_path, capsys):
     first = score_output.Shards(tmp_path / "out.parquet")
     first.claim()
-    assert "another run is writing" in refusal(capsys, many, model, tmp_path / "out.parquet")
+    assert "another run is writing" in refusal(capsys, image_folder, model, tmp_path / "out.parquet")
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_one_left_alone(
-    many, of_many, model, tmp_path, capsys
+    image_folder, predictions, model, tmp_path, capsys
 ):
     out = tmp_path / "predictions.parquet"
-    arguments = arguments_of(many, model, out)
+    arguments = arguments_of(image_folder, model, out)
     left = kill_in_the_middle(MODULE, arguments, tmp_path / "predictions.parquet.parts")
     assert 1 <= left < 6 and not out.exists()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/part-*")}
     assert main(["score", *arguments]) == 0
     assert f"resuming: {len(kept)} of 6 shards are written" in capsys.readouterr().out
-    assert out.read_bytes() == of_many.read_bytes()
+    assert out.read_bytes() == predictions.read_bytes()
 
 
-def test_two_processes_give_the_bytes_of_one(many, of_many, model, tmp_path):
+def test_two_processes_give_the_bytes_of_one(image_folder, predictions, model, tmp_path):
     out = tmp_path / "predictions.parquet"
-    done = subprocess.run(
-        [sys.executable, *TWO, *arguments_of(many, model, out)], check=True, text=True, capture_output=True
-    )
+    command = [sys.executable, *TWO, *arguments_of(image_folder, model, out)]
+    done = subprocess.run(command, check=True, text=True, capture_output=True)
     assert done.stdout.count("1,500 images") == 1
-    assert out.read_bytes() == of_many.read_bytes()
+    assert out.read_bytes() == predictions.read_bytes()
