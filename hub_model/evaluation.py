@@ -22,8 +22,7 @@ def bootstrap(
     intervals. An interval leaves out the resamples in which its value is undefined (NaN), and is NaN if all are.
     """
     generator = np.random.default_rng(seed)
-    values = [statistic(generator.integers(0, images, images)) for _ in range(resamples)]
-    values = np.array(values, dtype=np.float64)
+    values = np.array([statistic(generator.integers(0, images, images)) for _ in range(resamples)], float)
     undefined = np.isnan(values).all(axis=0)
     values[:, undefined] = 0
     tail = (1 - 0.95) / 2

@@ -55,7 +55,7 @@ def push_folder(
         private: create the repo private; refused if it exists and is public.
         revision: branch to commit to, created if it does not exist; default main.
         stale: patterns of remote files to delete if the folder lacks them; `.gitattributes` always stays.
-        token: default the local one.
+        token: access token; default the locally stored one.
 
     Raises:
         RepoError: invalid repo id, unsafe file, no token, or a Hub that refuses the push or cannot be reached.
@@ -125,7 +125,7 @@ def check_access(repo_id: str) -> None:
     """Check, before long work, that the local token can write to a repo.
 
     Raises:
-        RepoError: invalid repo id, no token, a read-only token, or one of neither the repo's owner nor a member.
+        RepoError: invalid repo id, no token, a read-only token, or a token without access to the owner.
     """
     check_repo_id(repo_id)
     try:

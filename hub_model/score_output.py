@@ -41,21 +41,20 @@ def predict(classifier: Classifier, batch: list[Row], schema: pa.Schema) -> pa.T
     """Return the predictions for a batch, one row per image, in order; unreadable images have an `error` instead."""
     pixels, indices, errors = [], [], []
     for row in batch:
-        error = None
         try:
             pixels.append(classifier.preprocess([read_picture(encoded(row["image"]))]))
-        except ImageError as unusable:
-            error = str(unusable)
-        except OSError as unreadable:
-            error = f"The file cannot be read: {unreadable.strerror or first_line(unreadable)}"
-        errors.append(error)
-        indices.append(None if error else len(pixels) - 1)
-    columns: Row = {name: [row[name] for row in batch] for name in ("file_name", "split", "label")}
+            errors.append(None)
+        except ImageError as error:
+            errors.append(str(error))
+        except OSError as error:
+            errors.append(f"The file cannot be read: {error.strerror or first_line(error)}")
+        indices.append(None if errors[-1] else len(pixels) - 1)
+    columns: dict[str, Any] = {name: [row[name] for row in batch] for name in ("file_name", "split", "label")}
     columns["error"] = errors
     columns |= {field.name: pa.nulls(len(batch), field.type) for field in schema if field.name not in columns}
     if pixels:
         predictions = classifier.interpret(*classifier.forward(np.concatenate(pixels)))
-        predicted: Row = {"predicted_label": predictions.labels}
+        predicted: dict[str, Any] = {"predicted_label": predictions.labels}
         predicted["verdict"] = [verdict.kind for verdict in predictions.verdicts]
         if predictions.ood_score is not None:
             predicted["ood_score"] = predictions.ood_score

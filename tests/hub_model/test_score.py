@@ -35,6 +35,12 @@ from tests.hub_model.scoring import (
 from tests.hub_model.small_classifier import LABELS, write_model
 
 
+def score_rows(source, model, out, *options) -> list[dict]:
+    """Score, and return the rows of OUT."""
+    assert score(source, model, out, *options) == 0
+    return pq.read_table(out).to_pylist()
+
+
 def test_every_image_is_a_row_in_the_order_of_the_paths(image_folder, predictions, model):
     table = pq.read_table(predictions)
     assert table["file_name"].to_pylist() == paths_below(image_folder)
@@ -72,8 +78,7 @@ def test_an_unreadable_image_is_a_row_with_its_reason(model, tmp_path, capsys):
     }
     for name, data in odd.items():
         (folder / name).write_bytes(data)
-    assert score(folder, model, tmp_path / "out.parquet") == 0
-    rows = {row["file_name"]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
+    rows = {row["file_name"]: row for row in score_rows(folder, model, tmp_path / "out.parquet")}
     bad = {name: row["error"] for name, row in rows.items() if row["error"]}
     assert len(rows) == 46 and set(bad) == set(odd)
     assert bad["empty.jpg"] == "The file is empty." and "cut off" in bad["cut.png"]
@@ -93,19 +98,19 @@ def test_skipped_files_are_counted_by_reason(model, tmp_path, capsys):
         archive.writestr("0.png", good)
     for name, target in {"gone.png": "nowhere.png", "2/up": "..", "outside": elsewhere}.items():
         (folder / name).symlink_to(target)
-    assert score(folder, model, tmp_path / "out.parquet") == 0
+    rows = {row["file_name"]: row for row in score_rows(folder, model, tmp_path / "out.parquet")}
     said = capsys.readouterr().out.strip()
     assert said.endswith(
         "skipped: broken symlink: 1, hidden or system file: 1, in a zip (unpack it): 1, not a regular file: 1, "
         "not images (.txt): 1, not images (no ending): 1, symlink out of the folder: 1, "
         "symlink to a folder that is read already: 1"
     )
-    rows = {row["file_name"]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
     assert len(rows) == 8
     assert rows["no_ending"]["probability_beta"] == rows["0/0/00000.png"]["probability_beta"]
-    assert score(folder, model, tmp_path / "all.parquet", "--follow_links") == 0
-    names = set(pq.read_table(tmp_path / "all.parquet")["file_name"].to_pylist())
-    assert names - set(rows) == {f"outside/{name}" for name in paths_below(elsewhere)}
+    followed = score_rows(folder, model, tmp_path / "all.parquet", "--follow_links")
+    assert {row["file_name"] for row in followed} - set(rows) == {
+        f"outside/{name}" for name in paths_below(elsewhere)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -121,29 +126,26 @@ def dataset(image_folder, tmp_path_factory) -> Path:
     )
     files = [image_folder / name for name in paths_below(image_folder)[:620]]
     (folder / "data").mkdir()
-    for name, part in (
-        ("test-00000-of-00001", files[:20]),
-        ("train-00000-of-00002", files[20:400]),
-        ("train-00001-of-00002", files[400:]),
-    ):
-        images = [{"bytes": path.read_bytes(), "path": path.name} for path in part]
+    shards = {
+        "test-00000-of-00001": files[:20],
+        "train-00000-of-00002": files[20:400],
+        "train-00001-of-00002": files[400:],
+    }
+    for name, paths in shards.items():
+        images = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
         if name.startswith("test"):
             images[7]["bytes"] = b"no image"
             images[8] = {"bytes": None, "path": str(image_folder / "0/0/00000.png")}  # outside of the dataset
             images[9]["bytes"] = b""
-        table = {
-            "image": images,
-            "label": [(int(path.stem) + 1) % 2 for path in part],
-            "file_name": [path.name for path in part],
-        }
-        made = datasets.Dataset.from_dict(table, features=features)
-        pq.write_table(made.data.table, folder / "data" / f"{name}.parquet", row_group_size=50)
+        labels = [(int(path.stem) + 1) % 2 for path in paths]
+        columns = {"image": images, "label": labels, "file_name": [path.name for path in paths]}
+        table = datasets.Dataset.from_dict(columns, features=features).data.table
+        pq.write_table(table, folder / "data" / f"{name}.parquet", row_group_size=50)
     return folder
 
 
 def test_a_dataset_gives_every_row_of_every_split_with_its_label(image_folder, dataset, model, tmp_path):
-    assert score(dataset, model, tmp_path / "all.parquet") == 0
-    rows = pq.read_table(tmp_path / "all.parquet").to_pylist()
+    rows = score_rows(dataset, model, tmp_path / "all.parquet")
     names = [Path(name).name for name in paths_below(image_folder)[:620]]
     found = {
         split: [row["file_name"] for row in rows if row["split"] == split] for split in ("test", "train")
@@ -152,9 +154,8 @@ def test_a_dataset_gives_every_row_of_every_split_with_its_label(image_folder, d
     assert all(row["label"] == ("even" if int(row["file_name"][:5]) % 2 == 0 else "odd") for row in rows)
     bad = {row["file_name"]: row["error"] for row in rows if row["error"]}
     assert list(bad) == names[7:10] and bad[names[9]] == "The file is empty."
-    assert score(dataset, model, tmp_path / "test.parquet", "--split", "test") == 0
     test = [row for row in rows if row["split"] == "test"]
-    assert pq.read_table(tmp_path / "test.parquet").to_pylist() == test
+    assert score_rows(dataset, model, tmp_path / "test.parquet", "--split", "test") == test
 
 
 def test_a_dataset_and_a_model_of_the_hub_give_the_same_as_their_folders(dataset, model, owner, tmp_path):
@@ -175,8 +176,7 @@ def test_a_repo_of_single_files_is_read_file_by_file(image_folder, model, owner,
         target.write_bytes(path.read_bytes())
     HfApi().create_repo(f"{owner}/loose", repo_type="dataset")
     HfApi().upload_folder(repo_id=f"{owner}/loose", folder_path=tmp_path / "images", repo_type="dataset")
-    assert score(f"{owner}/loose", model, tmp_path / "out.parquet") == 0
-    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    rows = score_rows(f"{owner}/loose", model, tmp_path / "out.parquet")
     assert sorted(row["file_name"] for row in rows) == sorted(path.name for path in files)
     assert not any(row["error"] for row in rows)
     assert all(row["label"] == ("odd" if int(row["file_name"][:5]) % 2 else "even") for row in rows)
@@ -196,8 +196,7 @@ def test_a_repo_in_another_form_is_streamed(image_folder, model, owner, tmp_path
         path_or_fileobj=tmp_path / "train.tar", path_in_repo="train.tar",
     )  # fmt: skip
     columns = ["--image_column", "png", "--label_column", "cls"]
-    assert score(f"{owner}/tarred", model, tmp_path / "out.parquet", *columns) == 0
-    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    rows = score_rows(f"{owner}/tarred", model, tmp_path / "out.parquet", *columns)
     assert [row["file_name"] for row in rows] == [Path(name).name for name in names]
     assert {(row["split"], row["label"], row["error"]) for row in rows} == {("train", "1", None)}
 
@@ -240,8 +239,7 @@ def test_a_dataset_of_several_configurations_asks_for_one(dataset, model, tmp_pa
     assert "pass --config with one of test, train" in refusal(
         capsys, several, model, tmp_path / "out.parquet"
     )
-    assert score(several, model, tmp_path / "out.parquet", "--config", "test") == 0
-    assert pq.read_table(tmp_path / "out.parquet").num_rows == 20
+    assert len(score_rows(several, model, tmp_path / "out.parquet", "--config", "test")) == 20
 
 
 def test_predictions_are_never_replaced_unasked(predictions, image_folder, model, dataset, tmp_path, capsys):
@@ -252,8 +250,8 @@ def test_predictions_are_never_replaced_unasked(predictions, image_folder, model
     other = write_model(tmp_path / "other", seed=1)
     assert "with another model" in refusal(capsys, image_folder, other, out)
     assert out.read_bytes() == predictions.read_bytes()
-    assert score(dataset, model, out, "--split", "test", "--overwrite") == 0
-    assert pq.read_table(out).num_rows == 20 and sorted(tmp_path.iterdir()) == [tmp_path / "other", out]
+    assert len(score_rows(dataset, model, out, "--split", "test", "--overwrite")) == 20
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "other", out]
 
 
 def test_an_image_that_changed_under_its_name_is_scored_again(model, tmp_path, capsys):
@@ -263,8 +261,7 @@ def test_an_image_that_changed_under_its_name_is_scored_again(model, tmp_path, c
     assert "nothing to do" in capsys.readouterr().out
     (images / "0/0/00000.png").write_bytes((images / "1/1/00001.png").read_bytes())
     assert "with another listing" in refusal(capsys, images, model, out)
-    assert score(images, model, out, "--overwrite") == 0
-    rows = pq.read_table(out).to_pylist()
+    rows = score_rows(images, model, out, "--overwrite")
     assert rows[0]["probability_beta"] == rows[1]["probability_beta"]
 
 
