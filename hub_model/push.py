@@ -58,7 +58,7 @@ def check_folder(folder: Path) -> None:
 def push_checked(folder: Path, repo: str, private: bool, dataset: str | None, space: str | None) -> Published:
     """Render and publish a folder that `check_folder` accepts; see `push`."""
     with tempfile.TemporaryDirectory() as temporary:
-        staged = Path(shutil.copytree(folder, Path(temporary) / "repo"))
+        staged = shutil.copytree(folder, Path(temporary) / "repo")
         render(staged, repo, dataset, space)
         return push_folder(staged, repo, "model", private, "Publish the model")
 

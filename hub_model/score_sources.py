@@ -154,7 +154,7 @@ def reason_to_skip(source: FolderSource, path: str) -> str:
             head = file.read(16)
     except OSError:  # scoring reports it if the name is that of an image
         head = b""
-    return "" if looks_like_picture(path, head) else f"not images ({Path(path).suffix or 'no ending'})"
+    return "" if looks_like_picture(path, head) else f"not images ({Path(path).suffix or 'no suffix'})"
 
 
 def size_and_mtime(path: bytes) -> tuple[int, int] | None:
@@ -214,8 +214,8 @@ def _open_splits(
     return StreamedDataset({split: builder.as_streaming_dataset(split) for split in splits}, settings)
 
 
-def encoded(image: bytes | str | None) -> bytes | str:
-    """Return the bytes of an image, or its path if it is a local file.
+def path_or_bytes(image: bytes | str | None) -> bytes | str:
+    """Return the path of a local image, or else its bytes.
 
     Raises OSError if there is no such file, and RepoError if its Hub cannot be reached.
     """

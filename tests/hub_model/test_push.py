@@ -155,7 +155,7 @@ def test_verify_runs_the_cards_snippets_in_a_fresh_process_and_compares_logits(r
         "label_names": list(Classifier.from_pretrained(repo).label_names),
         "snippets": 3,
     }
-    other = Path(shutil.copytree(model_folder, tmp_path / "other"))
+    other = shutil.copytree(model_folder, tmp_path / "other")
     weights = bytearray((other / "model.safetensors").read_bytes())
     weights[-3] ^= 0x41
     (other / "model.safetensors").write_bytes(weights)
@@ -217,7 +217,7 @@ def test_a_fine_tuned_model_keeps_its_new_names_in_every_library(repo, drawn_dat
 
 
 def test_the_card_of_a_folder_runs_in_that_folder(model_folder, tmp_path, monkeypatch, capsys):
-    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    folder = shutil.copytree(model_folder, tmp_path / "model")
     Image.new("RGB", (99, 99)).save(folder / "cell.jpg")
     monkeypatch.chdir(folder)
     found = snippets((folder / "README.md").read_text())

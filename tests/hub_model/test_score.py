@@ -102,7 +102,7 @@ def test_skipped_files_are_counted_by_reason(model, tmp_path, capsys):
     said = capsys.readouterr().out.strip()
     assert said.endswith(
         "skipped: broken symlink: 1, hidden or system file: 1, in a zip (unpack it): 1, not a regular file: 1, "
-        "not images (.txt): 1, not images (no ending): 1, symlink out of the folder: 1, "
+        "not images (.txt): 1, not images (no suffix): 1, symlink out of the folder: 1, "
         "symlink to a folder that is read already: 1"
     )
     assert len(rows) == 8
