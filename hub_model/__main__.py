@@ -35,7 +35,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = add_command("average", run_average, "average the weights of finished runs of one architecture")
     add("out", type=Path, metavar="OUT", help="run folder to create; rerun the first run's command with --output_dir OUT "
         "--resume --reestimate_batch_norm to evaluate it")  # fmt: skip
-    add("runs", nargs="+", metavar="RUN[=WEIGHT]", help="run folder that OUT continues, then other run folders or model "
+    add("runs", nargs="+", metavar="RUN[=WEIGHT]", help="run folder that OUT resumes from, then other run folders or model "
         "repos, each with its weight (default: 1)")  # fmt: skip
     add = add_command("check", run_check, "recompute what follows from weights, logits and history")
     add("folder", **model_repo)
