@@ -1,4 +1,4 @@
-"""Run folder in, model repo folder out: weights, config, logits, figures of merit, pictures, ONNX graph and card."""
+"""Build a model repo folder from a run folder: weights, config, logits, metrics, figures, ONNX graph and card."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from hub_model.contract import (
     METRICS,
     ONNX,
     OOD_ARRAYS,
+    SPLITS,
     WEIGHTS,
     malformed_as_error,
 )
@@ -31,61 +32,53 @@ from hub_model.run_folder import ENVIRONMENT, Run, read_run
 from hub_model.studies import draw_figures as draw_study_figures
 from hub_model.studies.calibration import calibrate_folder
 
-COPIED = (
-    CONFIG,
-    WEIGHTS,
-    HISTORY,
-    CALIBRATION,
-    OOD_ARRAYS,
-    "logits_validation.parquet",
-    "logits_test.parquet",
-)
+COPIED = (CONFIG, WEIGHTS, HISTORY, CALIBRATION, OOD_ARRAYS, *(f"logits_{split}.parquet" for split in SPLITS))
 
 
 def build(run_folder: Path, out: Path, overwrite: bool = False) -> dict:
-    """Make the model repo in `out`, complete or not at all; return its metrics.
+    """Create the model repo in `out`, all of it or nothing, and return its metrics.
 
     Raises:
-        RepoError: the run folder breaks the contract, or `out` holds something already.
+        RepoError: the run folder breaks the contract, or `out` already exists and may not be replaced.
     """
     run = read_run(run_folder)
     if out.exists() and not overwrite:
-        raise RepoError(f"{out} is there already: name another folder, or pass --overwrite")
+        raise RepoError(f"{out} already exists: choose another folder, or pass --overwrite")
     if holds_other_things(out, METRICS):
         raise RepoError(
-            f"{out} holds no model repo, and --overwrite deletes nothing else: name another folder"
+            f"{out} is not a model repo, and --overwrite replaces nothing else: choose another folder"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as unfinished:
-        folder = Path(unfinished) / "repo"
-        metrics = fill(run, folder)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+        folder = Path(temporary) / "repo"
+        metrics = write_repo(run, folder)
         if out.exists():
-            out.rename(Path(unfinished) / "before")
+            out.rename(Path(temporary) / "replaced")
         folder.rename(out)
     return metrics
 
 
-def fill(run: Run, folder: Path) -> dict:
-    """Write every file of the model repo; return its metrics."""
+def write_repo(run: Run, folder: Path) -> dict:
+    """Write every file of the model repo and return its metrics."""
     folder.mkdir()
     for name in COPIED:
         if (run.folder / name).exists():
             shutil.copyfile(run.folder / name, folder / name)
-    calibration, found = calibrate_folder(folder), run.contents
+    calibration, config, history = calibrate_folder(folder), run.contents.config, run.contents.history
     with malformed_as_error(run.folder / ENVIRONMENT):
         metrics = {
-            **describe(found.config, found.history),
+            **describe(config, history),
             "dataset": run.dataset,
             "training": run.training,
-            "splits": measure_splits(found.logits, found.config.label_names, calibration),
+            "splits": measure_splits(run.contents.logits, config.label_names, calibration),
             **run.measurements,
         }
         write_card(metrics, folder / CARD)
-    draw_figures(metrics, found.history, folder / "figures")
+    draw_figures(metrics, history, folder / "figures")
     with malformed_as_error(run.folder / MEASUREMENTS):
         text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
         draw_study_figures(metrics, folder / "figures")
     (folder / METRICS).write_text(text, encoding="utf-8")
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    export_onnx(model, found.config.input_size, folder / ONNX)
+    export_onnx(model, config.input_size, folder / ONNX)
     return metrics

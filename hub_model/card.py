@@ -1,4 +1,4 @@
-"""The model card: metrics.json in, README.md out. Every number in it is read from there, every id is that of the repo it is for."""
+"""Render the model card (`README.md`) from `metrics.json`, which holds every number and repo id in it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hub_model.evaluation import markdown_table, span
@@ -14,26 +15,26 @@ from hub_model.studies import chapters
 
 HUB = "https://huggingface.co"
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
-BASELINES = json.loads(Path(__file__).with_name("baselines.json").read_text("utf-8"))  # the best first
+BASELINES = json.loads(Path(__file__).with_name("baselines.json").read_text("utf-8"))  # best first
 NAMES = {
     "accuracy": "Accuracy",
     "macro_f1": "Macro-F1",
     "balanced_accuracy": "Balanced accuracy",
     "auc": "AUC, one vs. rest",
 }
-METRIC_TYPES = {"macro_f1": "f1", "auc": "roc_auc"}  # names of `evaluate`, where they differ
+METRIC_TYPES = {"macro_f1": "f1", "auc": "roc_auc"}  # where `evaluate` uses other names
 
 
 def write_card(metrics: dict, path: Path) -> None:
-    """Write the card of what `metrics.json` holds."""
+    """Write the card that `card_text` renders."""
     path.write_text(card_text(metrics), encoding="utf-8")
 
 
 def card_text(metrics: dict) -> str:
     """Return the card with its metadata.
 
-    `metrics["published"]` holds the ids that `push` renders it for (see `hub_model.push`); without it, the snippets
-    are for the folder that the card is in.
+    metrics: the contents of `metrics.json`. `published` holds the repo ids that `hub_model.push` adds; without them, the
+    snippets load the folder that the card is in.
     """
     model, names, splits = metrics["model"], metrics["label_names"], metrics["splits"]
     published, matek = metrics.get("published") or {}, metrics["dataset"].get("licence") == "cc-by-4.0"
@@ -56,7 +57,7 @@ def card_text(metrics: dict) -> str:
         of_matek=matek,
         links=links(published.get("endpoint", HUB), **{k: published.get(k) for k in ("dataset", "space")}),
         baseline=BASELINES[0] if matek and len(names) == 7 else None,
-        measured=" and ".join(f"{part['images']:,} {name} images" for name, part in splits.items()),
+        measured=" and ".join(f"{figures['images']:,} {name} images" for name, figures in splits.items()),
         split=split,
         figures=figures_table(splits),
         per_class=per_class_table(splits[split], names),
@@ -75,14 +76,14 @@ def snippets(card: str) -> list[str]:
 
 
 def metadata(metrics: dict) -> ModelCardData:
-    """Return the card's metadata; `datasets` and the model index only name a dataset that is on a Hub."""
+    """Return the card's metadata; `datasets` and the model index name only a dataset that is on a Hub."""
     data, training = metrics["dataset"], metrics["training"]
     published, test = metrics.get("published") or {}, metrics["splits"].get("test")
     dataset, revision = data["id"], data["revision"]
     if published.get("measured_on_dataset"):
         dataset, revision = published["dataset"], published["dataset_revision"]
-    origin = training["pretrained"] or training["init_from"] or ""
-    origin = origin if "/" in origin else None
+    start = training["pretrained"] or training["init_from"] or ""
+    base_model = start if "/" in start else None
     results = [
         EvalResult(
             task_type="image-classification",
@@ -103,8 +104,8 @@ def metadata(metrics: dict) -> ModelCardData:
         library_name="timm",
         pipeline_tag="image-classification",
         datasets=[dataset] if dataset else None,
-        base_model=origin,
-        base_model_relation="finetune" if origin else None,
+        base_model=base_model,
+        base_model_relation="finetune" if base_model else None,
         metrics=["accuracy", "f1"],
         tags=["timm", "transformers", "onnx", "image-classification", "cytology", "microscopy"],
         widget=published.get("widget"),
@@ -114,84 +115,79 @@ def metadata(metrics: dict) -> ModelCardData:
 
 
 def figures_table(splits: dict[str, dict]) -> str:
-    """Return the figures of every split with their intervals."""
+    """Return a table of the headline figures of every split, with their intervals."""
     titles = {**NAMES, "log_loss": "Log loss", "ece": "Expected calibration error (ECE)"}
-    rows = [[title, *(with_interval(part, key) for part in splits.values())] for key, title in titles.items()]
+    rows = [[title, *(figure_text(split, key) for split in splits.values())] for key, title in titles.items()]
     return markdown_table(["", *splits], rows)
 
 
-def with_interval(part: dict, key: str) -> str:
-    """Return a figure with its interval; a dash where it is not defined."""
-    return "–" if part[key] is None else f"{part[key]:.3f}{span(part['intervals'].get(key))}"
+def figure_text(figures: dict, key: str) -> str:
+    """Return a figure with its interval, if it has one; a dash where it is undefined."""
+    if figures[key] is None:
+        return "–"
+    return f"{figures[key]:.3f}{span(figures.get('intervals', {}).get(key))}"
 
 
-def per_class_table(part: dict, names: list[str]) -> str:
-    """Return precision, recall, F1 and number of images of each class."""
+def per_class_table(figures: dict, names: list[str]) -> str:
+    """Return a table of precision, recall, F1 and number of images of each class."""
     rows = []
     for name in names:
-        of = part["per_class"][name]
-        figures = ["–" if of[key] is None else f"{of[key]:.3f}" for key in ("precision", "recall", "f1")]
-        rows.append([escape(name), *figures, str(of["support"])])
+        scores = figures["per_class"][name]
+        texts = [figure_text(scores, key) for key in ("precision", "recall", "f1")]
+        rows.append([escape(name), *texts, str(scores["support"])])
     return markdown_table(["class", "precision", "recall", "F1", "images"], rows)
 
 
-def by_source_table(part: dict) -> str:
-    """Return the figures by source of the images; nothing where there is one source or none is known."""
-    found = part.get("by_source") or {}
+def by_source_table(figures: dict) -> str:
+    """Return a table of the figures by source of the images; empty unless there are several sources."""
     rows = []
-    for name, of in found.items():
-        promised = of["calibrated"]
-        least = min(promised["coverage"], key=promised["coverage"].get)
-        sure, right = promised["sure"]["sure"], promised["sure"]["right"]
+    for name, source in (figures.get("by_source") or {}).items():
+        calibrated, coverage = source["calibrated"], source["calibrated"]["coverage"]
+        worst = min(coverage, key=coverage.get)
+        sure, right = calibrated["sure"]["sure"], calibrated["sure"]["right"]
         rows.append([
-            escape(name), f"{of['images']:,}", with_interval(of, "accuracy"), with_interval(of, "macro_f1"),
-            f"{promised['ece']:.3f}", f"{promised['coverage'][least]:.3f} ({escape(least)})",
-            f"{sure / of['images']:.0%}", f"{right / sure:.3f}" if sure else "–",
+            escape(name), f"{source['images']:,}", figure_text(source, "accuracy"), figure_text(source, "macro_f1"),
+            f"{calibrated['ece']:.3f}", f"{coverage[worst]:.3f} ({escape(worst)})",
+            f"{sure / source['images']:.0%}", f"{right / sure:.3f}" if sure else "–",
         ])  # fmt: skip
-    figures = ("images", "accuracy", "macro-F1", "ECE", "least coverage of a class (95% sets)")
-    head = ["source", *figures, "sure", "of these right"]
-    return markdown_table(head, rows) if len(rows) > 1 else ""
+    titles = ("images", "accuracy", "macro-F1", "ECE", "least coverage of a class (95% sets)")
+    return markdown_table(["source", *titles, "sure", "of these right"], rows) if len(rows) > 1 else ""
 
 
-def confusions_text(part: dict, names: list[str], most: int = 5) -> str:
-    """Return the pairs of classes that are confused most often as a sentence."""
-    matrix = part["confusion_matrix"]
-    pairs = [
-        (count, true, predicted)
-        for true, row in enumerate(matrix)
-        for predicted, count in enumerate(row)
-        if count and true != predicted
-    ]
-    if not pairs:
+def confusions_text(figures: dict, names: list[str], top: int = 5) -> str:
+    """Return a sentence that names the `top` most frequently confused pairs of classes."""
+    matrix = np.array(figures["confusion_matrix"])
+    confused = [(-n, *pair) for pair, n in np.ndenumerate(matrix) if n and pair[0] != pair[1]]
+    if not confused:
         return "No image is classified as another class."
-    named = "; ".join(
-        f"{count} of {sum(matrix[true])} {escape(names[true])} are classified as {escape(names[predicted])}"
-        for count, true, predicted in sorted(pairs, key=lambda p: (-p[0], p[1:]))[:most]
+    most_frequent = "; ".join(
+        f"{-n} of {matrix[true].sum()} {escape(names[true])} are classified as {escape(names[predicted])}"
+        for n, true, predicted in sorted(confused)[:top]
     )
-    return f"Most frequent confusions: {named}."
+    return f"Most frequent confusions: {most_frequent}."
 
 
 def recipe(metrics: dict) -> str:
-    """Return data, initialization and options of the training as a list."""
+    """Return a list of the training data, initialization and options."""
     data, training, published = metrics["dataset"], metrics["training"], metrics.get("published") or {}
     images = ", ".join(f"{size:,} {split}" for split, size in data["splits"].items())
     on_hub = data["id"] or (published.get("measured_on_dataset") and published["dataset"])
     link = links(published.get("endpoint", HUB), dataset=on_hub or None)
     lines = [f"Data: {images} images{f' of {link}' if link else ''}"]
     start = training["pretrained"] or training["init_from"]
-    lines.append(f"Initialization: {where(start) if start else 'random weights'}")
+    lines.append(f"Initialization: {link_or_run(start) if start else 'random weights'}")
     if training["teachers"]:
-        named = ", ".join(f"{t['architecture']} ({where(t['name'])})" for t in training["teachers"])
-        lines.append(f"Teachers (knowledge distillation): {named}")
+        teachers = ", ".join(f"{t['architecture']} ({link_or_run(t['name'])})" for t in training["teachers"])
+        lines.append(f"Teachers (knowledge distillation): {teachers}")
     if training["epochs_trained"]:
         best = metrics["model"]["best_epoch"] + 1
         lines.append(
             f"{training['epochs_trained']} epochs; the weights are those of epoch {best}, best by validation macro-F1"
         )
     if others := training.get("averaged_with"):
-        rest = 1 - sum(other["weight"] for other in others)
-        named = " and ".join(f"of {where(other['name'])} ({other['weight']:g})" for other in others)
-        lines.append(f"The weights are the average of those ({rest:g}) and {named}")
+        own_weight = 1 - sum(other["weight"] for other in others)
+        mixed_in = " and ".join(f"of {link_or_run(other['name'])} ({other['weight']:g})" for other in others)
+        lines.append(f"The weights are the average of those ({own_weight:g}) and {mixed_in}")
     if training["recipe"].get("reestimate_batch_norm"):
         lines.append(
             "Batch norm statistics were re-estimated at the end on one random view of each training image; the curves show the epochs before"
@@ -200,11 +196,11 @@ def recipe(metrics: dict) -> str:
     return "\n".join(f"- {line}." for line in lines)
 
 
-def where(name: str) -> str:
-    """Return a Hub id as a link, and anything else as the unpublished run that it was."""
+def link_or_run(name: str) -> str:
+    """Return a Hub id as a link, and any other name as that of an unpublished run."""
     return f"[{name}]({HUB}/{name})" if "/" in name else f"the unpublished run `{name}`"
 
 
 def escape(text: str) -> str:
-    """Return the text with what Markdown and HTML would take for markup made harmless."""
+    """Escape characters that are markup in Markdown tables and HTML."""
     return str(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")

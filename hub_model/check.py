@@ -1,7 +1,7 @@
-"""Check a model repo folder: whatever follows from its weights, logits and history is recomputed and compared.
+"""Check a model repo folder: recompute and compare everything that follows from its weights, logits and history.
 
-What needs images is not: figures on OOD inputs (except their rule), robustness and input sizes, training time, and whether
-the normalization in `config.json` is the one that was trained with.
+Not checked, because it needs images: figures on OOD inputs (except their thresholds), robustness and input sizes, training
+time, and whether the normalization in `config.json` is the one used in training.
 """
 
 from __future__ import annotations
@@ -36,78 +36,77 @@ from hub_model.studies.prevalence import simulate_samples
 
 
 def check(folder: Path) -> list[str]:
-    """Return what is wrong with a model repo folder, a sentence each."""
+    """Return the problems of a model repo folder, one sentence each."""
     if problems := check_files(folder):
         return problems
     try:
         contents = read_contents(folder)
-        check_pictures(folder)
-        check_answers(folder, contents.config)
+        check_figures(folder)
+        check_model(folder, contents.config)
         return compare(folder, contents)
     except RepoError as error:
         return [str(error)]
 
 
-def check_pictures(folder: Path) -> None:
-    """Raise RepoError for a picture that the card shows and that cannot be seen."""
+def check_figures(folder: Path) -> None:
+    """Raise RepoError for a figure in the card that cannot be decoded."""
     with malformed_as_error(folder / CARD):
-        shown = re.findall(r"\((figures/[^)]+)\)", (folder / CARD).read_text(encoding="utf-8"))
-    for name in shown:
+        figures = re.findall(r"\((figures/[^)]+)\)", (folder / CARD).read_text(encoding="utf-8"))
+    for name in figures:
         try:
             Image.open(folder / name).load()
-        except (OSError, SyntaxError, ValueError):  # SyntaxError: Pillow's word for a broken PNG
-            raise RepoError(f"{name}, which {CARD} shows, is missing or no picture") from None
+        except (OSError, SyntaxError, ValueError):  # Pillow raises SyntaxError for a broken PNG
+            raise RepoError(f"{name}, which {CARD} shows, is missing or not an image") from None
 
 
-def check_answers(folder: Path, config: ModelConfig) -> None:
-    """Raise RepoError where the model gives no finite answer about an image, or its ONNX graph another one."""
+def check_model(folder: Path, config: ModelConfig) -> None:
+    """Raise RepoError unless the model returns finite logits for an image, and its ONNX graph the same ones."""
     classifier = Classifier.from_pretrained(folder, backend="timm")
     classifier.warmup()
     try:
-        network = LogitsAndFeatures(classifier.model)
-        difference = largest_difference(network, config.input_size, folder / ONNX)
+        model = LogitsAndFeatures(classifier.model)
+        difference = largest_difference(model, config.input_size, folder / ONNX)
     except Exception as error:  # onnxruntime's exceptions share no public base class
         raise RepoError(f"{ONNX} cannot be run: {' '.join(str(error).split())}") from None
     if not difference <= TOLERANCE:
         raise RepoError(
-            f"{ONNX} gives other answers than {WEIGHTS}: they differ by {difference:.1e} of their range"
+            f"{ONNX} gives other outputs than {WEIGHTS}: they differ by {difference:.1e} of their range"
         )
 
 
 def compare(folder: Path, contents: Contents) -> list[str]:
-    """Where calibration, metrics and card are not what follows from config, history and logits."""
-    history, logits, names = contents.history, contents.logits, contents.config.label_names
+    """Return where calibration, metrics and card differ from what config, history and logits give."""
+    logits, names = contents.logits, contents.config.label_names
     metrics = read_json(folder / METRICS)
     with malformed_as_error(folder / METRICS):
         card = card_text(metrics)
-    held_out = logits["validation"]
-    fitted = fit_calibration(held_out.values, held_out.labels, names, held_out.sources)
-    known = {key: contents.calibration.get(key) for key in fitted}
-    problems = [f"{CALIBRATION}: {text}" for text in differences(known, fitted)[:5]]
+    validation = logits["validation"]
+    calibration = fit_calibration(validation.values, validation.labels, names, validation.sources)
+    stored = {key: contents.calibration.get(key) for key in calibration}
+    problems = [f"{CALIBRATION}: {text}" for text in differences(stored, calibration)[:5]]
     with malformed_as_error(folder / CONFIG):
-        expected = describe(contents.config, history)
+        expected = describe(contents.config, contents.history)
     expected |= {
-        "splits": measure_splits(logits, names, fitted),
-        "epochs_trained": len(history),
+        "splits": measure_splits(logits, names, calibration),
+        "epochs_trained": len(contents.history),
         "images": {split: len(table.labels) for split, table in logits.items()},
     }
     with malformed_as_error(folder / METRICS):
-        found = {key: metrics.get(key) for key in expected} | {
+        stored = {key: metrics.get(key) for key in expected} | {
             "epochs_trained": metrics["training"]["epochs_trained"],
             "images": {split: metrics["dataset"]["splits"].get(split) for split in logits},
         }
-        if stored := metrics.get("prevalence"):
-            shares = np.array([stored["prevalence"][name] for name in names])
-            found["prevalence"] = stored
-            expected["prevalence"] = simulate_samples(
-                folder, shares, [int(cells) for cells in stored["sizes"]], stored["samples"]
-            )
-        problems += [f"{METRICS}: {text}" for text in differences(found, expected)[:5]]
-        measured = metrics.get("out_of_distribution")
-        if measured and measured["thresholds"] != thresholds_of(contents.calibration):
+        if simulated := metrics.get("prevalence"):
+            prevalence = np.array([simulated["prevalence"][name] for name in names])
+            sizes = [int(cells) for cells in simulated["sizes"]]
+            stored["prevalence"] = simulated
+            expected["prevalence"] = simulate_samples(folder, prevalence, sizes, simulated["samples"])
+        problems += [f"{METRICS}: {text}" for text in differences(stored, expected)[:5]]
+        ood = metrics.get("out_of_distribution")
+        if ood and ood["thresholds"] != thresholds_of(contents.calibration):
             problems.append(
-                f"{METRICS} and {CALIBRATION} have different out-of-distribution rules: measure again"
+                f"{METRICS} and {CALIBRATION} have different OOD thresholds: run `python -m hub_model ood` again"
             )
     if card.strip() != (folder / CARD).read_text(encoding="utf-8").strip():
-        problems.append(f"{CARD} disagrees with {METRICS}: build it again")
+        problems.append(f"{CARD} disagrees with {METRICS}: build the repo again")
     return problems

@@ -1,7 +1,7 @@
-"""What a model repo must hold, and the readers of its files: a folder in, what breaks the contract out.
+"""The files of a model repo, and readers that validate them.
 
-The contract is that of `config.json` (timm's schema with label names), `model.safetensors`, `README.md`, `metrics.json`,
-`history.jsonl`, `onnx/model.onnx`, `figures/` and the logits of every measured split. Nothing in it is a pickle.
+A model repo has `config.json` (timm's schema with label names), `model.safetensors`, `README.md`, `metrics.json`,
+`calibration.json`, `history.jsonl`, `onnx/model.onnx`, `figures/` and the logits of every evaluated split, and no pickle.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from safetensors import SafetensorError, safe_open
 from torch.utils.flop_counter import FlopCounterMode
 
 from hub_model.inference.calibration import CALIBRATION
-from hub_model.inference.errors import RepoError
+from hub_model.inference.errors import RepoError, first_line
 from hub_model.inference.model_repo import ModelConfig, read_config, read_json, read_jsonl, unsafe_files
 from hub_model.inference.ood import OOD_ARRAYS
 
 CONFIG, WEIGHTS, CARD, METRICS = "config.json", "model.safetensors", "README.md", "metrics.json"
 HISTORY, ONNX = "history.jsonl", "onnx/model.onnx"
-MEASUREMENTS = "measurements"  # of a run folder: NAME.json is what a study found
+MEASUREMENTS = "measurements"  # in a run folder: the result of each study, NAME.json
 REQUIRED = (CONFIG, WEIGHTS, CARD, METRICS, HISTORY, ONNX, CALIBRATION, "logits_validation.parquet")
 SPLITS = ("validation", "test")
 HISTORY_KEYS = (
@@ -39,7 +39,7 @@ LOGITS_SCHEMA = {"file_name": pa.string(), "label": pa.int64(), "logits": pa.lis
 
 @dataclass(frozen=True)
 class Logits:
-    """What a model said of a split: file_names [N], labels int64 [N], values float32 [N, C], sources [N] or None."""
+    """Logits of a split: file_names [N], labels int64 [N], values float32 [N, C], sources [N] or None."""
 
     file_names: list[str]
     labels: np.ndarray
@@ -49,7 +49,7 @@ class Logits:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a run folder and a model repo both hold, checked: an entry of `history` an epoch, `logits` by split."""
+    """The validated files that run folders and model repos share; `digest` is the SHA-256 of the weights."""
 
     config: ModelConfig
     digest: str
@@ -60,90 +60,90 @@ class Contents:
 
 @contextlib.contextmanager
 def malformed_as_error(path: Path) -> Iterator[None]:
-    """Whatever a file of the wrong shape makes the code inside stumble over becomes a `RepoError` that names it."""
+    """Turn the exceptions that a malformed file causes in the block into a `RepoError` that names the file."""
     try:
         yield
     except RepoError:
         raise
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or "it says nothing more"
+        reason = " ".join(str(error).split()) or "no details"
         raise RepoError(f"{path} is malformed: {type(error).__name__}, {reason}") from None
 
 
 def check_config(path: Path) -> ModelConfig:
-    """A `config.json` that timm and transformers both read with the right labels; else `RepoError`."""
+    """Read a `config.json`; `RepoError` unless timm and transformers both load it with the right labels."""
     config = read_config(path, str(path.parent))
     if not timm.is_model(config.architecture):
         raise RepoError(f"{path}: timm has no architecture {config.architecture!r}")
     if not config.label_names:
-        raise RepoError(f"{path}: label_names must be a list of 2 or more different names")
+        raise RepoError(f"{path}: label_names must list 2 or more different names")
     if "num_classes" in (config.raw.get("model_args") or {}):
-        raise RepoError(f"{path}: model_args.num_classes must go, transformers fails on it")
+        raise RepoError(f"{path}: model_args.num_classes must be removed: transformers cannot load it")
     return config
 
 
 def read_logits(path: Path, classes: int) -> Logits:
-    """A table of file_name, label and logits, one row an image; `RepoError` says what is wrong with it."""
+    """Read a Parquet file of file_name, label, logits and, optionally, source, one row per image.
+
+    Raises:
+        RepoError: it is missing, unreadable, empty, or its columns, labels or logits are not as they must be.
+    """
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        reason = "it is missing" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
+        reason = "it is missing" if isinstance(error, FileNotFoundError) else first_line(error)
         raise RepoError(f"{path} cannot be read: {reason}") from None
-    found = {field.name: field.type for field in table.schema}
-    sources = found.pop("source", None) == pa.string()
-    if found != LOGITS_SCHEMA:
-        raise RepoError(f"{path} must have the columns {columns(LOGITS_SCHEMA)}, not {columns(found)}")
+    columns = {field.name: field.type for field in table.schema}
+    has_sources = columns.pop("source", None) == pa.string()
+    if columns != LOGITS_SCHEMA:
+        expected, actual = (
+            ", ".join(f"{name}: {type_}" for name, type_ in schema.items())
+            for schema in (LOGITS_SCHEMA, columns)
+        )
+        raise RepoError(f"{path} must have the columns {expected}, not {actual}")
     if table.num_rows == 0 or any(column.null_count for column in table.columns):
-        raise RepoError(f"{path} is empty or has a row without a value")
-    labels, lengths = table["label"].to_numpy(), table["logits"].combine_chunks().value_lengths().to_numpy()
+        raise RepoError(f"{path} is empty or has a row with a null")
+    labels, logits = table["label"].to_numpy(), table["logits"].combine_chunks()
+    lengths = logits.value_lengths().to_numpy()
     if (lengths != classes).any():
         raise RepoError(f"{path} has rows of {lengths[lengths != classes][0]} logits for {classes} classes")
-    values = table["logits"].combine_chunks().flatten().to_numpy().reshape(-1, classes)
+    values = logits.flatten().to_numpy().reshape(-1, classes)
     if not np.isfinite(values).all():
-        raise RepoError(f"{path} holds a logit that is not finite")
+        raise RepoError(f"{path} has a logit that is not finite")
     if labels.min() < 0 or labels.max() >= classes:
         raise RepoError(
             f"{path} has labels from {labels.min()} to {labels.max()}, outside 0 to {classes - 1}"
         )
-    return Logits(
-        table["file_name"].to_pylist(), labels, values, table["source"].to_pylist() if sources else None
-    )
-
-
-def columns(schema: dict) -> str:
-    """Names and types of columns as a text."""
-    return ", ".join(f"{name}: {kind}" for name, kind in schema.items())
+    sources = table["source"].to_pylist() if has_sources else None
+    return Logits(table["file_name"].to_pylist(), labels, values, sources)
 
 
 def read_history(path: Path) -> list[dict]:
-    """The epochs of `history.jsonl`, oldest first; none where no epoch was trained. `RepoError` names a bad line."""
+    """Read `history.jsonl`, one entry per trained epoch, oldest first; `RepoError` names the first invalid line."""
     history = read_jsonl(path)
     for line, entry in enumerate(history, start=1):
         if missing := [key for key in HISTORY_KEYS if not isinstance(entry.get(key), (int, float))]:
-            raise RepoError(f"{path}, line {line}, has no number under {missing[0]!r}")
+            raise RepoError(f"{path}, line {line}, has no number {missing[0]!r}")
     return history
 
 
 def read_all_logits(folder: Path, classes: int) -> dict[str, Logits]:
-    """Logits by split; validation must be there, test may be missing when the dataset has none."""
+    """Read the logits of each split; only those of validation are required, since a dataset may have no test split."""
     paths = {split: folder / f"logits_{split}.parquet" for split in SPLITS}
-    return {
-        split: read_logits(path, classes)
-        for split, path in paths.items()
-        if split == "validation" or path.exists()
-    }
+    if not paths["test"].exists():
+        del paths["test"]
+    return {split: read_logits(path, classes) for split, path in paths.items()}
 
 
 def empty_model(config: ModelConfig) -> torch.nn.Module:
-    """The network that a config describes, without memory for its weights."""
+    """Create the model of a config on the meta device, which allocates no weights."""
+    classes = len(config.label_names)
     with torch.device("meta"):
-        return timm.create_model(
-            config.architecture, num_classes=len(config.label_names), **config.model_args
-        ).eval()
+        return timm.create_model(config.architecture, num_classes=classes, **config.model_args).eval()
 
 
 def multiply_adds(model: torch.nn.Module, input_size: Sequence[int]) -> int:
-    """Multiply-adds of a network for one image."""
+    """Count the multiply-adds of a forward pass on one image of `input_size` (C, H, W)."""
     image = torch.empty(1, *input_size, device=next(model.parameters()).device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image)
@@ -151,26 +151,26 @@ def multiply_adds(model: torch.nn.Module, input_size: Sequence[int]) -> int:
 
 
 def check_weights(path: Path, config: ModelConfig) -> None:
-    """Compare names and shapes in the safetensors file with the architecture; `RepoError` at the first misfit."""
+    """Raise `RepoError` at the first tensor whose name or shape in a safetensors file differs from the architecture's."""
     try:
         with safe_open(path, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            actual = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise RepoError(f"{path} is not a readable safetensors file: {error}") from None
     try:
-        wanted = {name: tuple(tensor.shape) for name, tensor in empty_model(config).state_dict().items()}
-    except Exception as error:  # timm's architectures raise whatever they stumble over
-        raise RepoError(f"{path.parent / CONFIG} describes no model that timm can build: {error}") from None
-    for name in sorted(wanted | found):
-        if wanted.get(name) != found.get(name):
+        expected = {name: tuple(tensor.shape) for name, tensor in empty_model(config).state_dict().items()}
+    except Exception as error:  # timm's constructors raise many types
+        raise RepoError(f"{path.parent / CONFIG} describes no model that timm can create: {error}") from None
+    for name in sorted(expected | actual):
+        if expected.get(name) != actual.get(name):
             raise RepoError(
-                f"{path} does not fit {CONFIG}: {name} has shape {found.get(name, 'none')}, "
-                f"{config.architecture} needs {wanted.get(name, 'none')}"
+                f"{path} does not fit {CONFIG}: {name} has shape {actual.get(name, 'none')}, "
+                f"{config.architecture} needs {expected.get(name, 'none')}"
             )
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 of the weights in a run or model folder, in hexadecimal; `RepoError` where there are none."""
+    """Return the hexadecimal SHA-256 of the weights in a run or model folder; `RepoError` if there are none."""
     try:
         with (folder / WEIGHTS).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -179,7 +179,7 @@ def weights_digest(folder: Path) -> str:
 
 
 def read_calibration(folder: Path, digest: str) -> dict:
-    """`calibration.json`, empty where there is none; RepoError where its OOD rule is of other weights or lacks its arrays."""
+    """Read `calibration.json`, {} if missing; `RepoError` if its OOD rule was fitted to other weights or lacks its arrays."""
     path = folder / CALIBRATION
     calibration = read_json(path) if path.exists() else {}
     with malformed_as_error(path):
@@ -192,7 +192,7 @@ def read_calibration(folder: Path, digest: str) -> dict:
 
 
 def read_contents(folder: Path) -> Contents:
-    """Read and check what a run folder and a model repo share; `RepoError` says the first thing that is wrong."""
+    """Read and validate the files that run folders and model repos share; `RepoError` names the first problem."""
     config = check_config(folder / CONFIG)
     check_weights(folder / WEIGHTS, config)
     digest, history = weights_digest(folder), read_history(folder / HISTORY)
@@ -201,18 +201,18 @@ def read_contents(folder: Path) -> Contents:
 
 
 def check_files(folder: Path) -> list[str]:
-    """What is missing from a model folder and what does not belong there, a sentence each."""
+    """Return the missing and the unexpected files of a model folder, one sentence each."""
     if not folder.is_dir():
-        return [f"{folder} is not a folder"]
-    found = (path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
-    files = sorted(path.relative_to(folder).as_posix() for path in found)
+        return [f"{folder} is not a directory"]
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+    files = sorted(path.relative_to(folder).as_posix() for path in paths)
     problems = [f"{name} is missing" for name in REQUIRED if name not in files]
     if not any(name.startswith("figures/") for name in files):
         problems.append("figures/ is missing")
     problems += [f"{name} can hold a pickle: only safetensors are published" for name in unsafe_files(files)]
     for name in files:
         if (folder / name).is_symlink():
-            problems.append(f"{name} is a link: a repo holds files")
+            problems.append(f"{name} is a symlink: a repo holds regular files only")
         hidden = any(part.startswith(".") for part in Path(name).parts)
         if hidden and not name.startswith((".gitattributes", ".eval_results/")):
             problems.append(f"{name} is a hidden file, which does not belong in a model repo")

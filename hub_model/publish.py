@@ -1,4 +1,4 @@
-"""A folder in, one commit on the Hub out: how datasets, models and Spaces are published. `HF_ENDPOINT` says which Hub."""
+"""Publish a folder as a dataset, model or Space repo, in one commit, to the Hub at `HF_ENDPOINT`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from hub_model.inference.hub import HUB_ERRORS, hub_refusal, is_repo_id
 from hub_model.inference.model_repo import unsafe_files
 
 RepoType = Literal["model", "dataset", "space"]
-PUSH_ERRORS = (*HUB_ERRORS, RuntimeError)  # RuntimeError: a large file that was not taken
+PUSH_ERRORS = (*HUB_ERRORS, RuntimeError)  # RuntimeError: the upload of a large file failed
 
 
 class Published(str):
-    """The address of a repo; `commit` is what it holds now, `changed` whether that is a new commit."""
+    """The URL of a repo, its current `commit`, and whether the push created that commit (`changed`)."""
 
     commit: str
     changed: bool
@@ -46,108 +46,104 @@ def push_folder(
     stale: Iterable[str] = ("*",),
     token: str | None = None,
 ) -> Published:
-    """Make a repo equal to a folder in one commit, creating it if need be; the same content makes no commit.
+    """Make a repo equal to a folder in one commit, and create it if it does not exist; without changes, nothing is committed.
 
-    Readers see the old repo or the new one. A repo or branch that was created for a push that then fails is
+    A reader sees the repo before or after the commit, never in between. A repo or branch created for a push that fails is
     deleted again.
 
     Args:
-        private: create it private; refused for a repo that is public.
-        revision: branch to commit to, created if need be; default main.
-        stale: patterns of files that are deleted where the folder lacks them; `.gitattributes` always stays.
-        token: of whoever publishes; default that of this machine.
+        private: create the repo private; refused if it exists and is public.
+        revision: branch to commit to, created if it does not exist; default main.
+        stale: patterns of remote files to delete if the folder lacks them; `.gitattributes` always stays.
+        token: access token; default the locally stored one.
 
     Raises:
-        RepoError: in one sentence: a wrong id, an unsafe file, no token, or a Hub that refuses or cannot be reached.
+        RepoError: invalid repo id, unsafe file, no token, or a Hub that refuses the push or cannot be reached.
     """
-    if not is_repo_id(repo_id):
-        raise RepoError(f"{repo_id!r} is not a repo id (OWNER/NAME)")
+    check_repo_id(repo_id)
     files = {
         path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()
     }
     if unsafe := unsafe_files(files):
         raise RepoError(f"{folder / unsafe[0]} can hold a pickle: only safetensors are published")
-    api, where = HfApi(token=token), {"repo_id": repo_id, "repo_type": repo_type}
+    api, repo = HfApi(token=token), {"repo_id": repo_id, "repo_type": repo_type}
     with contextlib.ExitStack() as undo:
         try:
-            if _create(api, where, folder, private):
-                start = api.repo_info(**where).sha
-                undo.callback(_delete, api, where, start)
-            if revision and not any(ref.name == revision for ref in api.list_repo_refs(**where).branches):
-                api.create_branch(**where, branch=revision)
-                undo.callback(_delete, api, where, api.repo_info(**where, revision=revision).sha, revision)
-            parent = api.repo_info(**where, revision=revision).sha
-            there = set(api.list_repo_files(**where, revision=parent)) - set(files) - {".gitattributes"}
-            gone = sorted(name for name in there if any(fnmatch.fnmatchcase(name, p) for p in stale))
-            done = api.create_commit(  # `upload_folder` would cut a large folder into several commits
-                **where,
-                operations=[CommitOperationDelete(name, is_folder=False) for name in gone]
+            try:
+                refuse_public(api.repo_info(**repo), private)
+            except RepositoryNotFoundError:
+                card = metadata_load(folder / "README.md") if repo_type == "space" else None
+                api.create_repo(**repo, private=private or None, space_sdk=(card or {}).get("sdk"))
+                undo.callback(_delete, api, repo, api.repo_info(**repo).sha)
+            if revision and not any(ref.name == revision for ref in api.list_repo_refs(**repo).branches):
+                api.create_branch(**repo, branch=revision)
+                undo.callback(_delete, api, repo, api.repo_info(**repo, revision=revision).sha, revision)
+            parent = api.repo_info(**repo, revision=revision).sha
+            others = set(api.list_repo_files(**repo, revision=parent)) - set(files) - {".gitattributes"}
+            deleted = sorted(name for name in others if any(fnmatch.fnmatchcase(name, p) for p in stale))
+            commit = api.create_commit(  # `upload_folder` would split a large folder into several commits
+                **repo,
+                operations=[CommitOperationDelete(name, is_folder=False) for name in deleted]
                 + [CommitOperationAdd(name, path) for name, path in files.items()],
                 commit_message=message,
                 revision=revision,
-                parent_commit=parent,  # someone else's commit in between is refused, not overwritten
+                parent_commit=parent,  # the Hub refuses the commit if someone else has committed since
             )
         except PUSH_ERRORS as error:
             raise RepoError(hub_refusal(error, repo_id, repo_type, revision, writing=True)) from error
         undo.pop_all()
     prefix = constants.REPO_TYPES_URL_PREFIXES.get(repo_type, "")
     published = Published(f"{api.endpoint}/{prefix}{repo_id}")
-    published.commit, published.changed = done.oid, done.oid != parent
+    published.commit, published.changed = commit.oid, commit.oid != parent
     return published
 
 
-def _create(api: HfApi, where: dict[str, str], folder: Path, private: bool) -> bool:
-    """Create the repo if there is none, and say so; RepoError where a public one should be private."""
-    try:
-        info = api.repo_info(**where)
-    except RepositoryNotFoundError:
-        card = folder / "README.md"
-        sdk = (metadata_load(card) or {}).get("sdk") if where["repo_type"] == "space" else None
-        api.create_repo(**where, private=private or None, space_sdk=sdk)
-        return True
-    refuse_public(info, private)
-    return False
+def check_repo_id(name: str) -> None:
+    """Raise RepoError unless `name` is `OWNER/NAME`."""
+    if not is_repo_id(name):
+        raise RepoError(f"{name!r} is not a repo id (OWNER/NAME)")
 
 
 def refuse_public(info: ModelInfo | DatasetInfo | SpaceInfo, private: bool) -> None:
-    """Raise RepoError for a public repo where a private one is wanted: a push does not change that."""
+    """Raise RepoError if `private` is set but the repo is public: a push does not change its visibility."""
     if private and not info.private:
         raise RepoError(f"{info.id} is public: make it private in its settings, or push without --private")
 
 
-def _delete(api: HfApi, where: dict[str, str], commit: str, branch: str | None = None) -> None:
-    """Delete a repo or branch that this push created, unless someone has committed to it since."""
+def _delete(api: HfApi, repo: dict[str, str], commit: str, branch: str | None = None) -> None:
+    """Delete a repo or branch that the push created, unless someone else has committed to it since."""
     with contextlib.suppress(*PUSH_ERRORS):
-        if api.repo_info(**where, revision=branch).sha != commit:
+        if api.repo_info(**repo, revision=branch).sha != commit:
             return
         if branch:
-            api.delete_branch(**where, branch=branch)
+            api.delete_branch(**repo, branch=branch)
         else:
-            api.delete_repo(**where)
+            api.delete_repo(**repo)
 
 
 def check_access(repo_id: str) -> None:
-    """Find out before long work that a repo cannot be written to.
+    """Check, before long work, that the local token can write to a repo.
 
     Raises:
-        RepoError: the name is not a repo id, there is no token, it only reads, or it is not one of the repo's owner.
+        RepoError: invalid repo id, no token, a read-only token, or a token without access to the owner.
     """
-    if not is_repo_id(repo_id):
-        raise RepoError(f"{repo_id!r} is not a repo id (OWNER/NAME)")
+    check_repo_id(repo_id)
     try:
         user = HfApi().whoami()
     except HUB_ERRORS as error:
         raise RepoError(hub_refusal(error, repo_id, writing=True)) from error
     if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise RepoError("the token only reads: run `hf auth login` with one that has write access")
+        raise RepoError("the token is read-only: run `hf auth login` with one that has write access")
     owners = [user["name"], *(organization["name"] for organization in user.get("orgs", []))]
     owner = repo_id.partition("/")[0]
     if owner not in owners:
-        raise RepoError(f"{repo_id} belongs to {owner}, the token to {', '.join(owners)}: name one of theirs")
+        raise RepoError(
+            f"{repo_id} belongs to {owner}, the token to {', '.join(owners)}: choose one of these as owner"
+        )
 
 
 def links(endpoint: str = constants.ENDPOINT, **repos: str | None) -> str:
-    """Return Markdown links to the repos that belong together: `links(model="OWNER/NAME", dataset=None)`."""
+    """Return Markdown links to repos by type, without those that are None: `links(model="OWNER/NAME", dataset=None)`."""
     return " · ".join(
         f"[{kind.capitalize()}: {name}]({endpoint}/{constants.REPO_TYPES_URL_PREFIXES.get(kind, '')}{name})"
         for kind, name in repos.items()
@@ -156,9 +152,8 @@ def links(endpoint: str = constants.ENDPOINT, **repos: str | None) -> str:
 
 
 def find_repo(repo_id: str, repo_type: RepoType, revision: str | None = None):
-    """Return what the Hub says about a repo; RepoError where there is none of that type, or it may not be read."""
-    if not is_repo_id(repo_id):
-        raise RepoError(f"{repo_id!r} is not a repo id (OWNER/NAME)")
+    """Return the Hub's info about a repo; RepoError if there is none of that type or it may not be read."""
+    check_repo_id(repo_id)
     api = HfApi()
     try:
         return api.repo_info(repo_id, repo_type=repo_type, revision=revision)

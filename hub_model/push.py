@@ -1,4 +1,4 @@
-"""Model repo folder in, repo on a Hub out: the card rendered for that repo, its dataset and its Space."""
+"""Publish a model repo folder, with the card rendered for the repo, its dataset and its Space."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResultEntry, HfApi, constants, eval_result_entries_to_yaml
+from datasets import ClassLabel, Image, load_dataset
+from huggingface_hub import EvalResultEntry, HfApi, constants, eval_result_entries_to_yaml, hf_hub_download
+from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from hub_model.card import write_card
 from hub_model.check import check
@@ -18,9 +20,9 @@ from hub_model.contract import CARD, METRICS, read_logits
 from hub_model.figures import draw_examples
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
-from hub_model.inference.hub import HUB_ERRORS, hub_refusal, is_repo_id
+from hub_model.inference.hub import HUB_ERRORS, hub_refusal
 from hub_model.inference.model_repo import read_json
-from hub_model.publish import Published, check_access, find_repo, push_folder
+from hub_model.publish import Published, check_access, check_repo_id, find_repo, push_folder
 
 EVAL_RESULTS = ".eval_results/test.yaml"
 EXAMPLES = "figures/examples.png"
@@ -30,54 +32,53 @@ TASKS = ("accuracy", "macro_f1", "balanced_accuracy")
 def push(
     folder: Path, repo: str, private: bool = False, dataset: str | None = None, space: str | None = None
 ) -> Published:
-    """Check access and folder, render the card for `repo` and publish in one commit; none when nothing changed.
+    """Check access and folder, render the card for `repo` and publish in one commit; without changes, nothing is committed.
 
     Args:
-        dataset: dataset repo to link, and to take example images from (default: the one that it was trained on, if
-            that is on a Hub). Figures are attributed to it only when its test images are those of the figures.
-        space: Space to link.
+        dataset: dataset repo that the card links and takes example images from (default: the training dataset, if it is on a
+            Hub). The model index names it only if its test images are those that the model was evaluated on.
+        space: Space that the card links.
 
     Raises:
-        RepoError: an id is wrong, there is no access, the folder breaks the contract, or the Hub refuses.
+        RepoError: invalid repo id, no access, an invalid folder, or a Hub that refuses the push.
     """
     for name in filter(None, (dataset, space)):
-        if not is_repo_id(name):
-            raise RepoError(f"{name!r} is not a repo id (OWNER/NAME)")
+        check_repo_id(name)
     check_access(repo)
     check_folder(folder)
     return push_checked(folder, repo, private, dataset, space)
 
 
 def check_folder(folder: Path) -> None:
-    """Raise RepoError with the first thing that is wrong with a model repo folder."""
+    """Raise RepoError with the first problem of a model repo folder."""
     if problems := check(folder):
         raise RepoError(f"{folder} is not published: {problems[0]}")
 
 
 def push_checked(folder: Path, repo: str, private: bool, dataset: str | None, space: str | None) -> Published:
-    """What `push` does after its checks."""
-    with tempfile.TemporaryDirectory() as place:
-        staged = Path(shutil.copytree(folder, Path(place) / "repo"))
+    """Render and publish a folder that `check_folder` accepts; see `push`."""
+    with tempfile.TemporaryDirectory() as temporary:
+        staged = shutil.copytree(folder, Path(temporary) / "repo")
         render(staged, repo, dataset, space)
         return push_folder(staged, repo, "model", private, "Publish the model")
 
 
 def render(folder: Path, repo: str, dataset: str | None, space: str | None) -> None:
-    """Write card, examples and evaluation results of a model folder for the repo that it goes to."""
+    """Write card, example images and evaluation results of a model folder for the repo that it is published as."""
     metrics = read_json(folder / METRICS)
-    trained_on = metrics["dataset"]
-    dataset = dataset or trained_on["id"]
+    training = metrics["dataset"]
+    dataset = dataset or training["id"]
     (folder / EXAMPLES).unlink(missing_ok=True)
     published: dict[str, Any] = {"endpoint": constants.ENDPOINT, "model": repo}
     if space:
         published["space"] = space
     if dataset:
-        same = dataset == trained_on["id"]
-        revision = find_repo(dataset, "dataset", trained_on["revision"] if same else None).sha
+        same = dataset == training["id"]
+        revision = find_repo(dataset, "dataset", training["revision"] if same else None).sha
         published |= {"dataset": dataset, "dataset_revision": revision}
         try:
             published["measured_on_dataset"] = same or has_test_images(dataset, revision, folder, metrics)
-            published |= examples(dataset, revision, folder)
+            published |= draw_dataset_examples(dataset, revision, folder)
         except HUB_ERRORS as error:
             raise RepoError(hub_refusal(error, dataset, "dataset")) from error
     metrics["published"] = published
@@ -87,56 +88,57 @@ def render(folder: Path, repo: str, dataset: str | None, space: str | None) -> N
 
 
 def has_test_images(dataset: str, revision: str, folder: Path, metrics: dict) -> bool:
-    """Whether the test images of a dataset repo, by its `splits.csv`, are those that the figures were measured on."""
-    api, logits = HfApi(), folder / "logits_test.parquet"
-    if not logits.is_file() or not api.file_exists(
-        dataset, "splits.csv", repo_type="dataset", revision=revision
-    ):
+    """Return whether the test images in the `splits.csv` of a dataset repo are those that the model was evaluated on."""
+    logits = folder / "logits_test.parquet"
+    if not logits.is_file():
         return False
-    path = api.hf_hub_download(dataset, "splits.csv", repo_type="dataset", revision=revision)
+    try:
+        path = hf_hub_download(dataset, "splits.csv", repo_type="dataset", revision=revision)
+    except RemoteEntryNotFoundError:
+        return False
     with open(path, newline="", encoding="utf-8") as file:
-        there = {row.get("file_name") for row in csv.DictReader(file) if row.get("split") == "test"}
-    return there == set(read_logits(logits, len(metrics["label_names"])).file_names)
+        names = {row.get("file_name") for row in csv.DictReader(file) if row.get("split") == "test"}
+    return names == set(read_logits(logits, len(metrics["label_names"])).file_names)
 
 
-def examples(dataset: str, revision: str, folder: Path) -> dict[str, Any]:
-    """Draw the first test image of every class with the model's answer; widget entries where the dataset has examples.
+def draw_dataset_examples(dataset: str, revision: str, folder: Path) -> dict[str, Any]:
+    """Draw the first test image of every class with its prediction; return the entries of `published` that this adds.
 
-    Nothing where the dataset has no test split of the model's classes.
+    `widget` lists the example images in the dataset repo, if it has any. Empty unless the dataset has a test split with images
+    of the model's classes.
     """
-    from datasets import ClassLabel, Image, load_dataset
-
     classifier = Classifier.from_pretrained(folder)
     try:
         rows = load_dataset(dataset, split="test", streaming=True, revision=revision)
-    except ValueError:  # no split of that name, or several configurations
+    except ValueError:  # no test split, or several configurations
         return {}
     features = rows.features or {}
     label, image = features.get("label"), features.get("image")
-    known = isinstance(label, ClassLabel) and tuple(label.names) == classifier.label_names
-    if not (known and isinstance(image, Image)):
+    same_classes = isinstance(label, ClassLabel) and tuple(label.names) == classifier.label_names
+    if not (same_classes and isinstance(image, Image)):
         return {}
-    found: dict[int, bytes] = {}
+    examples: dict[int, bytes] = {}
     for row in rows.cast_column("image", Image(decode=False)):
-        if row["image"]["bytes"]:
-            found.setdefault(row["label"], row["image"]["bytes"])
-        if len(found) == len(label.names):
+        if row["label"] in range(len(label.names)) and row["image"] and row["image"]["bytes"]:
+            examples.setdefault(row["label"], row["image"]["bytes"])
+        if len(examples) == len(label.names):
             break
-    images = [found[i] for i in sorted(found)]
-    answers = classifier.predict(images)
-    draw_examples(images, [label.names[i] for i in sorted(found)], answers, folder / EXAMPLES)
-    there = HfApi().list_repo_files(dataset, repo_type="dataset", revision=revision)
+    if not examples:
+        return {}
+    classes = sorted(examples)
+    names, images = [label.names[i] for i in classes], [examples[i] for i in classes]
+    draw_examples(images, names, classifier.predict(images), folder / EXAMPLES)
+    files = HfApi().list_repo_files(dataset, repo_type="dataset", revision=revision)
+    paths = {name: f"figures/examples/{i}.jpg" for i, name in zip(classes, names, strict=True)}
     base = f"{constants.ENDPOINT}/datasets/{dataset}/resolve/main"
     widget = [
-        {"src": f"{base}/{name}", "example_title": label.names[i]}
-        for i in sorted(found)
-        if (name := f"figures/examples/{i}.jpg") in there
+        {"src": f"{base}/{path}", "example_title": name} for name, path in paths.items() if path in files
     ]
     return {"examples": True} | ({"widget": widget} if widget else {})
 
 
 def write_eval_results(metrics: dict, path: Path) -> None:
-    """Write the test figures as the Hub's evaluation panel reads them; only for a dataset that is on a Hub."""
+    """Write the test metrics in the Hub's format of evaluation results, or no file if the dataset is not on a Hub."""
     published, test = metrics["published"], metrics["splits"].get("test")
     path.unlink(missing_ok=True)
     if not (test and published.get("measured_on_dataset")):

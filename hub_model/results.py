@@ -1,7 +1,7 @@
-"""`metrics.json`: what is measured on a run or model folder, as one dict from which every text takes its numbers.
+"""Compute the contents of `metrics.json`, from which the card, the figures and the Space take their numbers.
 
-`measure_splits` makes the part that follows from logits alone, `describe` that of the other files; `build` writes them and
-`check` makes them again.
+`measure_splits` computes what follows from logits, `describe` what follows from config and history; `build` writes both and
+`check` recomputes them.
 """
 
 from __future__ import annotations
@@ -24,36 +24,39 @@ TOLERANCE = 1e-9
 def measure_splits(
     logits: dict[str, Logits], label_names: Sequence[str], calibration: dict
 ) -> dict[str, dict]:
-    """Everything that its logits say about each split, with bootstrap intervals.
+    """Return the metrics of each split, with bootstrap intervals and, where sources are known, headline figures by source.
 
-    calibration: the contents of `calibration.json`. Where the logits name the source of their images, `by_source` has the
-    headline figures of each.
+    calibration: the contents of `calibration.json`.
     """
     splits = {}
     for split, table in logits.items():
-        splits[split] = evaluate_split(table.values, table.labels, label_names)
-        splits[split] |= calibration_figures(table.values, table.labels, label_names, calibration)
+        metrics = evaluate_split(table.values, table.labels, label_names)
+        metrics |= calibration_figures(table.values, table.labels, label_names, calibration)
         if table.sources:
             sources = np.array(table.sources)
-            splits[split]["by_source"] = {
-                str(name): of_source(table, sources == name, label_names, calibration)
+            metrics["by_source"] = {
+                str(name): measure_source(table, sources == name, label_names, calibration)
                 for name in np.unique(sources)
             }
+        splits[split] = metrics
     return splits
 
 
-def of_source(table: Logits, rows: np.ndarray, label_names: Sequence[str], calibration: dict) -> dict:
-    """The headline figures of some rows of a split, with intervals, and what of the calibration's promises holds there."""
-    logits, labels = table.values[rows], table.labels[rows]
-    found = evaluate_split(logits, labels, label_names)
-    kept = {key: found[key] for key in ("accuracy", "balanced_accuracy", "macro_f1")}
-    intervals = {key: found["intervals"][key] for key in kept}
-    promises = source_figures(logits, labels, label_names, calibration)
-    return {"images": int(rows.sum()), **kept, "intervals": intervals, "calibrated": promises}
+def measure_source(table: Logits, mask: np.ndarray, label_names: Sequence[str], calibration: dict) -> dict:
+    """Return the headline figures, with intervals, and the calibration figures of the rows in a mask [N]."""
+    logits, labels = table.values[mask], table.labels[mask]
+    metrics = evaluate_split(logits, labels, label_names)
+    keys = ("accuracy", "balanced_accuracy", "macro_f1")
+    return {
+        "images": int(mask.sum()),
+        **{key: metrics[key] for key in keys},
+        "intervals": {key: metrics["intervals"][key] for key in keys},
+        "calibrated": source_figures(logits, labels, label_names, calibration),
+    }
 
 
 def describe(config: ModelConfig, history: list[dict]) -> dict:
-    """What `config.json` and `history.jsonl` alone say of a model."""
+    """Return the entries of `metrics.json` that follow from `config.json` and `history.jsonl`."""
     return {
         "schema": SCHEMA,
         "label_names": list(config.label_names),
@@ -63,14 +66,14 @@ def describe(config: ModelConfig, history: list[dict]) -> dict:
 
 
 def best_epoch(history: list[dict], side: int) -> int | None:
-    """The epoch whose weights the trainer keeps: the best by validation macro-F1, of those at the final image size if any."""
+    """Return the epoch whose weights are kept: best by validation macro-F1, at the final image size if any epoch had it."""
     if not history:
         return None
     return max(history, key=lambda e: (e.get("image_size") == side, e["validation_macro_f1"]))["epoch"]
 
 
 def measure_model(config: ModelConfig) -> dict:
-    """Size and cost of the architecture: parameters, and multiply-adds of one image in units of 1e9."""
+    """Return architecture, number of parameters, GMACs for one image and input size (C, H, W)."""
     model = empty_model(config)
     return {
         "architecture": config.architecture,
@@ -81,23 +84,22 @@ def measure_model(config: ModelConfig) -> dict:
 
 
 def differences(found: object, expected: object) -> list[str]:
-    """Where two JSON values differ (numbers by more than 1e-9, relatively or absolutely), a text each."""
-    here, there = leaves(found), leaves(expected)
+    """Describe where two JSON values differ (numbers by more than 1e-9, relative and absolute), one text per leaf."""
+    actual, recomputed = flatten(found), flatten(expected)
     texts = []
-    for where in sorted(here.keys() | there.keys()):
-        values = [side.get(where, "missing") for side in (here, there)]
-        numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
-        if not (
-            math.isclose(*values, rel_tol=TOLERANCE, abs_tol=TOLERANCE) if numbers else values[0] == values[1]
-        ):
-            texts.append(f"{where} is {reprlib.repr(values[0])}, recomputed {reprlib.repr(values[1])}")
+    for key in sorted(actual.keys() | recomputed.keys()):
+        a, b = actual.get(key, "missing"), recomputed.get(key, "missing")
+        numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (a, b))
+        if not (math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE) if numbers else a == b):
+            texts.append(f"{key} is {reprlib.repr(a)}, recomputed {reprlib.repr(b)}")
     return texts
 
 
-def leaves(value: object, where: str = "") -> dict[str, object]:
-    """What a JSON value holds by its place, as `splits.test.accuracy`."""
+def flatten(value: object, key: str = "") -> dict[str, object]:
+    """Return the leaves of a JSON value by dotted key, like `splits.test.accuracy`."""
     if not isinstance(value, (dict, list)):
-        return {where: value}
-    inside = value.items() if isinstance(value, dict) else enumerate(value)
-    parts = [leaves(part, f"{where}.{key}" if where else str(key)) for key, part in inside]
-    return {place: leaf for part in parts for place, leaf in part.items()}
+        return {key: value}
+    leaves = {}
+    for name, child in value.items() if isinstance(value, dict) else enumerate(value):
+        leaves |= flatten(child, f"{key}.{name}" if key else str(name))
+    return leaves

@@ -1,4 +1,4 @@
-"""The run folder that `train_accelerate.py` leaves behind: a path in, its checked content out."""
+"""Read and validate the run folder that `train_accelerate.py` writes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ RECIPE = (
 
 @dataclass(frozen=True)
 class Run:
-    """A checked run folder.
+    """A validated run folder.
 
-    `measurements` by name hold what else was measured on this run's weights (`measurements/NAME.json`, each becomes the key
-    NAME of `metrics.json`).
+    `measurements` holds the results of studies of this run's weights: `measurements/NAME.json` becomes the key NAME of
+    `metrics.json`.
     """
 
     folder: Path
@@ -38,74 +38,72 @@ class Run:
 
     @property
     def dataset(self) -> dict:
-        """`id`, `revision`, `licence` and `splits` of the dataset, the id None when it was a folder of someone's machine."""
-        found = self.environment["dataset"]
+        """`id`, `revision`, `licence` and `splits` of the dataset; the id is None for a local folder."""
+        dataset = self.environment["dataset"]
         return {
-            "id": public_id(found["id"]),
-            "revision": found.get("revision"),
-            "licence": found.get("licence"),
-            "splits": found["splits"],
+            "id": public_id(dataset["id"]),
+            "revision": dataset.get("revision"),
+            "licence": dataset.get("licence"),
+            "splits": dataset["splits"],
         }
 
     @property
     def training(self) -> dict:
-        """The recipe, without paths of the machine that it ran on."""
-        origin = self.environment.get("model", {})
-        recipe = {key: self.args[key] for key in RECIPE if self.args.get(key) not in (None, [], False)}
+        """How the model was trained, without local paths."""
+        model = self.environment.get("model", {})
         return {
             "epochs_trained": len(self.contents.history),
-            "minutes": origin.get("minutes"),
-            "pretrained": origin.get("pretrained"),
-            "init_from": without_path(origin.get("init_from") or self.args.get("init_from")),
+            "minutes": model.get("minutes"),
+            "pretrained": model.get("pretrained"),
+            "init_from": without_path(model.get("init_from") or self.args.get("init_from")),
             "teachers": [
                 {"name": without_path(teacher["source"]), "architecture": teacher["architecture"]}
-                for teacher in origin.get("teachers", [])
+                for teacher in model.get("teachers", [])
             ],
             "averaged_with": read_averaged(self.folder),
-            "recipe": recipe,
+            "recipe": {key: self.args[key] for key in RECIPE if self.args.get(key) not in (None, [], False)},
             "versions": self.environment.get("versions", {}),
             "hardware": self.environment.get("hardware", {}),
         }
 
 
 def public_id(name: str) -> str | None:
-    """`OWNER/NAME` when `name` is a Hub id (`hf-hub:` and `@revision` aside), None for a folder or anything else."""
-    plain = str(name).removeprefix("hf-hub:").partition("@")[0]
-    return (
-        plain if is_repo_id(plain) and (str(name).startswith("hf-hub:") or not Path(name).exists()) else None
-    )
+    """Return `OWNER/NAME` of a Hub id, without `hf-hub:` and `@revision`; None for a folder or anything else."""
+    on_hub, repo_id = str(name).startswith("hf-hub:"), str(name).removeprefix("hf-hub:").partition("@")[0]
+    return repo_id if is_repo_id(repo_id) and (on_hub or not Path(name).exists()) else None
 
 
 def without_path(name: str | None) -> str | None:
-    """A Hub id as it is; of a path only its last part, so that no card tells where someone keeps things."""
+    """Return a Hub id unchanged, and only the last component of a path, so that no card shows local folders."""
     return None if name is None else public_id(name) or os.path.basename(str(name).rstrip("/"))
 
 
 def read_averaged(folder: Path) -> list[dict]:
-    """`name` and `weight` of each run whose weights `python -m hub_model average` mixed into this one's."""
+    """Return `name` and `weight` of each run that `python -m hub_model average` averaged into this one."""
     path = folder / AVERAGED
     return read_json(path).get("averaged_with", []) if path.exists() else []
 
 
 def read_run(folder: Path) -> Run:
-    """Read and check a run folder; `RepoError` is one sentence about the first thing that is wrong."""
+    """Read and validate a run folder; `RepoError` describes the first problem."""
     if not folder.is_dir():
-        raise RepoError(f"there is no run folder {folder}: name the --output_dir of train_accelerate.py")
+        raise RepoError(f"there is no run folder {folder}: pass the --output_dir of train_accelerate.py")
     if not (folder / CONFIG).exists() and (folder / "checkpoints").is_dir():
-        raise RepoError(f"the run in {folder} is not finished: go on with train_accelerate.py --resume")
-    # checkpoints/ are not read here
+        raise RepoError(f"the run in {folder} is not finished: continue it with train_accelerate.py --resume")
+    # only the top level: nothing in checkpoints/ is loaded
     refuse_unsafe_files(str(folder), (path.name for path in folder.iterdir()))
     contents = read_contents(folder)
-    environment = read_json(folder / ENVIRONMENT)
-    with malformed_as_error(folder / ENVIRONMENT):
+    path = folder / ENVIRONMENT
+    environment = read_json(path)
+    with malformed_as_error(path):
         dataset = environment.get("dataset", {})
         if not {"id", "splits"} <= set(dataset):
-            raise RepoError(f"{folder / ENVIRONMENT} must name the dataset: dataset.id and dataset.splits")
+            raise RepoError(f"{path} must have dataset.id and dataset.splits")
         for split, table in contents.logits.items():
-            if (images := dataset["splits"].get(split)) != len(table.labels):
+            rows, images = len(table.labels), dataset["splits"].get(split)
+            if rows != images:
                 raise RepoError(
-                    f"{folder}: logits_{split}.parquet has {len(table.labels)} rows, but environment.json counts "
-                    f"{images} images in {split}"
+                    f"{folder}: logits_{split}.parquet has {rows} rows, but {ENVIRONMENT} counts {images} images in {split}"
                 )
     paths = sorted((folder / MEASUREMENTS).glob("*.json"))
     measurements = {path.stem: read_measurement(path, contents.digest) for path in paths}
@@ -113,13 +111,13 @@ def read_run(folder: Path) -> Run:
 
 
 def read_measurement(path: Path, digest: str) -> dict | list:
-    """What `python -m hub_model` measured on these weights; `RepoError` when it was on others, or something else."""
+    """Read the result of a study; `RepoError` if it is unknown, malformed or of other weights than `digest`."""
     if path.stem not in SECTIONS:
         raise RepoError(f"{path} is not a known measurement (known: {', '.join(SECTIONS)}): delete it")
-    found = read_json(path)
-    if found.get("weights_sha256") != digest or "result" not in found:
+    measurement = read_json(path)
+    if measurement.get("weights_sha256") != digest or "result" not in measurement:
         raise RepoError(f"{path} belongs to other weights: measure again, or delete it")
     with malformed_as_error(path):
-        if found["result"]:
-            SECTIONS[path.stem](found["result"])  # its section of the card
-    return found["result"]
+        if measurement["result"]:
+            SECTIONS[path.stem](measurement["result"])  # render its section of the card
+    return measurement["result"]

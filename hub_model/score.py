@@ -1,12 +1,12 @@
 """Score many images: `accelerate launch -m hub_model score DATASET_OR_FOLDER --model MODEL --out predictions.parquet`.
 
-In: a dataset repo (id or folder) or a folder of images at any depth, and a model repo (id or folder). Out: one Parquet file, a
-row an image, in the order of the input: `file_name`; `split` and `label` of a dataset; `predicted_label`; `probability_CLASS`
-(calibrated); `conformal_set_LEVEL`, the classes of each conformal set; `ood_score` and `verdict` as in the Space; `error`, the
-reason why an image could not be read (then the rest is null). The file's metadata says what it was made with.
+The input is a dataset repo (id or folder) or a folder of images, read recursively, and a model repo (id or folder). The output
+is a Parquet file with one row per image, in input order: `file_name`; `split` and `label` of a dataset; `predicted_label`;
+`probability_CLASS` (calibrated); `conformal_set_LEVEL`, the classes in each conformal set; `ood_score` and `verdict` as in the
+Space; `error`, why an image could not be read (the other columns are then null). Its metadata records model and settings.
 
-Any number of processes on any number of machines share the work (OUT must then lie where all of them see it). Rerun to resume.
-The same input gives the same bytes, however many processes there are.
+The work is sharded over any number of processes and machines, which must all see the folder of OUT. Rerun to resume. The same
+input gives the same bytes for any number of processes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ import os
 import signal
 import sys
 import time
-from collections import Counter
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -38,196 +37,184 @@ from hub_model.contract import CALIBRATION, weights_digest
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
 from hub_model.inference.preprocessing import ahead, cores
-from hub_model.score_output import Parts, answer, schema_of
-from hub_model.score_sources import Listing, Table, batches, is_dataset, open_dataset, open_folder, told
+from hub_model.score_output import Shards, predict, schema_of
+from hub_model.score_sources import Listing, StreamedDataset, batches, is_dataset, open_dataset, open_folder
 
-PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
-PROCESS_GROUP_TIMEOUT = timedelta(days=30)  # for a process that waits for a slower one
-T = TypeVar("T")
+PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
+PROCESS_GROUP_TIMEOUT = timedelta(days=30)  # how long a process waits for slower ones
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command, and what carries it out."""
-    parser.add_argument(
-        "source",
-        metavar="DATASET_OR_FOLDER",
-        help="dataset repo OWNER/NAME or its folder, or a folder of images",
-    )
+    """Add the arguments of the command, and `run`, which executes it."""
     add = parser.add_argument
+    source = "dataset repo OWNER/NAME or its folder, or a folder of images"
+    add("source", metavar="DATASET_OR_FOLDER", help=source)
     add("--model", required=True, help="model repo OWNER/NAME or its folder")
     add("--out", type=Path, required=True, help="Parquet file of predictions; rerun to resume")
-    add(
-        "--overwrite",
-        action="store_true",
-        help="replace OUT, and what an unfinished run with other settings left",
-    )
-    add(
-        "--follow_links", action="store_true", help="also read what links out of the folder of images lead to"
-    )
+    overwrite = "replace OUT, and the shards of an unfinished run with other settings"
+    add("--overwrite", action="store_true", help=overwrite)
+    add("--follow_links", action="store_true", help="follow symlinks that lead out of the folder of images")
     add("--split", nargs="+", default=[], help="splits of a dataset (default: all)")
     add("--config", help="configuration of a dataset that has several")
     add("--model_revision", help="branch, tag or commit of the model repo (default: main)")
     add("--dataset_revision", help="branch, tag or commit of the dataset repo (default: main)")
     add("--image_column", default="image", help="column of the images (default: image)")
-    add("--label_column", default="label", help="column of the labels, where there is one (default: label)")
-    add(
-        "--backend", choices=("auto", "onnx", "timm"), default="auto",
-        help="default: auto, which is timm on a GPU, else ONNX Runtime if the repo has a model for it",
-    )  # fmt: skip
-    add(
-        "--threads", type=whole_number(1), help="of one process (default: the cores, shared by the processes)"
-    )
+    add("--label_column", default="label", help="column of the labels, if there is one (default: label)")
+    backend = "default: auto, which is timm on a GPU, else ONNX Runtime if the repo has an ONNX model"
+    add("--backend", choices=("auto", "onnx", "timm"), default="auto", help=backend)
+    threads = "threads per process (default: the cores, divided among the processes)"
+    add("--threads", type=whole_number(1), help=threads)
     parser.set_defaults(run=run)
 
 
-def open_source(arguments: argparse.Namespace, listing: Path, passed_over: Counter) -> Listing | Table:
-    """The images that the command line names. Raises RepoError in one sentence when there are none."""
+def open_source(arguments: argparse.Namespace, listing: Path) -> Listing | StreamedDataset:
+    """Open the input, a dataset or a folder of images. Raises RepoError if it has no images."""
     folder = Path(arguments.source)
     if folder.is_file():
-        raise RepoError(f"{folder} is a file: name a folder of images or a dataset")
+        raise RepoError(f"{folder} is a file: pass a folder of images or a dataset")
     if not folder.is_dir() or is_dataset(folder):
         return open_dataset(arguments, listing)
     if arguments.split or arguments.config:
-        raise RepoError(f"{folder} is a folder of images and has no splits: leave --split and --config out")
+        raise RepoError(f"{folder} is a folder of images and has no splits: omit --split and --config")
     if arguments.out.resolve().is_relative_to(folder.resolve()):
-        raise RepoError(f"--out {arguments.out} lies in the folder of images: name a place outside of it")
-    return open_folder(folder, listing, arguments.follow_links, passed_over)
+        raise RepoError(f"--out {arguments.out} is inside the folder of images: choose a path outside it")
+    return open_folder(folder, listing, arguments.follow_links)
 
 
 def open_model(arguments: argparse.Namespace, device: torch.device, revision: str | None) -> Classifier:
-    """The classifier, on `device`. Raises RepoError in one sentence when it is missing or broken."""
-    if (Path(arguments.model) / "checkpoints").is_dir():
+    """Load the classifier on `device`. Raises RepoError if it is missing or broken."""
+    model = arguments.model
+    if (Path(model) / "checkpoints").is_dir():
         raise RepoError(
-            f"{arguments.model} is a run folder: make a model repo of it with `python -m hub_model build {arguments.model} OUT`"
+            f"{model} is a run folder: create a model repo from it with `python -m hub_model build {model} OUT`"
         )
     on_gpu = device.type != "cpu"
     backend = "timm" if on_gpu and arguments.backend == "auto" else arguments.backend
-    classifier = Classifier.from_pretrained(arguments.model, revision, backend, threads=1)
+    classifier = Classifier.from_pretrained(model, revision, backend, threads=1)
     if classifier.backend == "timm":
         classifier.model.to(device)
     classifier.warmup()
     return classifier
 
 
-class Scoring:
-    """One run, in each of its processes."""
+def score(arguments: argparse.Namespace) -> None:
+    """Score the missing shards and merge them into OUT, in each process of a run. Raises RepoError for invalid input."""
+    shards, classifier, plan = Shards(arguments.out), None, None
+    timeout = InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[timeout])
+    if accelerator.is_main_process:
+        try:
+            classifier, *plan = prepare(arguments, shards, accelerator.device)
+        except RepoError as error:
+            shards.remove_if_unused()
+            plan = str(error)
+    [plan] = broadcast_object_list([plan])
+    if isinstance(plan, str):
+        raise RepoError(plan) if accelerator.is_main_process else SystemExit(1)
+    source, manifest, missing = plan
+    if missing is None:
+        accelerator.print(f"{shards.out} is complete: nothing to do")
+        return
+    if classifier is None:
+        if not shards.folder.is_dir():
+            raise RepoError(f"--out must be on a disk that all processes share: {shards.folder} is missing")
+        classifier = open_model(arguments, accelerator.device, manifest["model_revision"])
+    started = time.perf_counter()
+    images = score_shards(classifier, source, missing, shards, accelerator, arguments.threads)
+    speed = sum(gather_object([images])) / (time.perf_counter() - started)  # waits for all processes
+    if accelerator.is_main_process:
+        counts, unreadable = shards.merge(len(source.shards), manifest)
+        classes = ", ".join(f"{label} {count:,}" for label, count in sorted(counts.items()))
+        print(
+            f"{shards.out}: {counts.total() + unreadable:,} images: {classes or 'none of any class'}; "
+            f"{unreadable:,} unreadable; {speed:.0f} images/s{source.skipped}",
+            flush=True,
+        )
+    accelerator.end_training()
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self.arguments, self.parts = arguments, Parts(arguments.out)
-        waiting = InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)
-        self.accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[waiting])
-        self.is_main = self.accelerator.is_main_process
 
-    def __call__(self) -> None:
-        """Score what is missing, and make OUT of the parts."""
-        found: list[Any] = [None]
-        if self.is_main:
-            try:
-                found = [self.prepare()]
-            except RepoError as error:
-                self.parts.remove_if_unused()
-                found = [str(error)]
-        broadcast_object_list(found)
-        if isinstance(found[0], str):
-            raise RepoError(found[0]) if self.is_main else SystemExit(1)
-        source, manifest, missing = found[0]
-        if missing is None:
-            self.accelerator.print(f"{self.parts.out} is complete: nothing to do")
-            return
-        if not self.is_main:
-            if not self.parts.folder.is_dir():
-                raise RepoError(
-                    f"--out must lie on a disk that all processes share: {self.parts.folder} is missing"
-                )
-            self.classifier = open_model(self.arguments, self.accelerator.device, manifest["model_revision"])
-        started = time.perf_counter()
-        scored = sum(gather_object([self.score(source, missing)]))  # waits for all of them
-        speed = scored / (time.perf_counter() - started)
-        if self.is_main:
-            counts, unread = self.parts.merge(len(source.shards), manifest)
-            classes = ", ".join(f"{label} {count:,}" for label, count in sorted(counts.items()))
-            said = (
-                f"{counts.total() + unread:,} images: {classes or 'none of any class'}; {unread:,} unreadable"
-            )
-            print(f"{self.parts.out}: {said}; {speed:.0f} images/s{told(self.passed_over)}", flush=True)
-        self.accelerator.end_training()
+def prepare(
+    arguments: argparse.Namespace, shards: Shards, device: torch.device
+) -> tuple[Classifier, Listing | StreamedDataset, dict[str, Any], list[int] | None]:
+    """Return the classifier, the source, the manifest and the missing shards (None: OUT is complete)."""
+    shards.claim()
+    source = open_source(arguments, shards.folder / "listing.parquet")
+    classifier = open_model(arguments, device, arguments.model_revision)
+    manifest = source.settings | {
+        "model": classifier.repo.name,
+        "model_revision": classifier.repo.commit,
+        "weights_sha256": weights_digest(classifier.repo.folder),
+        "calibration": classifier.repo.read_json(CALIBRATION),
+        "backend": classifier.backend,
+        "device": device.type,
+    }
+    if shards.is_complete(manifest, arguments.overwrite):
+        shards.remove()
+        return classifier, source, manifest, None
+    missing = shards.missing(len(source.shards))
+    if written := len(source.shards) - len(missing):
+        print(f"resuming: {written:,} of {len(source.shards):,} shards are written", flush=True)
+    return classifier, source, manifest, missing
 
-    def prepare(self) -> tuple[Listing | Table, dict[str, Any], list[int] | None]:
-        """Main process: the source, the manifest, and the shards still to do (None: OUT is complete)."""
-        arguments, parts = self.arguments, self.parts
-        parts.claim()
-        self.passed_over: Counter = Counter()
-        source = open_source(arguments, parts.folder / "listing.parquet", self.passed_over)
-        self.classifier = open_model(arguments, self.accelerator.device, arguments.model_revision)
-        repo = self.classifier.repo
-        manifest = source.settings | {
-            "model": repo.name,
-            "model_revision": repo.commit,
-            "weights_sha256": weights_digest(repo.folder),
-            "calibration": repo.read_json(CALIBRATION),
-            "backend": self.classifier.backend,
-            "device": self.accelerator.device.type,
-        }
-        if parts.settle(manifest, arguments.overwrite):
-            parts.remove()
-            return source, manifest, None
-        missing = parts.missing(len(source.shards))
-        if done := len(source.shards) - len(missing):
-            print(f"resuming: {done:,} of {len(source.shards):,} parts are there", flush=True)
-        return source, manifest, missing
 
-    def score(self, source: Listing | Table, missing: list[int]) -> int:
-        """Write the parts of this process's shards; return how many images that were.
+def score_shards(
+    classifier: Classifier,
+    source: Listing | StreamedDataset,
+    missing: list[int],
+    shards: Shards,
+    accelerator: Accelerator,
+    threads: int | None,
+) -> int:
+    """Write the missing shards of this process and return their number of images.
 
-        A thread computes whole batches on one core, so that the bits of an answer do not depend on how many there are.
-        """
-        processes, index = min(self.accelerator.num_processes, len(missing)), self.accelerator.process_index
-        if index >= processes:
-            return 0
-        shards = [(number, source.shards[number]) for number in missing]
-        work = IterableDataset.from_generator(batches, gen_kwargs={"source": source, "shards": shards})
-        work = split_dataset_by_node(work, index, processes, strategy="shards")
-        schema = schema_of(self.classifier, source.columns)
+    Each batch is computed by one thread on one core, so that results are bit-identical for any number of threads.
+    """
+    processes, index = min(accelerator.num_processes, len(missing)), accelerator.process_index
+    if index >= processes:
+        return 0
+    todo = [(number, source.shards[number]) for number in missing]
+    rows = IterableDataset.from_generator(batches, gen_kwargs={"source": source, "shards": todo})
+    rows = split_dataset_by_node(rows, index, processes, strategy="shards")
+    schema = schema_of(classifier, source.columns)
 
-        def of_batch(batch: dict[str, Any]) -> tuple[int, pa.Table]:
-            return batch["number"], answer(self.classifier, batch["images"], schema)
+    def predict_batch(batch: dict[str, Any]) -> tuple[int, pa.Table]:
+        return batch["number"], predict(classifier, batch["rows"], schema)
 
-        tables, images = [], 0
-        threads = self.arguments.threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-        hidden = None if self.is_main else True  # None: shown on a terminal
-        with tqdm(desc="scoring", total=len(missing) // processes, unit="part", disable=hidden) as bar:
-            for number, table in ahead(
-                of_batch, work, threads, initializer=partial(torch.set_num_threads, 1)
-            ):
-                tables.append(table)
-                images += table.num_rows
-                if table.num_rows == 0:  # the end of a shard
-                    self.parts.write(number, pa.concat_tables(tables))
-                    tables = []
-                    bar.update()
-        return images
+    tables, images = [], 0
+    threads = threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    one_core = partial(torch.set_num_threads, 1)
+    disable = None if accelerator.is_main_process else True  # None: shown on a terminal
+    with tqdm(desc="scoring", total=len(missing) // processes, unit="shard", disable=disable) as progress:
+        for number, table in ahead(predict_batch, rows, threads, initializer=one_core):
+            tables.append(table)
+            images += table.num_rows
+            if table.num_rows == 0:  # the end of a shard
+                shards.write(number, pa.concat_tables(tables))
+                tables = []
+                progress.update()
+    return images
 
 
 def end_with_launcher() -> None:
-    """Have Linux end this process when the launcher that started it is killed, lest an orphan go on writing OUT."""
+    """Ask Linux to kill this process when the launcher that started it is killed, so that no orphan keeps writing OUT."""
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Score; expected failures end with one sentence and exit code 1."""
+    """Score, and return 0.
+
+    Raises:
+        RepoError: invalid input, a full disk or another OSError, or an interrupt.
+    """
     end_with_launcher()
     try:
         with threadpool_limits(1):
-            Scoring(arguments)()
+            score(arguments)
         return 0
-    except RepoError as error:
-        message = str(error)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = "the disk is full" if full else f"{error.strerror or error}: {error.filename or ''}"
-        message = f"{reason}; finished parts are kept: rerun to resume"
     except KeyboardInterrupt:
-        message = "stopped; finished parts are kept: rerun to resume"
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    return 1
+        reason = "stopped"
+    raise RepoError(f"{reason}; finished shards are kept: rerun to resume")

@@ -1,7 +1,7 @@
-"""What `python -m hub_model score` reads: a folder of images or a dataset in, shards of encoded images out.
+"""Read the input of `python -m hub_model score`, a folder of images or a dataset, as shards of encoded images.
 
-The shards and their order depend on the input alone, so that any number of processes, and a resumed run, divide the same work. A
-folder's listing lies in a file and images are read one after the other: memory does not grow with the input.
+The shards and their order depend on the input alone, so they are the same for any number of processes and in a resumed run.
+The listing of a folder is stored in a file, and images are read one at a time: memory does not grow with the input.
 """
 
 from __future__ import annotations
@@ -31,52 +31,55 @@ from hub_model.inference.hub import HUB_ERRORS, hub_refusal
 from hub_model.inference.images import SUFFIXES, looks_like_picture
 from hub_model.inference.text import shown
 
-SHARD_IMAGES = 256  # of a listing; a kill costs each process at most one shard
+SHARD_IMAGES = 256  # in a listing; an interrupted process loses at most one shard
 BATCH_SIZE = 32
 LISTING = pa.schema(
     [("file_name", pa.string()), ("path", pa.binary()), ("split", pa.string()), ("label", pa.string())]
 )
 UNREADABLE = (DatasetNotFoundError, pa.ArrowException, ValueError, NotImplementedError, RuntimeError)
 
-Row = dict[str, Any]  # file_name; image: bytes, a path or URL, None where there is none; split; label
+Row = dict[str, Any]  # file_name; image: bytes, a path or URL, or None if there is none; split; label
 
 
 class Listing:
-    """Images in files of their own: listed once by the main process, in row groups that are the shards."""
+    """Image files, listed once by the main process in a Parquet file whose row groups are the shards."""
+
+    skipped = ""  # other files, by reason, as the end of a sentence
 
     def __init__(self, listing: Path, rows: Iterator[tuple], settings: Row, columns: tuple[str, ...]) -> None:
         digest, self.listing, self.columns = hashlib.sha256(), listing, columns
         with pq.ParquetWriter(listing, LISTING) as writer:
             while group := list(itertools.islice(rows, SHARD_IMAGES)):
                 for row in group:
-                    digest.update(repr((row, state(row[1]))).encode())
-                writer.write_table(
-                    pa.table([list(c) for c in zip(*group, strict=True)], schema=LISTING), SHARD_IMAGES
-                )
-        found = pq.read_metadata(listing)
-        self.shards = list(range(found.num_row_groups))
-        self.settings = settings | {"images": found.num_rows, "listing_sha256": digest.hexdigest()}
+                    digest.update(repr((row, size_and_mtime(row[1]))).encode())
+                values = [list(column) for column in zip(*group, strict=True)]
+                writer.write_table(pa.table(values, schema=LISTING), SHARD_IMAGES)
+        metadata = pq.read_metadata(listing)
+        self.shards = list(range(metadata.num_row_groups))
+        self.settings = settings | {"images": metadata.num_rows, "listing_sha256": digest.hexdigest()}
 
     def read(self, shard: int) -> Iterator[Row]:
         for row in pq.ParquetFile(self.listing).read_row_group(shard).to_pylist():
             yield row | {"image": os.fsdecode(row["path"])}
 
 
-class Table:
-    """Splits of a dataset in any form that `datasets` streams; a shard is a row group of Parquet, else a file."""
+class StreamedDataset:
+    """Splits of a dataset in any format that `datasets` streams; a shard is a Parquet row group or, in other formats, a file."""
+
+    skipped = ""
 
     def __init__(self, tables: dict[str, datasets.IterableDataset], settings: Row) -> None:
         self.settings, self.image, self.label = settings, settings["image_column"], settings["label_column"]
         features = next(iter(tables.values())).features or {}
-        images = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
+        images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
         if self.image not in features:
             hint = f"; pass --image_column {images[0]}" if images else ""
             raise RepoError(
-                f"{settings['dataset']} has no column {self.image!r} (it has: {', '.join(features)}){hint}"
+                f"{settings['dataset']} has no column {self.image!r} (found: {', '.join(features)}){hint}"
             )
         if self.image in images:
-            as_stored = datasets.Image(decode=False)
-            tables = {split: table.cast_column(self.image, as_stored) for split, table in tables.items()}
+            undecoded = datasets.Image(decode=False)
+            tables = {split: table.cast_column(self.image, undecoded) for split, table in tables.items()}
         self.names = getattr(features.get(self.label), "names", None)
         self.columns = ("split", "label") if self.label in features else ("split",)
         self.tables = {split: table.reshard() for split, table in tables.items()}
@@ -94,10 +97,10 @@ class Table:
                 label = self.names[label] if 0 <= label < len(self.names) else None
             name = row.get("file_name") or Path(path or f"{split}-{index}-{position}").name
             row = {"file_name": str(name), "split": split, "label": None if label is None else str(label)}
-            yield row | {"image": self._own(path) if data is None else data}
+            yield row | {"image": self._inside(path) if data is None else data}
 
-    def _own(self, path: str | None) -> str | None:
-        """A path that a row names, when it lies in the dataset; a foreign table may point anywhere on this machine."""
+    def _inside(self, path: str | None) -> str | None:
+        """Return the path in a row if it is inside the dataset: an untrusted dataset may name any file on this machine."""
         name = self.settings["dataset"]
         if not path or path.startswith(f"hf://datasets/{name}@"):
             return path
@@ -105,73 +108,68 @@ class Table:
         return path if inside else None
 
 
-def batches(source: Listing | Table, shards: list[tuple[int, Any]]) -> Iterator[Row]:
-    """Up to 32 images at a time; an empty batch ends its shard. Raises RepoError where the source fails."""
+def batches(source: Listing | StreamedDataset, shards: list[tuple[int, Any]]) -> Iterator[Row]:
+    """Yield batches of up to 32 rows; an empty batch ends its shard. Raises RepoError if the source cannot be read."""
     try:
         for number, shard in shards:
-            images = source.read(shard)
-            while batch := list(itertools.islice(images, BATCH_SIZE)):
-                yield {"number": number, "images": batch}
-            yield {"number": number, "images": []}
+            rows = source.read(shard)
+            while batch := list(itertools.islice(rows, BATCH_SIZE)):
+                yield {"number": number, "rows": batch}
+            yield {"number": number, "rows": []}
     except (*HUB_ERRORS, pa.ArrowException) as error:
         raise RepoError(f"reading the images failed: {first_line(error)}") from None
 
 
 def is_dataset(folder: Path) -> bool:
-    """Whether a folder is a dataset rather than a folder of images: it holds Parquet files, itself or in `data/`."""
-    return any(next(place.glob("*.parquet"), None) for place in (folder / "data", folder) if place.is_dir())
+    """Return whether a folder is a dataset, not a folder of images: it or its `data/` has Parquet files."""
+    return any(parent.is_dir() and any(parent.glob("*.parquet")) for parent in (folder / "data", folder))
 
 
-def open_folder(folder: Path, listing: Path, follow_links: bool, passed_over: Counter) -> Listing:
-    """The images below a folder at any depth; counts in `passed_over` what is not one. Raises RepoError when there are none."""
-    source = FolderSource(folder, follow_links)
+def open_folder(folder: Path, listing: Path, follow_links: bool) -> Listing:
+    """List the images in a folder, recursively. Raises RepoError if there are none."""
+    source, skipped = FolderSource(folder, follow_links), Counter()
 
     def rows() -> Iterator[tuple]:
         for path, reason in source.listing():
-            if reason := reason or why_not_scored(source, path):
-                passed_over[reason] += 1
+            if reason := reason or reason_to_skip(source, path):
+                skipped[reason] += 1
             else:
                 yield shown(path), os.fsencode(source.root / path), None, None
 
-    found = Listing(listing, rows(), {"folder": str(folder)}, ())
-    if not found.shards:
-        raise RepoError(
-            f"there is no image below {folder}{told(passed_over)}; pictures end in {', '.join(SUFFIXES)}"
-        )
-    return found
+    images = Listing(listing, rows(), {"folder": str(folder)}, ())
+    if skipped:
+        counts = [f"{reason}: {count:,}" for reason, count in sorted(skipped.items())]
+        images.skipped = f"; skipped: {', '.join(counts)}"
+    if not images.shards:
+        raise RepoError(f"{folder} has no images{images.skipped}; supported suffixes: {', '.join(SUFFIXES)}")
+    return images
 
 
-def why_not_scored(source: FolderSource, path: str) -> str:
-    """Why a file is not meant as a picture of its own, by its name or first bytes; "" where it is."""
+def reason_to_skip(source: FolderSource, path: str) -> str:
+    """Return why a file is not scored, from its name and first bytes; empty for an image."""
     if any(path.startswith(f"{name}/") for name in source.zips):
         return "in a zip (unpack it)"
     try:
         with open(source.root / path, "rb") as file:
             head = file.read(16)
-    except OSError:  # which is told as the reason where its name is that of a picture
+    except OSError:  # scoring reports it if the name is that of an image
         head = b""
-    return "" if looks_like_picture(path, head) else f"not images ({Path(path).suffix or 'no ending'})"
+    return "" if looks_like_picture(path, head) else f"not images ({Path(path).suffix or 'no suffix'})"
 
 
-def told(passed_over: Counter) -> str:
-    """What was passed over and why, as the end of a sentence."""
-    kinds = [f"{kind}: {count:,}" for kind, count in sorted(passed_over.items())]
-    return f"; passed over: {', '.join(kinds)}" if kinds else ""
-
-
-def state(path: bytes) -> tuple[int, int] | None:
-    """What differs when a file is replaced by another of its name; None for one that is gone, or on a Hub."""
+def size_and_mtime(path: bytes) -> tuple[int, int] | None:
+    """Return what changes when a file is replaced; None for a file that is missing or on a Hub."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
-def open_dataset(options: argparse.Namespace, listing: Path) -> Listing | Table:
-    """Open the splits of a dataset repo or folder that the command line names; all, where it names none.
+def open_dataset(options: argparse.Namespace, listing: Path) -> Listing | StreamedDataset:
+    """Open a dataset repo or folder, with all its splits unless `--split` names some.
 
-    Raises RepoError: it cannot be reached or read, or lacks a split or the image column.
+    Raises RepoError: it cannot be reached or read, or has no such split or image column.
     """
     name, revision = options.source, options.dataset_revision
     try:
@@ -197,38 +195,38 @@ def open_dataset(options: argparse.Namespace, listing: Path) -> Listing | Table:
 
 def _open_splits(
     builder: datasets.DatasetBuilder, options: argparse.Namespace, revision: str | None, listing: Path
-) -> Listing | Table:
+) -> Listing | StreamedDataset:
     files = builder.config.data_files or {}
-    there = [str(split) for split in files or builder.info.splits or ()]
-    if missing := [split for split in options.split if split not in there]:
-        raise RepoError(f"{options.source} has no split {missing[0]!r} (it has: {', '.join(there)})")
-    splits = options.split or there
+    available = [str(split) for split in files or builder.info.splits or ()]
+    if missing := [split for split in options.split if split not in available]:
+        raise RepoError(f"{options.source} has no split {missing[0]!r} (found: {', '.join(available)})")
+    splits = options.split or available
     settings = {"dataset": options.source, "config": options.config, "revision": revision, "splits": splits}
     urls = [(split, url) for split in splits for url in sorted(files.get(split, ()))]
     if isinstance(builder, ImageFolder) and all(looks_like_picture(url, b"") for _, url in urls):
         rows = [(PurePosixPath(url), url.encode(), split) for split, url in urls]
-        has_labels = len({path.parent.name for path, *_ in rows} - set(there)) > 1
+        has_labels = len({path.parent.name for path, *_ in rows} - set(available)) > 1
         rows = ((path.name, url, split, path.parent.name) for path, url, split in rows)
         return Listing(listing, rows, settings, ("split", "label") if has_labels else ("split",))
-    states = repr([(url, state(url.encode())) for _, url in urls])
+    files_state = repr([(url, size_and_mtime(url.encode())) for _, url in urls])
     settings |= {"image_column": options.image_column, "label_column": options.label_column}
-    settings |= {"files_sha256": hashlib.sha256(states.encode()).hexdigest()}
-    return Table({split: builder.as_streaming_dataset(split) for split in splits}, settings)
+    settings |= {"files_sha256": hashlib.sha256(files_state.encode()).hexdigest()}
+    return StreamedDataset({split: builder.as_streaming_dataset(split) for split in splits}, settings)
 
 
-def encoded(image: bytes | str | None) -> bytes | str:
-    """What `read_picture` takes: bytes, or a path of this machine.
+def path_or_bytes(image: bytes | str | None) -> bytes | str:
+    """Return the path of a local image, or else its bytes.
 
-    Raises OSError where there is no such file, and RepoError where the place that it is in does not answer.
+    Raises OSError if there is no such file, and RepoError if its Hub cannot be reached.
     """
     if image is None:
         raise OSError("the dataset holds no image in this row")
     if isinstance(image, bytes):
         return image
     if "://" not in image:
-        if not stat.S_ISREG(os.stat(image).st_mode):  # to open a pipe is to wait for its writer
+        if not stat.S_ISREG(os.stat(image).st_mode):  # opening a pipe would wait for a writer
             raise OSError("it is not a file")
-        open(image, "rb").close()  # raises for a file that may not be read
+        open(image, "rb").close()  # raises if the file is not readable
         return image
     try:
         with fsspec.open(image) as file:

@@ -1,4 +1,4 @@
-"""A trained run and its model repo; for bulk scoring, a model that costs nothing, images in shards and their predictions."""
+"""A trained run and its model repo; for bulk scoring, a tiny model, a folder of images and its predictions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hub_model.build import build
 from tests.hub_model.scoring import score, write_images
 from tests.hub_model.small_classifier import write_model
 
@@ -20,22 +21,22 @@ def model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def many(tmp_path_factory) -> Path:
-    """1,500 images, six pieces."""
-    return write_images(tmp_path_factory.mktemp("many"), 1500)
+def image_folder(tmp_path_factory) -> Path:
+    """1,500 images, which are six shards."""
+    return write_images(tmp_path_factory.mktemp("images"), 1500)
 
 
 @pytest.fixture(scope="session")
-def of_many(many, model, tmp_path_factory) -> Path:
-    """Their predictions, from an undisturbed run of one process."""
-    out = tmp_path_factory.mktemp("of_many") / "predictions.parquet"
-    assert score(many, model, out) == 0
+def predictions(image_folder, model, tmp_path_factory) -> Path:
+    """The predictions for `image_folder` by one uninterrupted process."""
+    out = tmp_path_factory.mktemp("predictions") / "predictions.parquet"
+    assert score(image_folder, model, out) == 0
     return out
 
 
 @pytest.fixture(scope="session")
 def run_folder(drawn_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One epoch of the real trainer on drawn cells."""
+    """One epoch of train_accelerate.py on synthetic cells."""
     out = tmp_path_factory.mktemp("run") / "run"
     command = [sys.executable, REPOSITORY / "train_accelerate.py", "--dataset", drawn_dataset]
     command += ["--output_dir", out, "--no-pretrained", "--model", "test_mambaout"]
@@ -48,7 +49,5 @@ def run_folder(drawn_dataset: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def model_folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("model") / "model"
-    from hub_model.build import build
-
     build(run_folder, out)
     return out

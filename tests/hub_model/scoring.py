@@ -1,4 +1,4 @@
-"""Images to score, the command that scores them, and what it says when it refuses."""
+"""Images to score, the command that scores them, and its error messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAUNCHES = {"one process": MODULE, "two processes": TWO}
 
 
 def write_images(folder: Path, count: int, seed: int = 0) -> Path:
-    """Write noise as `FOLDER/i/j/NAME.png`."""
+    """Write images of noise as `FOLDER/i/j/NAME.png`."""
     rng = np.random.default_rng(seed)
     for number in range(count):
         path = folder / str(number % 7) / str(number % 3) / f"{number:05d}.png"
@@ -40,25 +40,25 @@ def score(source, model, out, *more) -> int:
 
 
 def refusal(capsys, *arguments) -> str:
-    """The one sentence that a run ends with."""
+    """The one-sentence error that a run ends with."""
     assert score(*arguments) == 1
     text = capsys.readouterr().err
     assert text.startswith("error: ") and text.count("\n") == 1 and "Traceback" not in text
     return text
 
 
-def kill_in_the_middle(launch: list[str], arguments: list[str], parts: Path, at_least: int = 1) -> int:
-    """Start, SIGKILL every process as soon as a few parts are there; return how many are left."""
+def kill_in_the_middle(launch: list[str], arguments: list[str], shards: Path, at_least: int = 1) -> int:
+    """Start, SIGKILL every process once `at_least` shards are written, and return how many are written."""
     process = subprocess.Popen(
         [sys.executable, *launch, *arguments], start_new_session=True, stdout=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 250
-    while len(list(parts.glob("part-*"))) < at_least and time.monotonic() < deadline:
+    while len(list(shards.glob("part-*"))) < at_least and time.monotonic() < deadline:
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    return len(list(parts.glob("part-*")))
+    return len(list(shards.glob("part-*")))
 
 
 def arguments_of(source: Path, model: Path, out: Path) -> list[str]:

@@ -18,7 +18,7 @@ from hub_model.__main__ import main
 @pytest.fixture
 def other(run_folder: Path, tmp_path: Path) -> Path:
     """A run of the same architecture with weights of its own."""
-    folder = Path(shutil.copytree(run_folder, tmp_path / "other"))
+    folder = shutil.copytree(run_folder, tmp_path / "other")
     changed = {name: value * 3 for name, value in load_file(folder / "model.safetensors").items()}
     save_file(changed, folder / "model.safetensors")
     return folder

@@ -1,4 +1,4 @@
-"""The way from a run folder to a model repo on a Hub: built, checked, published, loaded back; and what is refused."""
+"""From a run folder to a model repo: building and checking it, and the run folders and repos that are refused."""
 
 from __future__ import annotations
 
@@ -32,26 +32,21 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def measured_folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole model repo with an out-of-distribution rule and measurements."""
-    run = copy(run_folder, tmp_path_factory.mktemp("measured") / "run")
+    """A model repo with an OOD rule and measurements."""
+    run = shutil.copytree(run_folder, tmp_path_factory.mktemp("measured") / "run")
     rng, features = np.random.default_rng(0), timm.create_model("test_mambaout").head_hidden_size
     cells, noise = (rng.normal(size=(60, features)) for _ in range(2))
     rule = replace(fit_rule(cells, rng.integers(0, 7, 60)), threshold=5.0)
     calibrate_folder(run)
     write_rule(run, rule)
-    found = report(rule.score(cells) / 5, {"noise": rule.score(noise) / 5})
-    found["thresholds"] = {"features": 5.0, "appearance": None}
-    write_measurement(run, "out_of_distribution", found)
-    simulated = simulate_samples(run, np.full(7, 1 / 7), sizes=[20], samples=2)
-    write_measurement(run, "prevalence", simulated)
+    ood = report(rule.score(cells) / 5, {"noise": rule.score(noise) / 5})
+    ood["thresholds"] = {"features": 5.0, "appearance": None}
+    write_measurement(run, "out_of_distribution", ood)
+    write_measurement(run, "prevalence", simulate_samples(run, np.full(7, 1 / 7), sizes=[20], samples=2))
     out = run.parent / "model"
     assert main(["build", str(run), str(out)]) == 0
     assert check(out) == []
     return out
-
-
-def copy(folder: Path, to: Path) -> Path:
-    return Path(shutil.copytree(folder, to))
 
 
 def test_every_number_of_the_card_is_that_of_the_logits(model_folder):
@@ -85,14 +80,14 @@ def test_building_again_gives_the_same_bytes(run_folder, model_folder, tmp_path)
 
 
 def sets(name: str, *keys: str, value: object, card: bool = False):
-    """A change of one value of a JSON file; with `card`, the card that follows from metrics.json is written, too."""
+    """Return a change of one value in a JSON file, followed by rendering the card if `card`."""
 
     def change(folder: Path) -> None:
-        place = found = json.loads((folder / name).read_text())
+        inner = content = json.loads((folder / name).read_text())
         for key in keys[:-1]:
-            place = place[key]
-        place[keys[-1]] = value
-        (folder / name).write_text(json.dumps(found))
+            inner = inner[key]
+        inner[keys[-1]] = value
+        (folder / name).write_text(json.dumps(content))
         if card:
             write_card(json.loads((folder / "metrics.json").read_text()), folder / "README.md")
 
@@ -152,15 +147,15 @@ def removes(name: str):
         (lambda folder: (folder / "README.md").open("a").write("The best."), "README.md disagrees"),
     ],
 )  # fmt: skip
-def test_a_file_that_does_not_work_is_no_part_of_a_repo(measured_folder, tmp_path, damage, named):
-    folder = copy(measured_folder, tmp_path / "damaged")
+def test_a_file_that_does_not_work_is_refused(measured_folder, tmp_path, damage, named):
+    folder = shutil.copytree(measured_folder, tmp_path / "damaged")
     damage(folder)
-    found = check(folder)
-    assert found and named in found[0], found
+    problems = check(folder)
+    assert problems and named in problems[0], problems
 
 
 def test_a_folder_that_breaks_the_contract_is_not_published(model_folder, tmp_path, owner, capsys):
-    folder = copy(model_folder, tmp_path / "damaged")
+    folder = shutil.copytree(model_folder, tmp_path / "damaged")
     (folder / "onnx" / "model.onnx").unlink()
     for command in (["push", str(folder), f"{owner}/never-published"], ["check", str(folder)]):
         assert main(command) == 1
@@ -171,7 +166,7 @@ def test_a_folder_that_breaks_the_contract_is_not_published(model_folder, tmp_pa
 
 
 def test_what_follows_from_other_files_is_compared_with_them(measured_folder, tmp_path):
-    folder = copy(measured_folder, tmp_path / "edited")
+    folder = shutil.copytree(measured_folder, tmp_path / "edited")
     for change in (
         edits("config.json", "label_descriptions", value={"BLA": "x"}),
         edits("calibration.json", "out_of_distribution", "threshold", value=1),
@@ -182,18 +177,18 @@ def test_what_follows_from_other_files_is_compared_with_them(measured_folder, tm
         edits("metrics.json", "prevalence", "sizes", "20", "mean_absolute_error", "em", value=0.0),
     ):
         change(folder)
-    found = "\n".join(check(folder))
+    problems = "\n".join(check(folder))
     for named in (
         "model.parameters is 5", "model.best_epoch is 7", "epochs_trained is 2", "label_descriptions.BLA",
-        "mean_absolute_error.em is 0.0", "different out-of-distribution rules",
+        "mean_absolute_error.em is 0.0", "different OOD thresholds",
     ):  # fmt: skip
-        assert named in found, found
+        assert named in problems, problems
 
 
 def test_the_onnx_graph_reveals_weights_of_another_network(model_folder, tmp_path):
-    folder = copy(model_folder, tmp_path / "blank")
+    folder = shutil.copytree(model_folder, tmp_path / "blank")
     blank_weights(folder)
-    assert "onnx/model.onnx gives other answers" in check(folder)[0]
+    assert "onnx/model.onnx gives other outputs" in check(folder)[0]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +208,7 @@ def test_the_onnx_graph_reveals_weights_of_another_network(model_folder, tmp_pat
 def test_a_run_folder_with_a_file_of_the_wrong_shape_is_one_sentence(
     run_folder, tmp_path, capsys, damage, named
 ):
-    run = copy(run_folder, tmp_path / "run")
+    run = shutil.copytree(run_folder, tmp_path / "run")
     damage(run)
     assert main(["build", str(run), str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
@@ -222,7 +217,7 @@ def test_a_run_folder_with_a_file_of_the_wrong_shape_is_one_sentence(
 
 
 def test_measurements_go_to_the_card_unless_they_are_of_other_weights(run_folder, tmp_path, capsys):
-    run = copy(run_folder, tmp_path / "run")
+    run = shutil.copytree(run_folder, tmp_path / "run")
     rows = [{"size": 64, "accuracy": 0.4321, "balanced_accuracy": 0.4, "gmacs": 0.125, "milliseconds": 1.5}]
     write_measurement(run, "input_size", rows)
     assert main(["build", str(run), str(tmp_path / "model")]) == 0
@@ -236,12 +231,12 @@ def test_measurements_go_to_the_card_unless_they_are_of_other_weights(run_folder
     assert not (tmp_path / "stale").exists()
 
 
-def test_a_run_that_is_not_there_or_a_place_that_is_taken_is_one_sentence(run_folder, tmp_path, capsys):
+def test_a_missing_run_or_an_existing_output_is_one_sentence(run_folder, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for arguments, sentence in (
         ((tmp_path / "none", tmp_path / "out"), "there is no run folder"),
-        ((run_folder, tmp_path), "is there already"),
-        ((run_folder, tmp_path, "--overwrite"), "holds no model repo"),
+        ((run_folder, tmp_path), "already exists"),
+        ((run_folder, tmp_path, "--overwrite"), "is not a model repo"),
         ((run_folder, tmp_path / "file" / "out"), f"{tmp_path / 'file'}: "),
     ):
         assert main(["build", *map(str, arguments)]) == 1

@@ -17,7 +17,7 @@ def test_the_confusion_matrix_is_summarized_most_frequent_first():
         "Most frequent confusions: 3 of 10 &lt;C> are classified as A; 2 of 10 A are classified as B; "
         "1 of 10 &lt;C> are classified as B."
     )
-    assert confusions_text(part, ["A", "B", "C"], most=1) == (
+    assert confusions_text(part, ["A", "B", "C"], top=1) == (
         "Most frequent confusions: 3 of 10 C are classified as A."
     )
 

@@ -17,8 +17,6 @@ from hub_model.inference.errors import RepoError
 from hub_model.inference.hub import hub_refusal
 from hub_model.publish import find_repo, push_folder
 
-KINDS = ("model", "dataset", "space")
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -38,7 +36,7 @@ def commits(name: str, kind: str, revision: str | None = None) -> int:
     return len(HfApi().list_repo_commits(name, repo_type=kind, revision=revision))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["model", "dataset", "space"])
 def test_a_push_is_one_commit_and_the_same_push_again_is_none(folder, name, kind):
     done = push_folder(folder, name, kind)
     assert done.changed and done.startswith(constants.ENDPOINT) and done.endswith(name)

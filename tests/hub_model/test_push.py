@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from transformers import (
@@ -31,8 +31,6 @@ from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
 from hub_model.push import TASKS, push
 from hub_model.verify import verify
-
-CLASSES = ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +72,8 @@ def test_the_card_is_that_of_its_repo_dataset_and_space(repo, model_folder, draw
     assert named == ids
     assert f"/datasets/{drawn_repo})" in card.content and f"/spaces/{owner}/cells)" in card.content
     assert "figures/examples.png" in card.content
-    assert [entry["example_title"] for entry in card.data["widget"]] == CLASSES
+    titles = [entry["example_title"] for entry in card.data["widget"]]
+    assert titles == ["BLA", "EOS", "LYT", "MON", "NGS", "NIF", "PMO"]
     for entry in card.data["widget"]:
         assert drawn_repo in entry["src"]
         Image.open(io.BytesIO(httpx2.get(entry["src"]).raise_for_status().content)).load()
@@ -111,7 +110,7 @@ def test_access_is_asked_for_before_the_folder_is_checked(model_folder, hub, mon
 def test_a_token_that_only_reads_is_refused(model_folder, monkeypatch):
     answer = {"name": "anna", "orgs": [], "auth": {"accessToken": {"role": "read"}}}
     monkeypatch.setattr(HfApi, "whoami", lambda _: answer)
-    with pytest.raises(RepoError, match="the token only reads"):
+    with pytest.raises(RepoError, match="the token is read-only"):
         push(model_folder, "anna/model")
 
 
@@ -127,6 +126,16 @@ def test_figures_are_not_attributed_to_a_dataset_of_other_images(model_folder, d
     assert card.data.eval_results is None and card.data.datasets is None
     assert name in card.content  # linked, and the source of the examples
     assert not api.file_exists(f"{owner}/elsewhere", ".eval_results/test.yaml")
+
+
+def test_a_dataset_without_labeled_images_is_linked_without_examples(model_folder, drawn_dataset, owner):
+    rows, name = load_dataset(str(drawn_dataset), split="test").select(range(2)), f"{owner}/unlabeled"
+    table = {"image": [None, rows[1]["image"]], "label": [rows[0]["label"], None]}
+    features = rows.select_columns(list(table)).features
+    Dataset.from_dict(table, features=features).push_to_hub(name, split="test")
+    push(model_folder, f"{owner}/no-examples", dataset=name)
+    card = ModelCard.load(f"{owner}/no-examples").content
+    assert f"/datasets/{name})" in card and "figures/examples.png" not in card
 
 
 def test_a_dataset_that_is_not_there_is_one_sentence(model_folder, owner):
@@ -146,7 +155,7 @@ def test_verify_runs_the_cards_snippets_in_a_fresh_process_and_compares_logits(r
         "label_names": list(Classifier.from_pretrained(repo).label_names),
         "snippets": 3,
     }
-    other = Path(shutil.copytree(model_folder, tmp_path / "other"))
+    other = shutil.copytree(model_folder, tmp_path / "other")
     weights = bytearray((other / "model.safetensors").read_bytes())
     weights[-3] ^= 0x41
     (other / "model.safetensors").write_bytes(weights)
@@ -208,7 +217,7 @@ def test_a_fine_tuned_model_keeps_its_new_names_in_every_library(repo, drawn_dat
 
 
 def test_the_card_of_a_folder_runs_in_that_folder(model_folder, tmp_path, monkeypatch, capsys):
-    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    folder = shutil.copytree(model_folder, tmp_path / "model")
     Image.new("RGB", (99, 99)).save(folder / "cell.jpg")
     monkeypatch.chdir(folder)
     found = snippets((folder / "README.md").read_text())

@@ -34,15 +34,12 @@ def test_from_the_hub_it_says_of_real_crops_what_was_measured(real_images, owner
     repo = f"{owner}/released"
     push(RELEASE, repo)
     model = timm.create_model(f"hf-hub:{repo}", pretrained=True).eval()
-    names, transform = (
-        model.pretrained_cfg["label_names"],
-        timm.data.create_transform(**timm.data.resolve_data_config(model=model)),
-    )
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+    names = model.pretrained_cfg["label_names"]
     measured = read_logits(RELEASE / "logits_test.parquet", len(names))
     chosen = range(0, len(measured.labels), len(measured.labels) // 20)
-    paths = [
-        f"*/{names[measured.labels[i]]}/{measured.file_names[i]}" for i in chosen
-    ]  # in whichever raw folder
+    # the crops may be in any of several folders
+    paths = [f"*/{names[measured.labels[i]]}/{measured.file_names[i]}" for i in chosen]
     images = [Image.open(next(real_images.parent.glob(path))).convert("RGB") for path in paths]
     with torch.inference_mode():
         logits = model(torch.stack([transform(image) for image in images])).numpy()

@@ -1,4 +1,4 @@
-"""Bulk scoring: every image is a row, once, in order; predictions are not replaced unasked, and refusals are one sentence."""
+"""Bulk scoring: every image is one row, in order; predictions are never overwritten by default, and errors are one sentence."""
 
 from __future__ import annotations
 
@@ -35,20 +35,26 @@ from tests.hub_model.scoring import (
 from tests.hub_model.small_classifier import LABELS, write_model
 
 
-def test_every_image_is_a_row_in_the_order_of_the_paths(many, of_many, model):
-    table = pq.read_table(of_many)
-    assert table["file_name"].to_pylist() == paths_below(many)
+def score_rows(source, model, out, *options) -> list[dict]:
+    """Score, and return the rows of OUT."""
+    assert score(source, model, out, *options) == 0
+    return pq.read_table(out).to_pylist()
+
+
+def test_every_image_is_a_row_in_the_order_of_the_paths(image_folder, predictions, model):
+    table = pq.read_table(predictions)
+    assert table["file_name"].to_pylist() == paths_below(image_folder)
     assert table.column_names == [
         "file_name", "predicted_label", *(f"probability_{label}" for label in LABELS),
         "conformal_set_0.90", "conformal_set_0.95", "ood_score", "verdict", "error",
     ]  # fmt: skip
     assert table["error"].null_count == 1500
-    assert not of_many.with_name(of_many.name + ".parts").exists()
+    assert not predictions.with_name(predictions.name + ".parts").exists()
 
 
-def test_a_row_says_what_the_classifier_says(many, of_many, model):
-    rows = pq.read_table(of_many).slice(700, 20).to_pylist()
-    found = Classifier.from_pretrained(model).predict([many / row["file_name"] for row in rows])
+def test_a_row_says_what_the_classifier_says(image_folder, predictions, model):
+    rows = pq.read_table(predictions).slice(700, 20).to_pylist()
+    found = Classifier.from_pretrained(model).predict([image_folder / row["file_name"] for row in rows])
     assert [row["predicted_label"] for row in rows] == found.labels
     assert [row["verdict"] for row in rows] == [verdict.kind for verdict in found.verdicts]
     assert np.allclose([row["ood_score"] for row in rows], found.ood_score, rtol=1e-5)
@@ -72,8 +78,7 @@ def test_an_unreadable_image_is_a_row_with_its_reason(model, tmp_path, capsys):
     }
     for name, data in odd.items():
         (folder / name).write_bytes(data)
-    assert score(folder, model, tmp_path / "out.parquet") == 0
-    rows = {row["file_name"]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
+    rows = {row["file_name"]: row for row in score_rows(folder, model, tmp_path / "out.parquet")}
     bad = {name: row["error"] for name, row in rows.items() if row["error"]}
     assert len(rows) == 46 and set(bad) == set(odd)
     assert bad["empty.jpg"] == "The file is empty." and "cut off" in bad["cut.png"]
@@ -82,7 +87,7 @@ def test_an_unreadable_image_is_a_row_with_its_reason(model, tmp_path, capsys):
     assert "46 images" in (said := capsys.readouterr().out) and "6 unreadable" in said
 
 
-def test_what_is_passed_over_is_counted_with_its_reason(model, tmp_path, capsys):
+def test_skipped_files_are_counted_by_reason(model, tmp_path, capsys):
     folder, elsewhere = write_images(tmp_path / "images", 7), write_images(tmp_path / "elsewhere", 2, seed=1)
     good = (folder / "0/0/00000.png").read_bytes()
     others = {"notes.txt": b"text", "Makefile": b"all:", ".hidden.png": good, "no_ending": good}
@@ -93,24 +98,24 @@ def test_what_is_passed_over_is_counted_with_its_reason(model, tmp_path, capsys)
         archive.writestr("0.png", good)
     for name, target in {"gone.png": "nowhere.png", "2/up": "..", "outside": elsewhere}.items():
         (folder / name).symlink_to(target)
-    assert score(folder, model, tmp_path / "out.parquet") == 0
+    rows = {row["file_name"]: row for row in score_rows(folder, model, tmp_path / "out.parquet")}
     said = capsys.readouterr().out.strip()
     assert said.endswith(
-        "passed over: broken symlink: 1, hidden or system file: 1, in a zip (unpack it): 1, not a regular file: 1, "
-        "not images (.txt): 1, not images (no ending): 1, symlink out of the folder: 1, "
+        "skipped: broken symlink: 1, hidden or system file: 1, in a zip (unpack it): 1, not a regular file: 1, "
+        "not images (.txt): 1, not images (no suffix): 1, symlink out of the folder: 1, "
         "symlink to a folder that is read already: 1"
     )
-    rows = {row["file_name"]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
     assert len(rows) == 8
     assert rows["no_ending"]["probability_beta"] == rows["0/0/00000.png"]["probability_beta"]
-    assert score(folder, model, tmp_path / "all.parquet", "--follow_links") == 0
-    names = set(pq.read_table(tmp_path / "all.parquet")["file_name"].to_pylist())
-    assert names - set(rows) == {f"outside/{name}" for name in paths_below(elsewhere)}
+    followed = score_rows(folder, model, tmp_path / "all.parquet", "--follow_links")
+    assert {row["file_name"] for row in followed} - set(rows) == {
+        f"outside/{name}" for name in paths_below(elsewhere)
+    }
 
 
 @pytest.fixture(scope="module")
-def dataset(many, tmp_path_factory) -> Path:
-    """A dataset folder of two splits, the second in two files, with many row groups and one bad image."""
+def dataset(image_folder, tmp_path_factory) -> Path:
+    """A dataset folder of two splits, the second in two files, with many row groups and three bad images."""
     folder = tmp_path_factory.mktemp("dataset")
     features = datasets.Features(
         {
@@ -119,32 +124,29 @@ def dataset(many, tmp_path_factory) -> Path:
             "file_name": datasets.Value("string"),
         }
     )
-    files = [many / name for name in paths_below(many)[:620]]
+    files = [image_folder / name for name in paths_below(image_folder)[:620]]
     (folder / "data").mkdir()
-    for name, part in (
-        ("test-00000-of-00001", files[:20]),
-        ("train-00000-of-00002", files[20:400]),
-        ("train-00001-of-00002", files[400:]),
-    ):
-        images = [{"bytes": path.read_bytes(), "path": path.name} for path in part]
+    shards = {
+        "test-00000-of-00001": files[:20],
+        "train-00000-of-00002": files[20:400],
+        "train-00001-of-00002": files[400:],
+    }
+    for name, paths in shards.items():
+        images = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
         if name.startswith("test"):
             images[7]["bytes"] = b"no image"
-            images[8] = {"bytes": None, "path": str(many / "0/0/00000.png")}  # outside of the dataset
+            images[8] = {"bytes": None, "path": str(image_folder / "0/0/00000.png")}  # outside of the dataset
             images[9]["bytes"] = b""
-        table = {
-            "image": images,
-            "label": [(int(path.stem) + 1) % 2 for path in part],
-            "file_name": [path.name for path in part],
-        }
-        made = datasets.Dataset.from_dict(table, features=features)
-        pq.write_table(made.data.table, folder / "data" / f"{name}.parquet", row_group_size=50)
+        labels = [(int(path.stem) + 1) % 2 for path in paths]
+        columns = {"image": images, "label": labels, "file_name": [path.name for path in paths]}
+        table = datasets.Dataset.from_dict(columns, features=features).data.table
+        pq.write_table(table, folder / "data" / f"{name}.parquet", row_group_size=50)
     return folder
 
 
-def test_a_dataset_gives_every_row_of_every_split_with_its_label(many, dataset, model, tmp_path):
-    assert score(dataset, model, tmp_path / "all.parquet") == 0
-    rows = pq.read_table(tmp_path / "all.parquet").to_pylist()
-    names = [Path(name).name for name in paths_below(many)[:620]]
+def test_a_dataset_gives_every_row_of_every_split_with_its_label(image_folder, dataset, model, tmp_path):
+    rows = score_rows(dataset, model, tmp_path / "all.parquet")
+    names = [Path(name).name for name in paths_below(image_folder)[:620]]
     found = {
         split: [row["file_name"] for row in rows if row["split"] == split] for split in ("test", "train")
     }
@@ -152,9 +154,8 @@ def test_a_dataset_gives_every_row_of_every_split_with_its_label(many, dataset, 
     assert all(row["label"] == ("even" if int(row["file_name"][:5]) % 2 == 0 else "odd") for row in rows)
     bad = {row["file_name"]: row["error"] for row in rows if row["error"]}
     assert list(bad) == names[7:10] and bad[names[9]] == "The file is empty."
-    assert score(dataset, model, tmp_path / "test.parquet", "--split", "test") == 0
     test = [row for row in rows if row["split"] == "test"]
-    assert pq.read_table(tmp_path / "test.parquet").to_pylist() == test
+    assert score_rows(dataset, model, tmp_path / "test.parquet", "--split", "test") == test
 
 
 def test_a_dataset_and_a_model_of_the_hub_give_the_same_as_their_folders(dataset, model, owner, tmp_path):
@@ -167,26 +168,25 @@ def test_a_dataset_and_a_model_of_the_hub_give_the_same_as_their_folders(dataset
     assert pq.read_table(tmp_path / "hub.parquet").equals(pq.read_table(tmp_path / "here.parquet"))
 
 
-def test_a_repo_of_single_files_is_read_file_by_file(many, model, owner, tmp_path):
-    files = [many / name for name in paths_below(many)[:30]]
+def test_a_repo_of_single_files_is_read_file_by_file(image_folder, model, owner, tmp_path):
+    files = [image_folder / name for name in paths_below(image_folder)[:30]]
     for path in files:
         target = tmp_path / "images" / "train" / ("odd" if int(path.stem) % 2 else "even") / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     HfApi().create_repo(f"{owner}/loose", repo_type="dataset")
     HfApi().upload_folder(repo_id=f"{owner}/loose", folder_path=tmp_path / "images", repo_type="dataset")
-    assert score(f"{owner}/loose", model, tmp_path / "out.parquet") == 0
-    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    rows = score_rows(f"{owner}/loose", model, tmp_path / "out.parquet")
     assert sorted(row["file_name"] for row in rows) == sorted(path.name for path in files)
     assert not any(row["error"] for row in rows)
     assert all(row["label"] == ("odd" if int(row["file_name"][:5]) % 2 else "even") for row in rows)
 
 
-def test_a_repo_in_another_form_is_streamed(many, model, owner, tmp_path):
-    names = paths_below(many)[:30]
+def test_a_repo_in_another_form_is_streamed(image_folder, model, owner, tmp_path):
+    names = paths_below(image_folder)[:30]
     with tarfile.open(tmp_path / "train.tar", "w") as archive:
         for name in names:
-            archive.add(many / name, Path(name).name)
+            archive.add(image_folder / name, Path(name).name)
             label = tarfile.TarInfo(f"{Path(name).stem}.cls")
             label.size = 1
             archive.addfile(label, io.BytesIO(b"1"))
@@ -196,8 +196,7 @@ def test_a_repo_in_another_form_is_streamed(many, model, owner, tmp_path):
         path_or_fileobj=tmp_path / "train.tar", path_in_repo="train.tar",
     )  # fmt: skip
     columns = ["--image_column", "png", "--label_column", "cls"]
-    assert score(f"{owner}/tarred", model, tmp_path / "out.parquet", *columns) == 0
-    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    rows = score_rows(f"{owner}/tarred", model, tmp_path / "out.parquet", *columns)
     assert [row["file_name"] for row in rows] == [Path(name).name for name in names]
     assert {(row["split"], row["label"], row["error"]) for row in rows} == {("train", "1", None)}
 
@@ -210,7 +209,7 @@ def test_what_is_wrong_with_the_input_is_one_sentence(dataset, model, owner, tmp
     (run / "checkpoints").mkdir(parents=True)
     images = write_images(tmp_path / "images", 2)
     cases = [
-        ("no image below", (empty, model, out)),
+        ("has no images", (empty, model, out)),
         ("is neither a folder nor a repo id", (tmp_path / "nowhere", model, out)),
         ("there is no dataset repo", (f"{owner}/nothing-here", model, out)),
         ("is a file", (empty / "notes.txt", model, out)),
@@ -218,12 +217,12 @@ def test_what_is_wrong_with_the_input_is_one_sentence(dataset, model, owner, tmp
         ("has no config.json", (images, empty, out)),
         ("is a run folder", (images, run, out)),
         ("has no onnx/model.onnx", (images, model, out, "--backend", "onnx")),
-        ("is a folder: name a file", (images, model, tmp_path)),
-        *(("is a folder: name a file", (images, model, folder)) for folder in (".", "..", "/", "")),
-        ("lies in the folder of images", (images, model, images / "out.parquet")),
+        ("is a directory: pass a file", (images, model, tmp_path)),
+        *(("is a directory: pass a file", (images, model, folder)) for folder in (".", "..", "/", "")),
+        ("is inside the folder of images", (images, model, images / "out.parquet")),
         ("cannot be written", (images, model, empty / "notes.txt" / "out.parquet")),
         ("has no splits", (images, model, out, "--split", "test")),
-        ("has no split 'dev' (it has: ", (dataset, model, out, "--split", "dev")),
+        ("has no split 'dev' (found: ", (dataset, model, out, "--split", "dev")),
         ("pass --image_column image", (dataset, model, out, "--image_column", "picture")),
     ]
     for sentence, arguments in cases:
@@ -240,20 +239,19 @@ def test_a_dataset_of_several_configurations_asks_for_one(dataset, model, tmp_pa
     assert "pass --config with one of test, train" in refusal(
         capsys, several, model, tmp_path / "out.parquet"
     )
-    assert score(several, model, tmp_path / "out.parquet", "--config", "test") == 0
-    assert pq.read_table(tmp_path / "out.parquet").num_rows == 20
+    assert len(score_rows(several, model, tmp_path / "out.parquet", "--config", "test")) == 20
 
 
-def test_predictions_are_never_replaced_unasked(of_many, many, model, dataset, tmp_path, capsys):
+def test_predictions_are_never_replaced_unasked(predictions, image_folder, model, dataset, tmp_path, capsys):
     out = tmp_path / "out.parquet"
-    out.write_bytes(of_many.read_bytes())
-    assert score(many, model, out) == 0
+    out.write_bytes(predictions.read_bytes())
+    assert score(image_folder, model, out) == 0
     assert "nothing to do" in capsys.readouterr().out
     other = write_model(tmp_path / "other", seed=1)
-    assert "with another model" in refusal(capsys, many, other, out)
-    assert out.read_bytes() == of_many.read_bytes()
-    assert score(dataset, model, out, "--split", "test", "--overwrite") == 0
-    assert pq.read_table(out).num_rows == 20 and sorted(tmp_path.iterdir()) == [tmp_path / "other", out]
+    assert "with another model" in refusal(capsys, image_folder, other, out)
+    assert out.read_bytes() == predictions.read_bytes()
+    assert len(score_rows(dataset, model, out, "--split", "test", "--overwrite")) == 20
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "other", out]
 
 
 def test_an_image_that_changed_under_its_name_is_scored_again(model, tmp_path, capsys):
@@ -263,13 +261,12 @@ def test_an_image_that_changed_under_its_name_is_scored_again(model, tmp_path, c
     assert "nothing to do" in capsys.readouterr().out
     (images / "0/0/00000.png").write_bytes((images / "1/1/00001.png").read_bytes())
     assert "with another listing" in refusal(capsys, images, model, out)
-    assert score(images, model, out, "--overwrite") == 0
-    rows = pq.read_table(out).to_pylist()
+    rows = score_rows(images, model, out, "--overwrite")
     assert rows[0]["probability_beta"] == rows[1]["probability_beta"]
 
 
 def test_a_full_disk_is_said_and_what_is_finished_is_kept(
-    many, of_many, model, tmp_path, capsys, monkeypatch
+    image_folder, predictions, model, tmp_path, capsys, monkeypatch
 ):
     out, syncs, sync = tmp_path / "out.parquet", itertools.count(), os.fsync
 
@@ -280,36 +277,36 @@ def test_a_full_disk_is_said_and_what_is_finished_is_kept(
 
     with monkeypatch.context() as patch:
         patch.setattr(score_output.os, "fsync", filling)
-        assert "the disk is full" in (said := refusal(capsys, many, model, out)) and "rerun to resume" in said
-    assert "with another model" in refusal(capsys, many, write_model(tmp_path / "other", seed=1), out)
-    assert score(many, model, out) == 0
+        error = refusal(capsys, image_folder, model, out)
+    assert "the disk is full" in error and "rerun to resume" in error
+    assert "with another model" in refusal(capsys, image_folder, write_model(tmp_path / "other", seed=1), out)
+    assert score(image_folder, model, out) == 0
     assert "resuming: 3 of 6" in capsys.readouterr().out
-    assert out.read_bytes() == of_many.read_bytes()
+    assert out.read_bytes() == predictions.read_bytes()
 
 
-def test_two_runs_do_not_write_one_file(many, model, tmp_path, capsys):
-    first = score_output.Parts(tmp_path / "out.parquet")
+def test_two_runs_do_not_write_one_file(image_folder, model, tmp_path, capsys):
+    first = score_output.Shards(tmp_path / "out.parquet")
     first.claim()
-    assert "another run is writing" in refusal(capsys, many, model, tmp_path / "out.parquet")
+    assert "another run is writing" in refusal(capsys, image_folder, model, tmp_path / "out.parquet")
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_one_left_alone(
-    many, of_many, model, tmp_path, capsys
+    image_folder, predictions, model, tmp_path, capsys
 ):
     out = tmp_path / "predictions.parquet"
-    arguments = arguments_of(many, model, out)
+    arguments = arguments_of(image_folder, model, out)
     left = kill_in_the_middle(MODULE, arguments, tmp_path / "predictions.parquet.parts")
     assert 1 <= left < 6 and not out.exists()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/part-*")}
     assert main(["score", *arguments]) == 0
-    assert f"resuming: {len(kept)} of 6 parts are there" in capsys.readouterr().out
-    assert out.read_bytes() == of_many.read_bytes()
+    assert f"resuming: {len(kept)} of 6 shards are written" in capsys.readouterr().out
+    assert out.read_bytes() == predictions.read_bytes()
 
 
-def test_two_processes_give_the_bytes_of_one(many, of_many, model, tmp_path):
+def test_two_processes_give_the_bytes_of_one(image_folder, predictions, model, tmp_path):
     out = tmp_path / "predictions.parquet"
-    done = subprocess.run(
-        [sys.executable, *TWO, *arguments_of(many, model, out)], check=True, text=True, capture_output=True
-    )
+    command = [sys.executable, *TWO, *arguments_of(image_folder, model, out)]
+    done = subprocess.run(command, check=True, text=True, capture_output=True)
     assert done.stdout.count("1,500 images") == 1
-    assert out.read_bytes() == of_many.read_bytes()
+    assert out.read_bytes() == predictions.read_bytes()
