@@ -17,7 +17,7 @@ from dataset_script.source import DatasetError
 from dataset_script.splits import SPLITS
 from dataset_script.synthetic_cells import draw_folder
 from hub_model.inference.errors import RepoError
-from hub_model.inference.text import shown
+from hub_model.inference.text import printable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 def class_list(text: str) -> tuple[str, ...]:
     """Return the names in a comma-separated list; a name that contains a comma is double-quoted."""
     # `shown` escapes newlines, which csv.reader refuses outside quotes
-    names = next(csv.reader([shown(text)], skipinitialspace=True))
+    names = next(csv.reader([printable(text)], skipinitialspace=True))
     return tuple(filter(None, map(str.strip, names)))
 
 
@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
             message = "the disk is full: nothing was written"
     except KeyboardInterrupt:
         message = "stopped; nothing was written"
-    print(f"dataset_script {args.command}: {shown(message)}", file=sys.stderr)
+    print(f"dataset_script {args.command}: {printable(message)}", file=sys.stderr)
     return 1
 
 

@@ -36,7 +36,7 @@ seed = whole_number(0, 2**32 - 1)  # what NumPy accepts
 port = whole_number(0, 65_535)
 
 
-def holds_other_things(out: Path, marker: str) -> bool:
+def is_foreign_output(out: Path, marker: str) -> bool:
     """Return whether `out` is something that `--overwrite` refuses to delete: a file, or a non-empty folder without `marker`.
 
     `marker` is the name of a file that every output of the command has.

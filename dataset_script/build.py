@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dataset_script.arguments import holds_other_things
+from dataset_script.arguments import is_foreign_output
 from dataset_script.classes import arrange, find_listed
 from dataset_script.folders import class_name
 from dataset_script.labels import published_as
@@ -28,8 +28,8 @@ from dataset_script.source import DatasetError, Sources, base_name
 from dataset_script.splits import FRACTION, FRACTION_BESIDE_LIST, SPLITS, assign_splits
 from dataset_script.tables import read_option, read_test_names, write_csv
 from dataset_script.validate import Validated, luminance, validate
-from hub_model.inference.images import read_picture
-from hub_model.inference.text import shown
+from hub_model.inference.images import read_image
+from hub_model.inference.text import printable
 
 
 def build(raws: Sequence[str], out: Path, options: argparse.Namespace) -> Summary:
@@ -91,7 +91,7 @@ def check_free(out: Path, overwrite: bool) -> None:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise DatasetError(f"{out} already exists: choose another folder, or pass --overwrite to replace it")
-    if holds_other_things(out, "splits.csv"):
+    if is_foreign_output(out, "splits.csv"):
         raise DatasetError(f"{out} is not a dataset, so --overwrite keeps it: choose another folder")
 
 
@@ -127,7 +127,7 @@ def group_rows(validated: Validated, sources: Sources, points: Spool) -> tuple[i
     Returns the number of image pairs compared, and of near-duplicates among them.
     """
     paths = validated.paths
-    sets, compared, confirmed = link(points, lambda node: luminance(read_picture(sources.read(paths[node]))))
+    sets, compared, confirmed = link(points, lambda node: luminance(read_image(sources.read(paths[node]))))
     first_of_group: dict[str, int] = {}
     for row in validated.rows:
         sets.add(row.node)
@@ -147,7 +147,7 @@ def name_rows(rows: Sequence[Row]) -> None:
     counts = Counter(base_name(row.path) for row in rows)
     for row in rows:
         name = base_name(row.path)
-        row.file_name = shown(name if counts[name] == 1 else row.path)
+        row.file_name = printable(name if counts[name] == 1 else row.path)
 
 
 def split_rows(rows: Sequence[Row], classes: Sequence[str], listed: int | None, seed: int) -> list[Rejected]:
@@ -228,7 +228,7 @@ def write_files(folder: Path, summary: Summary, sources: Sources, max_bytes: int
     def read(row: Row) -> bytes:
         data = sources.read(row.path)
         if hashlib.sha256(data).digest() != row.sha256:
-            raise DatasetError(f"{shown(row.path)} changed during the build: build again")
+            raise DatasetError(f"{printable(row.path)} changed during the build: build again")
         return data
 
     with tqdm(total=len(summary.rows), desc="writing", unit="image", disable=None) as bar:

@@ -19,8 +19,8 @@ from dataset_script.labels import CLASSES
 from dataset_script.records import OUTSIDE, Rejected
 from dataset_script.source import OUT_OF_FOLDER, PACKED, DatasetError, Sources, base_name
 from dataset_script.tables import LabelRow, read_labels
-from hub_model.inference.images import SUFFIXES, looks_like_picture
-from hub_model.inference.text import shown
+from hub_model.inference.images import SUFFIXES, looks_like_image
+from hub_model.inference.text import printable
 
 TABLES = re.compile(r"(metadata|labels)\.(csv|tsv|parquet|jsonl)", re.IGNORECASE)
 NO_LABEL = "no label in the table"
@@ -136,7 +136,7 @@ def _may_be_image(source, path: str) -> bool:
     if "." in base_name(path):
         return suffix(path) in SUFFIXES
     try:
-        return looks_like_picture("", source.read(path)[:16])
+        return looks_like_image("", source.read(path)[:16])
     except OSError:
         return False
 
@@ -170,7 +170,7 @@ def _check_against_tables(source, tables: Sequence[str], names: set[str]) -> Non
             labels = {class_name(row.label) for row in read_labels(path, source.read(path))} - {""}
         if labels and not labels & names:
             raise DatasetError(
-                f"the classes in {shown(path)} ({first_few(labels)}) are not those of the folders ({first_few(names)}): pass "
+                f"the classes in {printable(path)} ({first_few(labels)}) are not those of the folders ({first_few(names)}): pass "
                 "--labels FILE, or --classes with the folder names"
             )
 
@@ -232,7 +232,7 @@ def _by_table(
         for path in paths:
             rows_of[path].append(row if len(paths) == 1 else LabelRow(row.file, ""))
     if not rows_of:
-        example = shown(rows[0][1].file) if rows else "none"
+        example = printable(rows[0][1].file) if rows else "none"
         raise DatasetError(
             f"none of the {len(rows):,} rows of the table of labels names a file of the source (for example {example})"
         )
@@ -270,7 +270,9 @@ def _check_names(result: ClassFolders) -> None:
     for name in spellings | (set(result.files) - set(map(class_name, spellings))):
         alike[_appearance(class_name(name))].add(name)
     if same := next((sorted(names) for names in alike.values() if len(names) > 1), None):
-        listing = " and ".join(f"'{shown(name)}'" + f" ({name!a})" * (not name.isascii()) for name in same)
+        listing = " and ".join(
+            f"'{printable(name)}'" + f" ({name!a})" * (not name.isascii()) for name in same
+        )
         raise DatasetError(
             f"the classes {listing} look alike (case, whitespace or Unicode form): rename or merge them"
         )

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dataset_script.records import Row, Summary
 from dataset_script.splits import SPLITS
-from hub_model.inference.images import read_picture
+from hub_model.inference.images import read_image
 
 COLOURS = {"train": "#3b6fb6", "validation": "#e3a23c", "test": "#b5485d"}
 FONT = font_manager.findfont("DejaVu Sans")  # matplotlib's own
@@ -63,7 +63,7 @@ def write_examples(folder: Path, summary: Summary, read: Callable[[Row], bytes])
     first = {row.label: row for row in reversed(summary.rows) if row.split == "test"}
     folder.mkdir()
     for label in sorted(first)[:MAX_CLASSES]:
-        picture = read_picture(read(first[label]))
+        picture = read_image(read(first[label]))
         picture.thumbnail((512, 512))
         picture.save(folder / f"{label}.jpg", quality=90)
 
@@ -84,7 +84,7 @@ def contact_sheet(summary: Summary, read: Callable[[Row], bytes]) -> Image.Image
         by_source = [rows for _, rows in sorted(by_class[label].items())]
         mixed = [rows[i] for i in range(COLUMNS) for rows in by_source if i < len(rows)]
         for column, row in enumerate(mixed[:COLUMNS]):
-            picture = read_picture(read(row))
+            picture = read_image(read(row))
             picture.thumbnail((TILE - 4, TILE - 4))
             sheet.paste(picture, (left + column * TILE + 2, label * TILE + 2))
     return sheet

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from dataset_script.labels import CLASSES
 from dataset_script.source import DatasetError
-from hub_model.inference.text import shown
+from hub_model.inference.text import printable
 
 SPLIT_WORDS = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
@@ -32,7 +32,7 @@ ZIP_SUFFIX = re.compile(r"\.zip$", re.IGNORECASE)
 @lru_cache(maxsize=100_000)
 def class_name(folder: str) -> str:
     """Return the class name of a folder, or of a zip in place of one: NFC-normalized, without surrounding whitespace."""
-    return unicodedata.normalize("NFC", shown(ZIP_SUFFIX.sub("", folder))).strip()
+    return unicodedata.normalize("NFC", printable(ZIP_SUFFIX.sub("", folder))).strip()
 
 
 @lru_cache(maxsize=100_000)

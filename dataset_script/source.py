@@ -18,7 +18,7 @@ from pathlib import Path
 from dataset_script.records import READ_THROUGH_LINK
 from hub_model.inference.errors import first_line
 from hub_model.inference.images import MAX_BYTES
-from hub_model.inference.text import shown
+from hub_model.inference.text import printable
 
 BOMB_RATIO = 200  # maximum compression ratio of a zip entry, except in these formats
 UNCOMPRESSED = (".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".csv", ".tsv", ".txt")
@@ -119,7 +119,7 @@ class FolderSource:
                 return archive.read(path[len(name) + 1 :])
         full = self.root / path
         if not self.follow_links and not Path(os.path.realpath(full)).is_relative_to(self.root):
-            raise OSError(f"{shown(path)} is a link out of the folder")
+            raise OSError(f"{printable(path)} is a link out of the folder")
         with open(full, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             return file.read(MAX_BYTES + 1)
 
@@ -169,7 +169,7 @@ class ZipSource:
         folder = info.filename.replace("\\", "/").rpartition("/")[0]
         if not all(char.isascii() or char.isalpha() for char in folder):
             raise DatasetError(
-                f"{self.place.name} has folder names in an unknown code page ({shown(folder)}): pass --zip_encoding, "
+                f"{self.place.name} has folder names in an unknown code page ({printable(folder)}): pass --zip_encoding, "
                 "for example cp866, gbk or shift_jis"
             )
         return info.filename
@@ -218,7 +218,7 @@ class Sources:
             name, location = match.groups() if match else ("", raw)
             if not name and len(raws) > 1:
                 raise DatasetError(
-                    f"several sources need a name each, as in bone_marrow=FOLDER: {shown(raw)} has none"
+                    f"several sources need a name each, as in bone_marrow=FOLDER: {printable(raw)} has none"
                 )
             earlier = sum(part == name or part.startswith(f"{name}-") for part in self.parts)
             key = f"{name}-{earlier + 1}" if earlier else name
@@ -249,7 +249,7 @@ def open_source(
         return FolderSource(path, follow_links, zip_encoding)
     if path.is_file():
         return ZipSource(path, zip_encoding)
-    problem = f"{shown(raw)} does not exist" if raw else "RAW is empty"
+    problem = f"{printable(raw)} does not exist" if raw else "RAW is empty"
     raise DatasetError(f"{problem}: pass a folder (one subfolder per class), a zip, or kaggle:OWNER/DATASET")
 
 

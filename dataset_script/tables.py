@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dataset_script.source import DatasetError
 from hub_model.inference.errors import first_line
-from hub_model.inference.text import csv_cell, shown
+from hub_model.inference.text import csv_cell, printable
 
 ENDING = re.compile(r"\.[A-Za-z]\w{1,4}$")
 COLUMNS = {  # accepted column names, in order of preference
@@ -37,7 +37,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows([csv_cell(shown(str(value))) for value in row] for row in rows)
+        writer.writerows([csv_cell(printable(str(value))) for value in row] for row in rows)
 
 
 def _decode(name: str, data: bytes) -> str:
@@ -126,7 +126,7 @@ def read_labels(name: str, data: bytes) -> list[LabelRow]:
         index["label"] = 1 - index["file"]
     for kind in ("file", "label"):
         if index[kind] is None:
-            found = ", ".join(f"'{shown(cell)}'" for cell in header[:12])
+            found = ", ".join(f"'{printable(cell)}'" for cell in header[:12])
             raise DatasetError(
                 f"{name} has no column of {kind} names (found: {found}): name one '{COLUMNS[kind][0]}'"
             )

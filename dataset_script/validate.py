@@ -29,8 +29,8 @@ from dataset_script.source import DatasetError, Sources
 from dataset_script.splits import rank
 from dataset_script.synthetic_cells import COMMENT
 from hub_model.inference.errors import ImageError
-from hub_model.inference.images import SUFFIXES, decode, open_picture
-from hub_model.inference.text import shown
+from hub_model.inference.images import SUFFIXES, decode, open_image
+from hub_model.inference.text import printable
 
 CHUNK_FILES = 32  # sent to a worker process at a time
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h, see mallopt(3)
@@ -58,7 +58,7 @@ def luminance(picture: Image.Image) -> np.ndarray:
 def check(path: str, data: bytes) -> Accepted | Rejected:
     """Decode one file completely; no content of the file raises an error."""
     try:
-        image = open_picture(data)
+        image = open_image(data)
         kind = "JPEG" if image.format == "MPO" else image.format
         if suffix(path) and SUFFIXES.get(suffix(path)) != kind:
             return Rejected(path, "wrong extension", f"content is {kind}")
@@ -156,7 +156,7 @@ def validate(
     validated = Validated(rejected=list(folders.rejected))
     queues = [deque(paths) for paths in folders.files.values()]
     if per_class is not None:
-        queues = [deque(sorted(queue, key=lambda path: rank(shown(path), seed))) for queue in queues]
+        queues = [deque(sorted(queue, key=lambda path: rank(printable(path), seed))) for queue in queues]
     total = sum(min(len(queue), per_class or len(queue)) for queue in queues)
     with tqdm(total=total, desc="checking", unit="image", disable=None) as bar:
         while True:

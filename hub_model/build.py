@@ -9,7 +9,7 @@ from pathlib import Path
 
 import timm
 
-from dataset_script.arguments import holds_other_things
+from dataset_script.arguments import is_foreign_output
 from hub_model.card import write_card
 from hub_model.contract import (
     CALIBRATION,
@@ -44,7 +44,7 @@ def build(run_folder: Path, out: Path, overwrite: bool = False) -> dict:
     run = read_run(run_folder)
     if out.exists() and not overwrite:
         raise RepoError(f"{out} already exists: choose another folder, or pass --overwrite")
-    if holds_other_things(out, METRICS):
+    if is_foreign_output(out, METRICS):
         raise RepoError(
             f"{out} is not a model repo, and --overwrite replaces nothing else: choose another folder"
         )

@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hub_model.evaluation import markdown_table, span
 from hub_model.publish import links
-from hub_model.studies import chapters
+from hub_model.studies import card_sections
 
 HUB = "https://huggingface.co"
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -63,7 +63,7 @@ def card_text(metrics: dict) -> str:
         per_class=per_class_table(splits[split], names),
         confusions=confusions_text(splits[split], names),
         by_source=by_source_table(splits[split]),
-        studies=chapters(metrics),
+        studies=card_sections(metrics),
         recipe=recipe(metrics),
         dinov2=any("dino" in teacher["architecture"] for teacher in metrics["training"]["teachers"]),
     )
@@ -150,8 +150,8 @@ def by_source_table(figures: dict) -> str:
             f"{calibrated['ece']:.3f}", f"{coverage[worst]:.3f} ({escape(worst)})",
             f"{sure / source['images']:.0%}", f"{right / sure:.3f}" if sure else "–",
         ])  # fmt: skip
-    titles = ("images", "accuracy", "macro-F1", "ECE", "least coverage of a class (95% sets)")
-    return markdown_table(["source", *titles, "sure", "of these right"], rows) if len(rows) > 1 else ""
+    titles = ("images", "accuracy", "macro-F1", "ECE", "lowest class coverage (95% sets)")
+    return markdown_table(["source", *titles, "sure", "of these correct"], rows) if len(rows) > 1 else ""
 
 
 def confusions_text(figures: dict, names: list[str], top: int = 5) -> str:

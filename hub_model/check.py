@@ -31,7 +31,7 @@ from hub_model.inference.model_repo import ModelConfig, read_json
 from hub_model.onnx.export import TOLERANCE, LogitsAndFeatures, largest_difference
 from hub_model.results import describe, differences, measure_splits
 from hub_model.studies.calibration import fit_calibration
-from hub_model.studies.ood import thresholds_of
+from hub_model.studies.ood import ood_thresholds
 from hub_model.studies.prevalence import simulate_samples
 
 
@@ -103,7 +103,7 @@ def compare(folder: Path, contents: Contents) -> list[str]:
             expected["prevalence"] = simulate_samples(folder, prevalence, sizes, simulated["samples"])
         problems += [f"{METRICS}: {text}" for text in differences(stored, expected)[:5]]
         ood = metrics.get("out_of_distribution")
-        if ood and ood["thresholds"] != thresholds_of(contents.calibration):
+        if ood and ood["thresholds"] != ood_thresholds(contents.calibration):
             problems.append(
                 f"{METRICS} and {CALIBRATION} have different OOD thresholds: run `python -m hub_model ood` again"
             )

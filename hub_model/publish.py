@@ -21,7 +21,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from hub_model.inference.errors import RepoError
-from hub_model.inference.hub import HUB_ERRORS, hub_refusal, is_repo_id
+from hub_model.inference.hub import HUB_ERRORS, hub_error_message, is_repo_id
 from hub_model.inference.model_repo import unsafe_files
 
 RepoType = Literal["model", "dataset", "space"]
@@ -70,7 +70,7 @@ def push_folder(
     with contextlib.ExitStack() as undo:
         try:
             try:
-                refuse_public(api.repo_info(**repo), private)
+                check_private(api.repo_info(**repo), private)
             except RepositoryNotFoundError:
                 card = metadata_load(folder / "README.md") if repo_type == "space" else None
                 api.create_repo(**repo, private=private or None, space_sdk=(card or {}).get("sdk"))
@@ -90,7 +90,7 @@ def push_folder(
                 parent_commit=parent,  # the Hub refuses the commit if someone else has committed since
             )
         except PUSH_ERRORS as error:
-            raise RepoError(hub_refusal(error, repo_id, repo_type, revision, writing=True)) from error
+            raise RepoError(hub_error_message(error, repo_id, repo_type, revision, writing=True)) from error
         undo.pop_all()
     prefix = constants.REPO_TYPES_URL_PREFIXES.get(repo_type, "")
     published = Published(f"{api.endpoint}/{prefix}{repo_id}")
@@ -104,7 +104,7 @@ def check_repo_id(name: str) -> None:
         raise RepoError(f"{name!r} is not a repo id (OWNER/NAME)")
 
 
-def refuse_public(info: ModelInfo | DatasetInfo | SpaceInfo, private: bool) -> None:
+def check_private(info: ModelInfo | DatasetInfo | SpaceInfo, private: bool) -> None:
     """Raise RepoError if `private` is set but the repo is public: a push does not change its visibility."""
     if private and not info.private:
         raise RepoError(f"{info.id} is public: make it private in its settings, or push without --private")
@@ -131,7 +131,7 @@ def check_access(repo_id: str) -> None:
     try:
         user = HfApi().whoami()
     except HUB_ERRORS as error:
-        raise RepoError(hub_refusal(error, repo_id, writing=True)) from error
+        raise RepoError(hub_error_message(error, repo_id, writing=True)) from error
     if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise RepoError("the token is read-only: run `hf auth login` with one that has write access")
     owners = [user["name"], *(organization["name"] for organization in user.get("orgs", []))]
@@ -158,7 +158,7 @@ def find_repo(repo_id: str, repo_type: RepoType, revision: str | None = None):
     try:
         return api.repo_info(repo_id, repo_type=repo_type, revision=revision)
     except HUB_ERRORS as error:
-        refusal = hub_refusal(error, repo_id, repo_type, revision)
+        refusal = hub_error_message(error, repo_id, repo_type, revision)
         if isinstance(error, RepositoryNotFoundError):
             for other in {"model", "dataset", "space"} - {repo_type}:
                 with contextlib.suppress(*HUB_ERRORS):

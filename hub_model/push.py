@@ -20,7 +20,7 @@ from hub_model.contract import CARD, METRICS, read_logits
 from hub_model.figures import draw_examples
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
-from hub_model.inference.hub import HUB_ERRORS, hub_refusal
+from hub_model.inference.hub import HUB_ERRORS, hub_error_message
 from hub_model.inference.model_repo import read_json
 from hub_model.publish import Published, check_access, check_repo_id, find_repo, push_folder
 
@@ -46,7 +46,7 @@ def push(
         check_repo_id(name)
     check_access(repo)
     check_folder(folder)
-    return push_checked(folder, repo, private, dataset, space)
+    return render_and_push(folder, repo, private, dataset, space)
 
 
 def check_folder(folder: Path) -> None:
@@ -55,7 +55,9 @@ def check_folder(folder: Path) -> None:
         raise RepoError(f"{folder} is not published: {problems[0]}")
 
 
-def push_checked(folder: Path, repo: str, private: bool, dataset: str | None, space: str | None) -> Published:
+def render_and_push(
+    folder: Path, repo: str, private: bool, dataset: str | None, space: str | None
+) -> Published:
     """Render and publish a folder that `check_folder` accepts; see `push`."""
     with tempfile.TemporaryDirectory() as temporary:
         staged = shutil.copytree(folder, Path(temporary) / "repo")
@@ -80,7 +82,7 @@ def render(folder: Path, repo: str, dataset: str | None, space: str | None) -> N
             published["measured_on_dataset"] = same or has_test_images(dataset, revision, folder, metrics)
             published |= draw_dataset_examples(dataset, revision, folder)
         except HUB_ERRORS as error:
-            raise RepoError(hub_refusal(error, dataset, "dataset")) from error
+            raise RepoError(hub_error_message(error, dataset, "dataset")) from error
     metrics["published"] = published
     (folder / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     write_card(metrics, folder / CARD)

@@ -15,7 +15,7 @@ import numpy as np
 from hub_model.contract import Logits, empty_model, multiply_adds
 from hub_model.evaluation import evaluate_split
 from hub_model.inference.model_repo import ModelConfig
-from hub_model.studies.calibration_report import calibration_figures, source_figures
+from hub_model.studies.calibration_report import calibration_metrics, source_figures
 
 SCHEMA = 1
 TOLERANCE = 1e-9
@@ -31,7 +31,7 @@ def measure_splits(
     splits = {}
     for split, table in logits.items():
         metrics = evaluate_split(table.values, table.labels, label_names)
-        metrics |= calibration_figures(table.values, table.labels, label_names, calibration)
+        metrics |= calibration_metrics(table.values, table.labels, label_names, calibration)
         if table.sources:
             sources = np.array(table.sources)
             metrics["by_source"] = {

@@ -36,7 +36,7 @@ from dataset_script.arguments import whole_number
 from hub_model.contract import CALIBRATION, weights_digest
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import RepoError
-from hub_model.inference.preprocessing import ahead, cores
+from hub_model.inference.preprocessing import cores, map_ahead
 from hub_model.score_output import Shards, predict, schema_of
 from hub_model.score_sources import Listing, StreamedDataset, batches, is_dataset, open_dataset, open_folder
 
@@ -185,7 +185,7 @@ def score_shards(
     one_core = partial(torch.set_num_threads, 1)
     disable = None if accelerator.is_main_process else True  # None: shown on a terminal
     with tqdm(desc="scoring", total=len(missing) // processes, unit="shard", disable=disable) as progress:
-        for number, table in ahead(predict_batch, rows, threads, initializer=one_core):
+        for number, table in map_ahead(predict_batch, rows, threads, initializer=one_core):
             tables.append(table)
             images += table.num_rows
             if table.num_rows == 0:  # the end of a shard

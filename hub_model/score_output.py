@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from hub_model.inference.calibration import names_in
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import ImageError, RepoError, first_line
-from hub_model.inference.images import read_picture
+from hub_model.inference.images import read_image
 from hub_model.score_sources import Row, path_or_bytes
 
 KEY = b"scoring"  # OUT's metadata: what it was made with
@@ -42,7 +42,7 @@ def predict(classifier: Classifier, batch: list[Row], schema: pa.Schema) -> pa.T
     pixels, indices, errors = [], [], []
     for row in batch:
         try:
-            pixels.append(classifier.preprocess([read_picture(path_or_bytes(row["image"]))]))
+            pixels.append(classifier.preprocess([read_image(path_or_bytes(row["image"]))]))
             errors.append(None)
         except ImageError as error:
             errors.append(str(error))

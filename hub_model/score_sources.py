@@ -27,9 +27,9 @@ from huggingface_hub.errors import HFValidationError
 
 from dataset_script.source import FolderSource
 from hub_model.inference.errors import RepoError, first_line
-from hub_model.inference.hub import HUB_ERRORS, hub_refusal
-from hub_model.inference.images import SUFFIXES, looks_like_picture
-from hub_model.inference.text import shown
+from hub_model.inference.hub import HUB_ERRORS, hub_error_message
+from hub_model.inference.images import SUFFIXES, looks_like_image
+from hub_model.inference.text import printable
 
 SHARD_IMAGES = 256  # in a listing; an interrupted process loses at most one shard
 BATCH_SIZE = 32
@@ -134,7 +134,7 @@ def open_folder(folder: Path, listing: Path, follow_links: bool) -> Listing:
             if reason := reason or reason_to_skip(source, path):
                 skipped[reason] += 1
             else:
-                yield shown(path), os.fsencode(source.root / path), None, None
+                yield printable(path), os.fsencode(source.root / path), None, None
 
     images = Listing(listing, rows(), {"folder": str(folder)}, ())
     if skipped:
@@ -154,7 +154,7 @@ def reason_to_skip(source: FolderSource, path: str) -> str:
             head = file.read(16)
     except OSError:  # scoring reports it if the name is that of an image
         head = b""
-    return "" if looks_like_picture(path, head) else f"not images ({Path(path).suffix or 'no suffix'})"
+    return "" if looks_like_image(path, head) else f"not images ({Path(path).suffix or 'no suffix'})"
 
 
 def size_and_mtime(path: bytes) -> tuple[int, int] | None:
@@ -180,14 +180,14 @@ def open_dataset(options: argparse.Namespace, listing: Path) -> Listing | Stream
     except RepoError:
         raise
     except HFValidationError as error:
-        raise RepoError(hub_refusal(error, name)) from None
+        raise RepoError(hub_error_message(error, name)) from None
     except UNREADABLE as error:
         if "Config name is missing" in str(error):
             names = ", ".join(datasets.get_dataset_config_names(name, revision=revision))
             raise RepoError(f"{name} has several configurations: pass --config with one of {names}") from None
         raise RepoError(f"dataset {name} cannot be read: {first_line(error)}") from None
     except HUB_ERRORS as error:
-        raise RepoError(hub_refusal(error, name, "dataset", revision)) from None
+        raise RepoError(hub_error_message(error, name, "dataset", revision)) from None
     if not source.shards:
         raise RepoError(f"{name} has no rows in {', '.join(source.settings['splits'])}")
     return source
@@ -203,7 +203,7 @@ def _open_splits(
     splits = options.split or available
     settings = {"dataset": options.source, "config": options.config, "revision": revision, "splits": splits}
     urls = [(split, url) for split in splits for url in sorted(files.get(split, ()))]
-    if isinstance(builder, ImageFolder) and all(looks_like_picture(url, b"") for _, url in urls):
+    if isinstance(builder, ImageFolder) and all(looks_like_image(url, b"") for _, url in urls):
         rows = [(PurePosixPath(url), url.encode(), split) for split, url in urls]
         has_labels = len({path.parent.name for path, *_ in rows} - set(available)) > 1
         rows = ((path.name, url, split, path.parent.name) for path, url, split in rows)

@@ -21,7 +21,7 @@ from hub_model.inference.model_repo import open_model_repo
 CACHES = "HF_[A-Z]+_CACHE|HUGGINGFACE_HUB_CACHE|HF_TOKEN_PATH"
 
 
-def run_fresh(*arguments: str) -> str:
+def run_isolated(*arguments: str) -> str:
     """Run Python as on another machine and return its output: a new process, an empty Hub cache, a folder with only cell.jpg.
 
     Raises:
@@ -49,7 +49,7 @@ def verify(repo: str, against: Path | None = None) -> dict:
     Raises:
         RepoError: the repo cannot be loaded, its logits differ, or a snippet fails.
     """
-    output = run_fresh("-m", "hub_model.verify", repo, str(against.absolute()) if against else "")
+    output = run_isolated("-m", "hub_model.verify", repo, str(against.absolute()) if against else "")
     return json.loads(output.splitlines()[-1])
 
 

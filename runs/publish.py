@@ -21,8 +21,8 @@ from dataset_script.push import check_contract
 from dataset_script.push import push as push_dataset
 from dataset_script.source import DatasetError
 from hub_model.inference.errors import RepoError
-from hub_model.inference.hub import HUB_ERRORS, hub_refusal, is_repo_id
-from hub_model.publish import Published, check_access, refuse_public
+from hub_model.inference.hub import HUB_ERRORS, hub_error_message, is_repo_id
+from hub_model.publish import Published, check_access, check_private
 from local_hub import HubError
 from runs.folders import MARKERS, RELEASE, check_folders, dataset_folder, embedded_hub, model_folder
 from space.build import build_space, push_space
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     except (DatasetError, HubError, NotADirectoryError, RepoError) as error:
         print(f"error: {error}", file=sys.stderr)
     except HUB_ERRORS as error:
-        print(f"error: {hub_refusal(error, arguments.owner)}", file=sys.stderr)
+        print(f"error: {hub_error_message(error, arguments.owner)}", file=sys.stderr)
     except subprocess.CalledProcessError as error:
         return error.returncode  # the command has printed the error
     except KeyboardInterrupt:
@@ -150,23 +150,23 @@ def check_free(repos: Repos, private: bool) -> None:
         except HUB_ERRORS as error:
             if isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError):
                 continue
-            raise RepoError(hub_refusal(error, name, kind)) from error
+            raise RepoError(hub_error_message(error, name, kind)) from error
         files = {sibling.rfilename for sibling in info.siblings or ()}
         if files - {".gitattributes", "README.md"} and MARKERS[kind] not in files:
             raise RepoError(f"the name is taken: {kind} {name} has other content; pass --{kind}_name")
-        refuse_public(info, private)
+        check_private(info, private)
 
 
 # ---- the Hub
 def push_all(repos: Repos, dataset: Path, model: Path, private: bool) -> dict[str, Published]:
     """Push the three repos, each after the ones that it reads."""
-    from hub_model.push import push_checked
+    from hub_model.push import render_and_push
 
     dataset_id, model_id, space_id = repos.values()
     links = {"private": private, "model": model_id, "space": space_id}
     pushes: dict[str, Callable[[], Published]] = {
         "dataset": lambda: push_dataset(dataset, dataset_id, **links),
-        "model": lambda: push_checked(model, model_id, private, dataset_id, space_id),
+        "model": lambda: render_and_push(model, model_id, private, dataset_id, space_id),
         "space": lambda: push_space(space_id, model_id, dataset_id, private),
     }
     published: dict[str, Published] = {}
@@ -200,7 +200,7 @@ def run_snippets(repos: Repos, published: dict[str, Published]) -> list[str]:
         RepoError: a snippet fails.
     """
     from hub_model.card import snippets
-    from hub_model.verify import run_fresh, verify
+    from hub_model.verify import run_isolated, verify
 
     printed = []
     for kind, name in repos.items():
@@ -214,7 +214,7 @@ def run_snippets(repos: Repos, published: dict[str, Published]) -> list[str]:
             if kind == "model":
                 verify(name)
             else:
-                run_fresh("-c", "\n".join(code))
+                run_isolated("-c", "\n".join(code))
         except RepoError as error:
             raise RepoError(f"published, but a snippet of the {kind} card fails: {error}") from error
         print(f"snippets of the {kind} card: {len(code)} run", flush=True)

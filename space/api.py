@@ -22,11 +22,11 @@ from hub_model.inference.calibration import names_in
 from hub_model.inference.classifier import Predictions
 from hub_model.inference.errors import ImageError
 from space.archives import MAX_PICTURES, read_cell, read_slide
-from space.bulk import BulkAnswer, answer_uploads
+from space.bulk import BulkPredictions, classify_uploads
 from space.inputs import FileInput, refusal
 from space.resources import Resources
-from space.tab_cells import BULK_JOBS
-from space.tab_field import FIELDS, answer_field
+from space.tab_cells import MAX_BULK_JOBS
+from space.tab_field import MAX_FIELD_JOBS, classify_field
 from space.texts import say
 from space.visits import forget
 
@@ -144,7 +144,7 @@ def register(resources: Resources) -> None:
 
     def predict_many(files: list[str] | None) -> list[NamedAnswer]:
         """Classify up to 5,000 pictures, or zips of them: one row per picture, with an error if unusable or beyond the limit."""
-        answer = _use_uploads(files, lambda paths: answer_uploads(resources, paths))
+        answer = _use_uploads(files, lambda paths: classify_uploads(resources, paths))
         errors = [(name, str(error)) for name, error in answer.bad]
         for folder, n in sorted(answer.left_out.items()):
             name = folder or "/"
@@ -160,12 +160,12 @@ def register(resources: Resources) -> None:
 
     def count(files: list[str] | None) -> list[CountRow]:
         """Differential count of up to 5,000 pictures: as counted and corrected for the prevalence."""
-        return count_rows(resources, _use_uploads(files, lambda paths: answer_uploads(resources, paths)))
+        return count_rows(resources, _use_uploads(files, lambda paths: classify_uploads(resources, paths)))
 
     def field(image: str | None) -> list[FieldCell]:
         """Find and classify the nucleated cells of a whole microscope field; of more than 400, 400 evenly spread ones."""
         picture = _use_uploads(image, read_slide)
-        found, boxes, predictions = answer_field(resources, picture, None)
+        found, boxes, predictions = classify_field(resources, picture, None)
         return [
             {**asdict(box), **answer_row(predictions, row), "found": found} for row, box in enumerate(boxes)
         ]
@@ -208,14 +208,19 @@ def register(resources: Resources) -> None:
             except ImageError as error:
                 bad.append((str(i), error))
         predictions = resources.batcher.predict(pictures) if pictures else None
-        return count_rows(resources, BulkAnswer([], predictions, bad, Counter()))
+        return count_rows(resources, BulkPredictions([], predictions, bad, Counter()))
 
     one, many = FileInput(visible=False), FileInput(visible=False, file_count="multiple")
     for fn, source, concurrency_id, limit in (
         (predict, one, None, 16),
-        (predict_many, many, "bulk", BULK_JOBS),  # the events of the page with the same id share the limit
-        (count, many, "bulk", BULK_JOBS),
-        (field, one, "field", FIELDS),
+        (
+            predict_many,
+            many,
+            "bulk",
+            MAX_BULK_JOBS,
+        ),  # the events of the page with the same id share the limit
+        (count, many, "bulk", MAX_BULK_JOBS),
+        (field, one, "field", MAX_FIELD_JOBS),
         (model, None, None, None),
     ):
         gr.on(
@@ -228,10 +233,10 @@ def register(resources: Resources) -> None:
             concurrency_limit=limit,
         )
     gr.api(classify_cell, api_name="classify_cell", concurrency_limit=16)
-    gr.api(count_cells, api_name="count_cells", concurrency_id="bulk", concurrency_limit=BULK_JOBS)
+    gr.api(count_cells, api_name="count_cells", concurrency_id="bulk", concurrency_limit=MAX_BULK_JOBS)
 
 
-def count_rows(resources: Resources, answer: BulkAnswer) -> list[CountRow]:
+def count_rows(resources: Resources, answer: BulkPredictions) -> list[CountRow]:
     """The count of a request as plain rows; an error when there is nothing left to count."""
     predictions = answer.predictions
     counts = predictions and resources.classifier.calibration.count(

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from hub_model.inference.errors import ImageError
-from hub_model.inference.images import CELL_SIDE, MAX_BYTES, MAX_PIXELS, decode, open_picture, read_picture
+from hub_model.inference.images import CELL_SIDE, MAX_BYTES, MAX_PIXELS, decode, open_image, read_image
 from hub_model.inference.text import is_system_file
 
 MAX_PICTURES = 5_000  # classified per request
@@ -37,9 +37,9 @@ def read_cell(source: bytes | str) -> Image.Image:
 
     A JPEG of more than `MAX_PIXELS`, such as a phone photograph, is downscaled while decoding.
     """
-    image = open_picture(source, LARGEST)
+    image = open_image(source, LARGEST)
     if image.format != "JPEG" or image.width * image.height <= MAX_PIXELS:
-        return read_picture(source, CELL_SIDE)
+        return read_image(source, CELL_SIDE)
     factor = next((f for f in (2, 4, 8) if image.width * image.height <= MAX_PIXELS * f * f), 8)
     image.draft("RGB", (image.width // factor, image.height // factor))
     return decode(image, CELL_SIDE)
@@ -48,7 +48,7 @@ def read_cell(source: bytes | str) -> Image.Image:
 def read_slide(source: bytes | str) -> Image.Image:
     """Decode the picture of a field or slide at full size, up to `LARGEST` pixels. Raises ImageError."""
     try:
-        image = open_picture(source, LARGEST, LONGEST)
+        image = open_image(source, LARGEST, LONGEST)
     except ImageError as error:
         if error.reason != "bomb":
             raise

@@ -20,7 +20,7 @@ Place = tuple[str, str | None]  # path of an upload, and entry of a zip file
 
 
 @dataclass(frozen=True)
-class BulkAnswer:
+class BulkPredictions:
     """`entries[i]` is row i of `predictions`, which is None if no picture could be used.
 
     `left_out` is the number of pictures beyond the limit, by folder; `done` are all pictures that were read.
@@ -38,14 +38,14 @@ class BulkAnswer:
         return sum(v.kind == "unknown" for v in self.predictions.verdicts) if self.predictions else 0
 
 
-def answer_uploads(
+def classify_uploads(
     resources: Resources,
     paths: list[str],
     progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
     on_picture: Callable[[int, Image.Image], None] = lambda row, picture: None,
     skip: Collection[Place] = (),
-) -> BulkAnswer:
+) -> BulkPredictions:
     """Classify every picture of the files and zip files in batches, without keeping the pictures in memory.
 
     `on_picture(row, picture)` is called for each picture, `progress(done, total)` and `should_stop()` after each batch. Pictures
@@ -85,9 +85,9 @@ def answer_uploads(
                     break
     flush()
     if not outputs:
-        return BulkAnswer([], None, bad, left_out, done)
+        return BulkPredictions([], None, bad, left_out, done)
     predictions = resources.classifier.interpret(*map(np.concatenate, zip(*outputs, strict=True)))
-    return BulkAnswer(entries, predictions, bad, left_out, done)
+    return BulkPredictions(entries, predictions, bad, left_out, done)
 
 
 def prior_note(language: str, resources: Resources) -> str:

@@ -18,7 +18,7 @@ import yaml
 
 from hub_model.inference.classifier import Classifier
 from hub_model.inference.errors import ImageError, RepoError
-from hub_model.inference.images import CELL_SIDE, read_picture
+from hub_model.inference.images import CELL_SIDE, read_image
 from space.batching import Batcher
 from space.dataset_repo import DatasetRepo, Sample, open_dataset_repo
 from space.fields import typical_diameter
@@ -49,10 +49,10 @@ class Resources:
     @cached_property
     def nuclear_diameter(self) -> float:
         """Diameter of a nucleus as a fraction of the crop's side, measured on held-out samples."""
-        return typical_diameter(read_picture(sample.image, CELL_SIDE) for sample in self.held_out[:40])
+        return typical_diameter(read_image(sample.image, CELL_SIDE) for sample in self.held_out[:40])
 
     @property
-    def askable(self) -> list[Sample]:
+    def quiz_samples(self) -> list[Sample]:
         """The held-out samples whose class the model has."""
         return [s for s in self.held_out if s.label in self.classifier.label_names]
 
@@ -80,7 +80,7 @@ def public_name(repo: str) -> str:
 def is_readable(sample: Sample) -> bool:
     """Whether the image of a sample can be decoded."""
     try:
-        read_picture(sample.image, CELL_SIDE)
+        read_image(sample.image, CELL_SIDE)
     except ImageError:
         return False
     return True

@@ -14,7 +14,7 @@ from itertools import islice
 import numpy as np
 
 from hub_model.inference.errors import ImageError
-from hub_model.inference.images import read_picture
+from hub_model.inference.images import read_image
 from space.batching import Batcher
 from space.dataset_repo import Sample
 
@@ -44,7 +44,7 @@ class SimilarCells:
             readable, pictures = [], []
             for sample in chunk:
                 with suppress(ImageError):
-                    pictures.append(read_picture(sample.image))
+                    pictures.append(read_image(sample.image))
                     readable.append(sample)
             if readable:
                 new = _unit(self._batcher.predict(pictures).features)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from hub_model.inference.classifier import Predictions
 from hub_model.inference.errors import ImageError
-from hub_model.inference.images import CELL_SIDE, read_picture
+from hub_model.inference.images import CELL_SIDE, read_image
 from space import cards
 from space.archives import read_cell, read_slide
 from space.desk import downscaled
@@ -166,7 +166,7 @@ def example_files(resources: Resources, folder: Path) -> list[tuple[str, str, st
     for label in labels:
         for sample in [sample for sample in resources.held_out if sample.label == label][:per_class]:
             path = folder / f"{len(files) + 1}.png"  # a name from the dataset could be an unsafe path
-            image = read_picture(sample.image, CELL_SIDE)
+            image = read_image(sample.image, CELL_SIDE)
             image.save(path)
             image.thumbnail((112, 112))
             files.append((str(path), cards.data_uri(image), label))

@@ -12,10 +12,10 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from hub_model.inference.images import CELL_SIDE, MAX_BYTES, read_picture
+from hub_model.inference.images import CELL_SIDE, MAX_BYTES, read_image
 from space import cards
 from space.archives import MAX_PICTURES
-from space.bulk import answer_uploads
+from space.bulk import classify_uploads
 from space.desk import EXTRA_CLASSES, Desk, Row, Source, save_thumbnail
 from space.desk_view import IN_ORDER, PRIVATE, QUIET, DeskView, push_export, summary
 from space.inputs import FileInput
@@ -23,7 +23,7 @@ from space.resources import Resources
 from space.texts import Words, number, say, say_error
 from space.visits import Visit, Visits
 
-BULK_JOBS = 2  # at a time, page and API together
+MAX_BULK_JOBS = 2  # at a time, page and API together
 EXAMPLES = 42
 
 
@@ -108,7 +108,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         def report(done: int, total: int) -> None:
             progress((done, total), desc=say(language, "cells_progress"), unit="")
 
-        answer = answer_uploads(resources, new, report, visit.stops, save, desk.done)
+        answer = classify_uploads(resources, new, report, visit.stops, save, desk.done)
         with visit.lock:
             for row, entry in enumerate(answer.entries):
                 sample = entry.sample or say(language, "loose_files")
@@ -150,7 +150,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
 
     outputs = [*view.outputs, bad]
     job = {
-        **PRIVATE, "concurrency_id": "bulk", "concurrency_limit": BULK_JOBS, "show_progress_on": view.result,
+        **PRIVATE, "concurrency_id": "bulk", "concurrency_limit": MAX_BULK_JOBS, "show_progress_on": view.result,
         "trigger_mode": "once",
     }  # fmt: skip
     view.wire(files)
@@ -182,7 +182,7 @@ def example_zip(resources: Resources, folder: Path) -> str | None:
     with zipfile.ZipFile(folder / "cells.zip", "w", zipfile.ZIP_STORED) as archive:
         for i, sample in enumerate(samples):
             archive.writestr(f"{i + 1:02d}.jpg", sample.image)
-            thumbnail = read_picture(sample.image, CELL_SIDE).resize((side, side))
+            thumbnail = read_image(sample.image, CELL_SIDE).resize((side, side))
             sheet.paste(thumbnail, (side * (i % columns), side * (i // columns)))
     sheet.save(folder / "cells.jpg", quality=88)
     return str(folder / "cells.zip")

@@ -25,7 +25,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         def missing(language: str) -> list[str]:
             return [cards.message(say(language, "data_missing", reason=resources.dataset_error), "bad")]
 
-        return visits.drawn_when_opened("data", tab, [head], missing)
+        return visits.draw_on_open("data", tab, [head], missing)
     with gr.Row():
         bars = cards.plot_panel(words, "data_bar")
         sources = {name.replace("_", " "): images for name, images in dataset.sources.items()}
@@ -60,7 +60,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         return cards.sample_grid(random.sample(samples, min(EXAMPLES, len(samples))))
 
     gr.on([choice.input, more.click, tab.select], show, choice, examples, api_visibility="private")
-    return visits.drawn_when_opened("data", tab, [head, bars, pie, choice], draw)
+    return visits.draw_on_open("data", tab, [head, bars, pie, choice], draw)
 
 
 def headline(resources: Resources, language: str) -> str:

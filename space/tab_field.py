@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from hub_model.inference.classifier import Predictions
 from hub_model.inference.errors import ImageError
-from hub_model.inference.images import read_picture
+from hub_model.inference.images import read_image
 from space import cards, charts
 from space.archives import LARGEST
 from space.desk import Desk, Row, Source, downscaled, open_field, save_thumbnail
@@ -29,10 +29,10 @@ from space.visits import Visit, Visits
 PREVIEW_SIDE = 3000  # pixels of the picture on the page, which can be zoomed
 ANNOTATED_SIDE = 6000  # pixels of the exported picture with boxes
 EXAMPLES = 100  # held-out cells that the example is chosen from
-FIELDS = 1  # at a time, page and API together
+MAX_FIELD_JOBS = 1  # at a time, page and API together
 
 
-def answer_field(
+def classify_field(
     resources: Resources, picture: Image.Image, side: int | None
 ) -> tuple[int, list[Box], Predictions | None]:
     """Find and classify the nucleated cells of a field: number found, boxes classified, and their predictions row by row."""
@@ -99,7 +99,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
             desk.bad.append((Path(path).name, error))
         else:
             desk.field = {"found": 0}
-            found, boxes, predictions = answer_field(resources, field, crop_side or None)
+            found, boxes, predictions = classify_field(resources, field, crop_side or None)
             if boxes:
                 fill_desk(desk, visit, path, field, found, boxes, predictions)
         visit.results["field"] = desk
@@ -123,7 +123,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
             gr.Info(say(visit.language, "field_merged", n=merge_into(target, view.of(visit))))
 
     job = {
-        **PRIVATE, "concurrency_id": "field", "concurrency_limit": FIELDS, "show_progress_on": view.result,
+        **PRIVATE, "concurrency_id": "field", "concurrency_limit": MAX_FIELD_JOBS, "show_progress_on": view.result,
         "trigger_mode": "once",
     }  # fmt: skip
     view.wire(picture)
@@ -141,12 +141,12 @@ def example_field(resources: Resources, folder: Path) -> str | None:
     """
     samples = [
         sample
-        for sample in resources.askable[:EXAMPLES]
+        for sample in resources.quiz_samples[:EXAMPLES]
         if not cards.is_no_cell_type(resources.classifier, sample.label)
     ]
     if not samples:
         return None
-    crops = [read_picture(sample.image, CROP_SIDE).resize((CROP_SIDE, CROP_SIDE)) for sample in samples]
+    crops = [read_image(sample.image, CROP_SIDE).resize((CROP_SIDE, CROP_SIDE)) for sample in samples]
     backgrounds = np.array([background_of(crop) for crop in crops])
     median = np.median(backgrounds, axis=0)
     chosen, per_class = [], Counter()

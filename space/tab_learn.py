@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from hub_model.inference.classifier import Classifier, Predictions
-from hub_model.inference.images import read_picture
+from hub_model.inference.images import read_image
 from space import cards
 from space.desk_view import QUIET
 from space.resources import Resources
@@ -31,12 +31,12 @@ class Quiz:
 
 def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tuple | None:
     """Lay out the tab and register its events. The score is kept until the visit ends."""
-    cells, classifier = resources.askable, resources.classifier
+    cells, classifier = resources.quiz_samples, resources.classifier
     if not cells:
         words.html('<p class="hint">{}</p>', "learn_none")
         return None
     current = gr.Number(visible=False)  # the cell on the page, which an answer refers to
-    answer = cache(lambda cell: resources.batcher.predict([read_picture(cells[cell].image)]))
+    answer = cache(lambda cell: resources.batcher.predict([read_image(cells[cell].image)]))
     words.html('<p class="help">{}</p>', "learn_intro")
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=5, min_width=300):

@@ -54,7 +54,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
             if_valid(per_class_table, resources, split, language) or "",
         ]
 
-    return visits.drawn_when_opened("model", tab, outputs, draw)
+    return visits.draw_on_open("model", tab, outputs, draw)
 
 
 def held_out_metrics(resources: Resources) -> dict[str, Any]:

@@ -105,7 +105,7 @@ class Visits:
                 visit.sessions.discard(request.session_hash)
                 visit.left = time.monotonic()
 
-    def drawn_when_opened(
+    def draw_on_open(
         self, name: str, tab: Any, outputs: list[Any], draw: Callable[[str], list[Any]]
     ) -> tuple:
         """Draw a tab's outputs when it is first opened and, from then on, whenever the language is switched."""

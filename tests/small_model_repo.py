@@ -21,7 +21,7 @@ from dataset_script.synthetic_cells import LOOKS, draw_cell
 from hub_model.evaluation import evaluate_split
 from hub_model.inference.calibration import softmax
 from hub_model.onnx.export import LogitsAndFeatures, export_onnx
-from hub_model.studies.calibration_report import calibration_figures
+from hub_model.studies.calibration_report import calibration_metrics
 from hub_model.studies.ood import fit_rule, write_rule
 
 ARCHITECTURE = "test_efficientnet"  # timm's test model: 100,000 parameters
@@ -94,7 +94,7 @@ def _write_reports(folder: Path, logits: np.ndarray, truth: np.ndarray) -> None:
         },
     }
     split = evaluate_split(logits, truth, LABELS, resamples=20)
-    split |= calibration_figures(logits, truth, LABELS, calibration, resamples=20)
+    split |= calibration_metrics(logits, truth, LABELS, calibration, resamples=20)
     metrics = {
         "schema": 1,
         "label_names": list(LABELS),

@@ -32,7 +32,7 @@ from tests.training.small import data_options as options
 from training import TrainingError
 from training.data import decode
 from training.distill import Teacher
-from training.model import find_start
+from training.model import resolve_start
 from training.source import Row, card_metadata, open_source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,7 +90,7 @@ def hostile_repo(hostile: tuple[Path, str], owner: str) -> str:
 def test_the_trainer_refuses_it_as_initial_weights_and_as_teacher(hostile, hostile_repo, marker) -> None:
     folder, reason = hostile
     for model_id in (str(folder), f"hf-hub:{hostile_repo}"):
-        for load in (find_start, lambda name: Teacher([name], ["a", "b"], 1.0)):
+        for load in (resolve_start, lambda name: Teacher([name], ["a", "b"], 1.0)):
             with pytest.raises(TrainingError, match="is refused") as caught:
                 load(model_id)
             assert reason in str(caught.value) and "\n" not in str(caught.value)

@@ -21,8 +21,8 @@ from torchvision.transforms.functional import pil_to_tensor
 from tqdm.auto import tqdm
 
 from hub_model.inference.errors import ImageError
-from hub_model.inference.images import read_picture
-from hub_model.inference.preprocessing import ahead, cores
+from hub_model.inference.images import read_image
+from hub_model.inference.preprocessing import cores, map_ahead
 from training import TrainingError
 from training.source import Row, Source
 
@@ -40,7 +40,7 @@ class Batch:
 Example = tuple[str, str | None, int, torch.Tensor]  # name, source, label, image
 
 
-def geometry(data_config: dict, size: int) -> Callable[[Image.Image], Image.Image]:
+def evaluation_transform(data_config: dict, size: int) -> Callable[[Image.Image], Image.Image]:
     """Return timm's evaluation transform for that input size, without tensor conversion and normalisation."""
     config = {**data_config, "input_size": (3, size, size)}
     return Compose(create_transform(**config, is_training=False).transforms[:-2])
@@ -53,7 +53,7 @@ def decode(row: Row, transform: Callable[[Image.Image], Image.Image]) -> torch.T
         TrainingError: it cannot be decoded.
     """
     try:
-        return pil_to_tensor(transform(read_picture(row.data)))
+        return pil_to_tensor(transform(read_image(row.data)))
     except ImageError as error:
         raise TrainingError(f"image {row.name} cannot be read: {error}") from error
 
@@ -150,7 +150,7 @@ class MemorySplit(Split):
         title, hidden = f"decoding {self.name}", not self.progress
         bar = tqdm(self.source.rows(self.name), title, len(self), unit="image", leave=False, disable=hidden)
         self.names, self.sources, images = [], [], None
-        for name, source, _, image in ahead(self._example, bar, cores(), depth=256):
+        for name, source, _, image in map_ahead(self._example, bar, cores(), depth=256):
             if images is None:
                 images = torch.empty(len(self), *image.shape, dtype=torch.uint8)
             images[len(self.names)] = image
@@ -204,7 +204,7 @@ class StreamSplit(Split):
             rows = self.source.rows(self.name, epoch, selected, shuffle)
         done = start // self.accumulation
         rows = itertools.islice(rows, sum(sizes[:done]), None)
-        examples = ahead(self._example, rows, self.workers, depth=4 * self.batch_size)
+        examples = map_ahead(self._example, rows, self.workers, depth=4 * self.batch_size)
         for update, size in enumerate(sizes[done:], start=done):
             _, _, labels, images = zip(*itertools.islice(examples, size), strict=True)
             for turn in range(max(0, start - update * self.accumulation), self.accumulation):
@@ -212,4 +212,4 @@ class StreamSplit(Split):
                 yield Batch(torch.stack(images[batch]), torch.tensor(labels[batch]))
 
     def _examples(self, selected: Iterable[bool]) -> Iterator[Example]:
-        return ahead(self._example, self.source.rows(self.name, selected=selected), self.workers)
+        return map_ahead(self._example, self.source.rows(self.name, selected=selected), self.workers)

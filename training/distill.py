@@ -27,7 +27,7 @@ from hub_model.inference.errors import RepoError, first_line
 from hub_model.onnx.export import LogitsAndFeatures, export_onnx
 from training import TrainingError
 from training.data import normalise
-from training.model import find_start, load_weights
+from training.model import load_weights, resolve_start
 
 
 class TeacherOutput(NamedTuple):
@@ -53,7 +53,7 @@ class Teacher(nn.Module):
         self.temperature = temperature
         self.models, self.sizes, self.configs, self.origins = nn.ModuleList(), [], [], []
         for source in sources:
-            start = find_start(source)
+            start = resolve_start(source)
             architecture, classes = start.config.architecture, list(start.config.label_names)
             if not timm.is_model(architecture) or not start.data_config:
                 raise TrainingError(

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from hub_model.inference.errors import RepoError, first_line
-from hub_model.inference.hub import HUB_ERRORS, hub_refusal
+from hub_model.inference.hub import HUB_ERRORS, hub_error_message
 from hub_model.publish import check_access, push_folder
 from training import TrainingError
 from training.checkpoint import find_damage
@@ -74,7 +74,7 @@ def fetch_checkpoint(options: Namespace) -> None:
     except (RepositoryNotFoundError, RevisionNotFoundError):
         return  # nothing has been pushed yet
     except HUB_ERRORS as error:
-        raise TrainingError(f"the checkpoint cannot be fetched: {hub_refusal(error, repo)}") from error
+        raise TrainingError(f"the checkpoint cannot be fetched: {hub_error_message(error, repo)}") from error
     with tempfile.TemporaryDirectory() as temporary:
         try:
             checkpoint = unpack(snapshot / CHECKPOINT, Path(temporary) / "checkpoints")

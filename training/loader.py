@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from training import TrainingError
-from training.data import MemorySplit, Split, StreamSplit, geometry, updates_per_epoch
+from training.data import MemorySplit, Split, StreamSplit, evaluation_transform, updates_per_epoch
 from training.source import Source, open_source
 
 MARGIN = (
@@ -78,7 +78,7 @@ class Loader:
         """Return one split, decoded to images of that size."""
         options, accelerator = self.options, self.accelerator
         ranks = (accelerator.process_index, accelerator.num_processes)
-        shared = (self.source, name, options.batch_size, *ranks, geometry(self.data_config, size))
+        shared = (self.source, name, options.batch_size, *ranks, evaluation_transform(self.data_config, size))
         shared += (options.seed, self.accumulation)
         if self.in_memory:
             return MemorySplit(*shared, device=accelerator.device, progress=self.show_progress)

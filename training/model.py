@@ -46,7 +46,7 @@ class Start:
         return self.config.raw.get("pretrained_cfg") or {}
 
 
-def find_start(location: str) -> Start:
+def resolve_start(location: str) -> Start:
     """Return config and weights of `hf-hub:OWNER/NAME[@REVISION]`, a run or model folder, or a .safetensors file.
 
     Raises:
@@ -74,7 +74,7 @@ def build_model(options: Namespace, label_names: list[str]) -> tuple[nn.Module, 
     Raises:
         TrainingError: the architecture does not exist, or the weights cannot be loaded.
     """
-    start = find_start(options.init_from) if options.init_from else None
+    start = resolve_start(options.init_from) if options.init_from else None
     start_architecture = start.config.architecture if start else ""
     architecture = options.model or start_architecture or DEFAULT_ARCHITECTURE
     if start_architecture and start_architecture != architecture:

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from dataset_script.arguments import holds_other_things
+from dataset_script.arguments import is_foreign_output
 from training import TrainingError
 from training.checkpoint import Progress, write_atomically
 from training.evaluation import Predictions
@@ -55,7 +55,7 @@ def check_output_dir(options: Namespace, accelerator: Accelerator) -> None:
 def check_overwrite(options: Namespace) -> None:
     """Refuse to delete anything but a run, or an input of this run."""
     folder = options.output_dir
-    if holds_other_things(folder, "args.json"):
+    if is_foreign_output(folder, "args.json"):
         raise TrainingError(
             f"{folder} does not contain a run, and --overwrite deletes nothing else: use another folder"
         )

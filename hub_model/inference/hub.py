@@ -36,7 +36,7 @@ def is_repo_id(name: str) -> bool:
     return name.count("/") == 1
 
 
-def hub_refusal(
+def hub_error_message(
     error: BaseException,
     repo_id: str,
     kind: str = "model",

@@ -56,14 +56,14 @@ _large_image_lock = threading.Lock()
 ImageLike = Image.Image | str | os.PathLike | bytes | np.ndarray
 
 
-def read_picture(
+def read_image(
     source: bytes | str | os.PathLike, max_side: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
     """Decode one file completely, downscaled to at most `max_side` pixels per side, or raise ImageError."""
-    return decode(open_picture(source, max_pixels), max_side)
+    return decode(open_image(source, max_pixels), max_side)
 
 
-def open_picture(
+def open_image(
     source: bytes | str | os.PathLike, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE
 ) -> Image.Image:
     """Open a file and check its header; return the image, not yet decoded, with its `format`.
@@ -119,7 +119,7 @@ def _is_heif(data: bytes) -> bool:
     return data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS
 
 
-def looks_like_picture(name: str, head: bytes) -> bool:
+def looks_like_image(name: str, head: bytes) -> bool:
     """Whether a file is an image, of a supported kind or not, by its suffix or its first 16 bytes."""
     if name.rpartition(".")[2].lower() in (*SUFFIXES, *UNSUPPORTED_SUFFIXES) or _is_heif(head):
         return True
@@ -157,7 +157,7 @@ def _is_truncated(data: bytes) -> bool:
 
 
 def decode(image: Image.Image, max_side: int | None = None) -> Image.Image:
-    """Decode an image from `open_picture` to RGB, down to its last pixel; downscaled to at most `max_side` pixels per side.
+    """Decode an image from `open_image` to RGB, down to its last pixel; downscaled to at most `max_side` pixels per side.
 
     Raises:
         ImageError: it is damaged or truncated, or its samples have no known scale.
@@ -181,13 +181,13 @@ def decode(image: Image.Image, max_side: int | None = None) -> Image.Image:
 
 
 def to_rgb(image: ImageLike) -> Image.Image:
-    """Convert any image to upright 8-bit RGB; files are decoded with `read_picture`.
+    """Convert any image to upright 8-bit RGB; files are decoded with `read_image`.
 
     Raises:
         ImageError: it cannot be decoded. A PIL image that fails while it is loaded raises Pillow's exception.
     """
     if isinstance(image, bytes | str | os.PathLike):
-        return read_picture(image)
+        return read_image(image)
     if isinstance(image, np.ndarray):
         image = from_array(image)
     picture = read_deep(image) if is_deep(image) else image

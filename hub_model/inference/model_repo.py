@@ -207,7 +207,7 @@ def download(name: str, revision: str | None, files: list[str]) -> tuple[Path, s
     """
     from huggingface_hub import HfApi, snapshot_download  # slow to import, and not needed for a folder
 
-    from hub_model.inference.hub import HUB_ERRORS, NO_ACCESS, hub_refusal
+    from hub_model.inference.hub import HUB_ERRORS, NO_ACCESS, hub_error_message
 
     try:
         try:
@@ -219,5 +219,5 @@ def download(name: str, revision: str | None, files: list[str]) -> tuple[Path, s
         refuse_unsafe_files(name, (sibling.rfilename for sibling in siblings))
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except HUB_ERRORS as error:
-        raise RepoError(hub_refusal(error, name, "model", revision)) from None
+        raise RepoError(hub_error_message(error, name, "model", revision)) from None
     return folder, folder.name

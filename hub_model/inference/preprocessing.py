@@ -70,7 +70,7 @@ class Preprocessing:
 
     def _write(self, image: ImageLike, pixels: np.ndarray) -> None:
         """Write one normalised image into `pixels`, float32 [3, H, W]."""
-        pixels[...] = np.asarray(self.seen(image)).transpose(2, 0, 1)
+        pixels[...] = np.asarray(self.resize_and_crop(image)).transpose(2, 0, 1)
         pixels /= 255
         pixels -= self._mean
         pixels /= self._std
@@ -79,7 +79,7 @@ class Preprocessing:
         """Normalised pixels [N, 3, H, W] mapped back to [0, 1]."""
         return pixels * self._std + self._mean
 
-    def seen(self, image: ImageLike) -> Image.Image:
+    def resize_and_crop(self, image: ImageLike) -> Image.Image:
         """The image as the model sees it: resized and cropped, not yet normalised."""
         picture = to_rgb(image)
         picture = picture.resize(self._resized(*picture.size), self._resampling)
@@ -111,7 +111,7 @@ def _crop_offset(side: int, crop: int) -> int:
     return round((side - crop) / 2) if side >= crop else -((crop - side) // 2)
 
 
-def ahead(
+def map_ahead(
     function: Callable[[Any], T],
     items: Iterable,
     threads: int,

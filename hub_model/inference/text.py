@@ -14,7 +14,7 @@ def is_system_file(path: str) -> bool:
     return "__MACOSX" in folders or name.startswith("._") or name.lower() in SYSTEM_FILES
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     """Return a file name as valid Unicode, with undecodable bytes and control characters escaped as \\xNN."""
     text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)

@@ -35,8 +35,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         study.add_command(commands)
 
 
-def chapters(metrics: dict) -> str:
-    """The card's chapters Calibration and Robustness; a chapter without measurements is omitted."""
+def card_sections(metrics: dict) -> str:
+    """The card's card_sections Calibration and Robustness; a chapter without measurements is omitted."""
     sections = {key: section(metrics[key]) for key, section in SECTIONS.items() if metrics.get(key)}
     calibrated = [calibration_report.section(metrics), sections.pop(prevalence.KEY, "")]
     texts = {"Calibration": calibrated, "Robustness": list(sections.values())}

@@ -21,7 +21,7 @@ COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
 SELECTED = 0.7  # the coverage that the card reports
 
 
-def calibration_figures(
+def calibration_metrics(
     logits: np.ndarray,
     labels: np.ndarray,
     label_names: Sequence[str],
@@ -215,20 +215,20 @@ def section(metrics: dict) -> str:
         for name, of in measured["sure"].items()
     ]
     before_ece, after_ece = (f"{of['ece']:.3f}{span(of['intervals']['ece'])}" for of in (measured, after))
-    return f"""`calibration.json`, fitted on validation, holds a temperature, by which the logits are divided, and thresholds for
-sets of classes: with p = softmax(logits / temperature), class c belongs to the set iff 1 − p_c ≤ its threshold. They are those
-of the laboratory that needs the most caution, and raised until one can be {CONFIDENCE:.0%} confident that no class's coverage is
-more than {100 * SHORTFALL:.0f} points below its level. Measured on {split}: the expected calibration error (ECE) falls from
+    return f"""`calibration.json`, fitted on validation, has a temperature for the logits and thresholds for conformal sets: with
+p = softmax(logits / temperature), class c is in the set iff 1 − p_c ≤ its threshold. The thresholds are those of the laboratory
+that needs the largest ones, raised until, with {CONFIDENCE:.0%} confidence, no class's coverage is more than
+{100 * SHORTFALL:.0f} points below the nominal level. On {split}, the expected calibration error (ECE) falls from
 {before_ece} to {after_ece}; accuracy is {point["accuracy"]:.3f}{span(point["interval"])} on the
 {point["coverage"]:.0%} of images with the highest confidence.
 
 {markdown_table(head, list(rows.values()))}
 
-An answer is called sure where, by the validation images of each laboratory, at most {SURE_ERROR:.0%} of the answers of its class
-that are as confident are expected to be wrong. Where they are too few to tell, no answer of that class is called sure.
-On {split}:
+A prediction is called sure if, judging by the validation images of each laboratory, at most {SURE_ERROR:.0%} of equally confident
+predictions of its class are expected to be wrong. If there are too few images to tell, no prediction of that class is called
+sure. On {split}:
 
-{markdown_table(["answer", "sure", "of these right"], sure)}
+{markdown_table(["predicted class", "sure", "of these correct"], sure)}
 
 ![reliability](figures/reliability.png)
 ![accuracy against coverage](figures/accuracy_against_coverage.png)"""

@@ -61,7 +61,7 @@ def section(rows: list[dict]) -> str:
     ]
     return f"""### Input size
 
-These weights on the validation split at other sizes; one thread of a CPU.
+The same weights on the validation split at other input sizes; times are for one CPU thread.
 
 {markdown_table(["size", "accuracy", "GMAC", "ms per image"], cells)}
 

@@ -76,7 +76,7 @@ def measure(arguments: argparse.Namespace) -> dict:
     if patches := background_patches(test, arguments.each):
         inputs[PATCHES] = scores(patches)
     inputs[OTHER_LABORATORY] = scores(perturbed(sample, other_laboratory))
-    return report(scores(test), inputs) | {"thresholds": thresholds_of(read_json(folder / CALIBRATION))}
+    return report(scores(test), inputs) | {"thresholds": ood_thresholds(read_json(folder / CALIBRATION))}
 
 
 def fit_rule(features: np.ndarray, labels: np.ndarray, directions: int = DIRECTIONS) -> OodRule:
@@ -147,7 +147,7 @@ def fit_appearance(
     return fitted | {"weight": weight, "threshold": threshold, "threshold_fitted_on": "validation"}
 
 
-def thresholds_of(calibration: dict) -> dict[str, float | None]:
+def ood_thresholds(calibration: dict) -> dict[str, float | None]:
     """Both thresholds of `calibration.json`, which identify the rule that was measured."""
     keys = {"features": "out_of_distribution", "appearance": "appearance"}
     return {name: (calibration.get(key) or {}).get("threshold") for name, key in keys.items()}
@@ -228,8 +228,8 @@ def section(result: dict) -> str:
     ]
     return f"""### Out-of-distribution inputs
 
-An input is answered with "not a cell I know" where the network's features and the picture's colour, sharpness and grain
-together lie further from the training images than a threshold fitted on validation. The false positive rate on
+An input gets the verdict "not a cell I know" if the network's features, together with the image's colour, sharpness and noise,
+are further from those of the training images than a threshold fitted on validation. The false positive rate on
 {result["cells"]:,} test cells is {result["false_positive_rate"]:.1%}. OOD inputs, none of them used to fit the score:
 
 {markdown_table(["input", "AUROC", "detection rate"], rows)}

@@ -183,9 +183,9 @@ def section(result: dict) -> str:
         rows.append([cells, *errors, *(f"{share:.2f}" for share in of["coverage"].values())])
     return f"""### Differential counts
 
-{result["samples"]} simulated samples of test cells at the prevalence of the full archive, by number of cells: mean absolute error
-of a share when predicted classes are counted (`plain`), corrected for a prevalence that is `known`, and for one that is
-estimated (`em`, the default of the Space and of `python -m hub_model prevalence`); and how often the 95% interval of `em`,
-which holds the classifier's own error, covers the true prevalence.
+On {result["samples"]} simulated samples of test cells at the prevalence of the full archive, by number of cells: the mean
+absolute error of a class's fraction when predictions are counted (`plain`), corrected for a `known` prevalence, or for an
+estimated one (`em`, the default of the Space and of `python -m hub_model prevalence`); and how often the 95% interval of `em`,
+which includes the classifier's own error, covers the true prevalence.
 
 {markdown_table(head, rows)}"""

@@ -63,7 +63,7 @@ def section(rows: list[dict]) -> str:
     cells = [[row["condition"], f"{row['balanced_accuracy']:.3f}{span(row['interval'])}"] for row in rows]
     return f"""### Other stains, cameras and microscopes
 
-Balanced accuracy on {rows[0]["images"]:,} test crops, altered as each row says.
+Balanced accuracy on {rows[0]["images"]:,} test crops under each alteration.
 
 {markdown_table(["condition", "balanced accuracy"], cells)}
 

@@ -95,7 +95,8 @@ def section(result: dict) -> str:
     ]
     return f"""### Shift warning
 
-For 20 or more images `Predictions.shift` says in one sentence when their colour, sharpness or grain is unlike every training
-laboratory's. Share of random batches of {SMALLEST_BATCH} images that it warns of:
+For {SMALLEST_BATCH} or more images, `Predictions.shift` says in one sentence if their colour, sharpness or noise is unlike
+that of every training laboratory. Fraction of random batches of {SMALLEST_BATCH} images that get this warning, a false
+positive where the laboratory is known:
 
-{markdown_table(["images", "laboratory", "warned"], rows)}"""
+{markdown_table(["images", "laboratory", "warning"], rows)}"""

@@ -47,7 +47,7 @@ def refusal(capsys, *arguments) -> str:
     return text
 
 
-def kill_in_the_middle(launch: list[str], arguments: list[str], shards: Path, at_least: int = 1) -> int:
+def kill_midway(launch: list[str], arguments: list[str], shards: Path, at_least: int = 1) -> int:
     """Start, SIGKILL every process once `at_least` shards are written, and return how many are written."""
     process = subprocess.Popen(
         [sys.executable, *launch, *arguments], start_new_session=True, stdout=subprocess.DEVNULL

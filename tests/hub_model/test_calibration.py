@@ -20,7 +20,7 @@ from hub_model.studies.calibration import (
     fit_temperature,
     write_json,
 )
-from hub_model.studies.calibration_report import calibration_figures, source_figures, sure_figures
+from hub_model.studies.calibration_report import calibration_metrics, source_figures, sure_figures
 
 NAMES = ["BLA", "EOS", "LYT", "MON"]
 
@@ -130,7 +130,7 @@ def test_the_report_measures_the_sets_that_inference_predicts(tmp_path):
     write_json(tmp_path / "calibration.json", calibration)
     applied = Calibration.from_folder(tmp_path, NAMES)
     sets = applied.sets(applied.probabilities(logits))
-    report = calibration_figures(logits, labels, NAMES, calibration, resamples=2)
+    report = calibration_metrics(logits, labels, NAMES, calibration, resamples=2)
     assert set(sets) == set(report["conformal"])
     for level, members in sets.items():
         measured = report["conformal"][level]
@@ -138,7 +138,7 @@ def test_the_report_measures_the_sets_that_inference_predicts(tmp_path):
         assert measured["coverage"]["all"] == members[np.arange(400), labels].mean() >= float(level)
     assert sum(point["images"] for point in report["reliability"]) == 400
     rows = labels != 2
-    report = calibration_figures(logits[rows], labels[rows], NAMES, calibration, resamples=5)
+    report = calibration_metrics(logits[rows], labels[rows], NAMES, calibration, resamples=5)
     measured = report["conformal"]["0.90"]
     assert measured["coverage"]["LYT"] is measured["intervals"]["coverage"]["LYT"] is None
 
@@ -147,7 +147,7 @@ def test_temperature_lowers_calibration_error_and_confident_answers_are_more_acc
     logits, labels = simulate(4000, 2, 4.0)
     calibration = fit_calibration(logits[:2000], labels[:2000], NAMES)
     before, after = (
-        calibration_figures(logits[2000:], labels[2000:], NAMES, of, resamples=50)
+        calibration_metrics(logits[2000:], labels[2000:], NAMES, of, resamples=50)
         for of in (calibration | {"temperature": {"value": 1.0}}, calibration)
     )
     assert after["calibrated"]["ece"] < 0.5 * before["calibrated"]["ece"]

@@ -14,7 +14,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants
 from huggingface_hub.utils import hf_raise_for_status
 
 from hub_model.inference.errors import RepoError
-from hub_model.inference.hub import hub_refusal
+from hub_model.inference.hub import hub_error_message
 from hub_model.publish import find_repo, push_folder
 
 
@@ -157,7 +157,7 @@ def test_every_refusal_of_the_hub_is_one_sentence(status, headers, sentence):
     request = httpx2.Request("POST", "https://huggingface.co/api/models/a/b/commit/main")
     with pytest.raises(httpx2.HTTPError) as refusal:
         hf_raise_for_status(httpx2.Response(status, headers=headers, request=request))
-    said = hub_refusal(refusal.value, "a/b", "model", "v1", writing=True)
+    said = hub_error_message(refusal.value, "a/b", "model", "v1", writing=True)
     assert sentence in said and "\n" not in said
 
 

@@ -26,7 +26,7 @@ from tests.hub_model.scoring import (
     MODULE,
     TWO,
     arguments_of,
-    kill_in_the_middle,
+    kill_midway,
     paths_below,
     refusal,
     score,
@@ -296,7 +296,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_one_left_alone(
 ):
     out = tmp_path / "predictions.parquet"
     arguments = arguments_of(image_folder, model, out)
-    left = kill_in_the_middle(MODULE, arguments, tmp_path / "predictions.parquet.parts")
+    left = kill_midway(MODULE, arguments, tmp_path / "predictions.parquet.parts")
     assert 1 <= left < 6 and not out.exists()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/part-*")}
     assert main(["score", *arguments]) == 0

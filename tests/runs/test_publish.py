@@ -16,7 +16,7 @@ from huggingface_hub.utils import hf_raise_for_status
 import runs.publish
 from hub_model.card import snippets
 from hub_model.inference.errors import RepoError
-from hub_model.verify import run_fresh
+from hub_model.verify import run_isolated
 from local_hub import LocalHub
 
 KINDS = ("dataset", "model", "space")
@@ -107,9 +107,9 @@ def test_a_fresh_process_has_the_token_an_image_and_no_cache(monkeypatch):
     monkeypatch.setattr("hub_model.verify.get_token", lambda: "hf_of_this_login")
     code = "import os; from huggingface_hub import constants, get_token; "
     code += "print(get_token(), os.listdir(), constants.HF_HUB_CACHE == os.getcwd() + '/hub')"
-    assert run_fresh("-c", code) == "hf_of_this_login ['cell.jpg'] True\n"
+    assert run_isolated("-c", code) == "hf_of_this_login ['cell.jpg'] True\n"
     with pytest.raises(RepoError, match=r"^ValueError: no such cell$"):
-        run_fresh("-c", "raise ValueError('no such cell')")
+        run_isolated("-c", "raise ValueError('no such cell')")
 
 
 # ---- errors

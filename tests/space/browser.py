@@ -9,8 +9,8 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from runs.chromium import FLAGS, find_chromium
 
-PATIENCE = 120_000  # timeout in milliseconds, for loaded machines
-expect.set_options(timeout=PATIENCE)
+TIMEOUT_MS = 120_000  # timeout in milliseconds, for loaded machines
+expect.set_options(timeout=TIMEOUT_MS)
 
 
 @contextmanager

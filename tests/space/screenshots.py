@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page
 
 from dataset_script.synthetic_cells import LOOKS, draw_cell, draw_field
 from hub_model.inference.classifier import Classifier
-from tests.space.browser import PATIENCE, chromium
+from tests.space.browser import TIMEOUT_MS, chromium
 from tests.space.running import RunningSpace, running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +53,7 @@ def known_cell(model: str) -> Image.Image:
 
 def visit(page: Page, address: str, language: str) -> None:
     """Open the Space in a language and wait until it is ready."""
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(TIMEOUT_MS)
     page.goto(f"{address}/?lang={language}")
     page.locator("#cell-picture").wait_for()
     page.locator(f"html[lang={language}]").wait_for()

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
 
 from tests.space.axe import violations
 from tests.space.bad_uploads import PICTURES
-from tests.space.browser import PATIENCE
+from tests.space.browser import TIMEOUT_MS
 from tests.space.running import RunningSpace, running
 from tests.space.screenshots import SIZES, TABS, draw_inputs, fill_tab, open_tab, visit
 
@@ -96,7 +96,7 @@ def test_the_browsers_language_decides_and_the_switch_rewrites_the_page_in_place
     names = {"en": "English", "id": "Bahasa Indonesia"}
     context = browser.new_context(locale=locale)
     page = context.new_page()
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(TIMEOUT_MS)
     page.goto(space.address)
     page.locator(f"html[lang={locale[:2]}]").wait_for()
     page.set_input_files("#cell-picture input[type=file]", inputs["cell"])

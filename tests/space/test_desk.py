@@ -26,7 +26,7 @@ from hub_model.inference.text import csv_cell
 from hub_model.studies.ood import fit_appearance
 from space.api import count_rows
 from space.batching import Batcher
-from space.bulk import answer_uploads
+from space.bulk import classify_uploads
 from space.charts import count_chart
 from space.desk import EXCLUDED, UNDECIDED, Desk, Source
 from space.desk_view import export_files, push_export, summary, values_of
@@ -158,16 +158,16 @@ def test_a_job_can_be_stopped_and_resumed(resources: Resources, tmp_path: Path) 
     (tmp_path / "a.zip").write_bytes(
         zipped({f"{i}.jpg": jpeg(i % 3) for i in range(100)} | {"bad.jpg": b"x"})
     )
-    answer = answer_uploads(resources, [str(tmp_path / "a.zip")], should_stop=lambda: True)
+    answer = classify_uploads(resources, [str(tmp_path / "a.zip")], should_stop=lambda: True)
     assert len(answer.entries) == len(answer.predictions) == 32
-    rest = answer_uploads(resources, [str(tmp_path / "a.zip")], skip=answer.done)
+    rest = classify_uploads(resources, [str(tmp_path / "a.zip")], skip=answer.done)
     assert sorted(e.entry for e in answer.entries + rest.entries) == sorted(f"{i}.jpg" for i in range(100))
     assert [name for name, _ in answer.bad + rest.bad] == ["a.zip/bad.jpg"]
 
 
 def test_seven_hundred_pictures_are_seven_hundred_answers(resources: Resources, tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(zipped({f"{i}.jpg": jpeg(i % 5) for i in range(700)}))
-    answer = answer_uploads(resources, [str(tmp_path / "a.zip")])
+    answer = classify_uploads(resources, [str(tmp_path / "a.zip")])
     assert len(answer.predictions) == 700 and answer.bad == [] and not answer.left_out
 
 
@@ -188,7 +188,7 @@ def test_a_batch_unlike_the_training_images_comes_with_a_warning_everywhere(
     for cells, warned in ((known[::3], False), ([dark(cell) for cell in known[:20]], True)):
         path = tmp_path / f"{warned}.zip"
         path.write_bytes(zipped({f"{i}.png": encoded(cell, "PNG") for i, cell in enumerate(cells)}))
-        answer = answer_uploads(resources, [str(path)])
+        answer = classify_uploads(resources, [str(path)])
         assert all(("darker" in row["warning"]) == warned for row in count_rows(resources, answer))
         small_desk.shift = answer.predictions.shift
         small_desk.field = {"found": 7, "side": 250}

@@ -12,7 +12,7 @@ from PIL import Image
 
 import space
 from hub_model.inference.errors import ImageError
-from hub_model.inference.images import CELL_SIDE, MAX_PIXELS, read_picture
+from hub_model.inference.images import CELL_SIDE, MAX_PIXELS, read_image
 from space import archives
 from space.archives import MAX_ENTRIES, MAX_PICTURES, count_uploads, read_cell, read_slide, read_uploads
 from space.fields import CROP_SIDE
@@ -29,7 +29,7 @@ def test_a_bad_picture_gets_its_own_sentence(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(make())
     with pytest.raises(ImageError) as refusal:
-        read_picture(path)
+        read_image(path)
     assert refusal.value.reason == reason
     for language in ("en", "id"):
         sentence = say_error(language, refusal.value)
@@ -184,7 +184,7 @@ def test_a_damaged_zip_leaves_the_picture_beside_it_alone(
 
 def test_the_pixels_that_are_claimed_are_those_of_the_sentence_and_of_the_readme() -> None:
     with pytest.raises(ImageError, match="more than 12 million"):
-        read_picture(even("RGB", (4_000, 3_500), "WEBP"))
+        read_image(even("RGB", (4_000, 3_500), "WEBP"))
     assert f"{MAX_PIXELS // 10**6} megapixels" in (Path(space.__file__).parent / "README.md").read_text()
 
 

@@ -45,11 +45,11 @@ def write_parquet(raw: Path, out: Path) -> None:
 def through_trainer(folder: Path) -> Iterator[Outcome]:
     """The rows of the streamed dataset, decoded as `StreamSplit` does."""
     from training import TrainingError
-    from training.data import decode, geometry
+    from training.data import decode, evaluation_transform
     from training.source import open_source
 
     labels = {path.name: path.parent.name for path in folder.rglob("*") if path.parent.name in LABELS}
-    transform = geometry(CONFIG, 64)
+    transform = evaluation_transform(CONFIG, 64)
     source = open_source(data_options(folder / "parquet"), streaming=True)
     for row in source.rows("train"):
         right = source.label_names[row.label] == labels[row.name]

@@ -19,7 +19,7 @@ from dataset_script.classes import arrange
 from dataset_script.records import Rejected
 from dataset_script.source import DatasetError, Sources
 from dataset_script.validate import check
-from hub_model.inference.text import shown
+from hub_model.inference.text import printable
 from tests.pictures import encoded, noise
 
 RNG = np.random.default_rng(0)
@@ -117,7 +117,7 @@ def try_input(
             arranged = arrange(sources, classes, group_by, labels)
         except DatasetError as error:
             event("refused")
-            assert str(error) and "\n" not in shown(str(error)) and len(str(error)) < 3000
+            assert str(error) and "\n" not in printable(str(error)) and len(str(error)) < 3000
             return
         event("read")
         accepted = [path for paths in arranged.files.values() for path in paths]

@@ -14,7 +14,7 @@ from tests.hub_model.scoring import (
     MODULE,
     TWO,
     arguments_of,
-    kill_in_the_middle,
+    kill_midway,
     paths_below,
     score,
     write_images,
@@ -36,7 +36,7 @@ def test_kills_in_every_phase_lose_and_duplicate_no_row(launch, model, tmp_path)
     out, alone = tmp_path / "out.parquet", tmp_path / "alone.parquet"
     arguments = arguments_of(images, model, out)
     for at_least in (1, 8, 16):
-        kill_in_the_middle(LAUNCHES[launch], arguments, tmp_path / "out.parquet.parts", at_least)
+        kill_midway(LAUNCHES[launch], arguments, tmp_path / "out.parquet.parts", at_least)
     subprocess.run([sys.executable, *LAUNCHES[launch], *arguments], check=True)
     names = pq.read_table(out)["file_name"].to_pylist()
     assert names == paths_below(images) and len(set(names)) == 5000

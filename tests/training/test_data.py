@@ -9,12 +9,19 @@ import torch
 from PIL import Image
 
 from dataset_script.validate import check, digest
-from hub_model.inference.images import read_picture
+from hub_model.inference.images import read_image
 from hub_model.inference.preprocessing import Preprocessing
 from tests.pictures import deep, encoded, packed_tiff, planar_tiff, png16, tiff
 from tests.training.small import CONFIG, data_options
 from training import TrainingError
-from training.data import MemorySplit, StreamSplit, decode, geometry, split_evenly, updates_per_epoch
+from training.data import (
+    MemorySplit,
+    StreamSplit,
+    decode,
+    evaluation_transform,
+    split_evenly,
+    updates_per_epoch,
+)
 from training.source import Row, open_source
 
 IMAGES = 53  # a prime: no batch size divides it
@@ -38,7 +45,7 @@ def numbered(tmp_path_factory):
 
 def make_split(folder, kind, process, processes, batch_size=8, accumulation=1):
     source = open_source(data_options(folder), streaming=kind is StreamSplit)
-    transform = geometry(CONFIG, 16)
+    transform = evaluation_transform(CONFIG, 16)
     return kind(source, "train", batch_size, process, processes, transform, 3, accumulation)
 
 
@@ -186,11 +193,11 @@ def kinds_of_files() -> dict[str, bytes]:
 def test_build_training_scoring_space_and_classifier_decode_the_same_pixels(kind, data):
     size = 32
     seen = Preprocessing({**CONFIG, "input_size": (3, size, size)}).seen
-    trained = decode(Row(kind, data, 0), geometry(CONFIG, size)).permute(1, 2, 0).numpy()
+    trained = decode(Row(kind, data, 0), evaluation_transform(CONFIG, size)).permute(1, 2, 0).numpy()
     assert trained.std() > 10, "the disc is visible"
     assert np.array_equal(trained, np.asarray(seen(data))), "Classifier"
-    assert np.array_equal(trained, np.asarray(seen(read_picture(data)))), "Space and scoring"
-    assert check("x", data).pixels == digest(read_picture(data)), "build"
+    assert np.array_equal(trained, np.asarray(seen(read_image(data)))), "Space and scoring"
+    assert check("x", data).pixels == digest(read_image(data)), "build"
 
 
 def broken_image(folder, image):

@@ -18,13 +18,13 @@ from transformers import pipeline
 from tests.training.small import NAMES, SOURCE, model_options
 from training import TrainingError
 from training.batch_norm import reestimate_batch_norm
-from training.data import decode, geometry, normalise
+from training.data import decode, evaluation_transform, normalise
 from training.model import (
     build_model,
     build_optimizer,
-    find_start,
     keep_slow_convolutions_in_float32,
     reload_weights,
+    resolve_start,
     save_model,
     training_mode,
 )
@@ -62,7 +62,7 @@ def test_training_timm_and_transformers_compute_the_same_logits_for_a_jpeg(
     weights = sum(parameter.numel() for parameter in model.parameters())
     assert (folder / "model.safetensors").stat().st_size / weights == pytest.approx(bytes_a_weight, rel=0.1)
     file = next(drawn_folder.rglob("*.jpg"))
-    image = decode(Row(file.name, file.read_bytes(), 0), geometry(data_config, 64))
+    image = decode(Row(file.name, file.read_bytes(), 0), evaluation_transform(data_config, 64))
     with torch.inference_mode():
         ours = model.eval().to(memory_format=torch.channels_last)(normalise(image[None], data_config))
 
@@ -188,8 +188,8 @@ def test_the_default_input_size_of_a_vit_is_its_own():
 @pytest.mark.parametrize("name", ["weights.pth", "pytorch_model.bin", "model.pkl"])
 def test_a_pickle_is_refused_by_name(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x80\x04")
-    assert name in refusal(find_start, str(tmp_path / name))
-    assert name in refusal(find_start, str(tmp_path))
+    assert name in refusal(resolve_start, str(tmp_path / name))
+    assert name in refusal(resolve_start, str(tmp_path))
 
 
 def test_a_start_model_that_is_damaged_mismatched_or_missing_is_one_error_message(saved, tmp_path):

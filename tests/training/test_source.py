@@ -10,7 +10,7 @@ import pytest
 from datasets import ClassLabel, Features, Sequence, Value
 from PIL import Image
 
-from hub_model.inference.images import read_picture
+from hub_model.inference.images import read_image
 from tests.pictures import encoded
 from tests.training.small import data_options
 from training import TrainingError
@@ -126,7 +126,7 @@ def test_labels_of_any_type_keep_their_names(name, stream, tmp_path):
 def test_encoded_images_in_a_binary_column_are_read(stream, tmp_path):
     write(tmp_path, images=[encoded(PICTURE, "PNG")] * 2, image_kind=Value("binary"))
     rows = open_source(data_options(tmp_path), streaming=stream).rows("train")
-    assert [read_picture(row.data).size for row in rows] == [(16, 16)] * 2
+    assert [read_image(row.data).size for row in rows] == [(16, 16)] * 2
 
 
 def test_several_configurations_are_listed_with_the_option(tmp_path):

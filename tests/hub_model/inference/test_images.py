@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from dataset_script.synthetic_cells import draw_cell
 from hub_model.inference.errors import ImageError
-from hub_model.inference.images import read_picture, to_rgb
+from hub_model.inference.images import read_image, to_rgb
 from tests.pictures import deep, encoded, packed_tiff, planar_tiff, png16, tiff
 
 CELL = draw_cell("EOS", 3)
@@ -25,7 +25,7 @@ DEPTHS = {10: 1023, 12: 4095, 14: 16383, 16: 65535}
 def max_error(data: bytes, expected: np.ndarray) -> int:
     """The largest difference of a file's decoded pixels from the expected ones."""
     expected = expected if expected.ndim == 3 else np.repeat(expected[..., None], 3, axis=2)
-    return int(np.abs(np.asarray(read_picture(data)).astype(int) - expected).max())
+    return int(np.abs(np.asarray(read_image(data)).astype(int) - expected).max())
 
 
 @pytest.mark.parametrize("values", [GREY, RGB], ids=["grey", "RGB"])
@@ -155,7 +155,7 @@ def test_packed_and_compressed_rare_tiffs_require_the_optional_package(number: i
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         hint = r"\(without the package imagecodecs\) .*: save the picture as PNG"
         with pytest.raises(ImageError, match=hint):
-            read_picture(data)
+            read_image(data)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_packed_and_compressed_rare_tiffs_require_the_optional_package(number: i
 def test_the_error_for_an_unsupported_kind_says_what_to_do(data: bytes, monkeypatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # pillow-heif is optional
     with pytest.raises(ImageError, match=r"(save the picture as|install it)"):
-        read_picture(data)
+        read_image(data)
 
 
 def test_damaged_rare_tiffs_are_an_error_and_huge_tiles_are_not_allocated() -> None:
@@ -186,7 +186,7 @@ def test_damaged_rare_tiffs_are_an_error_and_huge_tiles_are_not_allocated() -> N
         huge_tiles[offset : offset + 4] = (2**16).to_bytes(4, "little")
     for data in (bytes(huge_tiles), intact[:2000], planar_tiff(deep(RGB, 4095))[:-9000]):
         with pytest.raises(ImageError, match=r"(damaged|cut off)"):
-            read_picture(data)
+            read_image(data)
 
 
 def two_page_tiff(second: np.ndarray, subfiletype: int) -> bytes:
@@ -200,7 +200,7 @@ def test_the_reduced_resolution_pages_of_a_tiff_pyramid_do_not_count_as_pages() 
     assert max_error(two_page_tiff(RGB[::4, ::4], 1), RGB) == 0
     for data in (two_page_tiff(RGB, 0), tiff(np.zeros((2, 32, 32, 3), np.float32))):
         with pytest.raises(ImageError, match="several pages"):
-            read_picture(data)
+            read_image(data)
 
 
 def test_white_is_zero_is_inverted() -> None:
@@ -252,17 +252,17 @@ def test_an_image_is_upright_at_any_depth(orientation: int) -> None:
 @pytest.mark.parametrize("kind", ["AVIF", "JPEG2000"])
 def test_avif_and_jpeg_2000_are_read(kind: str) -> None:
     data = encoded(CELL, kind, **({"quality": 95} if kind == "AVIF" else {}))
-    assert np.abs(np.asarray(read_picture(data)).astype(int) - RGB).mean() < 4
+    assert np.abs(np.asarray(read_image(data)).astype(int) - RGB).mean() < 4
 
 
 def test_heic_is_read_with_the_optional_package() -> None:
     pytest.importorskip("pillow_heif").register_heif_opener()
-    assert np.abs(np.asarray(read_picture(encoded(CELL, "HEIF", quality=90))).astype(int) - RGB).mean() < 4
+    assert np.abs(np.asarray(read_image(encoded(CELL, "HEIF", quality=90))).astype(int) - RGB).mean() < 4
 
 
 def test_the_error_for_a_slide_points_to_the_field_tab() -> None:
     with pytest.raises(ImageError, match="crop it, or use the field tab"):
-        read_picture(encoded(Image.new("L", (8192, 8192)), "PNG"))
+        read_image(encoded(Image.new("L", (8192, 8192)), "PNG"))
 
 
 def test_the_error_for_a_missing_file_says_to_check_its_path(tmp_path: Path) -> None:
