@@ -76,8 +76,8 @@ def parser() -> argparse.ArgumentParser:
 
 def class_list(text: str) -> tuple[str, ...]:
     """Return the names in a comma-separated list; a name that contains a comma is double-quoted."""
-    # `shown` escapes newlines, which csv.reader refuses outside quotes
-    names = next(csv.reader([printable(text)], skipinitialspace=True))
+    # `printable` escapes newlines, which csv.reader refuses outside quotes
+    names = next(csv.reader([printable(text.strip())], skipinitialspace=True))
     return tuple(filter(None, map(str.strip, names)))
 
 
@@ -96,11 +96,11 @@ def print_summary(summary: Summary) -> None:
         print(f"{name:<{width}}" + "".join(f"{summary.count(split, label):12,}" for split in SPLITS))
     sizes = summary.shared_groups
     print(
-        f"{len(sizes):,} groups of several images ({sum(sizes):,} in all); {summary.compared:,} pairs compared"
+        f"groups with several images: {len(sizes):,} ({sum(sizes):,} images); pairs compared: {summary.compared:,}"
     )
     if summary.listed is not None:
         missing = summary.listed - summary.listed_kept
-        print(f"test list: {summary.listed:,} names, {summary.listed_kept:,} found, {missing:,} missing; "
+        print(f"test list: {summary.listed:,} names, {summary.listed_kept:,} in the dataset, {missing:,} not; "
               f"{summary.near_held_out:,} near-duplicates of held-out images left out")  # fmt: skip
         untested = [name for label, name in enumerate(summary.classes) if not summary.count("test", label)]
         if untested:

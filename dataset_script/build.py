@@ -47,7 +47,7 @@ def build(raws: Sequence[str], out: Path, options: argparse.Namespace) -> Summar
     sources = Sources(raws, options.follow_links, options.zip_encoding)
     for source in sources.parts.values():
         if target.is_relative_to(source.place) or source.place.is_relative_to(target):
-            raise DatasetError(f"one of {out} and the raw data is inside the other: choose another folder")
+            raise DatasetError(f"{out} is inside the raw data or contains it: choose another folder")
     names = None if options.test_names is None else read_test_names(options.test_names)
     with replace_on_success(out, options.overwrite) as folder:
         table = options.labels and (options.labels.name, read_option("--labels", options.labels))

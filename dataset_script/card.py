@@ -24,7 +24,7 @@ from hub_model.publish import links
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 REPO = "OWNER/NAME"  # placeholder of a card that was not pushed yet
-LINKS = "<!-- links: model and Space -->"  # the same
+LINKS = "<!-- links: model and Space -->"  # placeholder of the links in that card
 SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
 # strings that YAML 1.1 or 1.2 may read as a number, date, boolean or null
 AMBIGUOUS = re.compile(r"[-+.~\d].*|y|n|yes|no|on|off|true|false|null|nan|inf|", re.IGNORECASE | re.DOTALL)

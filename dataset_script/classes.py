@@ -80,7 +80,7 @@ def arrange(
         labels: name and bytes of a label table; by default, a table in a source is read if its folders are not classes.
 
     Raises:
-        DatasetError: the classes are ambiguous, fewer than two, lack a selected one, or have names that look alike.
+        DatasetError: the classes are ambiguous, there are fewer than two, a selected one is missing, or two names look alike.
     """
     merged = ClassFolders()
     for name, source in sources.parts.items():

@@ -27,7 +27,7 @@ class Rejected:
 
     @property
     def is_expected(self) -> bool:
-        """Whether --strict accepts it: a document or system file, a file read through a link, a copy of a held-out image."""
+        """Whether --strict accepts it: a document, a system file, a file read through a link, a near-duplicate of a test one."""
         if is_system_file(self.path):
             return True
         if self.reason == OUTSIDE:
@@ -72,7 +72,7 @@ class Summary:
     rejected: list[Rejected]
     left_out: int  # files of classes that --classes does not name
     spare: int  # files beyond --per_class
-    pictures: int  # images with distinct pixels
+    pictures: int  # number of images with distinct pixels
     compared: int  # pairs of them
     confirmed: int  # compared pairs that are near-duplicates
     seed: int

@@ -18,11 +18,10 @@ from pathlib import Path
 from dataset_script.records import READ_THROUGH_LINK
 from hub_model.inference.errors import first_line
 from hub_model.inference.images import MAX_BYTES
-from hub_model.inference.text import printable
+from hub_model.inference.text import SYSTEM_NAMES, printable
 
 BOMB_RATIO = 200  # maximum compression ratio of a zip entry, except in these formats
 UNCOMPRESSED = (".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".csv", ".tsv", ".txt")
-SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information"}
 # only zips are read, and only outside other zips
 ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".rar", ".7z", ".zip")
 PACKED = "archive that is not read"

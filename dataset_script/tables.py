@@ -48,7 +48,7 @@ def _decode(name: str, data: bytes) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("cp1252", "replace")
-    # three such letters in a row occur in no western language
+    # three such letters in a row hardly occur in western languages
     if garbled := re.search(r"[^\x00-\x7f‘’“”–—…•]{3,}", text):
         raise DatasetError(f"{name} is in an unknown code page ({garbled[0]}): save it as UTF-8")
     return text

@@ -190,7 +190,7 @@ def recipe(metrics: dict) -> str:
         lines.append(f"The weights are the average of those ({own_weight:g}) and {mixed_in}")
     if training["recipe"].get("reestimate_batch_norm"):
         lines.append(
-            "Batch norm statistics were re-estimated at the end on one random view of each training image; the curves show the epochs before"
+            "Batch norm statistics were re-estimated at the end on one random view of each training image; the curves show the epochs before that"
         )
     lines.append("Options: " + ", ".join(f"`{key}` {value}" for key, value in training["recipe"].items()))
     return "\n".join(f"- {line}." for line in lines)

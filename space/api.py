@@ -211,14 +211,10 @@ def register(resources: Resources) -> None:
         return count_rows(resources, BulkPredictions([], predictions, bad, Counter()))
 
     one, many = FileInput(visible=False), FileInput(visible=False, file_count="multiple")
+    # the events of the page with the same id share the limit
     for fn, source, concurrency_id, limit in (
         (predict, one, None, 16),
-        (
-            predict_many,
-            many,
-            "bulk",
-            MAX_BULK_JOBS,
-        ),  # the events of the page with the same id share the limit
+        (predict_many, many, "bulk", MAX_BULK_JOBS),
         (count, many, "bulk", MAX_BULK_JOBS),
         (field, one, "field", MAX_FIELD_JOBS),
         (model, None, None, None),

@@ -103,7 +103,8 @@ class App:
             loaded = self._load()
             if isinstance(loaded, Resources) and (loaded.dataset is not None or self.resources is None):
                 self.show(loaded)
-                print(f"All repos are loaded: the Space is at {self.page.local_url}", flush=True)
+                what = "All repos are" if self.complete else "The model is"
+                print(f"{what} loaded: the Space is at {self.page.local_url}", flush=True)
 
 
 def start(model_id: str, dataset_id: str, revision: str | None = None, **launch: Any) -> Any:

@@ -2,7 +2,7 @@
 
 In: paths of uploads. Out: one `Entry` per picture. The first `MAX_PICTURES` are decoded; the rest are reported with an error.
 Nothing is unpacked to disk. Entries with an unsafe path, links, encrypted and oversized entries are rejected with their
-reason. Files that macOS and Windows add to folders are skipped.
+reason. Files that operating systems add to folders are skipped.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import lzma
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -30,6 +30,7 @@ MAX_ENTRIES = 50_000  # of one zip file
 MAX_UNPACKED = 2 * 2**30  # bytes of one zip file in total, as declared; one entry at a time is in memory
 # raised by zipfile and its decoders for damaged files
 DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, OSError, ValueError)
+Place = tuple[str, str | None]  # path of an upload, and entry of a zip file
 
 
 def read_cell(source: bytes | str) -> Image.Image:
@@ -68,14 +69,14 @@ class Entry:
     sample: str = ""
 
 
-def read_uploads(paths: Iterable[str]) -> Iterator[Entry]:
-    """Yield every picture of the files and zip files in order, decoding one at a time."""
+def read_uploads(paths: Iterable[str], skip: Collection[Place] = ()) -> Iterator[Entry]:
+    """Yield every picture of the files and zip files that is not in `skip`, in order, decoding one at a time."""
     left = MAX_PICTURES
     for path in paths:
         name = getattr(path, "name", None) or Path(path).name
         if _is_zip(path):
-            entries = _zip_entries(path, name, left)
-        elif is_system_file(name):
+            entries = _zip_entries(path, name, left, skip)
+        elif is_system_file(name) or (path, None) in skip:
             continue
         else:
             entries = [_decoded(Entry(name, path), left, partial(read_cell, path))]
@@ -115,8 +116,8 @@ def _decoded(entry: Entry, left: int, read: Callable[[], Image.Image]) -> Entry:
         return replace(entry, error=error)
 
 
-def _zip_entries(path: str, zip_name: str, left: int) -> Iterator[Entry]:
-    """The entries of a zip file, of which at most `left` are decoded."""
+def _zip_entries(path: str, zip_name: str, left: int, skip: Collection[Place]) -> Iterator[Entry]:
+    """The entries of a zip file without those in `skip`; at most `left` are decoded."""
     try:
         with zipfile.ZipFile(path) as archive:
             infos = _files(archive)
@@ -126,6 +127,8 @@ def _zip_entries(path: str, zip_name: str, left: int) -> Iterator[Entry]:
                 raise ImageError("zip_bomb")
             sample = PurePosixPath(zip_name).stem
             for info in infos:
+                if (path, info.filename) in skip:
+                    continue
                 entry = Entry(f"{zip_name}/{_name(info)}", path, info.filename, sample=sample)
                 entry = _decoded(entry, left, partial(_read_entry, archive, info))
                 left -= entry.picture is not None
@@ -146,7 +149,7 @@ def _name(info: zipfile.ZipInfo) -> str:
 
 
 def _files(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """The entries that are neither folders nor files that macOS or Windows adds to them."""
+    """The entries that are neither folders nor files that an operating system adds to them."""
     infos = archive.infolist()
     return [info for info in infos if not (_name(info).endswith("/") or is_system_file(_name(info)))]
 

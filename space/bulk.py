@@ -11,25 +11,25 @@ from PIL import Image
 
 from hub_model.inference.classifier import Predictions
 from hub_model.inference.errors import ImageError
-from space.archives import Entry, count_uploads, read_uploads
+from space.archives import Entry, Place, count_uploads, read_uploads
 from space.batching import MAX_BATCH
 from space.resources import Resources
 from space.texts import say
-
-Place = tuple[str, str | None]  # path of an upload, and entry of a zip file
 
 
 @dataclass(frozen=True)
 class BulkPredictions:
     """`entries[i]` is row i of `predictions`, which is None if no picture could be used.
 
-    `left_out` is the number of pictures beyond the limit, by folder; `done` are all pictures that were read.
+    `left_out` is the number of pictures beyond the limit, by folder; `stopped`: whether pictures may be left to read; `done`:
+    those that were read.
     """
 
     entries: list[Entry]
     predictions: Predictions | None
     bad: list[tuple[str, ImageError]]
     left_out: Counter
+    stopped: bool = False
     done: set[Place] = field(default_factory=set)
 
     @property
@@ -49,9 +49,9 @@ def classify_uploads(
     """Classify every picture of the files and zip files in batches, without keeping the pictures in memory.
 
     `on_picture(row, picture)` is called for each picture, `progress(done, total)` and `should_stop()` after each batch. Pictures
-    of `skip` are left out: those that a stopped job has read.
+    in `skip`, which a stopped job has read, are passed over.
     """
-    total = count_uploads(paths)
+    total, stopped = max(1, count_uploads(paths) - len(skip)), False
     entries: list[Entry] = []
     bad: list[tuple[str, ImageError]] = []
     left_out: Counter = Counter()
@@ -66,11 +66,8 @@ def classify_uploads(
             batch.clear()
         progress(min(total, len(entries) + len(bad)), total)
 
-    for entry in read_uploads(paths):
-        place = (str(entry.path), entry.entry)
-        if place in skip:
-            continue
-        done.add(place)
+    for entry in read_uploads(paths, skip):
+        done.add((entry.path, entry.entry))
         if entry.error is not None and entry.error.reason == "too_many":
             left_out[entry.name.rpartition("/")[0]] += 1
         elif entry.error is not None:
@@ -81,13 +78,13 @@ def classify_uploads(
             entries.append(replace(entry, picture=None))
             if len(batch) == MAX_BATCH:
                 flush()
-                if should_stop():
+                if stopped := should_stop():
                     break
     flush()
     if not outputs:
-        return BulkPredictions([], None, bad, left_out, done)
+        return BulkPredictions([], None, bad, left_out, stopped, done)
     predictions = resources.classifier.interpret(*map(np.concatenate, zip(*outputs, strict=True)))
-    return BulkPredictions(entries, predictions, bad, left_out, done)
+    return BulkPredictions(entries, predictions, bad, left_out, stopped, done)
 
 
 def prior_note(language: str, resources: Resources) -> str:

@@ -23,7 +23,7 @@ from hub_model.inference.calibration import Calibration, Verdict, names_in
 from hub_model.inference.classifier import Predictions
 from hub_model.inference.counts import wilson_interval
 from hub_model.inference.errors import ImageError
-from space.archives import read_slide
+from space.archives import Place, read_slide
 from space.fields import Box, cut
 
 UNDECIDED, EXCLUDED = "?", "-"
@@ -108,10 +108,8 @@ class Desk:
     ignored: set[str] = field(default_factory=set)  # classes left out of the denominator
     bad: list[tuple[str, ImageError]] = field(default_factory=list)
     left_out: Counter = field(default_factory=Counter)  # class folder -> pictures beyond the limit
-    uploads: set[str] = field(default_factory=set)  # paths that were read to their end
-    done: set[tuple[str, str | None]] = field(
-        default_factory=set
-    )  # path and zip entry of the pictures that were read
+    uploads: set[str] = field(default_factory=set)  # paths that are read, or being read
+    done: set[Place] = field(default_factory=set)  # pictures that were read by a job that was stopped
     version: float = 0.0  # of the corrections, so that late ones can be told from newer ones
     shift: Shift | None = None  # of the latest batch that looked unlike the training images
     field: dict[str, Any] | None = None  # url, width and height of the picture of a field
@@ -147,11 +145,11 @@ class Desk:
         if version < self.version:
             return
         self.version = version
-        numbers = range(len(self.cells))
+        numbers = {str(cell.number) for cell in self.cells}
         self.corrections = {
             int(n): str(label)
             for n, label in corrections.items()
-            if str(n).isdecimal() and int(n) in numbers and str(label) in {UNDECIDED, EXCLUDED, *allowed}
+            if str(n) in numbers and str(label) in {UNDECIDED, EXCLUDED, *allowed}
         }
 
     def count(self, calibration: Calibration, sample: str = "") -> list[Row]:

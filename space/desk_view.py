@@ -22,7 +22,7 @@ from hub_model.publish import push_folder
 from space import cards, charts, export
 from space.bulk import prior_note
 from space.desk import EXTRA_CLASSES, Desk, Row
-from space.inputs import refusal
+from space.inputs import values_of
 from space.resources import Resources
 from space.texts import LANGUAGES, Words, number, say, say_html, say_shift
 from space.visits import Visit, Visits
@@ -162,14 +162,6 @@ class DeskView:
     def _export(self, request: gr.Request) -> Any:
         paths = self.files(self.visits.of(request))
         return gr.update(value=paths, visible=bool(paths))
-
-
-def values_of(event: gr.EventData, **kinds: Callable[[Any], Any]) -> list[Any]:
-    """The values of an event that `review.js` sends, converted. A visitor who sends another gets one sentence."""
-    try:
-        return [kind(getattr(event, name)) for name, kind in kinds.items()]
-    except (AttributeError, TypeError, ValueError, OverflowError):
-        raise refusal(say("en", "upload_unfit")) from None
 
 
 def desk_values(

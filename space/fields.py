@@ -28,8 +28,8 @@ CROP_SIDE = 250  # pixels, of the training crops
 TYPICAL_DIAMETER = 0.36  # of a nucleus, as a fraction of the crop's side, when it cannot be measured
 MAX_CELLS = 400  # classified per field
 MIN_STAIN = 0.7  # of a nucleus in the stain channel; the palest of 360 real nuclei peaks at 1.4
-Area = tuple[slice, slice]  # rows and columns
 BLUR = 1.5  # pixels: standard deviation of the Gaussian filter of the stain channel
+Area = tuple[slice, slice]  # rows and columns
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def background_density(picture: Image.Image) -> np.ndarray:
 
 
 def stain_threshold(stain: np.ndarray) -> float:
-    """The stain above which a pixel is part of a nucleus; infinite for a picture without any, where Otsu would split noise."""
+    """The stain above which a pixel is part of a nucleus; infinite for a picture without nuclei, where Otsu would split noise."""
     return max(threshold_otsu(stain), MIN_STAIN) if stain.max() >= MIN_STAIN else np.inf
 
 

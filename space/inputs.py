@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from abc import ABCMeta
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,14 @@ from space.visits import UPLOAD
 def refusal(sentence: str) -> gr.Error:
     """An error that the visitor sees, without a traceback in the log."""
     return gr.Error(sentence, print_exception=False)
+
+
+def values_of(event: gr.EventData, **kinds: Callable[[Any], Any]) -> list[Any]:
+    """The values of an event that a script of the page sends, each converted by its kind, or one sentence as an error."""
+    try:
+        return [kind(getattr(event, name)) for name, kind in kinds.items()]
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        raise refusal(say("en", "upload_unfit")) from None
 
 
 class _WithoutStub(type(gr.Image)):

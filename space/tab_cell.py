@@ -18,7 +18,7 @@ from space.archives import read_cell, read_slide
 from space.desk import downscaled
 from space.desk_view import QUIET
 from space.fields import CROP_SIDE, Box, cut
-from space.inputs import PictureInput
+from space.inputs import PictureInput, values_of
 from space.resources import Resources
 from space.texts import Words, say, say_error
 from space.visits import Visit, Visits
@@ -126,7 +126,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     def crop(event: gr.EventData, request: gr.Request) -> list[Any]:
         visit = visits.of(request)
         if cell := visit.results.get("cell"):
-            cell.frame = checked_frame(event.frame)
+            (cell.frame,) = values_of(event, frame=checked_frame)
         return answers(visit)
 
     def restore(visit: Visit) -> list[Any]:
@@ -141,7 +141,8 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
     if examples:
 
         def pick(event: gr.EventData, request: gr.Request) -> list[Any]:
-            path = examples[int(event.number) % len(examples)][0]
+            (n,) = values_of(event, number=int)
+            path = examples[n % len(examples)][0]
             return [path, *respond(path, request)]
 
         gallery.pick(pick, None, [picture, *outputs], **options)
@@ -152,7 +153,7 @@ def checked_frame(value: Any) -> dict[str, float] | None:
     """The frame that a page has sent, clipped to the picture; None, for the whole picture, if it is not a frame."""
     try:
         frame = {key: min(1.0, max(0.0, float(value[key]))) for key in ("left", "top", "side")}
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         return None
     return frame if frame["side"] > 0 else None
 

@@ -96,7 +96,7 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         visit = visits.of(request)
         visit.keep(paths)
         desk, language = view.of(visit), visit.language
-        new = [path for path in paths or [] if str(path) not in desk.uploads]
+        new = [path for path in paths or [] if path not in desk.uploads]
         if not new and not desk.cells:
             return [cards.message(say(language, "cells_first")), *[gr.skip()] * (len(outputs) - 1)]
         visit.cancelled = False
@@ -108,7 +108,14 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         def report(done: int, total: int) -> None:
             progress((done, total), desc=say(language, "cells_progress"), unit="")
 
-        answer = classify_uploads(resources, new, report, visit.stops, save, desk.done)
+        desk.uploads.update(new)
+        unfinished = True
+        try:
+            answer = classify_uploads(resources, new, report, visit.stops, save, desk.done)
+            unfinished = answer.stopped
+        finally:
+            if unfinished:  # they can be counted again
+                desk.uploads.difference_update(new)
         with visit.lock:
             for row, entry in enumerate(answer.entries):
                 sample = entry.sample or say(language, "loose_files")
@@ -117,9 +124,8 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
             desk.bad += answer.bad
             desk.left_out += answer.left_out
             desk.shift = (answer.predictions and answer.predictions.shift) or desk.shift
-            desk.stopped = visit.cancelled
-            desk.done |= answer.done
-            desk.uploads |= set() if desk.stopped else {str(path) for path in new}
+            desk.stopped = answer.stopped
+            desk.done = desk.done | answer.done if answer.stopped else set()
         return draw(visit)
 
     def try_example(request: gr.Request, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008

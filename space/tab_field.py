@@ -19,9 +19,9 @@ from hub_model.inference.images import read_image
 from space import cards, charts
 from space.archives import LARGEST
 from space.desk import Desk, Row, Source, downscaled, open_field, save_thumbnail
-from space.desk_view import PRIVATE, QUIET, DeskView, values_of
+from space.desk_view import PRIVATE, QUIET, DeskView
 from space.fields import CROP_SIDE, Box, background_of, cut, evenly, find_cells
-from space.inputs import PictureInput
+from space.inputs import PictureInput, values_of
 from space.resources import Resources
 from space.texts import Words, number, say, say_error
 from space.visits import Visit, Visits

@@ -59,7 +59,7 @@ class Visit:
                 self.uploads.add(Path(path).parent)
 
     def file(self, name: str) -> Path:
-        """The path of a new file for the visitor, in the visit's own folder."""
+        """The path of a file for the visitor, in the visit's own folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return self.folder / name
 

@@ -10,17 +10,21 @@ from collections.abc import Iterator
 import pytest
 
 
+class Created(Exception):
+    """Carries the parser out of `main`."""
+
+
 @functools.cache
 def parser_of(module: str) -> argparse.ArgumentParser:
     """The parser that a module's `main` creates."""
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(NotImplementedError) as error:
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Created) as created:
         patched.setattr(argparse.ArgumentParser, "parse_args", instead_of_parsing)
         importlib.import_module(module).main([])
-    return error.value.args[0]
+    return created.value.args[0]
 
 
 def instead_of_parsing(parser: argparse.ArgumentParser, *_: object) -> None:
-    raise NotImplementedError(parser)
+    raise Created(parser)
 
 
 def actions(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.ArgumentParser, argparse.Action]]:

@@ -1,6 +1,6 @@
 """A small model repo for tests: a tiny network, trained for seconds on synthetic cells and correct on most of them.
 
-Out: a folder that follows the contract of DESIGN.md (`config.json`, `model.safetensors`, `calibration.json`,
+Out: a folder that follows the contract of `hub_model/contract.py` (`config.json`, `model.safetensors`, `calibration.json`,
 `metrics.json`, `history.jsonl`, `onnx/model.onnx`, `README.md`). Its figures are measured on synthetic cells.
 """
 

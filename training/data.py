@@ -126,7 +126,11 @@ class Split:
         offset = self.batch_size * self.process
         examples = self._examples(offset <= i % stride < offset + self.batch_size for i in range(len(self)))
         for start in range(offset, len(self), stride):
-            chunk = itertools.islice(examples, self.batch_size)
+            chunk = list(itertools.islice(examples, self.batch_size))
+            if not chunk:
+                raise TrainingError(
+                    f"split {self.name!r} has fewer rows than were counted: the dataset has changed"
+                )
             names, sources, labels, images = map(list, zip(*chunk, strict=True))
             padded = torch.stack(images + images[-1:] * (self.batch_size - len(images)))
             yield start, Batch(padded, torch.tensor(labels), names, sources)

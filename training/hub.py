@@ -27,7 +27,7 @@ from training.checkpoint import find_damage
 BRANCH = "checkpoint"
 CHECKPOINT = "checkpoint.safetensors"
 RUN_FILES = ("args.json", "config.json", "model.safetensors")
-SAFE_NAME = re.compile(r"\w[\w.-]*")  # a file or folder in the current one
+SAFE_NAME = re.compile(r"\w[\w.-]*")  # a plain name, without separators, not . or ..
 
 
 def check_hub(options: Namespace) -> None:

@@ -16,7 +16,7 @@ from training.data import MemorySplit, Split, StreamSplit, evaluation_transform,
 from training.source import Source, open_source
 
 MARGIN = (
-    1.5  # training images are decoded to this multiple of the input size, so that magnified views stay sharp
+    1.5  # training images are decoded to this multiple of the input size, so that zoomed views stay sharp
 )
 MEMORY_FRACTION = 0.25  # of the free memory that decoded images may take before they are streamed instead
 MAX_IMBALANCE = 1.25  # largest ratio between the image counts of two processes that read their own shards

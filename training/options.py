@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--model", help="timm architecture (default: that of --init_from, else rexnet_150)")
     add("--pretrained", action=BooleanOptionalAction, default=True, help="start from timm's ImageNet weights")
     add("--init_from", help="start from hf-hub:OWNER/NAME, run folder or .safetensors (default: none)")
-    add("--image_size", type=image_size, help="pixels (default: own size of --init_from or a ViT, else 160)")
+    add("--image_size", type=image_size, help="pixels (default: that of --init_from or of a ViT, else 160)")
     add(
         "--size_schedule", type=size_schedule, default=[], metavar="0:96,0.7:128",
         help="progressive resizing as PROGRESS:PIXELS pairs, the last being the image size (default: one size)",

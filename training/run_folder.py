@@ -33,7 +33,7 @@ def check_output_dir(options: Namespace, accelerator: Accelerator) -> None:
     """Create the output folder, or check without changing it that an existing one can be used.
 
     Raises:
-        TrainingError: it contains another run, something else than a run, or an input of this run.
+        TrainingError: it contains another run, something other than a run, or an input of this run.
     """
     folder = options.output_dir
     recorded = folder / "args.json"

@@ -96,7 +96,7 @@ class Source:
 
         Args:
             epoch: changes the order of a shuffled split.
-            selected: for each row, whether to yield it (default: all); all rows are read.
+            selected: for each row, whether to yield it (default: all); those that are not selected are read, too.
             shuffle: (seed, buffer size) for shuffling a streamed split.
             shard: (i, n) reads only the i-th of n equal groups of the shards of a streamed split.
         """

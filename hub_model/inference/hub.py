@@ -24,6 +24,7 @@ except ImportError:  # huggingface_hub 1 uses its predecessor
     import httpx as httpx2
 
 HUB_ERRORS = (OSError, httpx2.HTTPError, HFValidationError)  # raised by huggingface_hub; most are OSErrors
+# the repo does not exist or cannot be read: a cached copy is not used instead
 NO_ACCESS = (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError)
 
 

@@ -136,7 +136,7 @@ def _open_unidentified(data: bytes) -> Image.Image:
             return WideTiff(io.BytesIO(data))
         except ImageError:
             raise
-        except Exception:  # so do tifffile's
+        except Exception:  # tifffile's parsers raise exceptions of any type
             raise ImageError("damaged") from None
     if _is_heif(data):
         raise ImageError("damaged" if importlib.util.find_spec("pillow_heif") else "needs_heif")

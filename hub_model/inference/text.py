@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 
-SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "icon\r"}
+# files and folders that macOS, Windows and Synology add, in lower case
+SYSTEM_NAMES = {
+    "thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "icon\r", "__macosx", "@eadir", "$recycle.bin",
+    "system volume information",
+}  # fmt: skip
 FORMULA = re.compile(r"\s*[=+\-@]|[\t\r\n]")  # a spreadsheet evaluates a cell that begins like this
 
 
 def is_system_file(path: str) -> bool:
-    """Whether a path, with forward slashes, is a file that macOS or Windows adds to folders."""
-    *folders, name = path.split("/")
-    return "__MACOSX" in folders or name.startswith("._") or name.lower() in SYSTEM_FILES
+    """Whether a path, with forward slashes, is or is in something that an operating system adds to folders."""
+    parts = path.lower().split("/")
+    return parts[-1].startswith("._") or not SYSTEM_NAMES.isdisjoint(parts)
 
 
 def printable(text: str) -> str:

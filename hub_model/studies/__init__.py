@@ -36,7 +36,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def card_sections(metrics: dict) -> str:
-    """The card's card_sections Calibration and Robustness; a chapter without measurements is omitted."""
+    """The card's sections Calibration and Robustness; one without measurements is omitted."""
     sections = {key: section(metrics[key]) for key, section in SECTIONS.items() if metrics.get(key)}
     calibrated = [calibration_report.section(metrics), sections.pop(prevalence.KEY, "")]
     texts = {"Calibration": calibrated, "Robustness": list(sections.values())}

@@ -218,7 +218,7 @@ def section(metrics: dict) -> str:
     return f"""`calibration.json`, fitted on validation, has a temperature for the logits and thresholds for conformal sets: with
 p = softmax(logits / temperature), class c is in the set iff 1 − p_c ≤ its threshold. The thresholds are those of the laboratory
 that needs the largest ones, raised until, with {CONFIDENCE:.0%} confidence, no class's coverage is more than
-{100 * SHORTFALL:.0f} points below the nominal level. On {split}, the expected calibration error (ECE) falls from
+{100 * SHORTFALL:.0f} percentage points below the nominal level. On {split}, the expected calibration error (ECE) falls from
 {before_ece} to {after_ece}; accuracy is {point["accuracy"]:.3f}{span(point["interval"])} on the
 {point["coverage"]:.0%} of images with the highest confidence.
 

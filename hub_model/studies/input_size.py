@@ -63,7 +63,7 @@ def section(rows: list[dict]) -> str:
 
 The same weights on the validation split at other input sizes; times are for one CPU thread.
 
-{markdown_table(["size", "accuracy", "GMAC", "ms per image"], cells)}
+{markdown_table(["size", "accuracy", "GMACs", "ms per image"], cells)}
 
 ![accuracy against cost](figures/input_size.png)"""
 

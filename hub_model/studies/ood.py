@@ -123,8 +123,8 @@ def fit_appearance(
 
     statistics: [N, K] of the training images; labels: one-hot, [N, C]; a class without images in a laboratory gets the mean of
     the laboratory. held_out: statistics [M, K] of images that were not trained on; feature_scores [M]: the distance of their
-    features divided by its threshold. The OOD score is a product of the two distances, in which each is
-    weighted by the inverse standard deviation of its logarithm: an input may be rejected for being moderately far in both.
+    features divided by its threshold. The OOD score is a product of the two distances, each weighted by the inverse standard
+    deviation of its logarithm: an input may be rejected for being moderately far in both.
     """
     by_source = {}
     for name in sorted(set(sources)):

@@ -16,7 +16,7 @@ from skimage.color import hed_from_rgb, lab2rgb, rgb2gray, rgb2lab, rgb_from_hed
 from skimage.transform import rotate
 
 Perturbation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-BACKGROUND_FRACTION = 0.1  # the brightest pixels of a crop are its background
+BACKGROUND_FRACTION = 0.1  # fraction of a crop's pixels, the brightest, taken for its background
 STAINED = 0.72  # nuclei and blue cytoplasm transmit less than this fraction of the background's green
 CELL_RADIUS = 0.4  # in widths: anything further from the centre is not part of the cell
 CREAM = ((232, 252), (218, 240), (192, 222))  # ranges of R, G, B of a warm, yellowish background

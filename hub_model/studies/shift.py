@@ -95,7 +95,7 @@ def section(result: dict) -> str:
     ]
     return f"""### Shift warning
 
-For {SMALLEST_BATCH} or more images, `Predictions.shift` says in one sentence if their colour, sharpness or noise is unlike
+For {SMALLEST_BATCH} or more images, `Predictions.shift` warns, in one sentence, if their colour, sharpness or noise is unlike
 that of every training laboratory. Fraction of random batches of {SMALLEST_BATCH} images that get this warning, a false
 positive where the laboratory is known:
 

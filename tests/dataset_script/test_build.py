@@ -35,7 +35,8 @@ def test_300_bad_files_among_300_good_ones_are_counted_by_reason(tmp_path: Path,
 
 def test_strict_exits_1_on_a_rejected_file_but_not_on_a_document_or_system_file(tmp_path: Path) -> None:
     raw = noise_folder(tmp_path / "raw", ["a", "b"], 8)
-    for name in ("SHA256SUMS", "a/.DS_Store", "a/._0.png", "Thumbs.db"):
+    for name in ("SHA256SUMS", "a/.DS_Store", "a/._0.png", "Thumbs.db", "__MACOSX/a/._0.png", "@eaDir/0.png"):
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
         (raw / name).write_text("not an image\n")
     assert build(raw, tmp_path / "one", "--strict") == 0
     (raw / "a" / "broken.png").write_bytes(b"")
@@ -125,7 +126,7 @@ def test_listed_names_are_the_test_split(drawn_folder: Path, tmp_path: Path, cap
     for column, value in (("split", "test"), ("on_test_list", "1")):
         assert sorted(row["file_name"] for row in rows if row[column] == value) == sorted(names)
     assert Counter(row["split"] for row in rows) == {"test": 21, "validation": 21, "train": 126}
-    assert "22 names, 21 found, 1 missing" in capsys.readouterr().out
+    assert "22 names, 21 in the dataset, 1 not" in capsys.readouterr().out
     (tmp_path / "names.csv").write_text("nobody.jpg\n")
     assert build(*arguments, "--overwrite") == 1
     assert "none of the 1 names" in capsys.readouterr().err

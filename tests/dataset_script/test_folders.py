@@ -112,6 +112,7 @@ def test_an_option_that_matches_no_folder_is_refused(options, sentence) -> None:
 
 def test_names_in_a_class_list_may_contain_commas_and_newlines() -> None:
     assert class_list('"blast, small",BLA') == ("blast, small", "BLA")
+    assert class_list("A,B\r\n") == ("A", "B")
     assert class_list("b\nc, d") == (r"b\x0ac", "d")
 
 

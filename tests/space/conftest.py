@@ -16,7 +16,7 @@ from tests.space.small_dataset_repo import build
 
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a dataset repo of drawn cells: 42 train, 14 validation, 28 test."""
+    """The folder of a dataset repo of synthetic cells: 42 train, 14 validation, 28 test."""
     return build(tmp_path_factory.mktemp("dataset") / "repo", {"train": 6, "validation": 2, "test": 4})
 
 

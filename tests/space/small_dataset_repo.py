@@ -1,4 +1,4 @@
-"""A dataset repo of drawn cells as DESIGN.md specifies it, for tests that need only its Parquet files."""
+"""A dataset repo of synthetic cells, for tests that need only its Parquet files."""
 
 from __future__ import annotations
 

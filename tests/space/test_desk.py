@@ -29,9 +29,10 @@ from space.batching import Batcher
 from space.bulk import classify_uploads
 from space.charts import count_chart
 from space.desk import EXCLUDED, UNDECIDED, Desk, Source
-from space.desk_view import export_files, push_export, summary, values_of
+from space.desk_view import export_files, push_export, summary
 from space.export import Origin, as_csv, cells_csv, cells_json, class_folders, dataset_repo, report
 from space.export import zipped as zipped_files
+from space.inputs import values_of
 from space.resources import Resources
 from space.tab_cells import head
 from space.tab_field import fraction
@@ -160,7 +161,11 @@ def test_a_job_can_be_stopped_and_resumed(resources: Resources, tmp_path: Path) 
     )
     answer = classify_uploads(resources, [str(tmp_path / "a.zip")], should_stop=lambda: True)
     assert len(answer.entries) == len(answer.predictions) == 32
-    rest = classify_uploads(resources, [str(tmp_path / "a.zip")], skip=answer.done)
+    progress = []
+    rest = classify_uploads(
+        resources, [str(tmp_path / "a.zip")], lambda *counts: progress.append(counts), skip=answer.done
+    )
+    assert (answer.stopped, rest.stopped, progress[-1]) == (True, False, (69, 69))
     assert sorted(e.entry for e in answer.entries + rest.entries) == sorted(f"{i}.jpg" for i in range(100))
     assert [name for name, _ in answer.bad + rest.bad] == ["a.zip/bad.jpg"]
 

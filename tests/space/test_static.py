@@ -107,7 +107,7 @@ def test_200_cells_are_answered_as_in_python_offline_and_nothing_is_sent(
     assert set(before) <= {f"GET {path}" for path in served_files}
     assert [request for request in after if "blob:" not in request and "example.org" not in request] == []
     assert results["refused"] == "TypeError", "the content security policy forbids other connections"
-    assert results["after clear"] == "", "the next pictures do not begin below the count of these"
+    assert results["after clear"] == "", "nothing of the old results is left"
 
 
 @pytest.mark.browser

@@ -34,9 +34,8 @@ def write_clean(raw: Path) -> None:
 
     for label in LABELS:
         (raw / label).mkdir(parents=True, exist_ok=True)
-        for i in range(
-            CLEAN * (2 if label == LABELS[0] else 1)
-        ):  # files of the first folder warm the programs up
+        # files of the first folder warm the programs up
+        for i in range(CLEAN * (2 if label == LABELS[0] else 1)):
             (raw / label / f"clean_{label}_{i}.jpg").write_bytes(encoded(draw_cell(label, 100 + i), "JPEG"))
 
 

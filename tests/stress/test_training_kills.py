@@ -25,7 +25,10 @@ from tests.training.small import LAUNCH_TWO, TINY
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(3 * 3600)]
 
-KILLS, IN_A_WRITE = 20, 5  # for one process and for two; so many of them while a checkpoint is being written
+KILLS, IN_A_WRITE = (
+    20,
+    5,
+)  # for one process and for two; IN_A_WRITE of them while a checkpoint is being written
 EPOCHS, UPDATES = 3, 7
 CHECKPOINTS = ["--checkpoint_minutes", "0.001"]  # after nearly every update
 # minutes that a process waits for one that was killed before they connected
@@ -103,7 +106,9 @@ def test_a_run_killed_at_random_times_ends_with_the_same_bytes(uninterrupted, ar
         training = Training([*arguments, run], tmp_path, processes)
         assert training.wait() == [0] * processes, training.text()
         assert_same_run(run, expected)
-        print(f"{processes} processes: {kills} kills, {in_a_write} in a write, {alone} alone; {runs} runs")
+        print(
+            f"{processes} processes: {kills} kills, {in_a_write} in a write, {alone} of one process alone; {runs} runs"
+        )
 
 
 def launch(arguments: list, log: Path) -> subprocess.Popen:

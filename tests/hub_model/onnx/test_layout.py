@@ -27,7 +27,7 @@ def network(name: str, **arguments: object) -> torch.nn.Module:
 
 @pytest.mark.parametrize("width", [0.7, 1.0, 1.5])
 @torch.inference_mode()
-def test_a_rexnet_pad_channels_gives_the_same_answers(width: float) -> None:
+def test_a_rexnet_with_padded_channels_gives_the_same_answers(width: float) -> None:
     model = network("rexnet_100", width_mult=width)
     wide = pad_channels(model)
     convolutions = [module for module in wide.modules() if isinstance(module, torch.nn.Conv2d)]
