@@ -140,7 +140,7 @@ def lost_process(error: RuntimeError, options: Namespace) -> str | None:
         name = f"process {group.get_rank()} of {group.get_world_size()}"
     return (
         f"{name} on {socket.gethostname()} has lost another one ({text}): it exited (see its own message), or its machine did "
-        f"not respond within {options.process_group_timeout:g} minutes (--process_group_timeout); rerun all processes with --resume"
+        f"not respond within {options.process_group_timeout:g} minutes (--process_group_timeout); rerun all with --resume"
     )
 
 

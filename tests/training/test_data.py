@@ -192,7 +192,7 @@ def kinds_of_files() -> dict[str, bytes]:
 )
 def test_build_training_scoring_space_and_classifier_decode_the_same_pixels(kind, data):
     size = 32
-    seen = Preprocessing({**CONFIG, "input_size": (3, size, size)}).seen
+    seen = Preprocessing({**CONFIG, "input_size": (3, size, size)}).resize_and_crop
     trained = decode(Row(kind, data, 0), evaluation_transform(CONFIG, size)).permute(1, 2, 0).numpy()
     assert trained.std() > 10, "the disc is visible"
     assert np.array_equal(trained, np.asarray(seen(data))), "Classifier"
