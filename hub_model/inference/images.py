@@ -196,7 +196,7 @@ def to_rgb(image: ImageLike) -> Image.Image:
         picture = picture.transpose(UPRIGHT[orientation])
         for key in ("exif", "xmp", "XML:com.adobe.xmp"):  # or the upright picture would be transposed again
             picture.info.pop(key, None)
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+    if picture.has_transparency_data:
         picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
         background = Image.new("RGB", picture.size, "white")
         background.paste(picture, mask=picture.getchannel("A"))

@@ -235,6 +235,12 @@ def test_transparency_is_composited_on_white_in_any_format(data: bytes, expected
     assert max_error(data, expected) == 0
 
 
+def test_a_palette_with_alpha_is_composited_on_white() -> None:
+    picture = Image.fromarray(CUT_OUT).quantize(64)
+    assert picture.mode == "P" and "transparency" not in picture.info
+    assert (np.asarray(to_rgb(picture))[:60] == 255).all()
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_image_is_upright_at_any_depth(orientation: int) -> None:
     exif = Image.Exif()
