@@ -57,7 +57,8 @@ def build_dataset(raw: Path, out: Path) -> None:
 def build(program: str, source: Path, out: Path, *options: object) -> None:
     """Build a repo folder with `python -m PROGRAM build`, and write what it was built from."""
     python(program, "build", source, out, "--overwrite", *options)
-    stamp(out).write_text(fingerprint(source))
+    files = [option for option in options if isinstance(option, Path)]
+    stamp(out).write_text(fingerprint(source, *files))
 
 
 def dataset_folder(data: Path | None, out: Path) -> Path:
@@ -68,7 +69,7 @@ def dataset_folder(data: Path | None, out: Path) -> Path:
     if data is None and (built / "README.md").is_file():
         return built
     raw = data or draw(out, per_class=60)
-    if not is_built(raw, built):
+    if not is_built(built, raw, raw.parent / TEST_NAMES):
         build_dataset(raw, built)
     return built
 
@@ -79,7 +80,7 @@ def model_folder(model: Path, out: Path) -> Path:
         raise NotADirectoryError(f"--model {model} is not a directory")
     if (model / MARKERS["model"]).is_file():
         return model
-    if not is_built(model, out / "model"):
+    if not is_built(out / "model", model):
         build("hub_model", model, out / "model")
     return out / "model"
 
@@ -89,14 +90,14 @@ def stamp(built: Path) -> Path:
     return built.with_name(f"{built.name}.sha256")
 
 
-def is_built(source: Path, built: Path) -> bool:
-    return built.is_dir() and stamp(built).is_file() and stamp(built).read_text() == fingerprint(source)
+def is_built(built: Path, *sources: Path) -> bool:
+    return built.is_dir() and stamp(built).is_file() and stamp(built).read_text() == fingerprint(*sources)
 
 
-def fingerprint(*folders: Path) -> str:
-    """A digest of the names, sizes and modification times of all files below `folders`, and of a test list beside them."""
+def fingerprint(*sources: Path) -> str:
+    """A digest of the names, sizes and modification times of files and of all files in folders; missing ones do not count."""
     digest = hashlib.sha256()
-    files = (path for folder in folders for path in (*folder.rglob("*"), folder.parent / TEST_NAMES))
+    files = (path for source in sources for path in (source, *source.rglob("*")))
     for path in sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts):
         status = path.stat()
         digest.update(f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())

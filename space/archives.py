@@ -85,15 +85,15 @@ def read_uploads(paths: Iterable[str], skip: Collection[Place] = ()) -> Iterator
             yield entry
 
 
-def count_uploads(paths: Iterable[str]) -> int:
+def count_uploads(paths: Iterable[str], skip: Collection[Place] = ()) -> int:
     """Approximate number of entries that `read_uploads` yields, for a progress bar; at most `MAX_PICTURES`."""
     count = 0
     for path in paths:
-        files = 1
+        files: list[str | None] = [None]
         if _is_zip(path):
             with contextlib.suppress(*DAMAGED), zipfile.ZipFile(path) as archive:
-                files = len(_files(archive))
-        count += files
+                files = [info.filename for info in _files(archive)]
+        count += sum((path, file) not in skip for file in files)
     return min(count, MAX_PICTURES)
 
 

@@ -51,7 +51,7 @@ def classify_uploads(
     `on_picture(row, picture)` is called for each picture, `progress(done, total)` and `should_stop()` after each batch. Pictures
     in `skip`, which a stopped job has read, are passed over.
     """
-    total, stopped = max(1, count_uploads(paths) - len(skip)), False
+    total, stopped = count_uploads(paths, skip), False
     entries: list[Entry] = []
     bad: list[tuple[str, ImageError]] = []
     left_out: Counter = Counter()

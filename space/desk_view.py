@@ -238,12 +238,10 @@ def export_files(resources: Resources, visit: Visit, desk: Desk, name: str) -> l
             desk, rows, language, origin, summary(language, desk, rows), notes, table
         ),
     }
-    archives = {
-        f"{name}-by-class.zip": export.class_folders(desk),
-        f"{name}-dataset.zip": export.dataset_repo(desk, origin, classifier.label_descriptions),
-    }
-    if not desk.counted():
-        archives = {}
+    archives = {}
+    if desk.counted():
+        archives[f"{name}-by-class.zip"] = export.class_folders(desk)
+        archives[f"{name}-dataset.zip"] = export.dataset_repo(desk, origin, classifier.label_descriptions)
     for file, text in texts.items():
         visit.file(file).write_text(text, encoding="utf-8", newline="")
     for file, entries in archives.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import zipfile
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -100,32 +101,11 @@ def build(resources: Resources, words: Words, visits: Visits, tab: gr.Tab) -> tu
         if not new and not desk.cells:
             return [cards.message(say(language, "cells_first")), *[gr.skip()] * (len(outputs) - 1)]
         visit.cancelled = False
-        batch, thumbnails = secrets.token_hex(4), {}
-
-        def save(row: int, picture: Image.Image) -> None:
-            thumbnails[row] = save_thumbnail(picture, visit.file(f"{batch}-{row}.jpg"))
 
         def report(done: int, total: int) -> None:
             progress((done, total), desc=say(language, "cells_progress"), unit="")
 
-        desk.uploads.update(new)
-        unfinished = True
-        try:
-            answer = classify_uploads(resources, new, report, visit.stops, save, desk.done)
-            unfinished = answer.stopped
-        finally:
-            if unfinished:  # they can be counted again
-                desk.uploads.difference_update(new)
-        with visit.lock:
-            for row, entry in enumerate(answer.entries):
-                sample = entry.sample or say(language, "loose_files")
-                source = Source(str(entry.path), entry.entry)
-                desk.add(sample, entry.name, thumbnails[row], source, answer.predictions, row)
-            desk.bad += answer.bad
-            desk.left_out += answer.left_out
-            desk.shift = (answer.predictions and answer.predictions.shift) or desk.shift
-            desk.stopped = answer.stopped
-            desk.done = desk.done | answer.done if answer.stopped else set()
+        add_uploads(resources, visit, desk, new, report)
         return draw(visit)
 
     def try_example(request: gr.Request, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
@@ -192,6 +172,35 @@ def example_zip(resources: Resources, folder: Path) -> str | None:
             sheet.paste(thumbnail, (side * (i % columns), side * (i // columns)))
     sheet.save(folder / "cells.jpg", quality=88)
     return str(folder / "cells.zip")
+
+
+def add_uploads(
+    resources: Resources, visit: Visit, desk: Desk, paths: list[str], progress: Callable[[int, int], None]
+) -> None:
+    """Classify uploads and add their cells to a desk. If the job is stopped or fails, the rest can be added by another call."""
+    batch, thumbnails = secrets.token_hex(4), {}
+
+    def save(row: int, picture: Image.Image) -> None:
+        thumbnails[row] = save_thumbnail(picture, visit.file(f"{batch}-{row}.jpg"))
+
+    desk.uploads.update(paths)
+    unfinished = True
+    try:
+        answer = classify_uploads(resources, paths, progress, visit.stops, save, desk.done)
+        unfinished = answer.stopped
+    finally:
+        if unfinished:
+            desk.uploads.difference_update(paths)
+    with visit.lock:
+        for row, entry in enumerate(answer.entries):
+            sample = entry.sample or say(visit.language, "loose_files")
+            source = Source(str(entry.path), entry.entry)
+            desk.add(sample, entry.name, thumbnails[row], source, answer.predictions, row)
+        desk.bad += answer.bad
+        desk.left_out += answer.left_out
+        desk.shift = (answer.predictions and answer.predictions.shift) or desk.shift
+        desk.stopped = answer.stopped
+        desk.done = {place for place in desk.done | answer.done if place[0] not in desk.uploads}
 
 
 def rejected_list(language: str, desk: Desk) -> str:

@@ -34,7 +34,7 @@ from space.export import Origin, as_csv, cells_csv, cells_json, class_folders, d
 from space.export import zipped as zipped_files
 from space.inputs import values_of
 from space.resources import Resources
-from space.tab_cells import head
+from space.tab_cells import add_uploads, head
 from space.tab_field import fraction
 from space.tab_field import head as field_head
 from space.texts import say_error
@@ -168,6 +168,21 @@ def test_a_job_can_be_stopped_and_resumed(resources: Resources, tmp_path: Path) 
     assert (answer.stopped, rest.stopped, progress[-1]) == (True, False, (69, 69))
     assert sorted(e.entry for e in answer.entries + rest.entries) == sorted(f"{i}.jpg" for i in range(100))
     assert [name for name, _ in answer.bad + rest.bad] == ["a.zip/bad.jpg"]
+
+
+def test_what_a_stopped_job_left_is_added_once_whatever_comes_between(
+    resources: Resources, tmp_path: Path
+) -> None:
+    visit, desk = Visit(tmp_path / "visit"), Desk(LABELS)
+    paths = [str(tmp_path / name) for name in ("a.zip", "b.zip")]
+    for path, pictures in zip(paths, (70, 5), strict=True):
+        Path(path).write_bytes(zipped({f"{i}.jpg": jpeg(i % 3) for i in range(pictures)}))
+    for path, cancelled, cells in ((paths[0], True, 32), (paths[1], False, 37), (paths[0], False, 75)):
+        visit.sessions, visit.cancelled = {"page"}, cancelled
+        add_uploads(resources, visit, desk, [path], lambda done, total: None)
+        assert (len(desk.cells), desk.stopped) == (cells, cancelled)
+    assert desk.uploads == set(paths) and desk.done == set()
+    assert len({cell.source for cell in desk.cells}) == 75
 
 
 def test_seven_hundred_pictures_are_seven_hundred_answers(resources: Resources, tmp_path: Path) -> None:
