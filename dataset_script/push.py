@@ -18,9 +18,8 @@ from huggingface_hub import DatasetCard
 from dataset_script.card import rendered_for
 from dataset_script.source import DatasetError
 from dataset_script.splits import SPLITS
-from hub_model.inference.errors import RepoError, first_line
-from hub_model.inference.hub import is_repo_id
-from hub_model.publish import Published, push_folder
+from hub_model.inference.errors import first_line
+from hub_model.publish import Published, check_repo_id, push_folder
 
 COLUMNS = ("image", "label", "file_name", "sha256", "group")
 OURS = ("data/*", "figures/*", "*.csv")  # files that a push replaces or deletes; others in the repo are kept
@@ -107,8 +106,7 @@ def push(
         RepoError: a name is not a repo id, or the Hub cannot be reached or refuses.
     """
     for name in filter(None, (repo_id, model, space)):
-        if not is_repo_id(name):
-            raise RepoError(f"{name!r} is not a repo id (OWNER/NAME)")
+        check_repo_id(name)
     check_contract(folder)
     card = rendered_for((folder / "README.md").read_text(encoding="utf-8"), repo_id, model, space)
     with tempfile.TemporaryDirectory() as name:  # links to the same files, and the rendered card

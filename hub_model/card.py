@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from hub_model.evaluation import markdown_table, span
+from hub_model.evaluation import markdown_table, reported_split, span
 from hub_model.publish import links
 from hub_model.studies import card_sections
 
@@ -38,7 +38,7 @@ def card_text(metrics: dict) -> str:
     """
     model, names, splits = metrics["model"], metrics["label_names"], metrics["splits"]
     published, matek = metrics.get("published") or {}, metrics["dataset"].get("licence") == "cc-by-4.0"
-    split = "test" if "test" in splits else "validation"
+    split = reported_split(metrics)
     name = published.get("model", "").partition("/")[2]
     _, height, width = model["input_size"]
     text = ModelCard.from_template(

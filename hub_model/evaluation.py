@@ -13,6 +13,11 @@ PER_CLASS = ("precision", "recall", "f1", "auc")
 RESAMPLES, SEED = 1000, 0
 
 
+def reported_split(metrics: dict) -> str:
+    """Return the split that card and figures report: test, or validation if the dataset has no test split."""
+    return "test" if "test" in metrics["splits"] else "validation"
+
+
 def bootstrap(
     statistic: Callable[[np.ndarray], np.ndarray], images: int, resamples: int = RESAMPLES, seed: int = SEED
 ) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from hub_model.evaluation import reported_split
 from hub_model.inference.classifier import Predictions
 from hub_model.inference.images import ImageLike, to_rgb
 
@@ -16,7 +17,7 @@ BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 def draw_figures(metrics: dict, history: list[dict], folder: Path) -> None:
     """Write the training curves, the confusion matrix and the per-class bars as PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
-    split = "test" if "test" in metrics["splits"] else "validation"
+    split = reported_split(metrics)
     figures = {
         "confusion_matrix": draw_confusion(metrics, split),
         "per_class": draw_per_class(metrics, split),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from hub_model.evaluation import RESAMPLES, SEED, bootstrap, markdown_table, span
+from hub_model.evaluation import RESAMPLES, SEED, bootstrap, markdown_table, reported_split, span
 from hub_model.figures import BLUE
 from hub_model.inference.calibration import softmax
 from hub_model.metrics.cell_classification.cell_classification import (
@@ -146,15 +146,15 @@ def source_figures(
     }
 
 
-def reported_split(metrics: dict) -> dict:
+def reported_metrics(metrics: dict) -> dict:
     """The metrics of the split that card and figures report, with its name as `split`."""
-    split = "test" if "test" in metrics["splits"] else "validation"
+    split = reported_split(metrics)
     return {"split": split, **metrics["splits"][split]}
 
 
 def figures(metrics: dict) -> dict[str, tuple]:
     """The calibration figures, by file name: draw function, its data, and size in inches."""
-    measured = reported_split(metrics)
+    measured = reported_metrics(metrics)
     if "calibrated" not in measured:
         return {}
     return {
@@ -198,7 +198,7 @@ def draw_coverage(axes: Axes, measured: dict) -> None:
 
 def section(metrics: dict) -> str:
     """The card's section on calibration; empty if it was not measured."""
-    measured = reported_split(metrics)
+    measured = reported_metrics(metrics)
     if "conformal" not in measured:
         return ""
     split, conformal, after = measured["split"], measured["conformal"], measured["calibrated"]
